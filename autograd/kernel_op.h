@@ -1,0 +1,82 @@
+// apply<M>(): puts any operation of kernels/ on the tape.
+#pragma once
+
+#include <optional>
+
+#include "autograd/tape.h"
+#include "kernels/mechanism.h"
+
+namespace weft::autograd {
+
+template <class M>
+struct KernelNode final : Node {
+  KernelNode() : Node(std::string(M::name)) {}
+  kernels::Inputs<M, Kept> kept;
+  kernels::Inputs<M, bool> wanted{};
+  kernels::Options<M> options;
+  std::optional<typename M::Saved> saved;
+  Shape first_shape;
+  Dtype first_dtype = Dtype::f32;
+
+  std::vector<Tensor> backward(std::vector<Tensor> dy) override {
+    require(saved.has_value(), "backward: the tape was spent by an earlier backward()");
+    kernels::Inputs<M> x;
+    kernels::for_fields([&](Tensor& t, const Kept& k) { t = k.get(name); }, x, kept);
+    if (!dy[0]) dy[0] = zeros(first_shape, first_dtype, std::get<0>(x.fields()).device());
+    kernels::Outputs<M> dys;
+    size_t i = 0;
+    kernels::for_fields([&](Tensor& d) { d = std::move(dy[i++]); }, dys);
+    kernels::Inputs<M> dx = kernels::backward<M>(x, options, *saved, std::move(dys), wanted);
+    std::vector<Tensor> list;
+    kernels::for_fields([&](Tensor& d) { list.push_back(std::move(d)); }, dx);
+    return list;
+  }
+  void release() override {
+    kept = {};
+    saved.reset();
+    options = {};
+  }
+};
+
+// The forward pass of M on the values of x; recorded if any of x needs a gradient.
+template <class M>
+kernels::Outputs<M, Var> apply(const kernels::Inputs<M, Var>& in,
+                               const kernels::Options<M>& options = {}) {
+  auto& x = const_cast<kernels::Inputs<M, Var>&>(in);
+  kernels::Inputs<M> values;
+  std::vector<Var> list;
+  kernels::for_fields(
+      [&](Tensor& t, const Var& v) {
+        t = v.value();
+        list.push_back(v);
+      },
+      values, x);
+  kernels::Outputs<M, Var> out;
+  std::shared_ptr<KernelNode<M>> node;
+  if (records(list)) node = std::make_shared<KernelNode<M>>();
+  if (node) node->saved.emplace();
+  auto y = kernels::forward<M>(values, options, node ? &*node->saved : nullptr);
+  int index = 0;
+  kernels::for_fields(
+      [&](Var& to, const Tensor& t) {
+        if (finite_checked()) check_finite(t, std::string(M::name), "the result");
+        to = node && t ? Var::made_by(node, index, t) : Var(t);
+        ++index;
+      },
+      out, y);
+  if (!node) return out;
+  node->outputs = index;
+  node->options = options;
+  node->first_shape = std::get<0>(y.fields()).shape();
+  node->first_dtype = std::get<0>(y.fields()).dtype();
+  kernels::for_fields([](Kept& k, const Tensor& t) { k = Kept(t); }, node->kept, values);
+  kernels::for_fields(
+      [&](bool& want, const Var& v) {
+        node->inputs.emplace_back(v);
+        want = node->inputs.back().wanted();
+      },
+      node->wanted, x);
+  return out;
+}
+
+}  // namespace weft::autograd

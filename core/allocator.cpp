@@ -1,0 +1,164 @@
+// Caching by exact rounded size: sizes repeat from step to step, so lists by size waste nothing.
+#include "core/allocator.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "core/error.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kAlign = 64;
+
+// Names of owners, given out once; an owner is an index into them.
+struct OwnerNames {
+  std::mutex mutex;
+  std::vector<std::string> names{"other"};
+
+  int index_of(std::string_view name) {
+    const std::lock_guard lock(mutex);
+    for (size_t i = 0; i < names.size(); ++i)
+      if (names[i] == name) return static_cast<int>(i);
+    names.emplace_back(name);
+    return static_cast<int>(names.size()) - 1;
+  }
+  std::string name_of(int index) {
+    const std::lock_guard lock(mutex);
+    return names[static_cast<size_t>(index)];
+  }
+};
+
+OwnerNames& owners() {
+  static OwnerNames all;
+  return all;
+}
+
+thread_local int owner_of_thread = 0;
+
+std::vector<Owned> largest_first(const std::vector<int64_t>& by_owner) {
+  std::vector<Owned> list;
+  for (size_t i = 0; i < by_owner.size(); ++i)
+    if (by_owner[i] > 0) list.push_back({owners().name_of(static_cast<int>(i)), by_owner[i]});
+  std::stable_sort(list.begin(), list.end(),
+                   [](const Owned& a, const Owned& b) { return a.bytes > b.bytes; });
+  return list;
+}
+
+}  // namespace
+
+struct Allocator::State {
+  Device device;
+  mutable std::mutex mutex;
+  std::map<int64_t, std::vector<void*>> cache;
+  int64_t current = 0, peak = 0, cached = 0;
+  std::vector<int64_t> by_owner, at_peak;
+  bool poison = false;
+
+  void drop_cache() {
+    for (auto& [bytes, blocks] : cache)
+      for (void* data : blocks) backend(device).release(data, static_cast<size_t>(bytes));
+    cache.clear();
+    cached = 0;
+  }
+};
+
+Allocator::Allocator(Device device) : state_(new State{}) { state_->device = device; }
+
+Allocator::~Allocator() {
+  state_->drop_cache();
+  delete state_;
+}
+
+Allocator::Block Allocator::allocate(int64_t bytes) {
+  require(bytes >= 0, "allocator: asked for ", bytes, " bytes");
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  // At least one unit, so that an empty tensor has an address too.
+  const int64_t rounded = std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
+  Block block{nullptr, rounded, owner_of_thread};
+  if (!s.device.is_meta()) {
+    auto found = s.cache.find(rounded);
+    if (found != s.cache.end() && !found->second.empty()) {
+      block.data = found->second.back();
+      found->second.pop_back();
+      s.cached -= rounded;
+    } else {
+      block.data = backend(s.device).allocate(static_cast<size_t>(rounded));
+      if (!block.data) {
+        s.drop_cache();
+        block.data = backend(s.device).allocate(static_cast<size_t>(rounded));
+      }
+      if (!block.data) {
+        std::string held;
+        for (const Owned& o : largest_first(s.by_owner))
+          held += concat("\n  ", o.bytes / 1048576, " MiB held by ", o.owner);
+        fail("out of memory on ", s.device, ": ", owners().name_of(owner_of_thread), " asked for ",
+             rounded / 1048576, " MiB, ", s.current / 1048576, " MiB are in use:", held,
+             "\nUse a smaller batch or context; `weft inspect RECIPE` shows what a recipe needs.");
+      }
+    }
+    if (s.poison) std::memset(block.data, 0xff, static_cast<size_t>(rounded));
+  }
+  const auto index = static_cast<size_t>(block.owner);
+  if (s.by_owner.size() <= index) s.by_owner.resize(index + 1, 0);
+  s.by_owner[index] += rounded;
+  s.current += rounded;
+  if (s.current > s.peak) {
+    s.peak = s.current;
+    s.at_peak = s.by_owner;
+  }
+  return block;
+}
+
+void Allocator::release(const Block& block) {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  s.current -= block.bytes;
+  s.by_owner[static_cast<size_t>(block.owner)] -= block.bytes;
+  if (block.data) {
+    s.cache[block.bytes].push_back(block.data);
+    s.cached += block.bytes;
+  }
+}
+
+MemoryStats Allocator::stats() const {
+  const std::lock_guard lock(state_->mutex);
+  return {state_->current, state_->peak, state_->cached, largest_first(state_->at_peak)};
+}
+
+void Allocator::reset_peak() {
+  const std::lock_guard lock(state_->mutex);
+  state_->peak = state_->current;
+  state_->at_peak = state_->by_owner;
+}
+
+void Allocator::empty_cache() {
+  const std::lock_guard lock(state_->mutex);
+  state_->drop_cache();
+}
+
+void Allocator::set_poison(bool on) {
+  const std::lock_guard lock(state_->mutex);
+  state_->poison = on;
+}
+
+Allocator& allocator(Device device) {
+  // Never destroyed: tensors with static lifetime may outlive any order of destruction.
+  static Allocator* const cpu = new Allocator(kCpu);
+  static Allocator* const meta = new Allocator(kMeta);
+  if (device.is_cpu()) return *cpu;
+  if (device.is_meta()) return *meta;
+  fail("device ", device, ": this build has no such device; use cpu");
+}
+
+OwnerScope::OwnerScope(std::string_view owner) : before_(owner_of_thread) {
+  owner_of_thread = owners().index_of(owner);
+}
+OwnerScope::~OwnerScope() { owner_of_thread = before_; }
+
+std::string current_owner() { return owners().name_of(owner_of_thread); }
+
+}  // namespace weft

@@ -1,0 +1,147 @@
+// The contract of an operation, and the one place where the device is chosen.
+//
+// An operation M is a struct with
+//   name                          what recipes, `weft op` and messages call it
+//   Inputs<X>, Outputs<X>         its tensors; X is Tensor, Var or View<T>. fields() ties them in order
+//   kInputs[], kOutputs[]         a Field for each: name, shape letters, whether it may be absent
+//   Options                       settings and index tensors; each(f) visits f(name, member, help)
+//   Saved                         what backward needs beside the inputs
+//   check(x, o)                   throws Error that names what is wrong
+//   outputs(x, o)                 allocates the outputs
+//   cpu_forward(x, o, y, saved)   fills y; fills *saved unless saved is null (nothing to differentiate)
+//   cpu_backward(x, o, saved, dy, dx)
+//        dy: gradients of the outputs; the first is always there, another may be absent (zero).
+//        dx: for each input whose gradient is wanted, a contiguous uninitialised tensor to be filled
+//        whole; absent where it is not wanted.
+// An absent input is an undefined Tensor. The CPU forms compute in f32 and f64; bf16 is cast here.
+// They allocate all they need first, and then return if the device is meta.
+#pragma once
+
+#include <tuple>
+
+#include "core/tensor.h"
+
+namespace weft::kernels {
+
+struct Field {
+  const char* name;
+  const char* shape;  // letters as in kernels/README.md, "[B, T, H, K]"
+  bool optional = false;
+  bool wide = false;  // stays f32 where the others are bf16: gates, states, statistics, losses
+};
+
+// naive: the definition in fp64. recurrent: token by token. chunkwise: the form that trains.
+enum class Form { naive, recurrent, chunkwise };
+
+template <class M, class X = Tensor>
+using Inputs = typename M::template Inputs<X>;
+template <class M, class X = Tensor>
+using Outputs = typename M::template Outputs<X>;
+template <class M>
+using Options = typename M::Options;
+
+// Calls f(field of a, field of b, ...) for each field in turn.
+template <class F, class A, class... Rest>
+void for_fields(F&& f, A& a, Rest&... rest) {
+  auto step = [&]<size_t I>(std::integral_constant<size_t, I>) {
+    f(std::get<I>(a.fields()), std::get<I>(rest.fields())...);
+  };
+  [&]<size_t... I>(std::index_sequence<I...>) { (step(std::integral_constant<size_t, I>{}), ...); }
+  (std::make_index_sequence<std::tuple_size_v<decltype(a.fields())>>{});
+}
+
+namespace detail {
+
+template <class Fields>
+Fields widened(Fields fields) {
+  for_fields(
+      [](Tensor& t) {
+        if (t && t.dtype() == Dtype::bf16) t = t.to(Dtype::f32);
+      },
+      fields);
+  return fields;
+}
+
+// Rounds to bf16 the fields that are not wide.
+template <class Fields, size_t N>
+void narrow(Fields& fields, const Field (&info)[N]) {
+  size_t i = 0;
+  for_fields(
+      [&](Tensor& t) {
+        if (t && !info[i].wide) t = t.to(Dtype::bf16);
+        ++i;
+      },
+      fields);
+}
+
+template <class M>
+const Tensor& leading(const Inputs<M>& x) {
+  return std::get<0>(const_cast<Inputs<M>&>(x).fields());
+}
+
+template <class M>
+void check_common(const Inputs<M>& x) {
+  size_t i = 0;
+  const Tensor& first = leading<M>(x);
+  for_fields(
+      [&](const Tensor& t) {
+        const Field& info = M::kInputs[i++];
+        if (!t) {
+          require(info.optional, M::name, ": input ", info.name, " ", info.shape, " is missing");
+          return;
+        }
+        require(is_float(t.dtype()), M::name, ": ", info.name, " is ", t.dtype(),
+                ", expected f64, f32 or bf16");
+        require(t.device() == first.device(), M::name, ": ", info.name, " is on ", t.device(),
+                ", expected ", first.device(), " as ", M::kInputs[0].name);
+        const bool same = t.dtype() == first.dtype() ||
+                          (info.wide && first.dtype() == Dtype::bf16 && t.dtype() == Dtype::f32);
+        require(same, M::name, ": ", info.name, " is ", t.dtype(), ", expected ", first.dtype(),
+                " as ", M::kInputs[0].name);
+      },
+      const_cast<Inputs<M>&>(x));
+}
+
+}  // namespace detail
+
+// Checks the inputs, allocates the outputs and fills them. `saved` is null where no gradient follows.
+template <class M>
+Outputs<M> forward(const Inputs<M>& x, const Options<M>& o, typename M::Saved* saved = nullptr) {
+  detail::check_common<M>(x);
+  M::check(x, o);
+  if (detail::leading<M>(x).dtype() == Dtype::bf16) {
+    const auto wide = detail::widened(x);
+    auto y = M::outputs(wide, o);
+    M::cpu_forward(wide, o, y, saved);
+    detail::narrow(y, M::kOutputs);
+    return y;
+  }
+  auto y = M::outputs(x, o);
+  M::cpu_forward(x, o, y, saved);
+  return y;
+}
+
+// The gradients of those inputs for which `wanted` holds true, each of its input's dtype.
+template <class M>
+Inputs<M> backward(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
+                   Outputs<M> dy, const Inputs<M, bool>& wanted) {
+  const bool narrow = detail::leading<M>(x).dtype() == Dtype::bf16;
+  const auto wide = detail::widened(x);
+  dy = detail::widened(dy);
+  Inputs<M> dx;
+  for_fields(
+      [](Tensor& d, const Tensor& in, bool want) {
+        if (want && in) d = empty(in.shape(), in.dtype(), in.device());
+      },
+      dx, const_cast<Inputs<M>&>(wide), const_cast<Inputs<M, bool>&>(wanted));
+  M::cpu_backward(wide, o, saved, dy, dx);
+  if (narrow)
+    for_fields(
+        [](Tensor& d, const Tensor& in) {
+          if (d) d = d.to(in.dtype());
+        },
+        dx, const_cast<Inputs<M>&>(x));
+  return dx;
+}
+
+}  // namespace weft::kernels

@@ -8,9 +8,9 @@ using Catch::Approx;
 #include <catch2/catch.hpp>
 
 // Version 3 has this; version 2 is told by the text, which CMakeLists.txt hands to ctest.
-#define SKIP(message)           \
-  do {                          \
-    WARN("SKIP: " << message);  \
-    return;                     \
+#define SKIP(message)          \
+  do {                         \
+    WARN("SKIP: " << message); \
+    return;                    \
   } while (false)
 #endif

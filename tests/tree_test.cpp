@@ -1,3 +1,213 @@
+// Reads the sources and fails on whatever of the house's rules (CONTRIBUTING.md) a program can see:
+// who includes whom, what a mechanism's folder holds, how long files are, which words are ours.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
 #include <string_view>
+#include <vector>
+
 #include "tests/catch.h"
-TEST_CASE("tree: placeholder") { CHECK(std::string_view("a") == std::string_view("a")); }
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct File {
+  std::string path;  // from the root, as in "core/tensor.h"
+  std::vector<std::string> lines;
+};
+
+struct Include {
+  std::string where;   // "core/tensor.h:12"
+  std::string header;  // as written, without the brackets
+  bool ours = false;   // in quotes
+};
+
+const fs::path kRoot = WEFT_SOURCE_DIR;
+const std::set<std::string> kFolders = {"core", "kernels", "autograd", "layers",
+                                        "data", "train",   "recipes",  "tests"};
+constexpr std::size_t kMostLines = 600;
+
+bool starts_with(std::string_view text, std::string_view start) {
+  return text.substr(0, start.size()) == start;
+}
+
+// "kernels/attention/cpu.cpp" -> {"kernels", "attention", "cpu.cpp"}
+std::vector<std::string> parts(const std::string& path) {
+  std::vector<std::string> names;
+  for (const auto& name : fs::path(path)) names.push_back(name.string());
+  return names;
+}
+
+bool is_code(const std::string& path) {
+  static const std::set<std::string> endings = {".h", ".cpp", ".cu", ".cuh"};
+  return endings.count(fs::path(path).extension().string()) > 0;
+}
+
+bool is_text(const std::string& path) {
+  static const std::set<std::string> endings = {".md", ".toml", ".py", ".sh", ".txt", ".json"};
+  return is_code(path) || endings.count(fs::path(path).extension().string()) > 0;
+}
+
+File read(const fs::path& path) {
+  File file{path.lexically_relative(kRoot).generic_string(), {}};
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) file.lines.push_back(line);
+  return file;
+}
+
+// Every text of the project. Big data files that tests keep are not text in this sense.
+const std::vector<File>& files() {
+  static const std::vector<File> all = [] {
+    std::vector<File> found;
+    for (const auto& folder : kFolders) {
+      if (!fs::is_directory(kRoot / folder)) continue;
+      for (const auto& entry : fs::recursive_directory_iterator(kRoot / folder))
+        if (entry.is_regular_file() && is_text(entry.path().string()))
+          found.push_back(read(entry.path()));
+    }
+    for (const char* name : {"weft", "CMakeLists.txt", "CMakePresets.json", "README.md",
+                             "CONTRIBUTING.md", ".ci/run", ".clang-format"})
+      if (fs::exists(kRoot / name)) found.push_back(read(kRoot / name));
+    return found;
+  }();
+  return all;
+}
+
+std::vector<Include> includes(const File& file) {
+  static const std::regex line(R"re(^\s*#\s*include\s*(["<])([^">]+)[">])re");
+  std::vector<Include> found;
+  std::smatch match;
+  for (std::size_t i = 0; i < file.lines.size(); ++i)
+    if (std::regex_search(file.lines[i], match, line))
+      found.push_back({file.path + ":" + std::to_string(i + 1), match[2], match[1] == "\""});
+  return found;
+}
+
+// A line without its comment and without what its strings hold.
+std::string without_words(const std::string& line) {
+  static const std::regex string_or_comment(R"re("(\\.|[^"\\])*"|//.*)re");
+  return std::regex_replace(line, string_or_comment, "");
+}
+
+}  // namespace
+
+TEST_CASE("tree: the sources are found") {
+  CHECK(std::any_of(files().begin(), files().end(),
+                    [](const File& file) { return file.path == "core/tensor.h"; }));
+}
+
+TEST_CASE("tree: a file includes its own folder and folders below it") {
+  const std::map<std::string, std::set<std::string>> below = {
+      {"core", {"core"}},
+      {"kernels", {"kernels", "core"}},
+      {"autograd", {"autograd", "kernels", "core"}},
+      {"layers", {"layers", "autograd", "kernels", "core"}},
+      {"data", {"data", "core"}},
+      {"train", {"train", "data", "layers", "autograd", "kernels", "core"}},
+      {"tests", {"tests", "train", "data", "layers", "autograd", "kernels", "core"}}};
+  for (const File& file : files()) {
+    const auto allowed = below.find(parts(file.path).front());
+    if (!is_code(file.path) || allowed == below.end()) continue;
+    for (const Include& include : includes(file)) {
+      const std::string folder = parts(include.header).front();
+      if (include.ours && kFolders.count(folder) == 0)
+        FAIL_CHECK(include.where << " includes \"" << include.header
+                                 << "\"; write our headers from the root");
+      if (kFolders.count(folder) > 0 && allowed->second.count(folder) == 0)
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\", which is not below "
+                                 << allowed->first << "/");
+    }
+  }
+}
+
+TEST_CASE("tree: no folder of kernels includes another, but for kernels/common") {
+  for (const File& file : files()) {
+    const auto own = parts(file.path);
+    if (own.front() != "kernels" || own.size() < 3) continue;  // kernels/all.h names every one
+    for (const Include& include : includes(file)) {
+      const auto other = parts(include.header);
+      if (other.front() == "kernels" && other.size() > 2 && other[1] != own[1] &&
+          other[1] != "common")
+        FAIL_CHECK(include.where << " includes \"" << include.header
+                                 << "\"; what two mechanisms share belongs in kernels/common");
+    }
+  }
+}
+
+TEST_CASE("tree: an outside library is included by its one file") {
+  struct Library {
+    std::string start;             // of the header's name
+    std::vector<std::string> who;  // paths, or starts of paths, that may include it
+  };
+  const std::vector<Library> libraries = {
+      {"toml++/", {"core/toml.cpp"}},
+      {"hdf5", {"core/hdf5.cpp"}},
+      {"H5", {"core/hdf5.cpp"}},
+      {"cblas", {"kernels/basic/matmul.cpp", "kernels/common/blas."}},
+      {"sentencepiece", {"data/tokenizer.cpp"}},
+      {"CLI/", {"train/"}},
+      {"nccl", {"train/distributed.cpp"}},
+      {"catch2/", {"tests/catch.h"}}};
+  for (const File& file : files()) {
+    for (const Include& include : includes(file)) {
+      for (const Library& library : libraries) {
+        if (!starts_with(include.header, library.start)) continue;
+        if (std::none_of(library.who.begin(), library.who.end(),
+                         [&](const auto& who) { return starts_with(file.path, who); }))
+          FAIL_CHECK(include.where << " includes <" << include.header << ">, which is for "
+                                   << library.who.front() << " alone");
+      }
+    }
+  }
+}
+
+TEST_CASE("tree: a mechanism's folder is complete") {
+  const std::vector<std::string> headings = {"What it computes", "Shapes",   "Naive", "Recurrent",
+                                             "Chunkwise",        "Backward", "Cost",  "Source"};
+  for (const auto& entry : fs::directory_iterator(kRoot / "kernels")) {
+    const std::string name = entry.path().filename().string();
+    if (!entry.is_directory() || name == "common" || name == "basic") continue;
+    for (const std::string& needed : {std::string("README.md"), name + ".h",
+                                      std::string("reference.h"), std::string("cpu.cpp")})
+      if (!fs::exists(entry.path() / needed))
+        FAIL_CHECK("kernels/" << name << "/" << needed << " is missing");
+
+    std::vector<std::string> found;
+    for (const std::string& line : read(entry.path() / "README.md").lines)
+      if (starts_with(line, "## ")) found.push_back(line.substr(3));
+    INFO("kernels/" << name << "/README.md");
+    CHECK(found == headings);
+  }
+}
+
+TEST_CASE("tree: no file is longer than 600 lines") {
+  for (const File& file : files())
+    if (file.lines.size() > kMostLines)
+      FAIL_CHECK(file.path << " has " << file.lines.size() << " lines");
+}
+
+TEST_CASE("tree: texts name nothing that a reader cannot open") {
+  // Written in two pieces, for this file is read as well.
+  const std::vector<std::string> words = {std::string("issue ") + "#", std::string("/wor") + "k/"};
+  for (const File& file : files())
+    for (std::size_t i = 0; i < file.lines.size(); ++i)
+      for (const std::string& word : words)
+        if (file.lines[i].find(word) != std::string::npos)
+          FAIL_CHECK(file.path << ":" << i + 1 << " holds \"" << word << "\"");
+}
+
+TEST_CASE("tree: only train/main.cpp ends the program") {
+  const std::regex call(R"re(\b(exit|_exit|_Exit|quick_exit)\s*\()re");
+  for (const File& file : files()) {
+    if (!is_code(file.path) || file.path == "train/main.cpp" || starts_with(file.path, "tests/"))
+      continue;
+    for (std::size_t i = 0; i < file.lines.size(); ++i)
+      if (std::regex_search(without_words(file.lines[i]), call))
+        FAIL_CHECK(file.path << ":" << i + 1 << " ends the program; throw an Error instead");
+  }
+}

@@ -1,0 +1,214 @@
+"""Whole mixers with small random weights: how a family's projections, norms and gates are wired.
+Oracles: transformers' and fla's modules.  fla's modules call GPU kernels; here the names of those
+kernels mean fla's own reference functions, and the wiring stays theirs."""
+
+import os
+
+import torch
+import transformers
+from torch.func import functional_call
+from transformers import (Gemma3TextConfig, LlamaConfig, Mamba2Config, MambaConfig, MixtralConfig,
+                          Qwen3NextConfig, masking_utils)
+from transformers.models.gemma3 import modeling_gemma3
+from transformers.models.llama import modeling_llama
+from transformers.models.mamba.modeling_mamba import MambaMixer
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, causal_conv1d_fn
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
+from common import HERE, Random, in_fp64, version, without_fla, write
+from make_attention import visible
+
+with without_fla():
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+import fla
+import fla.layers.delta_net
+import fla.layers.gated_deltanet
+import fla.layers.gla
+import fla.layers.linear_attn
+import fla.layers.multiscale_retention
+from fla.modules import FusedRMSNormGated, RMSNorm, RotaryEmbedding, ShortConvolution
+from fla.modules.norm.layernorm_gated import rms_norm_ref
+from fla.modules.rotary.ops import rotary_embedding_ref
+from fla.ops.delta_rule.naive import delta_rule_recurrence
+from fla.ops.gated_delta_rule.gate import naive_gdn_gate
+from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
+from fla.ops.gla.naive import naive_recurrent_gla
+from fla.ops.linear_attn.naive import naive_recurrent_linear_attn
+from fla.ops.retention.naive import naive_retention
+from transformers.models.qwen3_next.modeling_qwen3_next import l2norm
+
+HF, FLA = version(transformers, torch) + ": transformers.models.", version(fla, torch) + ": fla.layers."
+
+
+def weights_of(module, name):
+    """Not a training start: every term shall matter."""
+    r, weights = Random("layer weights " + name), {}
+    for n, p in module.named_parameters():
+        last = n.split(".")[-1]
+        if last == "A_log":
+            w = r.uniform(*p.shape, low=-1.0, high=1.5)
+        elif last == "dt_bias" or n == "dt_proj.bias":
+            w = r.uniform(*p.shape, low=-3.0, high=0.0)
+        elif "norm" in n or last == "D":
+            w = 1 + r.normal(*p.shape, scale=0.3)
+        elif "conv1d" in n:
+            w = r.normal(*p.shape, scale=0.5)
+        else:
+            w = r.normal(*p.shape, scale=p.shape[-1] ** -0.5)
+        weights[n] = w.requires_grad_()
+    return weights
+
+
+def layer(name, source, module, forward, B, T, D, options):
+    """forward(call, x) -> output, with call(*arguments, **more) running the module on its weights."""
+    weights, r = weights_of(module, name), Random("layer " + name)
+    x = r.normal(B, T, D).requires_grad_()
+    with in_fp64():
+        out = forward(lambda *a, **k: functional_call(module, weights, a, k), x)
+        assert out.dtype == torch.float64 and out.shape == x.shape
+        dout = r.normal(*out.shape)
+        out.backward(dout)
+    assert all(w.grad is not None for w in weights.values()), name
+    write(os.path.join(HERE, f"layer_{name}.h5"), {"operation": "layer_" + name, "source": source},
+          {"weights": weights, "inputs": {"x": x}, "outputs": {"y": out}, "grad_outputs": {"dy": dout},
+           "gradients": {"dx": x.grad, **{"d" + n: w.grad for n, w in weights.items()}}}, options)
+
+
+# ------------------------------------------------------------------------------------ transformers
+
+layer("mamba", HF + "mamba.modeling_mamba.MambaMixer",
+      MambaMixer(MambaConfig(hidden_size=8, state_size=3, expand=2, conv_kernel=4, time_step_rank=2,
+                             num_hidden_layers=1), 0),
+      lambda call, x: call(x), 2, 17, 8,
+      {"width": 8, "state": 3, "expand": 2, "conv": 4, "dt_rank": 2})
+
+for name, groups in (("mamba2", 1), ("mamba2_groups", 2)):
+    layer(name, HF + "mamba2.modeling_mamba2.Mamba2Mixer",
+          Mamba2Mixer(Mamba2Config(hidden_size=8, num_heads=4, head_dim=4, state_size=3, n_groups=groups,
+                                   expand=2, conv_kernel=4, chunk_size=8, layer_norm_epsilon=1e-5,
+                                   num_hidden_layers=1), 0),
+          lambda call, x: call(x), 1, 17, 8,
+          {"width": 8, "heads": 4, "head_width": 4, "state": 3, "groups": groups, "expand": 2, "conv": 4,
+           "eps": 1e-5})
+
+layer("qwen3_next_gated_delta_net", HF + "qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet",
+      Qwen3NextGatedDeltaNet(Qwen3NextConfig(
+          hidden_size=8, linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=4,
+          linear_value_head_dim=3, linear_conv_kernel_dim=4, rms_norm_eps=1e-6, num_hidden_layers=1,
+          layer_types=["linear_attention"]), 0),
+      lambda call, x: call(x), 1, 17, 8,
+      {"width": 8, "heads": 4, "key_heads": 2, "key_width": 4, "value_width": 3, "conv": 4, "eps": 1e-6})
+
+
+def additive(mask, T):
+    return torch.zeros(T, T).masked_fill(~visible(mask, T, T), -torch.inf)[None, None]
+
+
+def llama(call, x, config, mask, rotary):
+    position = torch.arange(x.shape[1])[None]
+    return call(x, position_embeddings=rotary(x, position), attention_mask=additive(mask, x.shape[1]))[0]
+
+
+config = LlamaConfig(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
+                     rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+                     attn_implementation="eager")
+with in_fp64():
+    rotary = modeling_llama.LlamaRotaryEmbedding(config)
+layer("llama_attention", HF + "llama.modeling_llama.LlamaAttention",
+      modeling_llama.LlamaAttention(config, 0),
+      lambda call, x: llama(call, x, config, masking_utils.causal_mask_function, rotary), 2, 17, 12,
+      {"width": 12, "heads": 4, "key_heads": 2, "head_width": 4, "base": 10000.0})
+
+gemma = Gemma3TextConfig(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
+                         query_pre_attn_scalar=4, sliding_window=5, num_hidden_layers=1, rms_norm_eps=1e-6,
+                         layer_types=["sliding_attention"], attn_implementation="eager")
+layer("gemma3_sliding_attention", HF + "gemma3.modeling_gemma3.Gemma3Attention, sliding; "
+      "rotary tables of Llama; q_norm and k_norm multiply by 1 + weight",
+      modeling_gemma3.Gemma3Attention(gemma, 0),
+      lambda call, x: llama(call, x, gemma, masking_utils.sliding_window_causal_mask_function(5), rotary),
+      1, 17, 12, {"width": 12, "heads": 4, "key_heads": 2, "head_width": 4, "base": 10000.0, "window": 5,
+                  "eps": 1e-6})
+
+layer("mixtral_moe", HF + "mixtral.modeling_mixtral.MixtralSparseMoeBlock; gate_up_proj: gate rows, then up",
+      MixtralSparseMoeBlock(MixtralConfig(hidden_size=6, intermediate_size=5, num_local_experts=4,
+                                          num_experts_per_tok=2, num_hidden_layers=1)).eval(),
+      lambda call, x: call(x), 1, 17, 6, {"width": 6, "inner": 5, "experts": 4, "top_k": 2})
+
+# --------------------------------------------------------------------------------------------- fla
+
+
+def conv(x, weight, bias=None, activation=None, **_):
+    return causal_conv1d_fn(x.transpose(1, 2), weight, bias, activation).transpose(1, 2), None
+
+
+def rotated(self, q, k, **_):
+    self._update_cos_sin_cache(q.shape[1], device=q.device, dtype=q.dtype)
+    return tuple(rotary_embedding_ref(x, self._cos_cached, self._sin_cached) for x in (q, k))
+
+
+def gated_delta_rule(q, k, v, g, beta, A_log, dt_bias, allow_neg_eigval, **_):
+    q, k = (l2norm(x).repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
+    g = naive_gdn_gate(g, A_log, dt_bias, torch.float64)
+    beta = beta.sigmoid() * (2 if allow_neg_eigval else 1)
+    return naive_recurrent_gated_delta_rule(q, k, v, beta, g)
+
+
+def delta_rule(q, k, v, beta, use_qk_l2norm_in_kernel, **_):
+    if use_qk_l2norm_in_kernel:
+        q, k = l2norm(q), l2norm(k)
+    o, s = delta_rule_recurrence(*(x.transpose(1, 2) for x in (q, k, v, beta)))
+    return o.transpose(1, 2), s
+
+
+def retention(q, k, v, **_):
+    return naive_retention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2), None
+
+
+def linear(q, k, v, normalize, **_):
+    return naive_recurrent_linear_attn(q, k, v, normalize=normalize)
+
+
+ShortConvolution.forward = lambda self, x, **_: conv(x, self.weight[:, 0], self.bias, self.activation)
+FusedRMSNormGated.forward = lambda self, x, g: rms_norm_ref(x, self.weight, None, g, self.eps)
+RMSNorm.forward = lambda self, x: rms_norm_ref(x, self.weight, None, None, self.eps)
+RotaryEmbedding.forward = rotated
+fla.layers.gla.fused_recurrent_gla = lambda q, k, v, gk, **_: naive_recurrent_gla(q, k, v, gk)
+fla.layers.gated_deltanet.causal_conv1d = conv
+fla.layers.gated_deltanet.chunk_gated_delta_rule = gated_delta_rule
+fla.layers.delta_net.fused_recurrent_delta_rule = delta_rule
+fla.layers.multiscale_retention.chunk_retention = retention
+for kernel in ("chunk_linear_attn", "fused_chunk_linear_attn", "fused_recurrent_linear_attn"):
+    setattr(fla.layers.linear_attn, kernel, linear)
+
+NAIVE = ", kernels replaced by fla's reference functions"
+
+
+def fla_layer(name, where, make, options, T=17, D=12, B=1):
+    with in_fp64():
+        module = make()
+    layer(name, FLA + where + NAIVE, module, lambda call, x: call(x)[0], B, T, D, {"width": D, **options})
+
+
+fla_layer("fla_gated_linear_attention", "gla.GatedLinearAttention",
+          lambda: fla.layers.gla.GatedLinearAttention(hidden_size=12, num_heads=2, gate_low_rank_dim=3),
+          {"heads": 2, "key_width": 3, "value_width": 6, "gate_rank": 3, "gate_temperature": 16.0,
+           "eps": 1e-5})
+fla_layer("fla_gated_delta_net", "gated_deltanet.GatedDeltaNet",
+          lambda: fla.layers.gated_deltanet.GatedDeltaNet(hidden_size=12, head_dim=4, num_heads=2, expand_v=2),
+          {"heads": 2, "key_width": 4, "value_width": 8, "conv": 4, "eps": 1e-5})
+fla_layer("fla_gated_delta_net_groups", "gated_deltanet.GatedDeltaNet",
+          lambda: fla.layers.gated_deltanet.GatedDeltaNet(
+              hidden_size=8, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1, allow_neg_eigval=True),
+          {"heads": 2, "key_heads": 1, "key_width": 4, "value_width": 4, "conv": 4, "eps": 1e-5,
+           "beta_two": True}, D=8)
+fla_layer("fla_delta_net", "delta_net.DeltaNet",
+          lambda: fla.layers.delta_net.DeltaNet(hidden_size=12, num_heads=2),
+          {"heads": 2, "key_width": 6, "value_width": 6, "conv": 4, "eps": 1e-5})
+fla_layer("fla_retention", "multiscale_retention.MultiScaleRetention",
+          lambda: fla.layers.multiscale_retention.MultiScaleRetention(hidden_size=8, num_heads=2),
+          {"heads": 2, "key_width": 4, "value_width": 8, "base": 10000.0, "eps": 1e-5}, D=8)
+fla_layer("fla_linear_attention", "linear_attn.LinearAttention",
+          lambda: fla.layers.linear_attn.LinearAttention(hidden_size=12, num_heads=2, feature_map="elu",
+                                                         do_feature_map_norm=True),
+          {"heads": 2, "key_width": 6, "value_width": 6, "normalize": True, "eps": 1e-10, "norm_eps": 1e-5})

@@ -1,14 +1,13 @@
 """Block-sparse attention.  Oracles: FlexAttention in eager form with a table of blocks, and the modules
 that patterns are known from: BigBird's and Longformer's attention in transformers."""
 
-import numpy as np
 import torch
 import transformers
 from transformers import BigBirdConfig, LongformerConfig
 from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
-from common import Random, case, i32, in_fp64, per_document, recorded_softmax, version
+from common import Random, case, i32, in_fp64, per_document, version
 from make_attention import FLEX, causal, flexed
 
 HF = version(transformers, torch) + ": transformers.models."
@@ -114,3 +113,13 @@ flex_case("sparse_dead", 1, 33, 2, 2, 4, 3, block=4, density=0.15, heads=2)
 flex_case("one", 2, 1, 2, 1, 4, 3, block=64, full=True)
 bigbird_case()
 longformer_case()
+
+# Borders on blocks and a mask of distances alone: blocks counted from the start of the document or of
+# the pack are then the same.
+cu = [0, 8, 24, 32, 41]
+x, _ = sample("packed", 1, 41, 2, 1, 4, 3, block=8)
+distance = torch.arange(6)[:, None] - torch.arange(6)[None]
+mask = ((distance == 0) | (distance == 1)).to(torch.uint8)[None]
+case("block_sparse", "packed", FLEX + ", a table of blocks, each document alone",
+     lambda **x: per_document(lambda **d: flexed(**d, mask=blocks(mask, 8)), cu, x), x, {"block": 8},
+     {"block_mask": mask, "cu_seqlens": i32(cu)})

@@ -1,0 +1,93 @@
+// TOML as plain values that remember where they were written, so that every complaint about a
+// recipe names its file, line and column. Tables also remember which keys were asked for: what was
+// written but never asked for is a mistake (finish()), and what was asked for is the list of known
+// names that the message shows.
+//
+//   const TomlTable recipe = toml_from_file("recipes/x.toml");
+//   const TomlTable t = recipe.table("gated_linear");
+//   const int64_t heads = t.integer("heads", 4);
+//   recipe.finish();   // recipes/x.toml:9:1: unknown key "head" in [gated_linear];
+//                      // did you mean "heads"? known: heads, key_width
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+
+namespace weft {
+
+enum class TomlType : uint8_t { string, integer, number, boolean, array, table, date };
+
+// A handle on a table: copies share it, its read marks and what set() changes.
+class TomlTable {
+ public:
+  TomlTable();  // an empty table
+
+  // Typed values. The first form throws Error where the key is absent, the second gives `fallback`;
+  // both throw where the value has another type. number() takes integers too.
+  std::string string(const std::string& key) const;
+  std::string string(const std::string& key, const std::string& fallback) const;
+  int64_t integer(const std::string& key) const;
+  int64_t integer(const std::string& key, int64_t fallback) const;
+  double number(const std::string& key) const;
+  double number(const std::string& key, double fallback) const;
+  bool boolean(const std::string& key) const;
+  bool boolean(const std::string& key, bool fallback) const;
+  // Arrays. A single value is not taken for an array of one.
+  std::vector<std::string> strings(const std::string& key) const;
+  std::vector<std::string> strings(const std::string& key,
+                                   const std::vector<std::string>& fallback) const;
+  std::vector<int64_t> integers(const std::string& key) const;
+  std::vector<int64_t> integers(const std::string& key, const std::vector<int64_t>& fallback) const;
+  std::vector<double> numbers(const std::string& key) const;
+  std::vector<double> numbers(const std::string& key, const std::vector<double>& fallback) const;
+  // Sub-tables. An absent one reads as empty, an absent array of tables as none.
+  TomlTable table(const std::string& key) const;
+  std::vector<TomlTable> tables(const std::string& key) const;
+
+  bool has(const std::string& key) const;       // counts as asking for the key
+  TomlType type(const std::string& key) const;  // throws Error where the key is absent
+  std::vector<std::string> keys() const;        // in the order of the file; asks for none
+  bool empty() const { return keys().empty(); }
+
+  // "recipes/x.toml:9:1"; for a key, the place of its value. An absent key gives the table's place.
+  std::string where() const;
+  std::string where(const std::string& key) const;
+  // "[gated_linear]", or "the file" for the outermost table.
+  std::string title() const;
+  // Throws an Error that starts with the place of the key's value.
+  template <class... Parts>
+  [[noreturn]] void refuse(const std::string& key, const Parts&... parts) const {
+    fail(where(key), ": ", parts...);
+  }
+
+  // Throws Error for the first key, here or in a sub-table, that nobody asked for.
+  void finish() const;
+  // The same for this table alone against a given list; the keys found count as asked for.
+  void check_known(const std::vector<std::string>& known) const;
+  // The keys counted as known so far.
+  std::vector<std::string> asked() const;
+
+  // Sets "train.steps" (tables on the way are made) to a value written in TOML; what is not TOML is
+  // taken as a string, so that quotes may be left out. Its place reads "--set train.steps=500".
+  void set(const std::string& path, const std::string& value);
+
+  // TOML that reads back as the same values, in the same order; comments are gone.
+  std::string to_text() const;
+
+  struct Node;
+  explicit TomlTable(std::shared_ptr<Node> node);
+
+ private:
+  std::shared_ptr<Node> node_;
+};
+
+// Throw Error that names file, line and column where the text is not TOML.
+TomlTable toml_from_file(const std::string& path);
+TomlTable toml_from_text(std::string_view text, const std::string& name);
+
+}  // namespace weft

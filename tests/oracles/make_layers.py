@@ -75,7 +75,7 @@ def layer(name, source, module, forward, B, T, D, options):
            "gradients": {"dx": x.grad, **{"d" + n: w.grad for n, w in weights.items()}}}, options)
 
 
-# ------------------------------------------------------------------------------------ transformers
+# Modules of transformers, as they are.
 
 layer("mamba", HF + "mamba.modeling_mamba.MambaMixer",
       MambaMixer(MambaConfig(hidden_size=8, state_size=3, expand=2, conv_kernel=4, time_step_rank=2,
@@ -105,7 +105,7 @@ def additive(mask, T):
     return torch.zeros(T, T).masked_fill(~visible(mask, T, T), -torch.inf)[None, None]
 
 
-def llama(call, x, config, mask, rotary):
+def attend(call, x, mask, rotary):
     position = torch.arange(x.shape[1])[None]
     return call(x, position_embeddings=rotary(x, position), attention_mask=additive(mask, x.shape[1]))[0]
 
@@ -117,7 +117,7 @@ with in_fp64():
     rotary = modeling_llama.LlamaRotaryEmbedding(config)
 layer("llama_attention", HF + "llama.modeling_llama.LlamaAttention",
       modeling_llama.LlamaAttention(config, 0),
-      lambda call, x: llama(call, x, config, masking_utils.causal_mask_function, rotary), 2, 17, 12,
+      lambda call, x: attend(call, x, masking_utils.causal_mask_function, rotary), 2, 17, 12,
       {"width": 12, "heads": 4, "key_heads": 2, "head_width": 4, "base": 10000.0})
 
 gemma = Gemma3TextConfig(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, head_dim=4,
@@ -126,7 +126,7 @@ gemma = Gemma3TextConfig(hidden_size=12, num_attention_heads=4, num_key_value_he
 layer("gemma3_sliding_attention", HF + "gemma3.modeling_gemma3.Gemma3Attention, sliding; "
       "rotary tables of Llama; q_norm and k_norm multiply by 1 + weight",
       modeling_gemma3.Gemma3Attention(gemma, 0),
-      lambda call, x: llama(call, x, gemma, masking_utils.sliding_window_causal_mask_function(5), rotary),
+      lambda call, x: attend(call, x, masking_utils.sliding_window_causal_mask_function(5), rotary),
       1, 17, 12, {"width": 12, "heads": 4, "key_heads": 2, "head_width": 4, "base": 10000.0, "window": 5,
                   "eps": 1e-6})
 
@@ -135,7 +135,7 @@ layer("mixtral_moe", HF + "mixtral.modeling_mixtral.MixtralSparseMoeBlock; gate_
                                           num_experts_per_tok=2, num_hidden_layers=1)).eval(),
       lambda call, x: call(x), 1, 17, 6, {"width": 6, "inner": 5, "experts": 4, "top_k": 2})
 
-# --------------------------------------------------------------------------------------------- fla
+# Modules of fla, on its reference functions.
 
 
 def conv(x, weight, bias=None, activation=None, **_):

@@ -1,0 +1,134 @@
+// The arithmetic of one piece of a chunk, on tiles: what goes in and out of scratch memory, and the
+// decays that scalar log gates make between its tokens.
+#pragma once
+
+#include "kernels/common/tile.h"
+#include "kernels/common/vmath.h"
+
+namespace weft::kernels {
+
+inline constexpr int64_t kMaxChunk = 64;  // the most tokens of a piece
+
+// A matrix in tensor memory, of any strides.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  int64_t row = 0, column = 1;  // strides
+  explicit operator bool() const { return data != nullptr; }
+  operator Rows<const T>() const requires(!std::is_const_v<T>) { return {data, row, column}; }
+};
+
+// to = from [n, width], and zeros up to whole tiles. Without data all is zero.
+template <class T>
+void load(int64_t n, int64_t width, Rows<const std::type_identity_t<T>> from, Tile<T> to) {
+  const int64_t columns = tiled(width);
+  if (!from) n = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    T* const line = to.row(i);
+    const T* const source = from.data + i * from.row;
+    if (from.column == 1)
+      for (int64_t d = 0; d < width; ++d) line[d] = source[d];
+    else
+      for (int64_t d = 0; d < width; ++d) line[d] = source[d * from.column];
+    for (int64_t d = width; d < columns; ++d) line[d] = 0;
+  }
+}
+// The rows n <= i < tiled(n) of a tile of `width` columns become zero.
+template <class T>
+void clear_rest(int64_t n, int64_t width, Tile<T> to) {
+  for (int64_t i = n; i < tiled(n); ++i) std::fill_n(to.row(i), tiled(width), T(0));
+}
+
+// to[n, width] = from, or += from; `to` has contiguous rows.
+template <class T>
+void store(int64_t n, int64_t width, Tile<T> from, T* to, int64_t stride, bool add = false) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* const line = from.row(i);
+    T* const target = to + i * stride;
+    if (add)
+      for (int64_t d = 0; d < width; ++d) target[d] += line[d];
+    else
+      for (int64_t d = 0; d < width; ++d) target[d] = line[d];
+  }
+}
+
+// Decays of a piece of n tokens with log gates g_0 .. g_{n-1} <= 0. Their sums are kept in double: a
+// gate of -1000 must not cost the later ones their digits.
+template <class T>
+struct Decay {
+  double sum[kMaxChunk];    // G_i = g_0 + .. + g_i
+  T from_start[kMaxChunk];  // e^{G_i}: from before the piece to token i
+  T to_end[kMaxChunk];      // e^{G_{n-1} - G_i}: from token i to the piece's end
+  T total = 1;              // e^{G_{n-1}}
+
+  // gate(i) gives g_i.
+  template <class Gate>
+  void set(int64_t n, const Gate& gate) {
+    double at = 0;
+    for (int64_t i = 0; i < n; ++i) sum[i] = at += static_cast<double>(gate(i));
+    for (int64_t i = 0; i < n; ++i) from_start[i] = vexp(static_cast<T>(sum[i]));
+    for (int64_t i = 0; i < n; ++i) to_end[i] = vexp(static_cast<T>(at - sum[i]));
+    total = from_start[n - 1];
+  }
+
+  // gamma[i, j] = e^{G_i - G_j} for j <= i, and zero on to the end of the row's last tile. Left of
+  // the diagonal tile it is a product of two factors, neither above 1: the decay up to the tile's
+  // first row, and from there.
+  void matrix(int64_t n, Tile<T> gamma) const {
+    T before[kMaxChunk];
+    for (int64_t start = 0; start < n; start += kTile) {
+      for (int64_t j = 0; j < start; ++j) before[j] = vexp(static_cast<T>(sum[start] - sum[j]));
+      for (int64_t i = start; i < std::min(n, start + kTile); ++i) {
+        T* const row = gamma.row(i);
+        const T within = vexp(static_cast<T>(sum[i] - sum[start]));
+        for (int64_t j = 0; j < start; ++j) row[j] = within * before[j];
+        for (int64_t j = start; j <= i; ++j) row[j] = vexp(static_cast<T>(sum[i] - sum[j]));
+        for (int64_t j = i + 1; j < start + kTile; ++j) row[j] = 0;
+      }
+    }
+  }
+};
+
+// to = scale * scores (.) gamma on and below the diagonal, zero on to the end of each row's last tile,
+// zero in the rows from n to tiled(n). `gamma` without data stands for ones; `to` may be `scores`.
+template <class T>
+void decay_scores(int64_t n, T scale, Tile<T> scores, Tile<T> gamma, Tile<T> to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* const from = scores.row(i);
+    T* const line = to.row(i);
+    if (gamma.data) {
+      const T* const decay = gamma.row(i);
+      for (int64_t j = 0; j <= i; ++j) line[j] = scale * from[j] * decay[j];
+    } else {
+      for (int64_t j = 0; j <= i; ++j) line[j] = scale * from[j];
+    }
+    std::fill(line + i + 1, line + tiled(i + 1), T(0));
+  }
+  clear_rest(n, n, to);
+}
+
+// x[i, :] *= factor[i] for i < n
+template <class T>
+void scale_rows(int64_t n, int64_t width, const T* factor, Tile<T> x) {
+  for (int64_t i = 0; i < n; ++i) {
+    T* const line = x.row(i);
+    for (int64_t d = 0; d < width; ++d) line[d] *= factor[i];
+  }
+}
+
+// The sum of a[i] * b[i], in an order that depends on n alone.
+template <class T>
+T dot(int64_t n, const T* a, const T* b) {
+  constexpr int64_t kWidth = 16;
+  T lanes[kWidth] = {};
+  T sum = 0;
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth)
+    for (int64_t l = 0; l < kWidth; ++l) lanes[l] += a[i + l] * b[i + l];
+  for (; i < n; ++i) sum += a[i] * b[i];
+  for (int64_t half = kWidth / 2; half > 0; half /= 2)
+    for (int64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  return sum + lanes[0];
+}
+
+}  // namespace weft::kernels

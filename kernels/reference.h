@@ -10,6 +10,7 @@
 // The naive form is differentiated by the machine (kernels/common/traced.h).
 #pragma once
 
+#include <algorithm>
 #include <sstream>
 #include <type_traits>
 

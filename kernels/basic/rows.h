@@ -1,0 +1,100 @@
+// What the operations of this folder share: matrices by rows, rows cut into blocks by shape, gathers
+// and the scatters that undo them.
+#pragma once
+
+#include <algorithm>
+#include <string_view>
+
+#include "core/parallel.h"
+#include "core/tensor.h"
+
+namespace weft::kernels {
+
+// A matrix [R, D] whose rows lie contiguous is used as it is; any other is copied.
+inline Tensor with_rows(const Tensor& t) {
+  return !t || t.stride(1) == 1 || t.size(1) == 1 ? t : t.contiguous();
+}
+
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  int64_t stride = 0;
+
+  explicit operator bool() const { return data != nullptr; }
+  T* operator[](int64_t r) const { return data + r * stride; }
+};
+
+template <class T>
+Rows<T> rows(const Tensor& t) {
+  if (!t) return {};
+  return {t.data<std::remove_const_t<T>>(), t.stride(0)};
+}
+
+// How many rows of D columns make a piece of work worth a thread.
+inline int64_t row_grain(int64_t D) { return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, D)); }
+
+// Rows cut into at most 32 blocks. A sum over all rows is made block by block, then over the blocks
+// in order: the same bits whoever computes which block.
+struct RowBlocks {
+  int64_t rows, size, count;
+
+  explicit RowBlocks(int64_t R)
+      : rows(R), size(std::max<int64_t>(16, (R + 31) / 32)), count((R + size - 1) / size) {}
+  // Calls f(block, first row, end).
+  template <class F>
+  void each(const F& f) const {
+    parallel_for(count, [&](int64_t b) { f(b, b * size, std::min(rows, (b + 1) * size)); });
+  }
+};
+
+// to[n] = sum over blocks, first to last, of parts [count, n].
+template <class T>
+void sum_blocks(const T* parts, int64_t count, int64_t n, T* to) {
+  parallel_ranges(n, 4096, [&](int64_t begin, int64_t end) {
+    std::fill(to + begin, to + end, T(0));
+    for (int64_t b = 0; b < count; ++b) {
+      const T* __restrict__ part = parts + b * n;
+      for (int64_t i = begin; i < end; ++i) to[i] += part[i];
+    }
+  });
+}
+
+// Throws Error unless `index` is i32 of the given shape. `what` is "embedding: ids".
+inline void check_index_shape(std::string_view what, const Tensor& index, const Shape& shape) {
+  require(index.defined(), what, " is missing, expected i32 ", shape);
+  require(index.dtype() == Dtype::i32 && index.shape() == shape, what, " is ", index.dtype(), " ",
+          index.shape(), ", expected i32 ", shape);
+}
+
+// Throws Error that names the first element outside 0 .. limit - 1. `of` says what there are so many
+// of. A meta tensor has no elements to look at.
+inline void check_index(std::string_view what, const Tensor& index, int64_t limit,
+                        std::string_view of) {
+  if (index.is_meta()) return;
+  const View<const int32_t> v = view<const int32_t>(index);
+  for (int64_t i = 0; i < index.numel(); ++i)
+    if (v(i) < 0 || v(i) >= limit) [[unlikely]]
+      fail(what, "[", i, "] = ", v(i), ", expected 0 .. ", limit - 1, ": ", of, " has ", limit,
+           " rows");
+}
+
+// out [R, D] = 0, then out[index[q]] += factor(q) * from(q)[:] for q = 0, 1, ... A thread owns some
+// columns, hence the order of a sum is that of q.
+template <class T, class From, class Factor>
+void scatter_rows(int64_t Q, int64_t R, int64_t D, const int32_t* index, const From& from,
+                  const Factor& factor, T* out) {
+  parallel_ranges(R, row_grain(D), [&](int64_t begin, int64_t end) {
+    std::fill(out + begin * D, out + end * D, T(0));
+  });
+  const int64_t width = Q * D < 16384 ? D : 32;
+  parallel_ranges(D, width, [&](int64_t begin, int64_t end) {
+    for (int64_t q = 0; q < Q; ++q) {
+      const T f = factor(q);
+      const T* __restrict__ source = from(q);
+      T* __restrict__ to = out + index[q] * D;
+      for (int64_t d = begin; d < end; ++d) to[d] += f * source[d];
+    }
+  });
+}
+
+}  // namespace weft::kernels

@@ -4,8 +4,12 @@
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 using Catch::Approx;
+using Catch::Matchers::ContainsSubstring;
 #else
 #include <catch2/catch.hpp>
+
+// Version 3's name for it.
+inline auto ContainsSubstring(const std::string& part) { return Catch::Matchers::Contains(part); }
 
 // Version 3 has this; version 2 is told by the text, which CMakeLists.txt hands to ctest.
 #define SKIP(message)          \

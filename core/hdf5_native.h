@@ -1,0 +1,80 @@
+// What the writer and the reader of HDF5 files share: HDF5's handles and errors, the types of our
+// tensors and attributes. Only the three core/hdf5_*.cpp include this.
+#pragma once
+
+#include <hdf5.h>
+
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/hdf5.h"
+
+namespace weft::h5 {
+
+inline constexpr int64_t kChunkBytes = int64_t{1} << 20;
+inline constexpr const char* kChecksum = "checksum";
+
+// One call at a time (not every build of HDF5 has a lock of its own), and none that prints: HDF5's
+// error stack, which is one a thread, is read by reason() instead.
+class Guard {
+ public:
+  Guard() : lock_(mutex()) {
+    // Our files are closed by their owners. HDF5's own clean-up at exit has nothing to add, and
+    // after a damaged file it prints lines of its own.
+    [[maybe_unused]] static const herr_t once = H5dont_atexit();
+    H5Eget_auto2(H5E_DEFAULT, &print_, &data_);
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  }
+  ~Guard() { H5Eset_auto2(H5E_DEFAULT, print_, data_); }
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+
+ private:
+  static std::recursive_mutex& mutex() {
+    static std::recursive_mutex all;
+    return all;
+  }
+  std::lock_guard<std::recursive_mutex> lock_;
+  H5E_auto2_t print_ = nullptr;
+  void* data_ = nullptr;
+};
+
+class Id {
+ public:
+  Id() = default;
+  Id(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  Id(Id&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  Id& operator=(Id&& other) noexcept {
+    std::swap(id_, other.id_), std::swap(close_, other.close_);
+    return *this;
+  }
+  ~Id() { close(); }
+  bool close() { return id_ < 0 || close_(std::exchange(id_, -1)) >= 0; }
+  operator hid_t() const { return id_; }
+  bool valid() const { return id_ >= 0; }
+
+ private:
+  hid_t id_ = -1;
+  herr_t (*close_)(hid_t) = nullptr;
+};
+
+// The innermost cause of this thread's last failure: the system's own words where the system failed.
+std::string reason();
+
+Id file_type(Dtype dtype);
+// The dtype that holds every value of a type in a file. False for what is no tensor.
+bool dtype_of_type(hid_t type, Dtype& dtype);
+// How a dataset is stored: chunks of about 1 MiB, each with its fletcher32.
+Id dataset_settings(const Shape& shape, Dtype dtype);
+std::vector<hsize_t> dims_of(const Shape& shape);
+
+// Replaces an attribute of the same key. False where HDF5 refuses.
+bool put_attribute(hid_t object, const std::string& key, const Attribute& value);
+// False if the attribute cannot be read, or is of a type that Attribute has no place for.
+bool get_attribute(hid_t object, const std::string& key, Attribute& value);
+// The checksum that was stored with a tensor; "" if there is none.
+std::string stored_checksum(hid_t dataset);
+
+}  // namespace weft::h5

@@ -1,0 +1,213 @@
+// Writing HDF5 files. The order of things in commit() is what makes a file whole or not there at all.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/hdf5_native.h"
+
+namespace weft {
+
+using namespace h5;
+
+struct Hdf5Writer::State {
+  struct Rows {
+    Id dataset;
+    Dtype dtype = Dtype::f32;
+    Shape row;
+    int64_t count = 0;
+    Hash64 hash;
+  };
+
+  explicit State(const std::string& path) : pending(path) {}
+
+  PendingFile pending;
+  Id file;
+  std::map<std::string, Rows> rows;
+  int64_t reserved = 0;
+  int descriptor = -1;  // HDF5's own, for reserve() and abandon()
+
+  [[noreturn]] void refuse(const std::string& what, const std::string& why) const {
+    fail(pending.path(), ": ", what, " cannot be written: ", why);
+  }
+  void check(bool done, const std::string& what) const {
+    if (!done) refuse(what, reason());
+  }
+
+  // Asks the system for room before HDF5 writes: HDF5 cannot close a file that it failed to write.
+  void reserve(int64_t bytes, const std::string& what) {
+    const int64_t wanted = reserved + bytes;
+    struct rlimit limit {};
+    if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        static_cast<rlim_t>(wanted) > limit.rlim_cur)
+      refuse(what, std::strerror(EFBIG));
+    if (::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, reserved, bytes) != 0 &&
+        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
+      refuse(what, std::strerror(errno));
+    reserved = wanted;
+  }
+
+  // What HDF5 still wants to write goes to memory, so that it can close the file and forget it.
+  void abandon() {
+    if (!file.valid()) return;
+    const int memory = ::memfd_create("abandoned", MFD_CLOEXEC);
+    if (memory >= 0 && descriptor >= 0) ::dup2(memory, descriptor);
+    if (memory >= 0) ::close(memory);
+    rows.clear();
+    file.close();
+  }
+};
+
+Hdf5Writer::Hdf5Writer(const std::string& path) : state_(std::make_unique<State>(path)) {
+  const Guard guard;
+  State& s = *state_;
+  const Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);  // structures with checksums
+  H5Pset_file_locking(access, false, true);  // the name is ours alone, and not every disk can lock
+  const Id create(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(create, false);
+  s.file = Id(H5Fcreate(s.pending.temporary().c_str(), H5F_ACC_TRUNC, create, access), H5Fclose);
+  s.check(s.file.valid(), "the file");
+  void* handle = nullptr;
+  if (H5Fget_vfd_handle(s.file, H5P_DEFAULT, &handle) >= 0 && handle)
+    s.descriptor = *static_cast<int*>(handle);
+  s.reserve(65536, "the file");
+}
+
+Hdf5Writer::~Hdf5Writer() {
+  const Guard guard;
+  if (state_) state_->abandon();
+}
+
+void Hdf5Writer::tensor(const std::string& name, const Tensor& value) {
+  require(value.defined() && value.device().is_cpu(), "tensor \"", name,
+          "\" cannot be written: it is not on the CPU");
+  const Tensor whole = value.contiguous();
+  tensor(name, whole.dtype(), whole.shape(), whole.raw());
+}
+
+namespace {
+
+// Room for the chunks with their sums, and for what HDF5 keeps about them.
+int64_t room_for(int64_t bytes) { return bytes + (bytes / kChunkBytes + 1) * 128 + 4096; }
+
+Id make_dataset(hid_t file, const std::string& name, Dtype dtype, hid_t space, hid_t settings) {
+  const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+  H5Pset_create_intermediate_group(links, 1);
+  return {H5Dcreate2(file, name.c_str(), file_type(dtype), space, links, settings, H5P_DEFAULT),
+          H5Dclose};
+}
+
+}  // namespace
+
+void Hdf5Writer::tensor(const std::string& name, Dtype dtype, const Shape& shape,
+                        const void* data) {
+  const Guard guard;
+  State& s = *state_;
+  const std::string what = "tensor \"" + name + "\"";
+  const int64_t bytes = shape.numel() * size_of(dtype);
+  s.reserve(room_for(bytes), what);
+  const auto dims = dims_of(shape);
+  const Id space(
+      dims.empty() ? H5Screate(H5S_SCALAR) : H5Screate_simple(shape.dims(), dims.data(), nullptr),
+      H5Sclose);
+  const Id dataset = make_dataset(s.file, name, dtype, space, dataset_settings(shape, dtype));
+  s.check(dataset.valid(), what);
+  if (bytes > 0)
+    s.check(H5Dwrite(dataset, file_type(dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0, what);
+  const std::string sum = to_hex(hash64(data, static_cast<size_t>(bytes)));
+  s.check(put_attribute(dataset, kChecksum, sum), what);
+}
+
+void Hdf5Writer::attribute(const std::string& object, const std::string& key,
+                           const Attribute& value) {
+  const Guard guard;
+  State& s = *state_;
+  const std::string what = "attribute \"" + key + "\"";
+  s.reserve(65536, what);
+  const std::string at = object.empty() ? "/" : object;
+  Id target;
+  if (at == "/" || H5Oexists_by_name(s.file, at.c_str(), H5P_DEFAULT) > 0) {
+    target = Id(H5Oopen(s.file, at.c_str(), H5P_DEFAULT), H5Oclose);
+  } else {
+    const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+    H5Pset_create_intermediate_group(links, 1);
+    target = Id(H5Gcreate2(s.file, at.c_str(), links, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
+  }
+  s.check(target.valid() && put_attribute(target, key, value), what);
+}
+
+void Hdf5Writer::begin_rows(const std::string& name, Dtype dtype, const Shape& row) {
+  const Guard guard;
+  State& s = *state_;
+  Shape none, chunk;
+  none.append(0);
+  chunk.append(
+      std::max<int64_t>(1, kChunkBytes / size_of(dtype) / std::max<int64_t>(1, row.numel())));
+  for (const int64_t size : row) none.append(size), chunk.append(size);
+  std::vector<hsize_t> most = dims_of(none);
+  most[0] = H5S_UNLIMITED;
+  const Id space(H5Screate_simple(none.dims(), dims_of(none).data(), most.data()), H5Sclose);
+  State::Rows rows;
+  rows.dtype = dtype, rows.row = row;
+  rows.dataset = make_dataset(s.file, name, dtype, space, dataset_settings(chunk, dtype));
+  s.check(rows.dataset.valid(), "tensor \"" + name + "\"");
+  s.rows.emplace(name, std::move(rows));
+}
+
+void Hdf5Writer::append_rows(const std::string& name, const void* data, int64_t count) {
+  const Guard guard;
+  State& s = *state_;
+  const std::string what = "tensor \"" + name + "\"";
+  const auto found = s.rows.find(name);
+  require(found != s.rows.end(), what, " was not begun");
+  State::Rows& rows = found->second;
+  const int64_t bytes = count * rows.row.numel() * size_of(rows.dtype);
+  if (bytes == 0) return;
+  s.reserve(room_for(bytes), what);
+  Shape piece, whole;
+  piece.append(count), whole.append(rows.count + count);
+  for (const int64_t size : rows.row) piece.append(size), whole.append(size);
+  s.check(H5Dset_extent(rows.dataset, dims_of(whole).data()) >= 0, what);
+  const Id space(H5Dget_space(rows.dataset), H5Sclose);
+  std::vector<hsize_t> start(static_cast<size_t>(whole.dims()), 0);
+  start[0] = static_cast<hsize_t>(rows.count);
+  H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, dims_of(piece).data(), nullptr);
+  const Id memory(H5Screate_simple(piece.dims(), dims_of(piece).data(), nullptr), H5Sclose);
+  s.check(H5Dwrite(rows.dataset, file_type(rows.dtype), memory, space, H5P_DEFAULT, data) >= 0,
+          what);
+  rows.hash.update(data, static_cast<size_t>(bytes));
+  rows.count += count;
+}
+
+void Hdf5Writer::commit() {
+  const Guard guard;
+  State& s = *state_;
+  for (auto& [name, rows] : s.rows)
+    s.check(
+        put_attribute(rows.dataset, kChecksum, to_hex(rows.hash.digest())) && rows.dataset.close(),
+        "tensor \"" + name + "\"");
+  s.rows.clear();
+  s.check(H5Fflush(s.file, H5F_SCOPE_GLOBAL) >= 0, "the file");
+  s.check(s.file.close(), "the file");
+  // What reserve() asked for beyond the end goes back.
+  std::error_code error;
+  const auto size = std::filesystem::file_size(s.pending.temporary(), error);
+  if (!error) std::filesystem::resize_file(s.pending.temporary(), size, error);
+  try {
+    Hdf5Reader(s.pending.temporary()).verify();
+  } catch (const Error& found) {
+    fail(s.pending.path(), ": what was written does not read back: ", found.what());
+  }
+  s.pending.commit();
+}
+
+}  // namespace weft

@@ -51,7 +51,7 @@ struct Reference<RmsNorm> {
 
   static std::vector<Case<RmsNorm>> cases() {
     const auto make = [](const char* name, int64_t R, int64_t D, int64_t groups, bool weight) {
-      Case<RmsNorm> c{name, {normal({R, D}, 1, "x"), {}}, {1e-6, groups}};
+      Case<RmsNorm> c{name, {normal({R, D}, 1, "x"), {}}, {D == 1 ? 0.5 : 1e-6, groups}};
       if (weight) c.x.weight = normal({D}, 1, "weight");
       return c;
     };
@@ -195,7 +195,7 @@ struct Reference<L2Norm> {
 
   static std::vector<Case<L2Norm>> cases() {
     return {{"odd sizes", {normal({7, 13}, 1, "x")}, {}},
-            {"one column", {normal({4, 1}, 1, "x")}, {}},
+            {"one column", {normal({4, 1}, 1, "x")}, {0.5}},
             {"no rows", {normal({0, 6}, 1, "x")}, {}},
             {"uneven rows", {definition::uneven(5, 9)}, {1e-3}},
             {"columns of a wider matrix", {normal({5, 11}, 1, "x").slice(1, 2, 8)}, {}},

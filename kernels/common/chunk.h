@@ -18,25 +18,30 @@ struct Rows {
   operator Rows<const T>() const requires(!std::is_const_v<T>) { return {data, row, column}; }
 };
 
-// to = from [n, width], and zeros up to whole tiles. Without data all is zero.
+// to[width] = from, and zeros up to a whole tile. Without data all is zero.
 template <class T>
-void load(int64_t n, int64_t width, Rows<const std::type_identity_t<T>> from, Tile<T> to) {
-  const int64_t columns = tiled(width);
-  if (!from) n = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    T* const line = to.row(i);
-    const T* const source = from.data + i * from.row;
-    if (from.column == 1)
-      for (int64_t d = 0; d < width; ++d) line[d] = source[d];
-    else
-      for (int64_t d = 0; d < width; ++d) line[d] = source[d * from.column];
-    for (int64_t d = width; d < columns; ++d) line[d] = 0;
-  }
+void load_row(int64_t width, const T* from, int64_t stride, T* to) {
+  if (!from)
+    std::fill_n(to, width, T(0));
+  else if (stride == 1)
+    std::copy_n(from, width, to);
+  else
+    for (int64_t d = 0; d < width; ++d) to[d] = from[d * stride];
+  std::fill(to + width, to + tiled(width), T(0));
 }
-// The rows n <= i < tiled(n) of a tile of `width` columns become zero.
+
+// The rows n <= i < tiled(n) become zero.
 template <class T>
 void clear_rest(int64_t n, int64_t width, Tile<T> to) {
   for (int64_t i = n; i < tiled(n); ++i) std::fill_n(to.row(i), tiled(width), T(0));
+}
+
+// to = from [n, width], and zeros up to whole tiles. Without data all is zero.
+template <class T>
+void load(int64_t n, int64_t width, Rows<const std::type_identity_t<T>> from, Tile<T> to) {
+  for (int64_t i = 0; i < n; ++i)
+    load_row(width, from ? from.data + i * from.row : nullptr, from.column, to.row(i));
+  clear_rest(n, width, to);
 }
 
 // to[n, width] = from, or += from; `to` has contiguous rows.
@@ -68,7 +73,7 @@ struct Decay {
     for (int64_t i = 0; i < n; ++i) sum[i] = at += static_cast<double>(gate(i));
     for (int64_t i = 0; i < n; ++i) from_start[i] = vexp(static_cast<T>(sum[i]));
     for (int64_t i = 0; i < n; ++i) to_end[i] = vexp(static_cast<T>(at - sum[i]));
-    total = from_start[n - 1];
+    total = vexp(static_cast<T>(at));
   }
 
   // gamma[i, j] = e^{G_i - G_j} for j <= i, and zero on to the end of the row's last tile. Left of

@@ -1,0 +1,148 @@
+#include "kernels/agreement.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+namespace weft::kernels {
+namespace {
+
+// Where a form may be further from the definition than its dtype's bound, and why.
+struct Looser {
+  const char* operation;
+  const char* tensor;
+  Dtype dtype;
+  double bound;
+};
+constexpr std::array<Looser, 0> kLooser{};
+
+std::vector<int64_t> index_of(const Shape& shape, int64_t flat) {
+  std::vector<int64_t> index(static_cast<size_t>(shape.dims()));
+  for (int d = shape.dims() - 1; d >= 0; --d) {
+    index[static_cast<size_t>(d)] = flat % shape[d];
+    flat /= shape[d];
+  }
+  return index;
+}
+
+bool is_wide(const std::vector<Field>& fields, const std::string& name) {
+  for (const Field& f : fields)
+    if (name == f.name || name == gradient_name(f.name)) return f.wide;
+  return false;
+}
+
+void compare(const Expected& e, const Tensors& got, const Tensors& expected,
+             const std::vector<Field>& fields, std::vector<Agreement>& list) {
+  for (const auto& [name, wanted] : expected) {
+    const auto found = got.find(name);
+    require(found != got.end(), e.operation->name(), ": ", name, " was not computed");
+    require(found->second.shape() == wanted.shape(), e.operation->name(), ": ", name, " has shape ",
+            found->second.shape(), ", expected ", wanted.shape());
+    const bool wide = is_wide(fields, name);
+    Agreement a;
+    a.tensor = name;
+    a.difference = difference(found->second, wanted, floor_of(e.dtype));
+    if (e.dtype == Dtype::bf16) {
+      a.bound = bound_of(e.operation->name(), name, Dtype::f32);
+      if (!wide)
+        a.bound += 1.5 * difference(wanted.to(Dtype::bf16), wanted, floor_of(e.dtype)).error;
+    } else {
+      a.bound = bound_of(e.operation->name(), name, e.dtype);
+    }
+    list.push_back(std::move(a));
+  }
+}
+
+}  // namespace
+
+Difference difference(const Tensor& got, const Tensor& expected, double floor) {
+  require(got.shape() == expected.shape(), "difference: ", got.shape(), " and ", expected.shape());
+  const std::vector<double> a = to_doubles(got), b = to_doubles(expected);
+  Difference d;
+  double squares = 0, scale = 0, worst = -1;
+  size_t at = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const bool same = a[i] == b[i];  // infinities too
+    const double gap = same ? 0 : std::abs(a[i] - b[i]);
+    if (std::isfinite(b[i])) scale += b[i] * b[i];
+    squares += std::isfinite(gap) ? gap * gap : std::numeric_limits<double>::infinity();
+    if (gap > worst || (std::isnan(gap) && !std::isnan(worst))) {
+      worst = gap;
+      at = i;
+    }
+  }
+  if (a.empty()) return d;
+  const double n = static_cast<double>(a.size());
+  d.error = std::sqrt(squares / n) / std::max(std::sqrt(scale / n), floor);
+  d.at = index_of(expected.shape(), static_cast<int64_t>(at));
+  d.got = a[at];
+  d.expected = b[at];
+  return d;
+}
+
+double floor_of(Dtype dtype) { return dtype == Dtype::f64 ? 1e-3 : 1e-2; }
+
+double bound_of(const std::string& operation, const std::string& tensor, Dtype dtype) {
+  for (const Looser& l : kLooser)
+    if (operation == l.operation && tensor == l.tensor && dtype == l.dtype) return l.bound;
+  return dtype == Dtype::f64 ? 1e-10 : 1e-5;
+}
+
+Expected expected_of(const Operation& op, const NamedCase& c, Dtype dtype) {
+  Expected e;
+  e.operation = &op;
+  e.dtype = dtype;
+  e.settings = c.settings;
+  e.inputs = rounded_to(dtype, c.inputs, op.inputs());
+  const Tensors exact = rounded_to(Dtype::f64, e.inputs, op.inputs());
+  e.outputs = op.forward(Form::naive, exact, c.settings);
+  e.output_gradients = rounded_to(dtype, random_gradients(e.outputs, 1), op.outputs());
+  e.gradients = op.backward(Form::naive, exact, c.settings,
+                            rounded_to(Dtype::f64, e.output_gradients, op.outputs()));
+  return e;
+}
+
+std::vector<Agreement> agreement(const Expected& e, const Tensors& outputs,
+                                 const Tensors& gradients) {
+  std::vector<Agreement> list;
+  compare(e, outputs, e.outputs, e.operation->outputs(), list);
+  compare(e, gradients, e.gradients, e.operation->inputs(), list);
+  return list;
+}
+
+std::string text(const Agreement& a) {
+  std::string at;
+  for (const int64_t i : a.difference.at) at += (at.empty() ? "" : ", ") + std::to_string(i);
+  char line[256];
+  std::snprintf(line, sizeof line, "%s: error %.1e, bound %.1e, at [%s] got %.9g, expected %.9g",
+                a.tensor.c_str(), a.difference.error, a.bound, at.c_str(), a.difference.got,
+                a.difference.expected);
+  return line;
+}
+
+Tensors rounded_to(Dtype dtype, const Tensors& tensors, const std::vector<Field>& fields) {
+  Tensors out;
+  for (const auto& [name, t] : tensors) {
+    const bool narrow = !is_wide(fields, name);
+    if (!is_float(t.dtype()))
+      out[name] = t;
+    else
+      out[name] = t.to(dtype == Dtype::bf16 && !narrow ? Dtype::f32 : dtype);
+  }
+  return out;
+}
+
+Tensors random_gradients(const Tensors& outputs, uint64_t seed) {
+  Tensors gradients;
+  for (const auto& [name, y] : outputs) {
+    const Tensor d = normal(y.shape(), seed, "gradient of " + name);
+    const std::vector<double> values = to_doubles(y);
+    for (size_t i = 0; i < values.size(); ++i)
+      if (!std::isfinite(values[i])) d.data<double>()[i] = 0;
+    gradients[gradient_name(name)] = d;
+  }
+  return gradients;
+}
+
+}  // namespace weft::kernels

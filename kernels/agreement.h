@@ -1,0 +1,65 @@
+// How far results are from the definition: the measure, and the bounds that the forms of an operation
+// are held to. The gradient certificate, `weft op --check` and the tests share them.
+//
+// The error of a tensor is relative RMS: rms(got - expected) / max(rms(expected), floor). The floor
+// belongs to gradients that vanish by cancellation (of a softmax over one key, say), where rounding
+// is all that is left; it is 1e-3 in f64 and 1e-2 below, numbers of order one being what cases hold.
+//
+// What is expected is the naive form in f64, on inputs and output gradients rounded to the dtype in
+// question, so that it is the form that is judged and not the rounding of what it was given.
+//   f64, f32  bound_of(), a number a dtype; the looser ones stand in a table with their reasons
+//   bf16      1.5 times the best that the dtype allows, which is the error of the expected numbers
+//             rounded to bf16, plus the bound of f32, in which the arithmetic is done. Fields that stay
+//             f32 beside bf16 ones ("wide") have the bound of f32.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/operation.h"
+
+namespace weft::kernels {
+
+struct Difference {
+  double error = 0;  // relative RMS; infinite where one is NaN or infinite and the other is not
+  std::vector<int64_t> at;  // where the two differ most
+  double got = 0, expected = 0;
+};
+
+// Shapes must be equal, dtypes need not. `floor` as above.
+Difference difference(const Tensor& got, const Tensor& expected, double floor);
+double floor_of(Dtype dtype);
+double bound_of(const std::string& operation, const std::string& tensor, Dtype dtype);
+
+// A case in one dtype, and what the definition makes of it.
+struct Expected {
+  const Operation* operation = nullptr;
+  Dtype dtype = Dtype::f64;
+  Settings settings;
+  Tensors inputs;              // rounded to dtype, index tensors with them
+  Tensors output_gradients;    // random, likewise; zero where an output is not finite
+  Tensors outputs, gradients;  // f64
+};
+Expected expected_of(const Operation& operation, const NamedCase& c, Dtype dtype);
+
+// One tensor of a form against the definition.
+struct Agreement {
+  std::string tensor;  // "o", "dq"
+  Difference difference;
+  double bound = 0;
+  bool passed() const { return difference.error <= bound; }
+};
+std::vector<Agreement> agreement(const Expected& expected, const Tensors& outputs,
+                                 const Tensors& gradients);
+
+// "dq: error 3.1e-04, bound 1.0e-05, at [0, 3, 1] got 0.25, expected 0.5".
+std::string text(const Agreement& a);
+
+// Tensors of float types in `dtype`; those whose field is wide are f32 where dtype is bf16.
+// `names` are those of the fields, or of their gradients.
+Tensors rounded_to(Dtype dtype, const Tensors& tensors, const std::vector<Field>& fields);
+
+// Random output gradients for `outputs`, by gradient name, f64.
+Tensors random_gradients(const Tensors& outputs, uint64_t seed);
+
+}  // namespace weft::kernels

@@ -9,7 +9,7 @@ using Catch::Matchers::ContainsSubstring;
 #include <catch2/catch.hpp>
 
 // Version 3's name for it.
-inline auto ContainsSubstring(const std::string& part) { return Contains(part); }
+inline auto ContainsSubstring(const std::string& part) { return Catch::Matchers::Contains(part); }
 
 // Version 3 has this; version 2 is told by the text, which CMakeLists.txt hands to ctest.
 #define SKIP(message)          \

@@ -2,8 +2,6 @@
 // the backward pass. The weight's gradient is summed chunk by chunk.
 #include "kernels/basic/cross_entropy.h"
 
-#include <cmath>
-
 #include "kernels/basic/cross_entropy_reference.h"
 #include "kernels/basic/rows.h"
 #include "kernels/common/blas.h"
@@ -73,16 +71,6 @@ struct Head {
 template <class T>
 void cap(T* __restrict__ row, int64_t V, T softcap) {
   for (int64_t v = 0; v < V; ++v) row[v] = softcap * vtanh(row[v] / softcap);
-}
-
-template <class T>
-T log_sum_exp(const T* __restrict__ row, int64_t V) {
-  T most = row[0], sum = 0;
-#pragma omp simd reduction(max : most)
-  for (int64_t v = 0; v < V; ++v) most = row[v] > most ? row[v] : most;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t v = 0; v < V; ++v) sum += vexp(row[v] - most);
-  return most + std::log(sum);
 }
 
 }  // namespace

@@ -36,22 +36,6 @@ Tensor partial_sums(bool wanted, const RowBlocks& blocks, const Tensor& like) {
   return wanted ? empty({blocks.count, like.size(1)}, like.dtype(), like.device()) : Tensor();
 }
 
-template <class T>
-T dot(const T* __restrict__ a, const T* __restrict__ b, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-template <class T>
-T dot(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ c, int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i] * c[i];
-  return sum;
-}
-
 // y = x r w with r = (sum x^2 / count + eps)^-1/2 over each group of W columns; count is W, or 1 for
 // the L2 norm.
 template <class T>

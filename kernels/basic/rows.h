@@ -3,10 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <string_view>
 
 #include "core/parallel.h"
 #include "core/tensor.h"
+#include "kernels/common/vmath.h"
 
 namespace weft::kernels {
 
@@ -32,6 +34,34 @@ Rows<T> rows(const Tensor& t) {
 
 // How many rows of D columns make a piece of work worth a thread.
 inline int64_t row_grain(int64_t D) { return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, D)); }
+
+// The sum of products, of two rows or of three.
+template <class T>
+T dot(const T* __restrict__ a, const T* __restrict__ b, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+template <class T>
+T dot(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ c, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i] * c[i];
+  return sum;
+}
+
+// log(sum exp(row)), relative to the largest.
+template <class T>
+T log_sum_exp(const T* __restrict__ row, int64_t n) {
+  T most = row[0], sum = 0;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < n; ++i) most = row[i] > most ? row[i] : most;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += vexp(row[i] - most);
+  return most + std::log(sum);
+}
 
 // Rows cut into at most 32 blocks. A sum over all rows is made block by block, then over the blocks
 // in order: the same bits whoever computes which block.

@@ -1,0 +1,68 @@
+// Softmax attention over the blocks of a mask: as attention, but query i sees key j only where
+//   block_mask[h, i / block, j / block] != 0   and, if causal, j <= i
+// with i and j counted from the start of the sequence or document. A cut block is exact to the token.
+// Cost and memory are those of the blocks set; patterns.h makes the masks that have names.
+#pragma once
+
+#include "kernels/mechanism.h"
+
+namespace weft::kernels {
+
+struct BlockSparse {
+  static constexpr std::string_view name = "block_sparse";
+
+  // T <= S: query row r stands at position S - T + r. Head h reads key head h / (H / Hk).
+  template <class X>
+  struct Inputs {
+    X q, k, v;
+    auto fields() { return std::tie(q, k, v); }
+  };
+  static constexpr Field kInputs[] = {
+      {"q", "[B, T, H, K]"}, {"k", "[B, S, Hk, K]"}, {"v", "[B, S, Hk, V]"}};
+
+  // A query that sees no key has o = 0, lse = -infinity, and sends no gradient.
+  template <class X>
+  struct Outputs {
+    X o, lse;
+    auto fields() { return std::tie(o, lse); }
+  };
+  static constexpr Field kOutputs[] = {{"o", "[B, T, H, V]"},
+                                       {"lse", "[B, H, T]", /*optional=*/false, /*wide=*/true}};
+
+  struct Options {
+    Tensor block_mask;
+    int64_t block = 64;
+    double scale = 0;
+    bool causal = true;
+    double softcap = 0;
+    Tensor cu_seqlens;
+
+    template <class F>
+    void each(F&& f) {
+      f("block_mask", block_mask,
+        "[1 or H, rows, columns] u8, 1 where the queries of a block see the keys of a block");
+      f("block", block, "tokens in a block");
+      f("scale", scale, "factor of q.k; 0: K^-1/2");
+      f("causal", causal, "a query sees no key after it");
+      f("softcap", softcap, "bound on the scores, by tanh; 0: none");
+      f("cu_seqlens", cu_seqlens,
+        "[N + 1] i32, where packed documents begin and end; needs B = 1, S = T");
+    }
+  };
+
+  struct Saved {
+    Tensor o;    // [B, T, H, V]
+    Tensor lse;  // [B, H, T]
+  };
+
+  // The mask must cover the longest sequence or document; it may be larger.
+  static void check(const Inputs<Tensor>& x, const Options& o);
+  static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);
+  // Beyond what attention allocates: a list of i32 [heads of the mask, rows, columns + 2].
+  static void cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                          Saved* saved);
+  static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                           const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+};
+
+}  // namespace weft::kernels

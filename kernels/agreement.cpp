@@ -1,6 +1,5 @@
 #include "kernels/agreement.h"
 
-#include <array>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -11,11 +10,16 @@ namespace {
 // Where a form may be further from the definition than its dtype's bound, and why.
 struct Looser {
   const char* operation;
+  const char* name;  // of the case
   const char* tensor;
   Dtype dtype;
   double bound;
 };
-constexpr std::array<Looser, 0> kLooser{};
+constexpr Looser kLooser[] = {
+    // The variance of one column is zero and so is dx, a difference of two equal numbers: their
+    // rounding, 1e-8, is multiplied by eps^-1/2 = 316.
+    {"layer_norm", "one column", "dx", Dtype::f32, 1e-3},
+};
 
 std::vector<int64_t> index_of(const Shape& shape, int64_t flat) {
   std::vector<int64_t> index(static_cast<size_t>(shape.dims()));
@@ -44,11 +48,11 @@ void compare(const Expected& e, const Tensors& got, const Tensors& expected,
     a.tensor = name;
     a.difference = difference(found->second, wanted, floor_of(e.dtype));
     if (e.dtype == Dtype::bf16) {
-      a.bound = bound_of(e.operation->name(), name, Dtype::f32);
+      a.bound = bound_of(e.operation->name(), e.name, name, Dtype::f32);
       if (!wide)
         a.bound += 1.5 * difference(wanted.to(Dtype::bf16), wanted, floor_of(e.dtype)).error;
     } else {
-      a.bound = bound_of(e.operation->name(), name, e.dtype);
+      a.bound = bound_of(e.operation->name(), e.name, name, e.dtype);
     }
     list.push_back(std::move(a));
   }
@@ -83,15 +87,18 @@ Difference difference(const Tensor& got, const Tensor& expected, double floor) {
 
 double floor_of(Dtype dtype) { return dtype == Dtype::f64 ? 1e-3 : 1e-2; }
 
-double bound_of(const std::string& operation, const std::string& tensor, Dtype dtype) {
+double bound_of(const std::string& operation, const std::string& name, const std::string& tensor,
+                Dtype dtype) {
   for (const Looser& l : kLooser)
-    if (operation == l.operation && tensor == l.tensor && dtype == l.dtype) return l.bound;
+    if (operation == l.operation && name == l.name && tensor == l.tensor && dtype == l.dtype)
+      return l.bound;
   return dtype == Dtype::f64 ? 1e-10 : 1e-5;
 }
 
 Expected expected_of(const Operation& op, const NamedCase& c, Dtype dtype) {
   Expected e;
   e.operation = &op;
+  e.name = c.name;
   e.dtype = dtype;
   e.settings = c.settings;
   e.inputs = rounded_to(dtype, c.inputs, op.inputs());

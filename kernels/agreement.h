@@ -29,11 +29,14 @@ struct Difference {
 // Shapes must be equal, dtypes need not. `floor` as above.
 Difference difference(const Tensor& got, const Tensor& expected, double floor);
 double floor_of(Dtype dtype);
-double bound_of(const std::string& operation, const std::string& tensor, Dtype dtype);
+// Of one tensor of an operation in f64 or f32. `name` is the case's, for those with a bound of their own.
+double bound_of(const std::string& operation, const std::string& name, const std::string& tensor,
+                Dtype dtype);
 
 // A case in one dtype, and what the definition makes of it.
 struct Expected {
   const Operation* operation = nullptr;
+  std::string name;  // the case's
   Dtype dtype = Dtype::f64;
   Settings settings;
   Tensors inputs;              // rounded to dtype, index tensors with them

@@ -1,0 +1,56 @@
+// Every kept result of an implementation that is not ours (tests/oracles) against every form, through
+// the reading that `weft op` does. Whole layers are compared in tests/layers.
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "core/hdf5.h"
+#include "tests/catch.h"
+#include "train/op.h"
+
+using namespace weft;
+
+namespace {
+
+bool is_operation(const std::string& path) {
+  const std::string name = Hdf5Reader(path).text("", "operation");
+  return name == "layer_norm" || name.rfind("layer_", 0) != 0;
+}
+
+std::vector<std::string> oracle_files() {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(WEFT_SOURCE_DIR "/tests/oracles"))
+    if (entry.path().extension() == ".h5" && is_operation(entry.path().string()))
+      files.push_back(entry.path().string());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+bool is_known(const std::string& name) {
+  return std::any_of(kernels::operations().begin(), kernels::operations().end(),
+                     [&](const kernels::Operation* op) { return op->name() == name; });
+}
+
+void check_all(Dtype dtype) {
+  const std::vector<std::string> files = oracle_files();
+  REQUIRE(files.size() > 90);
+  for (const std::string& path : files) {
+    const std::string name = Hdf5Reader(path).text("", "operation");
+    INFO(path);
+    if (!is_known(name)) {
+      WARN("no operation " << name << " yet");
+      continue;
+    }
+    for (const kernels::Form form : kernels::operation(name).forms())
+      for (const train::OpCheck& c : train::check_operation_file(path, form, dtype)) {
+        INFO(c.form << ": " << c.text);
+        CHECK(c.passed());
+      }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("oracles: every form agrees with the results of other implementations in f64") {
+  check_all(Dtype::f64);
+}

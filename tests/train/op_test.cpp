@@ -1,0 +1,155 @@
+// `weft op`: what it reads and writes, and what it says about files and flags that are wrong.
+#include "train/op.h"
+
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "core/hdf5.h"
+#include "tests/catch.h"
+
+using namespace weft;
+using namespace weft::train;
+using kernels::normal;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Folder {
+  fs::path path;
+  Folder() {
+    std::string name = (fs::temp_directory_path() / "weft-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()));
+    path = name;
+  }
+  ~Folder() { fs::remove_all(path); }
+  std::string operator/(const std::string& name) const { return (path / name).string(); }
+};
+
+void write(const std::string& path, const kernels::Tensors& tensors) {
+  Hdf5Writer file(path);
+  for (const auto& [name, t] : tensors) file.tensor(name, t);
+  file.commit();
+}
+
+std::string run(const std::vector<std::string>& words, int status = 0) {
+  std::ostringstream out;
+  CHECK(run_op(op_arguments(words), out) == status);
+  return out.str();
+}
+
+std::string refusal(const std::vector<std::string>& words) {
+  try {
+    std::ostringstream out;
+    run_op(op_arguments(words), out);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+const Tensor x = normal({5, 3}, 1, "x"), w = normal({4, 3}, 1, "w"), dy = normal({5, 4}, 1, "dy");
+
+}  // namespace
+
+TEST_CASE("op: tensors at the root give results at the root, gradients with output gradients") {
+  const Folder folder;
+  write(folder / "in.h5", {{"x", x}, {"w", w}, {"dy", dy}});
+  run({"matmul", folder / "in.h5", folder / "out.h5"});
+  const Hdf5Reader out(folder / "out.h5");
+  CHECK(out.text("", "operation") == "matmul");
+  const kernels::Operation& op = kernels::operation("matmul");
+  const auto y = op.forward(kernels::Form::chunkwise, {{"x", x}, {"w", w}}, {});
+  const auto dx = op.backward(kernels::Form::chunkwise, {{"x", x}, {"w", w}}, {}, {{"dy", dy}});
+  CHECK(to_doubles(out.tensor("y")) == to_doubles(y.at("y")));
+  CHECK(to_doubles(out.tensor("dw")) == to_doubles(dx.at("dw")));
+  CHECK(out.tensors().size() == 3);
+}
+
+TEST_CASE("op: groups in the file give groups, and flags override its options") {
+  const Folder folder;
+  Hdf5Writer file(folder / "in.h5");
+  file.tensor("inputs/x", x);
+  file.attribute("options", "kind", std::string("relu"));
+  file.commit();
+  const auto first = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"activation", folder / "in.h5", folder / "out.h5"};
+    words.insert(words.end(), more.begin(), more.end());
+    run(words);
+    return to_doubles(Hdf5Reader(folder / "out.h5").tensor("outputs/y"))[0];
+  };
+  const double value = x.data<double>()[0];
+  CHECK(first({}) == std::max(0.0, value));
+  CHECK(first({"--kind", "exp"}) == Approx(std::exp(value)));
+  CHECK(first({"--kind=tanh", "--form", "naive"}) == Approx(std::tanh(value)));
+}
+
+TEST_CASE("op: computes in the dtype that is asked for") {
+  const Folder folder;
+  write(folder / "in.h5", {{"x", x}, {"w", w}});
+  for (const std::string dtype : {"f64", "f32", "bf16"}) {
+    run({"matmul", folder / "in.h5", folder / "out.h5", "--dtype", dtype, "--backward"});
+    CHECK(Hdf5Reader(folder / "out.h5").info("dx").dtype == dtype_from(dtype));
+  }
+}
+
+TEST_CASE("op: --list and --help show every tensor and option") {
+  CHECK_THAT(run({"--list"}), ContainsSubstring("matmul") && ContainsSubstring("w [O, I]") &&
+                                  ContainsSubstring("targets [R]"));
+  CHECK_THAT(run({"cross_entropy", "--help"}),
+             ContainsSubstring("bias") && ContainsSubstring("may be left out") &&
+                 ContainsSubstring("--softcap") && ContainsSubstring("dloss"));
+}
+
+TEST_CASE("op: --check compares a file with its own results") {
+  const std::string oracle = WEFT_SOURCE_DIR "/tests/oracles/matmul_bias.h5";
+  CHECK_THAT(run({"--check", oracle}), ContainsSubstring("naive") && ContainsSubstring("dbias"));
+  const Folder folder;
+  Hdf5Writer file(folder / "wrong.h5");
+  file.attribute("", "operation", std::string("matmul"));
+  const Hdf5Reader right(oracle);
+  for (const TensorInfo& info : right.tensors()) {
+    const Tensor t = right.tensor(info.name);
+    if (info.name == "gradients/dw") t.data<double>()[1] += 1e-6;
+    file.tensor(info.name, t);
+  }
+  file.commit();
+  const std::string text = run({"--check", folder / "wrong.h5", "--form", "chunkwise"}, 1);
+  CHECK_THAT(text, ContainsSubstring("FAILED  dw") && ContainsSubstring("at [0, 1]"));
+}
+
+TEST_CASE("op: says what is wrong with names, files and flags") {
+  const Folder folder;
+  const std::string in = folder / "in.h5", out = folder / "out.h5";
+  write(in, {{"x", x}});
+  CHECK_THAT(refusal({"matmul", in, out}),
+             ContainsSubstring("input w [O, I] is missing") && ContainsSubstring("in.h5"));
+  write(in, {{"x", x}, {"weight", w}});
+  CHECK_THAT(refusal({"matmul", in, out}),
+             ContainsSubstring("unknown tensor \"weight\"") && ContainsSubstring("did you mean"));
+  write(in, {{"x", x}, {"w", x}, {"dy", x}});
+  CHECK_THAT(refusal({"matmul", in, out}),
+             ContainsSubstring("dy has shape [5, 3], expected [5, 5]"));
+  write(in, {{"x", x}, {"w", dy}});
+  CHECK_THAT(refusal({"matmul", in, out}), ContainsSubstring("w has shape [5, 4]"));
+  write(in, {{"x", x}, {"w", w}});
+  CHECK_THAT(refusal({"matmull", in, out}), ContainsSubstring("did you mean \"matmul\""));
+  CHECK_THAT(refusal({"matmul", in, out, "--scale", "2"}), ContainsSubstring("unknown option"));
+  CHECK_THAT(refusal({"matmul", in, out, "--form", "fast"}), ContainsSubstring("naive recurrent"));
+  CHECK_THAT(refusal({"matmul", in, out, "--form", "recurrent"}),
+             ContainsSubstring("no recurrent"));
+  CHECK_THAT(refusal({"matmul", in, out, "--dtype", "f16"}), ContainsSubstring("f64 f32 bf16"));
+  CHECK_THAT(refusal({"matmul", in, out, "--device", "cuda"}), ContainsSubstring("use cpu"));
+  CHECK_THAT(refusal({"matmul", in}), ContainsSubstring("expected IN.h5 OUT.h5"));
+  CHECK_THAT(refusal({"matmul", folder / "none.h5", out}), ContainsSubstring("none.h5"));
+  CHECK_FALSE(fs::exists(out));
+
+  fs::resize_file(in, fs::file_size(in) / 2);
+  CHECK_THAT(refusal({"matmul", in, out}), ContainsSubstring("in.h5"));
+  std::ofstream(in) << "not a file of tensors";
+  CHECK_THAT(refusal({"matmul", in, out}), ContainsSubstring("in.h5"));
+}

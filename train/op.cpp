@@ -1,0 +1,355 @@
+#include "train/op.h"
+
+#include <algorithm>
+#include <iomanip>
+#include <sstream>
+
+#include "core/hdf5.h"
+#include "core/text.h"
+#include "kernels/agreement.h"
+
+namespace weft::train {
+namespace {
+
+using namespace kernels;
+
+// The value of a flag: what follows "=", or the next word unless it is a flag itself, or "true".
+std::string value_of(const std::string& word, const std::vector<std::string>& words, size_t& i) {
+  if (const size_t equals = word.find('='); equals != std::string::npos)
+    return word.substr(equals + 1);
+  if (i + 1 < words.size() && words[i + 1].rfind("--", 0) != 0) return words[++i];
+  return "true";
+}
+
+std::string known_tensors(const Operation& op) {
+  std::vector<std::string> names;
+  for (const Field& f : op.inputs()) names.emplace_back(f.name);
+  for (const Setting& s : op.settings())
+    if (s.tensor) names.push_back(s.name);
+  for (const Field& f : op.outputs()) names.push_back(gradient_name(f.name));
+  return joined(names);
+}
+
+std::vector<std::string> input_names(const Operation& op) {
+  std::vector<std::string> names;
+  for (const Field& f : op.inputs()) names.emplace_back(f.name);
+  for (const Setting& s : op.settings())
+    if (s.tensor) names.push_back(s.name);
+  return names;
+}
+
+std::vector<std::string> gradient_names(const std::vector<Field>& fields) {
+  std::vector<std::string> names;
+  for (const Field& f : fields) names.push_back(gradient_name(f.name));
+  return names;
+}
+
+bool has(const std::vector<std::string>& list, const std::string& name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
+
+std::string text_of(const Attribute& value, const std::string& where) {
+  std::ostringstream text;
+  text.precision(17);
+  if (const auto* i = std::get_if<int64_t>(&value))
+    text << *i;
+  else if (const auto* d = std::get_if<double>(&value))
+    text << *d;
+  else if (const auto* s = std::get_if<std::string>(&value))
+    text << *s;
+  else
+    fail(where, " is a list, expected one value");
+  return text.str();
+}
+
+// Tensors of a group, by their names within it.
+Tensors read_group(const Hdf5Reader& file, const std::string& group) {
+  Tensors tensors;
+  if (!file.has_group(group)) return tensors;
+  for (const TensorInfo& info : file.tensors(group))
+    tensors[info.name.substr(group.size() + 1)] = file.tensor(info.name);
+  return tensors;
+}
+
+// Flat files: a name says whether a tensor is an input or an output's gradient.
+void read_flat(const Hdf5Reader& file, const Operation& op, OperationFile& f) {
+  const std::vector<std::string> inputs = input_names(op), dy = gradient_names(op.outputs());
+  for (const TensorInfo& info : file.tensors()) {
+    if (info.name.find('/') != std::string::npos) continue;
+    std::vector<std::string> all = inputs;
+    all.insert(all.end(), dy.begin(), dy.end());
+    require(has(all, info.name), op.name(), ": unknown tensor \"", info.name, "\"; did you mean \"",
+            nearest_name(info.name, all), "\"? known: ", joined(all));
+    (has(inputs, info.name) ? f.inputs : f.output_gradients)[info.name] = file.tensor(info.name);
+  }
+}
+
+// The one index tensor that an operation writes: memory for it, where the file gives none.
+void add_written(const Operation& op, Tensors& inputs, const Settings& settings) {
+  if (op.name() != "router" || inputs.count("index") || !inputs.count("logits")) return;
+  const auto k = settings.find("top_k");
+  const int64_t top_k = k == settings.end() ? 1 : std::atoll(k->second.c_str());
+  if (inputs.at("logits").dims() != 2 || top_k < 1) return;  // refused by the operation's own check
+  inputs["index"] = empty({inputs.at("logits").size(0), top_k}, Dtype::i32);
+}
+
+Dtype dtype_of_inputs(const Operation& op, const Tensors& inputs) {
+  for (const Field& f : op.inputs())
+    if (const auto found = inputs.find(f.name);
+        found != inputs.end() && is_float(found->second.dtype()))
+      return found->second.dtype();
+  return Dtype::f32;
+}
+
+// Runs f and puts the file's name before what it complains of.
+template <class F>
+decltype(auto) in_file(const std::string& path, const F& f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    const std::string what = error.what();
+    if (what.find(path) != std::string::npos) throw;
+    fail(path, ": ", what);
+  }
+}
+
+void check_gradients(const Operation& op, const Tensors& dy, const Tensors& outputs) {
+  const std::vector<std::string> known = gradient_names(op.outputs());
+  for (const auto& [name, d] : dy) {
+    require(has(known, name), op.name(), ": unknown output gradient \"", name,
+            "\"; did you mean \"", nearest_name(name, known), "\"? known: ", joined(known));
+    for (const auto& [output, y] : outputs)
+      require(name != gradient_name(output) || d.shape() == y.shape(), op.name(), ": ", name,
+              " has shape ", d.shape(), ", expected ", y.shape(), " as ", output);
+  }
+}
+
+struct Run {
+  Tensors outputs, gradients;
+};
+
+Run run(const Operation& op, const OperationFile& file, const Settings& settings, Form form,
+        Dtype dtype, bool backward) {
+  Tensors inputs = rounded_to(dtype, file.inputs, op.inputs());
+  add_written(op, inputs, settings);
+  Run r;
+  r.outputs = op.forward(form, inputs, settings);
+  if (inputs.count("index") && op.name() == "router") r.outputs["index"] = inputs["index"];
+  check_gradients(op, file.output_gradients, r.outputs);
+  if (backward)
+    r.gradients =
+        op.backward(form, inputs, settings, rounded_to(dtype, file.output_gradients, op.outputs()));
+  return r;
+}
+
+void print_list(std::ostream& out) {
+  const auto tensors = [](const std::vector<Field>& fields) {
+    std::string line;
+    for (const Field& f : fields)
+      line += (line.empty() ? "" : "  ") + std::string(f.name) + " " + f.shape +
+              (f.optional ? "?" : "");
+    return line;
+  };
+  size_t width = 0;
+  for (const Operation* op : operations()) width = std::max(width, op->name().size());
+  for (const Operation* op : operations()) {
+    std::string index;
+    for (const Setting& s : op->settings())
+      if (s.tensor) index += "  " + s.name + " " + s.help;
+    out << std::left << std::setw(static_cast<int>(width) + 2) << op->name()
+        << tensors(op->inputs()) << (index.empty() ? "" : "  |") << index << "\n"
+        << std::string(width + 2, ' ') << "-> " << tensors(op->outputs()) << "\n";
+  }
+  out << "\n?: may be left out. After |: integer tensors. `weft op NAME --help` shows the "
+         "options.\n";
+}
+
+void print_help(const Operation& op, std::ostream& out) {
+  const auto row = [&](const std::string& name, const std::string& text, const std::string& more) {
+    out << "  " << std::left << std::setw(18) << name << std::setw(18) << text << more << "\n";
+  };
+  out << "weft op " << op.name() << " IN.h5 OUT.h5 [flags]\n\ninputs\n";
+  for (const Field& f : op.inputs())
+    row(f.name, f.shape,
+        std::string(f.optional ? "may be left out; " : "") + "gradient " + gradient_name(f.name));
+  bool first = true;
+  for (const Setting& s : op.settings()) {
+    if (!s.tensor) continue;
+    if (first) out << "integer tensors\n";
+    first = false;
+    row(s.name, s.help, "");
+  }
+  out << "outputs\n";
+  for (const Field& f : op.outputs()) row(f.name, f.shape, "gradient " + gradient_name(f.name));
+  first = true;
+  for (const Setting& s : op.settings()) {
+    if (s.tensor) continue;
+    if (first) out << "options\n";
+    first = false;
+    row("--" + s.name, s.standard, s.help);
+  }
+  std::vector<std::string> forms;
+  for (const Form form : op.forms()) forms.push_back(name_of(form));
+  out << "flags of every operation\n";
+  row("--form", "chunkwise", joined(forms, " | "));
+  row("--dtype", "the first input's", "f64 | f32 | bf16");
+  row("--device", "cpu", "");
+  row("--backward", "", "write gradients too; implied by output gradients in the file, those that");
+  row("", "", "are absent are zero");
+  out << "\nexample\n  weft op " << op.name() << " in.h5 out.h5 --backward --dtype f64\n";
+}
+
+int check_files(const OpArguments& a, std::ostream& out) {
+  int failed = 0, seen = 0;
+  const Dtype dtype = a.dtype.empty() ? Dtype::f64 : dtype_from(a.dtype);
+  for (const std::string& path : a.check) {
+    const Hdf5Reader file(path, "operation file");
+    require(file.has_attribute("", "operation"), path,
+            ": has no attribute \"operation\" at its root; expected a name of `weft op --list`");
+    const Operation& op =
+        in_file(path, [&]() -> decltype(auto) { return operation(file.text("", "operation")); });
+    out << path << "\n";
+    for (const Form form : op.forms()) {
+      if (!a.form.empty() && form != form_from(a.form)) continue;
+      for (const OpCheck& c : check_operation_file(path, form, dtype)) {
+        out << "  " << std::left << std::setw(10) << c.form
+            << (c.passed() ? " ok      " : " FAILED  ") << c.text << "\n";
+        ++seen;
+        failed += !c.passed();
+      }
+    }
+  }
+  out << seen << " tensors compared in " << name_of(dtype) << ", " << failed << " failed\n";
+  return failed ? 1 : 0;
+}
+
+}  // namespace
+
+OpArguments op_arguments(const std::vector<std::string>& words) {
+  OpArguments a;
+  std::vector<std::string> places;
+  bool checking = false;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (word == "-h") {
+      a.help = true;
+    } else if (word.rfind("--", 0) != 0) {
+      (checking ? a.check : places).push_back(word);
+    } else {
+      std::string name = word.substr(
+          2, word.find('=') == std::string::npos ? std::string::npos : word.find('=') - 2);
+      std::replace(name.begin(), name.end(), '-', '_');
+      if (name == "help")
+        a.help = true;
+      else if (name == "list")
+        a.list = true;
+      else if (name == "backward")
+        a.backward = true;
+      else if (name == "check")
+        checking = true;
+      else if (name == "form")
+        a.form = value_of(word, words, i);
+      else if (name == "dtype")
+        a.dtype = value_of(word, words, i);
+      else if (name == "device")
+        a.device = value_of(word, words, i);
+      else
+        a.settings[name] = value_of(word, words, i);
+    }
+  }
+  require(places.size() <= 3, "weft op: \"", places.size() > 3 ? places[3] : "",
+          "\" is one word too many; expected NAME IN.h5 OUT.h5");
+  if (!places.empty()) a.name = places[0];
+  if (places.size() > 1) a.in = places[1];
+  if (places.size() > 2) a.out = places[2];
+  require(!checking || !a.check.empty(), "weft op --check: no file given");
+  return a;
+}
+
+OperationFile read_operation_file(const std::string& path, const Operation& op) {
+  const Hdf5Reader file(path, "operation file");
+  OperationFile f;
+  if (file.has_attribute("", "operation")) f.operation = file.text("", "operation");
+  if (file.has_attribute("", "tolerance")) f.tolerance = file.number("", "tolerance");
+  f.grouped = file.has_group("inputs");
+  if (f.grouped) {
+    f.inputs = read_group(file, "inputs");
+    f.output_gradients = read_group(file, "grad_outputs");
+    f.outputs = read_group(file, "outputs");
+    f.gradients = read_group(file, "gradients");
+  } else {
+    in_file(path, [&] { read_flat(file, op, f); });
+  }
+  require(!f.inputs.empty(), path, ": holds no tensors", f.grouped ? " in inputs/" : "", "; ",
+          op.name(), " reads ", known_tensors(op));
+  if (file.has_group("options"))
+    for (const auto& [name, value] : file.attributes("options"))
+      f.settings[name] = text_of(value, concat(path, ": options/", name));
+  return f;
+}
+
+std::vector<OpCheck> check_operation_file(const std::string& path, Form form, Dtype dtype) {
+  return in_file(path, [&] {
+    const Operation& op = operation(Hdf5Reader(path, "operation file").text("", "operation"));
+    const OperationFile f = read_operation_file(path, op);
+    const Run r = run(op, f, f.settings, form, dtype, !f.gradients.empty());
+    std::vector<OpCheck> list;
+    const auto compare = [&](const Tensors& got, const Tensors& expected) {
+      for (const auto& [name, wanted] : expected) {
+        const auto found = got.find(name);
+        require(found != got.end(), op.name(), " has no ", name, " to compare");
+        Agreement a{name, difference(found->second, wanted, floor_of(dtype)), 0};
+        a.bound = dtype == Dtype::bf16 ? 2e-2 : bound_of(op.name(), "", name, dtype);
+        a.bound = std::max(a.bound, f.tolerance);
+        list.push_back({name_of(form), name, a.difference.error, a.bound, text(a)});
+      }
+    };
+    compare(r.outputs, f.outputs);
+    compare(r.gradients, f.gradients);
+    return list;
+  });
+}
+
+int run_op(const OpArguments& a, std::ostream& out) {
+  if (a.list) {
+    print_list(out);
+    return 0;
+  }
+  if (!a.check.empty()) return check_files(a, out);
+  require(!a.name.empty(), "weft op: no operation named; expected NAME IN.h5 OUT.h5, ",
+          "`weft op --list` shows the names");
+  const Operation& op = operation(a.name);
+  if (a.help) {
+    print_help(op, out);
+    return 0;
+  }
+  require(!a.out.empty(), "weft op ", a.name, ": expected IN.h5 OUT.h5; `weft op ", a.name,
+          " --help` shows the tensors");
+  require(a.device == "cpu", "weft op: device ", a.device,
+          " is not one that computes here; use cpu");
+  const Form form = form_from(a.form.empty() ? "chunkwise" : a.form);
+
+  const OperationFile file = read_operation_file(a.in, op);
+  Settings settings = file.settings;
+  for (const auto& [name, value] : a.settings) settings[name] = value;
+  const Dtype dtype = a.dtype.empty() ? dtype_of_inputs(op, file.inputs) : dtype_from(a.dtype);
+  require(is_float(dtype), "weft op: ", dtype, " is no type to compute in; known: f64 f32 bf16");
+  const Run r = in_file(a.in, [&] {
+    return run(op, file, settings, form, dtype, a.backward || !file.output_gradients.empty());
+  });
+
+  Hdf5Writer writer(a.out);
+  writer.attribute("", "operation", op.name());
+  writer.attribute("", "form", name_of(form));
+  writer.attribute("", "dtype", std::string(name_of(dtype)));
+  for (const auto& [name, t] : r.outputs)
+    writer.tensor((file.grouped ? "outputs/" : "") + name, t.contiguous());
+  for (const auto& [name, t] : r.gradients)
+    writer.tensor((file.grouped ? "gradients/" : "") + name, t.contiguous());
+  writer.commit();
+  out << a.out << ": " << r.outputs.size() << " outputs, " << r.gradients.size() << " gradients of "
+      << op.name() << " (" << name_of(form) << ", " << name_of(dtype) << ")\n";
+  return 0;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,218 @@
+// The chunkwise form: heads in parallel, each walking the pieces of its row with one state in
+// scratch memory. Backward starts each chunk from the state kept on the grid and makes the rest anew.
+// A row of one token, the decode step, reads and writes its state once instead.
+#include "core/parallel.h"
+#include "kernels/common/pieces.h"
+#include "kernels/delta/delta.h"
+#include "kernels/delta/reference.h"
+#include "kernels/delta/wy.h"
+
+namespace weft::kernels {
+namespace {
+
+const Registered<Delta> registered;
+
+// Work within a chunk grows with its length, memory for states shrinks with it.
+int64_t chunk_length(int64_t K, int64_t V) { return std::max(K, V) <= 32 ? 32 : 64; }
+
+template <class T>
+struct Operands {
+  Operands(const Inputs<Delta>& x, const Delta::Options& o)
+      : initial(x.initial_state ? x.initial_state.contiguous() : x.initial_state),
+        B(x.v.size(0)),
+        L(x.v.size(1)),
+        H(x.v.size(2)),
+        group(H / x.k.size(2)),
+        K(x.k.size(3)),
+        V(x.v.size(3)),
+        C(chunk_length(K, V)),
+        docs(o.cu_seqlens, B, L, C),
+        scale(static_cast<T>(o.factor(K))),
+        q(view<const T>(x.q)),
+        k(view<const T>(x.k)),
+        v(view<const T>(x.v)),
+        beta(view<const T>(x.beta)),
+        g(view<const T>(x.g)),
+        state(view<const T>(initial)) {}
+
+  Tensor initial;
+  int64_t B, L, H, group, K, V, C;
+  Documents docs;
+  T scale;
+  View<const T> q, k, v, beta, g, state;
+  bool gated() const { return g.dims > 0; }
+
+  // The tiles of one thread, in its part of `scratch`.
+  int64_t tiles_size(bool gradients) const {
+    Carver<T> count;
+    (void)delta::Tiles<T>(count, C, K, V, gated(), gradients);
+    return count.used();
+  }
+  delta::Tiles<T> tiles(const Tensor& scratch, bool gradients) const {
+    Carver<T> memory(scratch.data<T>() + thread_index() * scratch.size(1));
+    return delta::Tiles<T>(memory, C, K, V, gated(), gradients);
+  }
+
+  // The piece's tokens of head h.
+  void load(delta::Tiles<T>& tiles, int64_t b, int64_t h, const Piece& p) const {
+    const int64_t t = p.begin, kh = h / group;
+    tiles.load(
+        p.size(), scale, K, rows(q, b, t, kh), rows(k, b, t, kh), V, rows(v, b, t, h),
+        [&](int64_t i) { return beta(b, t + i, h); }, [&](int64_t i) { return g(b, t + i, h); });
+  }
+  // The state before the piece, which `kept` [K, V] holds where it is not its document's first.
+  void load_state(delta::Tiles<T>& tiles, int64_t h, const Piece& p, const T* kept) const {
+    load_matrix(p.first ? (state ? state.at(p.document, h) : nullptr) : kept, tiles.S);
+  }
+  // A [K, V] of contiguous numbers, or zeros.
+  void load_matrix(const T* from, Tile<T> to) const {
+    if (!from) std::fill_n(to.data, tiled(K) * to.stride, T(0));
+    kernels::load(K, V, {from, V}, to);
+    clear_rest(K, V, to);
+  }
+  // Rows of one head of a [B, T, heads, width] tensor.
+  static Rows<const T> rows(const View<const T>& x, int64_t b, int64_t t, int64_t h) {
+    return {x.at(b, t, h), x.stride(1), x.stride(3)};
+  }
+};
+
+// One token of head h of row b: o and the new state in two passes over the old one. key, query: [V].
+template <class T>
+void decode(const Operands<T>& x, int64_t b, int64_t h, T* key, T* query, T* out,
+            const View<T>& final_state) {
+  const int64_t K = x.K, V = x.V, kh = h / x.group;
+  const T decay = x.gated() ? vexp(x.g(b, 0, h)) : T(1), beta = x.beta(b, 0, h);
+  std::fill_n(key, V, T(0));
+  std::fill_n(query, V, T(0));
+  T match = 0;  // q . k
+  for (int64_t d = 0; d < K; ++d) {
+    match += x.q(b, 0, kh, d) * x.k(b, 0, kh, d);
+    if (!x.state) continue;
+    const T *const S = x.state.at(b, h, d), kd = decay * x.k(b, 0, kh, d),
+                   qd = decay * x.q(b, 0, kh, d);
+    for (int64_t c = 0; c < V; ++c) {
+      key[c] += kd * S[c];
+      query[c] += qd * S[c];
+    }
+  }
+  for (int64_t c = 0; c < V; ++c) {
+    key[c] = beta * (x.v(b, 0, h, c) - key[c]);  // what is written along k
+    out[c] = x.scale * (query[c] + match * key[c]);
+  }
+  for (int64_t d = 0; d < K; ++d) {
+    T* const S = final_state.at(b, h, d);
+    const T* const before = x.state ? x.state.at(b, h, d) : nullptr;
+    const T kd = x.k(b, 0, kh, d);
+    for (int64_t c = 0; c < V; ++c) S[c] = (before ? decay * before[c] : T(0)) + kd * key[c];
+  }
+}
+
+}  // namespace
+
+void Delta::check(const Inputs<Tensor>& x, const Options& o) {
+  require(x.v.dims() == 4 && x.v.numel() > 0, "delta: v has shape ", x.v.shape(),
+          ", expected [B, T, H, V], none of them 0");
+  const int64_t B = x.v.size(0), T = x.v.size(1), H = x.v.size(2), V = x.v.size(3);
+  require(x.k.dims() == 4 && x.k.size(0) == B && x.k.size(1) == T && x.k.numel() > 0,
+          "delta: k has shape ", x.k.shape(), ", expected [", B, ", ", T, ", Hk, K] for v ",
+          x.v.shape());
+  const int64_t Hk = x.k.size(2), K = x.k.size(3);
+  require(H % Hk == 0, "delta: k has ", Hk, " heads, v has ", H, "; expected a divisor of that");
+  require(x.q.shape() == x.k.shape(), "delta: q has shape ", x.q.shape(), ", expected ",
+          x.k.shape(), " as k");
+  const Shape gates{B, T, H};
+  require(x.beta.shape() == gates, "delta: beta has shape ", x.beta.shape(), ", expected ", gates);
+  require(!x.g || x.g.shape() == gates, "delta: g has shape ", x.g.shape(), ", expected ", gates);
+  check_documents(name, o.cu_seqlens, B, T);
+  const Shape state{document_count(o.cu_seqlens, B), H, K, V};
+  require(!x.initial_state || x.initial_state.shape() == state, "delta: initial_state has shape ",
+          x.initial_state.shape(), ", expected ", state);
+}
+
+Outputs<Delta> Delta::outputs(const Inputs<Tensor>& x, const Options& o) {
+  const int64_t N = document_count(o.cu_seqlens, x.v.size(0));
+  const Shape state{N, x.v.size(2), x.k.size(3), x.v.size(3)};
+  return {empty(x.v.shape(), x.v.dtype(), x.v.device()), empty(state, x.v.dtype(), x.v.device())};
+}
+
+void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Outputs<Tensor>& y,
+                        Saved* saved) {
+  const Dtype dtype = in.v.dtype();
+  const Device device = in.v.device();
+  for_real(dtype, [&]<class T>() {
+    const Operands<T> x(in, options);
+    const int64_t size = x.L == 1 ? 2 * x.V : x.tiles_size(false), chunks = x.docs.chunks();
+    if (saved && chunks > 1) saved->states = empty({x.B, chunks - 1, x.H, x.K, x.V}, dtype, device);
+    const Tensor scratch = empty({thread_count(), size}, dtype, device);
+    if (device.is_meta()) return;
+    const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);
+    const View<T> states = saved ? view<T>(saved->states) : View<T>{};
+    if (x.L == 1) {
+      const int64_t grain = std::max<int64_t>(1, 32768 / (x.K * x.V));
+      return parallel_ranges(x.B * x.H, grain, [&](int64_t from, int64_t to) {
+        T* const part = scratch.data<T>() + thread_index() * size;
+        for (int64_t i = from; i < to; ++i)
+          decode(x, i / x.H, i % x.H, part, part + x.V, o.at(i / x.H, 0, i % x.H), final_state);
+      });
+    }
+    parallel_for(x.B * x.H, [&](int64_t i) {
+      const int64_t b = i / x.H, h = i % x.H;
+      delta::Tiles<T> tiles = x.tiles(scratch, false);
+      const auto step = [&](const Piece& p) {
+        if (p.first)
+          x.load_state(tiles, h, p, nullptr);
+        else if (states)
+          store(x.K, x.V, tiles.S, states.at(b, p.chunk - 1, h), x.V);
+        x.load(tiles, b, h, p);
+        tiles.forward();
+        store(p.size(), x.V, tiles.read, o.at(b, p.begin, h), o.stride(1));
+        if (p.last) store(x.K, x.V, tiles.S, final_state.at(p.document, h), x.V);
+      };
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) x.docs.for_pieces(b, chunk, step);
+    });
+  });
+}
+
+void Delta::cpu_backward(const Inputs<Tensor>& in, const Options& options, const Saved& saved,
+                         const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  for_real(in.v.dtype(), [&]<class T>() {
+    const Operands<T> x(in, options);
+    const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;
+    const Tensor scratch = empty({thread_count(), x.tiles_size(true)}, in.v.dtype(), in.v.device());
+    if (scratch.is_meta()) return;
+    const View<const T> dout = view<const T>(dy.o), dstate = view<const T>(dfinal);
+    const View<T> dq = view<T>(dx.q), dk = view<T>(dx.k), dv = view<T>(dx.v);
+    const View<T> dbeta = view<T>(dx.beta), dg = view<T>(dx.g);
+    const View<T> dinitial = view<T>(dx.initial_state), states = view<T>(saved.states);
+    // Heads that share a key add up its gradient one after the other, in one task.
+    const int64_t Hk = x.H / x.group;
+    parallel_for(x.B * Hk, [&](int64_t i) {
+      const int64_t b = i / Hk, kh = i % Hk;
+      delta::Tiles<T> tiles = x.tiles(scratch, true);
+      for (int64_t h = kh * x.group; h < (kh + 1) * x.group; ++h) {
+        const bool add = h % x.group > 0;
+        const auto step = [&](const Piece& p) {
+          const int64_t n = p.size(), t = p.begin;
+          if (p.last) x.load_matrix(dstate ? dstate.at(p.document, h) : nullptr, tiles.dS);
+          x.load_state(tiles, h, p, p.first ? nullptr : states.at(b, p.chunk - 1, h));
+          x.load(tiles, b, h, p);
+          load(n, x.V, x.rows(dout, b, t, h), tiles.dO_R);
+          clear_rest(n, x.V, tiles.dO_R);
+          tiles.backward([&](Tile<T> rows) {
+            if (dv) store(n, x.V, rows, dv.at(b, t, h), dv.stride(1));
+          });
+          if (dq) store(n, x.K, tiles.dq_dk, dq.at(b, t, kh), dq.stride(1), add);
+          if (dk) store(n, x.K, tiles.dk, dk.at(b, t, kh), dk.stride(1), add);
+          for (int64_t r = 0; r < n && dbeta; ++r) dbeta(b, t + r, h) = tiles.dbeta[r];
+          if (p.first && !x.state) tiles.dg[0] = 0;  // nothing to forget; the sum leaves rounding
+          for (int64_t r = 0; r < n && dg; ++r) dg(b, t + r, h) = tiles.dg[r];
+          if (p.first && dinitial) store(x.K, x.V, tiles.dS, dinitial.at(p.document, h), x.V);
+        };
+        for (int64_t chunk = x.docs.chunks() - 1; chunk >= 0; --chunk)
+          x.docs.for_pieces_back(b, chunk, step);
+      }
+    });
+  });
+}
+
+}  // namespace weft::kernels

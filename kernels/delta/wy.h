@@ -1,0 +1,218 @@
+// One piece of a chunk in the WY form, forward and backward, for one head: the equations of
+// README.md ("Chunkwise", "Backward") on tiles in scratch memory. Rows are the piece's n tokens and
+// zeros up to m, a whole number of tiles. Exponents are differences of summed gates and never
+// positive, and what lies above a diagonal is left out, not multiplied by zero: so no gate overflows,
+// and no token sees a later one.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/common/chunk.h"
+
+namespace weft::kernels::delta {
+
+template <class T>
+struct Tiles {
+  // Tiles for C tokens, K and V columns.
+  Tiles(Carver<T>& scratch, int64_t C, int64_t key_width, int64_t value_width, bool with_gate,
+        bool with_gradients)
+      : K(tiled(key_width)), V(tiled(value_width)), gated(with_gate) {
+    qk = scratch.tile(2 * C, K), kT = scratch.tile(K, C);
+    P = scratch.tile(C, C), M = scratch.tile(C, C), gamma = scratch.tile(gated ? C : 0, C);
+    S = scratch.tile(K, V), read = scratch.tile(2 * C, V);
+    missed = scratch.tile(C, V), U = scratch.tile(C, V);
+    beta = scratch.row(C);
+    if (!with_gradients) return;
+    dS = scratch.tile(K, V), dO_R = scratch.tile(2 * C, V), dU = scratch.tile(C, V);
+    uT = scratch.tile(V, C), ST = scratch.tile(V, K), dST = scratch.tile(V, K);
+    dP_dM = scratch.tile(2 * C, C), dq_dk = scratch.tile(2 * C, K), dk = scratch.tile(C, K);
+    dbeta = scratch.row(C), dg = scratch.row(C);
+  }
+
+  int64_t K, V;  // padded
+  int64_t n = 0, m = 0;
+  bool gated;
+  T q_scale = 1;
+  Decay<T> decay;
+  T* beta;              // [m]
+  Tile<T> qk, kT;       // [2 m, K]: scale * q, then k from row m on; [K, m]
+  Tile<T> P, M, gamma;  // [m, m]: (q k') Gamma; (k k') Gamma, used below its diagonal
+  Tile<T> S;            // [K, V]: the state before the piece, then after it
+  Tile<T> read;         // [2 m, V]: q S, then k S from row m on; then o in its place
+  Tile<T> missed, U;    // [m, V]: v less what the memory returns for k; beta * missed
+  // With gradients:
+  Tile<T> dS;           // [K, V]: that of the state after the piece, then before it
+  Tile<T> dO_R;         // [2 m, V]: do, then beta R from row m on
+  Tile<T> dU;           // [m, V]: gradient of U, then R, that of the equation for U
+  Tile<T> uT, ST, dST;  // transposes of U, S, dS
+  Tile<T> dP_dM;        // [2 m, m]
+  Tile<T> dq_dk, dk;    // [2 m, K]: of q, and of k where it erases; [m, K]: of k where it writes
+  T *dbeta = nullptr, *dg = nullptr;  // [m]
+
+  Tile<T> q() const { return qk; }
+  Tile<T> k() const { return qk.below(m); }
+
+  // n tokens: rows of q, k, v, and beta(i), g(i) of token i.
+  template <class Beta, class Gate>
+  void load(int64_t tokens, T scale, int64_t key_width, Rows<const T> q_rows, Rows<const T> k_rows,
+            int64_t value_width, Rows<const T> v_rows, const Beta& beta_of, const Gate& gate_of) {
+    n = tokens, m = tiled(n), q_scale = scale;
+    kernels::load(n, key_width, q_rows, q());
+    kernels::load(n, key_width, k_rows, k());
+    kernels::load(n, value_width, v_rows, missed);
+    clear_rest(n, K, q());
+    clear_rest(n, K, k());
+    clear_rest(n, V, missed);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t d = 0; d < K; ++d) q().row(i)[d] *= scale;
+    for (int64_t i = 0; i < m; ++i) beta[i] = i < n ? beta_of(i) : T(0);
+    if (gated) decay.set(n, gate_of);
+  }
+
+  // From q, k, v and gates as loaded and S: o in `read`, and S after the piece.
+  void forward() {
+    scores();
+    product(2 * m, V, K, qk, S, T(0), read);
+    solve();
+    if (gated) scale_rows(n, V, decay.from_start, read);
+    product(m, V, m, P, U, T(1), read, Band::lower);
+    if (gated) scale_rows(n, K, decay.to_end, k());
+    product_of_transposed(K, V, m, k(), U, decay.total, S);
+  }
+
+  // From the same, dS, and do in dO_R with its rest cleared: dq_dk, dk, dbeta, dg, and dS before the
+  // piece. take_dv(rows) is handed the gradient of v while it is there.
+  template <class F>
+  void backward(const F& take_dv) {
+    const Tile<T> dO = dO_R, R = dO_R.below(m), dP = dP_dM, dM = dP_dM.below(m);
+    scores();
+    product(m, V, K, k(), S, T(0), read.below(m));
+    solve();
+
+    product(m, V, K, k(), dS, T(0), read);  // what U gets through the state
+    if (gated) scale_rows(n, V, decay.to_end, read);
+    T closing = gated ? decay.total * inner(K, dS, S) + inner(n, read, U) : T(0);
+    product_of_transposed(m, V, m, P, dO, T(0), dU, Band::upper);
+    add(m, V, read, dU);
+    solve_back();
+    for (int64_t i = 0; i < n; ++i) dbeta[i] = dot(V, dU.row(i), missed.row(i));
+    take_dv(R);
+
+    transpose(m, V, U, uT);
+    lower_product(m, V, dO, uT, dP);
+    lower_product(m, V, R, uT, dM);
+    decay_scores(n, T(1), dP, gamma_or_ones(), dP);
+    decay_scores(n, T(-1), dM, gamma_or_ones(), dM);
+    for (int64_t i = 0; i < n; ++i) dM.row(i)[i] = 0;
+    if (gated) scale_rows(n, V, decay.from_start, dO);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < V; ++c) R.row(i)[c] *= gated ? -decay.from_start[i] : T(-1);
+
+    transpose(K, V, S, ST);
+    product(2 * m, K, V, dO_R, ST, T(0), dq_dk);
+    product(m, K, m, dP, k(), T(1), dq_dk, Band::lower);
+    product(m, K, m, dM, k(), T(1), dq_dk.below(m), Band::lower);
+    transpose(K, V, dS, dST);
+    product(m, K, V, U, dST, T(0), dk);
+    if (gated) scale_rows(n, K, decay.to_end, dk);
+    product_of_transposed(m, K, m, dP, q(), T(1), dk, Band::upper);
+    product_of_transposed(m, K, m, dM, k(), T(1), dk, Band::upper);
+    product_of_transposed(K, V, 2 * m, qk, dO_R, decay.total, dS);
+
+    // Uses with e^{+G} less uses with e^{-G}; the gradient of g_i is their sum from token i on.
+    for (int64_t i = n - 1; i >= 0 && gated; --i) {
+      closing += dot(K, q().row(i), dq_dk.row(i)) + dot(K, k().row(i), dq_dk.row(m + i)) -
+                 dot(K, k().row(i), dk.row(i));
+      dg[i] = closing;
+    }
+    add(n, K, dq_dk.below(m), dk);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t d = 0; d < K; ++d) dq_dk.row(i)[d] *= q_scale;
+  }
+
+ private:
+  // P and M from q and k.
+  void scores() {
+    transpose(m, K, k(), kT);
+    lower_product(m, K, q(), kT, P);
+    lower_product(m, K, k(), kT, M);
+    if (gated) decay.matrix(n, gamma);
+    decay_scores(n, T(1), P, gamma_or_ones(), P);
+    decay_scores(n, T(1), M, gamma_or_ones(), M);
+  }
+  Tile<T> gamma_or_ones() const { return gated ? gamma : Tile<T>{}; }
+
+  // missed = (1 + M Diag(beta))^-1 (v - exp(G) k S), U = beta * missed, by forward substitution.
+  // `missed` holds v on entry, `read` holds k S from row m on.
+  void solve() {
+    for (int64_t i = 0; i < n; ++i) {
+      const T factor = gated ? decay.from_start[i] : T(1);
+      for (int64_t c = 0; c < V; ++c) missed.row(i)[c] -= factor * read.row(m + i)[c];
+    }
+    constexpr int kRows = kTileRows;
+    detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
+      const auto at = [&](Tile<T> t, int64_t i, int j) {
+        return reinterpret_cast<Vector<T>*>(t.row(i) + column + j * kLanes<T>);
+      };
+      for (int64_t i0 = 0; i0 < m; i0 += kRows) {
+        Vector<T> acc[kRows][kVectors] = {};
+        detail::accumulate<T, kRows, kVectors>(acc, i0, M.row(i0), M.stride, 1, U.data + column,
+                                               U.stride);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i)
+          for (int j = 0; j < kVectors; ++j) acc[i][j] = *at(missed, i0 + i, j) - acc[i][j];
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i)
+          for (int j = 0; j < kVectors; ++j) {
+            const Vector<T> u = beta[i0 + i] * acc[i][j];
+            *at(missed, i0 + i, j) = acc[i][j];
+            *at(U, i0 + i, j) = u;
+#pragma GCC unroll 8
+            for (int l = i + 1; l < kRows; ++l) acc[l][j] -= M.row(i0 + l)[i0 + i] * u;
+          }
+      }
+    });
+  }
+
+  // The adjoint: dU becomes R = (1 + Diag(beta) M)^-T dU, and beta R goes to dO_R from row m on.
+  void solve_back() {
+    constexpr int kRows = kTileRows;
+    const Tile<T> R = dO_R.below(m);
+    detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
+      const auto at = [&](Tile<T> t, int64_t i, int j) {
+        return reinterpret_cast<Vector<T>*>(t.row(i) + column + j * kLanes<T>);
+      };
+      for (int64_t i0 = m - kRows; i0 >= 0; i0 -= kRows) {
+        Vector<T> acc[kRows][kVectors] = {};
+        const int64_t next = i0 + kRows;
+        detail::accumulate<T, kRows, kVectors>(acc, m - next, M.row(next) + i0, 1, M.stride,
+                                               R.row(next) + column, R.stride);
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i)
+          for (int j = 0; j < kVectors; ++j) acc[i][j] = *at(dU, i0 + i, j) - acc[i][j];
+#pragma GCC unroll 8
+        for (int i = kRows - 1; i >= 0; --i)
+          for (int j = 0; j < kVectors; ++j) {
+            const Vector<T> r = beta[i0 + i] * acc[i][j];
+            *at(dU, i0 + i, j) = acc[i][j];
+            *at(R, i0 + i, j) = r;
+#pragma GCC unroll 8
+            for (int l = 0; l < i; ++l) acc[l][j] -= M.row(i0 + i)[i0 + l] * r;
+          }
+      }
+    });
+  }
+
+  static void add(int64_t rows, int64_t columns, Tile<T> from, Tile<T> to) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t c = 0; c < columns; ++c) to.row(i)[c] += from.row(i)[c];
+  }
+  // The sum of a (.) b over rows of V columns.
+  T inner(int64_t rows, Tile<T> a, Tile<T> b) const {
+    T sum = 0;
+    for (int64_t i = 0; i < rows; ++i) sum += dot(V, a.row(i), b.row(i));
+    return sum;
+  }
+};
+
+}  // namespace weft::kernels::delta

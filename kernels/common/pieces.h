@@ -71,6 +71,11 @@ class Documents {
     return low;
   }
 
+  // Does the document of the token before chunk c go on in it?
+  bool continues(int64_t row, int64_t c) const {
+    return c > 0 && c < chunks() && begin(of(row, c * C_)) < c * C_;
+  }
+
   // Calls f(piece) for the pieces of one chunk of a row, first to last.
   template <class F>
   void for_pieces(int64_t row, int64_t chunk, const F& f) const {

@@ -268,19 +268,19 @@ void Linear::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved
         .gates = dx.g || dx.log_gamma};
     Tensor memory;
     if (p.chunks > 1 || dx.initial_state || dx.initial_z) {
-      memory = linear::scratch<StateTiles<Real>>(p, x.q.device());
+      memory = scratch_for<StateTiles<Real>, Real>(p, x.q.device());
       if (!memory.is_meta())
         parallel_for(p.B * p.H, [&](int64_t i) {
-          auto tiles = linear::tiles<StateTiles<Real>>(p, memory);
+          auto tiles = scratch_tiles<StateTiles<Real>, Real>(p, memory);
           chunk_state_gradients(p, f, i / p.H, i % p.H, tiles);
         });
       memory = {};
     }
-    memory = linear::scratch<TokenTiles<Real>>(p, x.q.device());
+    memory = scratch_for<TokenTiles<Real>, Real>(p, x.q.device());
     if (memory.is_meta()) return;
     if (gate_parts) gate_parts.zero();
     parallel_for(p.B * p.chunks * p.Hk, [&](int64_t i) {
-      auto tiles = linear::tiles<TokenTiles<Real>>(p, memory);
+      auto tiles = scratch_tiles<TokenTiles<Real>, Real>(p, memory);
       const int64_t b = i / (p.chunks * p.Hk), chunk = i / p.Hk % p.chunks;
       p.documents.for_pieces(
           b, chunk, [&](const Piece& piece) { chunk_gradients(p, f, b, i % p.Hk, piece, tiles); });

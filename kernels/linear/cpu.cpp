@@ -227,19 +227,19 @@ void Linear::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tens
     const bool has_states = p.chunks > 1 || y.final_state;
     Tensor memory;
     if (has_states) {
-      memory = linear::scratch<StateTiles<Real>>(p, x.q.device());
+      memory = scratch_for<StateTiles<Real>, Real>(p, x.q.device());
       if (!memory.is_meta())
         parallel_for(p.B * p.H, [&](int64_t i) {
-          auto tiles = linear::tiles<StateTiles<Real>>(p, memory);
+          auto tiles = scratch_tiles<StateTiles<Real>, Real>(p, memory);
           chunk_states(p, i / p.H, i % p.H, tiles, view<Real>(keep.states), view<Real>(keep.sums),
                        out);
         });
       memory = {};
     }
-    memory = linear::scratch<OutputTiles<Real>>(p, x.q.device());
+    memory = scratch_for<OutputTiles<Real>, Real>(p, x.q.device());
     if (memory.is_meta()) return;
     parallel_for(p.B * p.chunks * p.Hk, [&](int64_t i) {
-      auto tiles = linear::tiles<OutputTiles<Real>>(p, memory);
+      auto tiles = scratch_tiles<OutputTiles<Real>, Real>(p, memory);
       const int64_t b = i / (p.chunks * p.Hk), chunk = i / p.Hk % p.chunks;
       p.documents.for_pieces(b, chunk, [&](const Piece& piece) {
         chunk_outputs(p, b, i % p.Hk, piece, tiles, view<Real>(keep.states), view<Real>(keep.sums),

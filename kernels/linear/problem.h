@@ -4,9 +4,9 @@
 
 #include <cmath>
 
-#include "core/parallel.h"
 #include "kernels/common/chunk.h"
 #include "kernels/common/pieces.h"
+#include "kernels/common/scratch.h"
 #include "kernels/linear/linear.h"
 
 namespace weft::kernels::linear {
@@ -76,18 +76,5 @@ struct Problem {
   bool normalize, decays;
   View<Real> q, k, v, g, log_gamma, initial_state, initial_z;
 };
-
-// Scratch memory for every thread, laid out as Tiles(Carver&, sizes of the problem) asks.
-template <class Tiles, class Real>
-Tensor scratch(const Problem<Real>& p, Device device) {
-  Carver<Real> measure;
-  Tiles(measure, p);
-  return empty({thread_count(), measure.used()}, dtype_of<Real>(), device);
-}
-template <class Tiles, class Real>
-Tiles tiles(const Problem<Real>& p, const Tensor& scratch) {
-  Carver<Real> carver(scratch.data<Real>() + thread_index() * scratch.size(1));
-  return Tiles(carver, p);
-}
 
 }  // namespace weft::kernels::linear

@@ -1,0 +1,337 @@
+#include "data/dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <list>
+#include <mutex>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/hdf5.h"
+#include "core/text.h"
+
+namespace weft::data {
+namespace {
+
+constexpr const char* kFormat = "weft token dataset";
+constexpr int64_t kVersion = 1;
+constexpr int64_t kInMemory = int64_t{2} << 30;
+constexpr int64_t kBlock = int64_t{1} << 18;  // tokens that a file store reads at once
+constexpr size_t kBlocksKept = 64;
+
+template <class T>
+class MemoryStore final : public TokenStore {
+ public:
+  explicit MemoryStore(std::vector<T> tokens) : tokens_(std::move(tokens)) {}
+  int64_t size() const override { return static_cast<int64_t>(tokens_.size()); }
+  void read(int64_t begin, int64_t end, int32_t* to) const override {
+    std::copy(tokens_.begin() + begin, tokens_.begin() + end, to);
+  }
+
+ private:
+  std::vector<T> tokens_;
+};
+
+void check_tokens(const std::string& path, const std::vector<int32_t>& tokens, int64_t vocabulary) {
+  for (const int32_t token : tokens)
+    require(token >= 0 && token < vocabulary, path, ": it holds the token ", token,
+            ", outside its vocabulary of ", vocabulary);
+}
+
+// Reads blocks of a file and keeps the last few dozen.
+class FileStore final : public TokenStore {
+ public:
+  FileStore(Hdf5Reader file, TensorInfo info, int64_t vocabulary)
+      : file_(std::move(file)), info_(std::move(info)), vocabulary_(vocabulary) {}
+  int64_t size() const override { return info_.shape[0]; }
+  void read(int64_t begin, int64_t end, int32_t* to) const override {
+    const std::lock_guard lock(mutex_);
+    while (begin < end) {
+      const int64_t index = begin / kBlock;
+      const std::vector<int32_t>& tokens = block(index);
+      const int64_t stop = std::min(end, (index + 1) * kBlock);
+      to = std::copy(tokens.begin() + (begin - index * kBlock),
+                     tokens.begin() + (stop - index * kBlock), to);
+      begin = stop;
+    }
+  }
+
+ private:
+  struct Block {
+    int64_t index = 0;
+    std::vector<int32_t> tokens;
+  };
+
+  const std::vector<int32_t>& block(int64_t index) const {
+    const auto found = std::find_if(blocks_.begin(), blocks_.end(),
+                                    [&](const Block& block) { return block.index == index; });
+    if (found != blocks_.end()) {
+      blocks_.splice(blocks_.begin(), blocks_, found);
+      return blocks_.front().tokens;
+    }
+    const int64_t begin = index * kBlock, end = std::min(size(), begin + kBlock);
+    std::vector<int32_t> tokens(static_cast<size_t>(end - begin));
+    if (info_.dtype == Dtype::u8) {
+      std::vector<uint8_t> bytes(tokens.size());
+      file_.read_rows("tokens", begin, end, bytes.data());
+      std::copy(bytes.begin(), bytes.end(), tokens.begin());
+    } else {
+      file_.read_rows("tokens", begin, end, tokens.data());
+    }
+    check_tokens(file_.path(), tokens, vocabulary_);
+    if (blocks_.size() == kBlocksKept) blocks_.pop_back();
+    blocks_.push_front({index, std::move(tokens)});
+    return blocks_.front().tokens;
+  }
+
+  Hdf5Reader file_;
+  TensorInfo info_;
+  int64_t vocabulary_;
+  mutable std::mutex mutex_;
+  mutable std::list<Block> blocks_;  // the last used first
+};
+
+std::shared_ptr<const TokenStore> store_of(Hdf5Reader file, int64_t vocabulary) {
+  const TensorInfo info = file.info("tokens");
+  require(info.shape.dims() == 1 && (info.dtype == Dtype::u8 || info.dtype == Dtype::i32),
+          file.path(), ": its tokens are ", info.dtype, " ", info.shape,
+          ", expected u8 or i32 in one row");
+  const int64_t n = info.shape[0];
+  if (n * size_of(info.dtype) > kInMemory)
+    return std::make_shared<FileStore>(std::move(file), info, vocabulary);
+  file.verify("tokens");
+  if (info.dtype == Dtype::u8) {
+    std::vector<uint8_t> tokens(static_cast<size_t>(n));
+    file.read_rows("tokens", 0, n, tokens.data());
+    return std::make_shared<MemoryStore<uint8_t>>(std::move(tokens));
+  }
+  std::vector<int32_t> tokens(static_cast<size_t>(n));
+  file.read_rows("tokens", 0, n, tokens.data());
+  check_tokens(file.path(), tokens, vocabulary);
+  return std::make_shared<MemoryStore<int32_t>>(std::move(tokens));
+}
+
+void hash_document(Hash64& hash, const std::string& text) {
+  const uint64_t size = text.size();
+  hash.update(&size, sizeof size);
+  hash.update(text);
+}
+
+std::string thousands(int64_t n) {
+  std::string text = std::to_string(n);
+  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > 0; at -= 3)
+    text.insert(static_cast<size_t>(at), 1, ' ');
+  return text;
+}
+
+}  // namespace
+
+// --- Parts ------------------------------------------------------------------------------------------
+
+TokenPart::TokenPart(std::shared_ptr<const TokenStore> store, std::vector<Range> ranges,
+                     TokenizerPtr tokenizer, uint64_t hash)
+    : store_(std::move(store)), ranges_(std::move(ranges)), tokenizer_(std::move(tokenizer)) {
+  Hash64 all;
+  all.update(&hash, sizeof hash);
+  for (const Range& range : ranges_) {
+    borders_.push_back(borders_.back() + range.end - range.begin);
+    all.update(&range, sizeof range);
+  }
+  hash_ = all.digest();
+}
+
+void TokenPart::read(int64_t begin, int64_t end, int32_t* to) const {
+  require(begin >= 0 && begin <= end && end <= size(), "tokens ", begin, " to ", end,
+          " are asked of a part with ", size());
+  auto document = std::upper_bound(borders_.begin(), borders_.end(), begin) - borders_.begin() - 1;
+  for (; begin < end; ++document) {
+    const auto i = static_cast<size_t>(document);
+    const int64_t stop = std::min(end, borders_[i + 1]);
+    const int64_t shift = ranges_[i].begin - borders_[i];
+    store_->read(begin + shift, stop + shift, to);
+    to += stop - begin;
+    begin = stop;
+  }
+}
+
+std::vector<int32_t> TokenPart::tokens(int64_t begin, int64_t end) const {
+  std::vector<int32_t> found(static_cast<size_t>(std::max<int64_t>(0, end - begin)));
+  read(begin, end, found.data());
+  return found;
+}
+
+std::string TokenPart::text(int64_t begin, int64_t end) const {
+  return tokenizer_->decode(tokens(begin, end));
+}
+
+TokenPart TokenDataset::part(std::vector<TokenPart::Range> ranges) const {
+  return {store_, std::move(ranges), tokenizer_, text_hash_ ^ tokenizer_->hash()};
+}
+
+TokenPart TokenDataset::all() const {
+  std::vector<TokenPart::Range> ranges;
+  for (size_t i = 0; i + 1 < borders_.size(); ++i) ranges.push_back({borders_[i], borders_[i + 1]});
+  return part(std::move(ranges));
+}
+
+std::pair<TokenPart, TokenPart> TokenDataset::split(double fraction, HeldOut how) const {
+  require(fraction >= 0 && fraction < 1, "held-out fraction ", fraction,
+          " is not in [0, 1), expected as in 0.05");
+  if (fraction == 0) return {all(), part({})};
+  const double n = static_cast<double>(size());
+  std::vector<TokenPart::Range> train, held_out;
+  int64_t cut = size();  // of the tail
+  if (how == HeldOut::tail) {
+    cut = std::llround(n * (1 - fraction));
+    const auto distance = [&](int64_t border) { return std::abs(border - cut); };
+    const int64_t nearest =
+        *std::min_element(borders_.begin(), borders_.end(),
+                          [&](int64_t a, int64_t b) { return distance(a) < distance(b); });
+    // Near enough: at most a quarter of the held-out part away.
+    if (static_cast<double>(distance(nearest)) <= n * fraction / 4) cut = nearest;
+  }
+  double held = 0;
+  for (size_t i = 0; i + 1 < borders_.size(); ++i) {
+    const TokenPart::Range whole{borders_[i], borders_[i + 1]};
+    if (how == HeldOut::tail) {
+      if (whole.begin < cut) train.push_back({whole.begin, std::min(cut, whole.end)});
+      if (whole.end > cut) held_out.push_back({std::max(cut, whole.begin), whole.end});
+      continue;
+    }
+    // A document is held out when, up to its middle, too little has been.
+    const double middle = static_cast<double>(whole.begin + whole.end) / 2;
+    const bool hold = held + static_cast<double>(whole.end - whole.begin) / 2 <= middle * fraction;
+    if (hold) held += static_cast<double>(whole.end - whole.begin);
+    (hold ? held_out : train).push_back(whole);
+  }
+  std::pair<TokenPart, TokenPart> parts{part(std::move(train)), part(std::move(held_out))};
+  require(parts.first.size() >= 2 && parts.second.size() >= 2, "the text of ", size(),
+          " tokens in ", documents(), " documents is too short to hold out the fraction ",
+          fraction);
+  return parts;
+}
+
+std::string TokenDataset::describe() const {
+  std::ostringstream out;
+  out << thousands(size()) << " tokens in " << thousands(documents()) << " documents\n"
+      << thousands(text_bytes_) << " bytes of text, "
+      << static_cast<double>(std::llround(100.0 * static_cast<double>(text_bytes_) /
+                                          static_cast<double>(std::max<int64_t>(1, size())))) /
+             100
+      << " a token\n"
+      << "vocabulary: " << thousands(tokenizer_->vocabulary()) << " (" << tokenizer_->kind()
+      << ")\n"
+      << "text hash: " << to_hex(text_hash_) << "\n"
+      << "sources: " << joined(sources_) << "\n";
+  return out.str();
+}
+
+// --- Making and opening -----------------------------------------------------------------------------
+
+TokenDataset dataset_from_documents(const std::vector<Document>& documents,
+                                    const TokenizerPtr& tokenizer,
+                                    const std::vector<std::string>& sources) {
+  TokenDataset set;
+  set.tokenizer_ = tokenizer;
+  set.sources_ = sources;
+  Hash64 hash;
+  std::vector<uint8_t> bytes;
+  std::vector<int32_t> tokens;
+  const bool small = tokenizer->vocabulary() <= 256;
+  for (const Document& document : documents) {
+    if (document.text.empty()) continue;
+    const std::vector<int32_t> found = tokenizer->encode(document.text);
+    if (small)
+      bytes.insert(bytes.end(), found.begin(), found.end());
+    else
+      tokens.insert(tokens.end(), found.begin(), found.end());
+    set.borders_.push_back(set.borders_.back() + static_cast<int64_t>(found.size()));
+    set.text_bytes_ += static_cast<int64_t>(document.text.size());
+    hash_document(hash, document.text);
+  }
+  require(set.borders_.size() > 1, "the text holds no documents");
+  set.text_hash_ = hash.digest();
+  if (small)
+    set.store_ = std::make_shared<MemoryStore<uint8_t>>(std::move(bytes));
+  else
+    set.store_ = std::make_shared<MemoryStore<int32_t>>(std::move(tokens));
+  return set;
+}
+
+void build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
+                         const TokenizerPtr& tokenizer, const std::string& path) {
+  Hdf5Writer out(path);
+  const bool small = tokenizer->vocabulary() <= 256;
+  out.begin_rows("tokens", small ? Dtype::u8 : Dtype::i32, {});
+  std::vector<int64_t> borders = {0};
+  int64_t text_bytes = 0;
+  Hash64 hash;
+  for_each_document(sources, options, [&](Document&& document) {
+    if (document.text.empty()) return;
+    const std::vector<int32_t> tokens = tokenizer->encode(document.text);
+    const auto n = static_cast<int64_t>(tokens.size());
+    if (small) {
+      const std::vector<uint8_t> bytes(tokens.begin(), tokens.end());
+      out.append_rows("tokens", bytes.data(), n);
+    } else {
+      out.append_rows("tokens", tokens.data(), n);
+    }
+    borders.push_back(borders.back() + n);
+    text_bytes += static_cast<int64_t>(document.text.size());
+    hash_document(hash, document.text);
+  });
+  require(borders.size() > 1, "the text named holds no documents");
+  out.tensor("documents", Dtype::i64, {static_cast<int64_t>(borders.size())}, borders.data());
+  save_tokenizer(out, "tokenizer", *tokenizer);
+  out.attribute("", "format", std::string(kFormat));
+  out.attribute("", "version", kVersion);
+  out.attribute("", "sources", sources);
+  out.attribute("", "text_bytes", text_bytes);
+  out.attribute("", "text_hash", static_cast<int64_t>(hash.digest()));
+  out.commit();
+}
+
+TokenDataset open_token_dataset(const std::string& path) {
+  Hdf5Reader in(path, "token dataset");
+  require(in.has_attribute("", "format") && in.text("", "format") == kFormat, path,
+          ": is HDF5, but not a token dataset; `weft data` makes them");
+  require(in.integer("", "version") == kVersion, path, ": is a token dataset of version ",
+          in.integer("", "version"), ", this program reads version ", kVersion);
+  TokenDataset set;
+  set.tokenizer_ = load_tokenizer(in, "tokenizer");
+  set.sources_ = in.texts("", "sources");
+  set.text_bytes_ = in.integer("", "text_bytes");
+  set.text_hash_ = static_cast<uint64_t>(in.integer("", "text_hash"));
+  set.borders_ = to_ints(in.tensor("documents"));
+  set.store_ = store_of(std::move(in), set.tokenizer_->vocabulary());
+  const auto& borders = set.borders_;
+  require(borders.size() > 1 && borders.front() == 0 && borders.back() == set.size() &&
+              std::adjacent_find(borders.begin(), borders.end(), std::greater_equal<>()) ==
+                  borders.end(),
+          path, ": its documents' borders do not fit its ", set.size(), " tokens");
+  return set;
+}
+
+bool is_token_dataset(const std::vector<std::string>& sources) {
+  return sources.size() == 1 && sources.front().ends_with(".h5");
+}
+
+TokenDataset open_data(const std::vector<std::string>& sources, const TextOptions& options,
+                       const TokenizerPtr& tokenizer) {
+  if (!is_token_dataset(sources)) {
+    for (const std::string& source : sources)
+      require(!source.ends_with(".h5"), source,
+              ": a token dataset stands alone; expected one *.h5, or text");
+    require(tokenizer != nullptr, "text needs a vocabulary");
+    return dataset_from_documents(read_text(sources, options), tokenizer, sources);
+  }
+  TokenDataset set = open_token_dataset(sources.front());
+  require(!tokenizer || tokenizer->hash() == set.tokenizer()->hash(), sources.front(),
+          ": its vocabulary (", set.tokenizer()->kind(), ", ", set.tokenizer()->vocabulary(),
+          ") is not the one expected (", tokenizer ? tokenizer->kind() : "", ", ",
+          tokenizer ? tokenizer->vocabulary() : 0, ")");
+  return set;
+}
+
+}  // namespace weft::data

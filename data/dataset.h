@@ -1,0 +1,115 @@
+// Token datasets: the tokens of all documents in one row, the borders between documents, the
+// vocabulary, and where the text came from. In memory, or in an HDF5 file:
+//   tokens              u8 or i32 [n]     document by document
+//   documents           i64 [N+1]         document i is tokens documents[i] .. documents[i+1]
+//   tokenizer/...                         see tokenizer.h
+//   attributes          format, version, sources, text_bytes, text_hash
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/text.h"
+#include "data/tokenizer.h"
+
+namespace weft::data {
+
+// Where tokens lie: in memory, or in a file that is read as needed. May be read by many threads.
+class TokenStore {
+ public:
+  virtual ~TokenStore() = default;
+  virtual int64_t size() const = 0;
+  virtual void read(int64_t begin, int64_t end, int32_t* to) const = 0;
+};
+
+// Some documents of a dataset, read as if they stood one behind the other.
+class TokenPart {
+ public:
+  struct Range {
+    int64_t begin = 0, end = 0;  // in the store; not empty
+  };
+
+  TokenPart() = default;
+  TokenPart(std::shared_ptr<const TokenStore> store, std::vector<Range> ranges,
+            TokenizerPtr tokenizer, uint64_t hash);
+
+  int64_t size() const { return borders_.back(); }
+  int64_t documents() const { return static_cast<int64_t>(ranges_.size()); }
+  // [N+1]: document i is tokens borders()[i] .. borders()[i+1] of this part.
+  const std::vector<int64_t>& borders() const { return borders_; }
+  void read(int64_t begin, int64_t end, int32_t* to) const;
+  std::vector<int32_t> tokens(int64_t begin, int64_t end) const;
+  // The text of some tokens.
+  std::string text(int64_t begin, int64_t end) const;
+  const TokenizerPtr& tokenizer() const { return tokenizer_; }
+  // Tells parts apart: of the text, the vocabulary and the choice of documents.
+  uint64_t hash() const { return hash_; }
+
+ private:
+  std::shared_ptr<const TokenStore> store_;
+  std::vector<Range> ranges_;
+  std::vector<int64_t> borders_{0};
+  TokenizerPtr tokenizer_;
+  uint64_t hash_ = 0;
+};
+
+// How a held-out part is taken.
+enum class HeldOut : uint8_t {
+  tail,   // the end of the text, cut at a document's border where one is near
+  spread  // whole documents at even distances
+};
+
+class TokenDataset {
+ public:
+  const TokenizerPtr& tokenizer() const { return tokenizer_; }
+  int64_t size() const { return store_ ? store_->size() : 0; }
+  int64_t documents() const { return static_cast<int64_t>(borders_.size()) - 1; }
+  const std::vector<int64_t>& borders() const { return borders_; }
+  const std::vector<std::string>& sources() const { return sources_; }
+  int64_t text_bytes() const { return text_bytes_; }
+
+  TokenPart all() const;
+  // {training part, held-out part}. A fraction of 0 holds nothing out. Throws Error unless
+  // 0 <= fraction < 1 and both parts that are asked for have two tokens or more.
+  std::pair<TokenPart, TokenPart> split(double fraction, HeldOut how = HeldOut::tail) const;
+
+  // Several lines for people: size, vocabulary, bytes a token, sources.
+  std::string describe() const;
+
+ private:
+  friend TokenDataset dataset_from_documents(const std::vector<Document>&, const TokenizerPtr&,
+                                             const std::vector<std::string>&);
+  friend TokenDataset open_token_dataset(const std::string&);
+  TokenPart part(std::vector<TokenPart::Range> ranges) const;
+
+  std::shared_ptr<const TokenStore> store_;
+  std::vector<int64_t> borders_{0};
+  TokenizerPtr tokenizer_;
+  std::vector<std::string> sources_;
+  int64_t text_bytes_ = 0;
+  uint64_t text_hash_ = 0;
+};
+
+// In memory, encoded now. Empty documents are left out; throws Error if none is left.
+TokenDataset dataset_from_documents(const std::vector<Document>& documents,
+                                    const TokenizerPtr& tokenizer,
+                                    const std::vector<std::string>& sources = {});
+
+// Writes a token dataset, one source file in memory at a time.
+void build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
+                         const TokenizerPtr& tokenizer, const std::string& path);
+
+// Files up to 2 GiB are read whole and checked; larger ones are read as needed, a chunk at a time.
+// Throws Error for what is no token dataset, or a damaged one.
+TokenDataset open_token_dataset(const std::string& path);
+
+// What a recipe names: one token dataset (*.h5), whose vocabulary is inside, or text. `tokenizer` is
+// for text; where a token dataset is named and a tokenizer given, they must be the same.
+TokenDataset open_data(const std::vector<std::string>& sources, const TextOptions& options,
+                       const TokenizerPtr& tokenizer);
+bool is_token_dataset(const std::vector<std::string>& sources);
+
+}  // namespace weft::data

@@ -1,0 +1,333 @@
+#include "data/tokenizer.h"
+
+#ifdef WEFT_HAS_SENTENCEPIECE
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+#endif
+
+#include <array>
+#include <unordered_map>
+#include <utility>
+
+#include "core/error.h"
+#include "core/hash.h"
+
+namespace weft::data {
+
+const std::string& Tokenizer::piece(int64_t token) const {
+  require(token >= 0 && token < vocabulary(), "token ", token, " is outside the vocabulary of ",
+          vocabulary());
+  return pieces_[static_cast<size_t>(token)];
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> tokens) const {
+  std::string text;
+  for (const int32_t token : tokens) text += piece(token);
+  return text;
+}
+
+uint64_t Tokenizer::hash() const {
+  Hash64 hash;
+  hash.update(kind());
+  for (const std::string& piece : pieces_) {
+    const uint64_t size = piece.size();
+    hash.update(&size, sizeof size);
+    hash.update(piece);
+  }
+  return hash.digest();
+}
+
+bool has_sentencepiece() {
+#ifdef WEFT_HAS_SENTENCEPIECE
+  return true;
+#else
+  return false;
+#endif
+}
+
+namespace {
+
+class ByteTokenizer final : public Tokenizer {
+ public:
+  ByteTokenizer() {
+    for (int byte = 0; byte < 256; ++byte)
+      pieces_.push_back(std::string(1, static_cast<char>(byte)));
+  }
+  std::string kind() const override { return "bytes"; }
+  std::vector<int32_t> encode(std::string_view text) const override {
+    std::vector<int32_t> tokens(text.size());
+    for (size_t i = 0; i < text.size(); ++i) tokens[i] = static_cast<uint8_t>(text[i]);
+    return tokens;
+  }
+};
+
+[[noreturn]] void no_sentencepiece() {
+  fail("this build has no SentencePiece, so that only bytes are a vocabulary; install ",
+       "libsentencepiece-dev and build again, or use the bytes");
+}
+
+// A SentencePiece vocabulary as it lies in a file, where the library is not there: it decodes.
+class StoredTokenizer final : public Tokenizer {
+ public:
+  StoredTokenizer(std::string model, std::vector<std::string> pieces) {
+    model_ = std::move(model), pieces_ = std::move(pieces);
+  }
+  std::string kind() const override { return "sentencepiece"; }
+  std::vector<int32_t> encode(std::string_view) const override { no_sentencepiece(); }
+};
+
+#ifdef WEFT_HAS_SENTENCEPIECE
+
+constexpr std::string_view kSpace = "\xe2\x96\x81";  // U+2581, which SentencePiece writes for ' '
+constexpr size_t kLongestSentence = 4096;
+
+// Length of the valid UTF-8 character at the start of a text, 0 if there is none. A zero byte and
+// U+2581, which would come back as a space, are not taken for characters either.
+size_t character(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
+  const uint8_t first = byte(0);
+  if (first < 0x80) return first == 0 ? 0 : 1;
+  const size_t size = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+  if (size == 0 || text.size() < size || text.substr(0, 3) == kSpace) return 0;
+  for (size_t i = 1; i < size; ++i)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  if (first == 0xe0 && byte(1) < 0xa0) return 0;   // longer than need be
+  if (first == 0xed && byte(1) >= 0xa0) return 0;  // half of a UTF-16 pair
+  if (first == 0xf0 && byte(1) < 0x90) return 0;
+  if (first == 0xf4 && byte(1) >= 0x90) return 0;
+  return size;
+}
+
+// What SentencePiece says, without the line of its source in front.
+std::string reason(const sentencepiece::util::Status& status) {
+  const std::string text = status.ToString();
+  const size_t at = text.rfind("] ");
+  return at == std::string::npos ? text : text.substr(at + 2);
+}
+
+class SentencePieceTokenizer final : public Tokenizer {
+ public:
+  explicit SentencePieceTokenizer(const std::string& model) {
+    const auto status = processor_.LoadFromSerializedProto(model);
+    require(status.ok(), "this is no SentencePiece vocabulary: ", reason(status));
+    model_ = model;
+    bytes_.fill(-1);
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) {
+      if (processor_.IsByte(id)) {  // "<0x0A>"
+        const int byte = std::stoi(processor_.IdToPiece(id).substr(3, 2), nullptr, 16);
+        bytes_[static_cast<size_t>(byte)] = id;
+        pieces_.push_back(std::string(1, static_cast<char>(byte)));
+      } else if (processor_.IsControl(id) || processor_.IsUnknown(id) || processor_.IsUnused(id)) {
+        pieces_.push_back("");
+      } else {
+        pieces_.push_back(with_spaces(processor_.IdToPiece(id)));
+      }
+    }
+    for (const int32_t id : bytes_) require(id >= 0, inexact());
+    // A letter, spaces and forms that the usual normalisation would change.
+    const std::string probe = "  A\xef\xbc\xa1  \xef\xac\x81 \xc2\xa0 a\xcc\x81\t x ";
+    require(decode(encode(probe)) == probe, inexact());
+  }
+
+  std::string kind() const override { return "sentencepiece"; }
+
+  // By stretches of valid text within a line: merges never cross a line's end, and long texts in one
+  // piece are slow. All else is byte pieces.
+  std::vector<int32_t> encode(std::string_view text) const override {
+    std::vector<int32_t> tokens;
+    size_t begin = 0, at = 0;
+    const auto flush = [&] {
+      if (at > begin) append(text.substr(begin, at - begin), tokens);
+    };
+    while (at < text.size()) {
+      const size_t size = text[at] == '\n' ? 0 : character(text.substr(at));
+      if (size > 0) {
+        at += size;
+        continue;
+      }
+      flush();
+      tokens.push_back(bytes_[static_cast<uint8_t>(text[at])]);
+      begin = ++at;
+    }
+    flush();
+    return tokens;
+  }
+
+ private:
+  static std::string inexact() {
+    return "this SentencePiece vocabulary does not give every text back as it was; train it with "
+           "--byte_fallback=true --normalization_rule_name=identity "
+           "--remove_extra_whitespaces=false --add_dummy_prefix=false";
+  }
+
+  static std::string with_spaces(std::string piece) {
+    for (size_t at = 0; (at = piece.find(kSpace, at)) != std::string::npos; ++at)
+      piece.replace(at, kSpace.size(), " ");
+    return piece;
+  }
+
+  void append(std::string_view text, std::vector<int32_t>& tokens) const {
+    std::vector<int> ids;
+    const auto status = processor_.Encode({text.data(), text.size()}, &ids);
+    require(status.ok(), "SentencePiece cannot encode: ", reason(status));
+    tokens.insert(tokens.end(), ids.begin(), ids.end());
+  }
+
+  sentencepiece::SentencePieceProcessor processor_;
+  std::array<int32_t, 256> bytes_{};
+};
+
+// The lines of all documents, thinned out evenly to a number of bytes: every line is kept until there
+// are too many, then every second, every fourth.
+class Sample {
+ public:
+  explicit Sample(int64_t most) : most_(most) {}
+
+  void add(std::string_view text) {
+    while (!text.empty()) {
+      size_t end = std::min(text.find('\n'), text.size());
+      const size_t next = std::min(text.size(), end + 1);
+      if (end > kLongestSentence) {
+        end = kLongestSentence;  // cut between characters
+        while (end > 0 && (static_cast<uint8_t>(text[end]) & 0xc0) == 0x80) --end;
+        if (end == 0) end = kLongestSentence;
+        add_line(text.substr(0, end));
+        text.remove_prefix(end);
+      } else {
+        add_line(text.substr(0, end));
+        text.remove_prefix(next);
+      }
+    }
+  }
+  const std::vector<std::string>& lines() const { return lines_; }
+
+ private:
+  void add_line(std::string_view line) {
+    if (line.empty() || count_++ % stride_ != 0) return;
+    lines_.emplace_back(line);
+    bytes_ += static_cast<int64_t>(line.size());
+    if (bytes_ <= most_) return;
+    bytes_ = 0;
+    size_t kept = 0;
+    for (size_t i = 0; i < lines_.size(); i += 2) {
+      lines_[kept] = std::move(lines_[i]);
+      bytes_ += static_cast<int64_t>(lines_[kept++].size());
+    }
+    lines_.resize(kept);
+    stride_ *= 2;
+  }
+
+  int64_t most_, bytes_ = 0, count_ = 0, stride_ = 1;
+  std::vector<std::string> lines_;
+};
+
+class Lines final : public sentencepiece::SentenceIterator {
+ public:
+  explicit Lines(const std::vector<std::string>& lines) : lines_(lines) {}
+  bool done() const override { return at_ >= lines_.size(); }
+  void Next() override { ++at_; }
+  const std::string& value() const override { return lines_[at_]; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  const std::vector<std::string>& lines_;
+  size_t at_ = 0;
+};
+
+#endif
+
+}  // namespace
+
+TokenizerPtr byte_tokenizer() {
+  static const TokenizerPtr bytes = std::make_shared<ByteTokenizer>();
+  return bytes;
+}
+
+#ifdef WEFT_HAS_SENTENCEPIECE
+
+TokenizerPtr sentencepiece_tokenizer(const std::string& model) {
+  return std::make_shared<SentencePieceTokenizer>(model);
+}
+
+TokenizerPtr train_tokenizer(const std::vector<std::string>& sources, const TextOptions& text,
+                             const VocabularyOptions& options) {
+  require(options.method == "bpe" || options.method == "unigram", "vocabulary method \"",
+          options.method, "\" is unknown; known: bpe, unigram");
+  require(options.size > 300, "a vocabulary of ", options.size,
+          " is too small: 256 bytes and the characters of the text must fit, expected over 300");
+  Sample sample(options.sample_bytes);
+  for_each_document(sources, text, [&](Document&& document) { sample.add(document.text); });
+  Lines lines(sample.lines());
+  const std::unordered_map<std::string, std::string> settings = {
+      {"model_type", options.method},
+      {"vocab_size", std::to_string(options.size)},
+      {"byte_fallback", "true"},
+      {"normalization_rule_name", "identity"},
+      {"remove_extra_whitespaces", "false"},
+      {"add_dummy_prefix", "false"},
+      {"character_coverage", "0.9995"},
+      {"max_sentence_length", std::to_string(2 * kLongestSentence)},
+      {"num_threads", "1"},  // the sums of unigram training depend on it
+      {"minloglevel", "3"}};
+  std::string model;
+  const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
+  require(status.ok(), "SentencePiece cannot make a vocabulary of ", options.size,
+          " from this text: ", reason(status));
+  return sentencepiece_tokenizer(model);
+}
+
+#else
+
+TokenizerPtr sentencepiece_tokenizer(const std::string&) { no_sentencepiece(); }
+
+TokenizerPtr train_tokenizer(const std::vector<std::string>&, const TextOptions&,
+                             const VocabularyOptions&) {
+  no_sentencepiece();
+}
+
+#endif
+
+void save_tokenizer(Hdf5Writer& out, const std::string& group, const Tokenizer& tokenizer) {
+  out.attribute(group, "kind", tokenizer.kind());
+  out.attribute(group, "vocabulary", tokenizer.vocabulary());
+  if (tokenizer.kind() == "bytes") return;
+  std::string pieces;
+  std::vector<int64_t> offsets = {0};
+  for (int64_t i = 0; i < tokenizer.vocabulary(); ++i) {
+    pieces += tokenizer.piece(i);
+    offsets.push_back(static_cast<int64_t>(pieces.size()));
+  }
+  const auto bytes = [&](const std::string& name, const std::string& text) {
+    out.tensor(group + "/" + name, Dtype::u8, {static_cast<int64_t>(text.size())}, text.data());
+  };
+  bytes("model", tokenizer.model());
+  bytes("pieces", pieces);
+  out.tensor(group + "/offsets", Dtype::i64, {static_cast<int64_t>(offsets.size())},
+             offsets.data());
+}
+
+TokenizerPtr load_tokenizer(const Hdf5Reader& in, const std::string& group) {
+  const std::string kind = in.text(group, "kind");
+  if (kind == "bytes") return byte_tokenizer();
+  require(kind == "sentencepiece", in.path(), ": its vocabulary is of the unknown kind \"", kind,
+          "\"; known: bytes, sentencepiece");
+  const auto bytes = [&](const std::string& name) {
+    const Tensor t = in.tensor(group + "/" + name);
+    return std::string(reinterpret_cast<const char*>(t.data<uint8_t>()),
+                       static_cast<size_t>(t.numel()));
+  };
+  if (has_sentencepiece()) return sentencepiece_tokenizer(bytes("model"));
+  const std::string text = bytes("pieces");
+  const std::vector<int64_t> offsets = to_ints(in.tensor(group + "/offsets"));
+  std::vector<std::string> pieces;
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    require(offsets[i] >= 0 && offsets[i] <= offsets[i + 1] &&
+                offsets[i + 1] <= static_cast<int64_t>(text.size()),
+            in.path(), ": the pieces of its vocabulary are out of order");
+    pieces.push_back(text.substr(static_cast<size_t>(offsets[i]),
+                                 static_cast<size_t>(offsets[i + 1] - offsets[i])));
+  }
+  return std::make_shared<StoredTokenizer>(bytes("model"), std::move(pieces));
+}
+
+}  // namespace weft::data

@@ -15,7 +15,7 @@ namespace weft::kernels {
 
 // erf by a quotient of polynomials on [-4, 4], beyond which it is +-1 in float; off by a few units in
 // the last place. The double form is the standard library's.
-inline float verf(float x) {
+[[gnu::always_inline]] inline float verf(float x) {
   const float low = x < -4.0f ? -4.0f : x;
   const float c = low > 4.0f ? 4.0f : low;
   const float s = c * c;
@@ -38,11 +38,11 @@ inline double verf(double x) { return std::erf(x); }
 struct Silu {
   static constexpr std::string_view kind = "silu";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return x * vsigmoid(x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     const T s = vsigmoid(x);
     return s * (T(1) + x * (T(1) - s));
   }
@@ -51,11 +51,11 @@ struct Silu {
 struct Gelu {
   static constexpr std::string_view kind = "gelu";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return T(0.5) * x * (T(1) + verf(x * T(M_SQRT1_2)));
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     const T density = T(0.3989422804014327) * vexp(T(-0.5) * x * x);  // 1 / sqrt(2 pi)
     return T(0.5) * (T(1) + verf(x * T(M_SQRT1_2))) + x * density;
   }
@@ -65,11 +65,11 @@ struct Gelu {
 struct GeluTanh {
   static constexpr std::string_view kind = "gelu_tanh";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return x * vsigmoid(T(1.5957691216057308) * x * (T(1) + T(0.044715) * x * x));
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     const T s = vsigmoid(T(1.5957691216057308) * x * (T(1) + T(0.044715) * x * x));
     const T du = T(1.5957691216057308) * (T(1) + T(0.134145) * x * x);
     return s + x * du * s * (T(1) - s);
@@ -79,11 +79,11 @@ struct GeluTanh {
 struct Relu {
   static constexpr std::string_view kind = "relu";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return x > 0 ? x : x * T(0);  // NaN stays
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     return x > 0 ? T(1) : T(0);
   }
 };
@@ -91,11 +91,11 @@ struct Relu {
 struct Sigmoid {
   static constexpr std::string_view kind = "sigmoid";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return vsigmoid(x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     const T s = vsigmoid(x);
     return s * (T(1) - s);
   }
@@ -104,11 +104,11 @@ struct Sigmoid {
 struct Tanh {
   static constexpr std::string_view kind = "tanh";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return vtanh(x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     const T t = vtanh(x);
     return T(1) - t * t;
   }
@@ -117,11 +117,11 @@ struct Tanh {
 struct Softplus {
   static constexpr std::string_view kind = "softplus";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return vsoftplus(x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     return vsigmoid(x);
   }
 };
@@ -129,11 +129,11 @@ struct Softplus {
 struct LogSigmoid {
   static constexpr std::string_view kind = "logsigmoid";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return -vsoftplus(-x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     return vsigmoid(-x);
   }
 };
@@ -141,12 +141,12 @@ struct LogSigmoid {
 struct Elu1 {
   static constexpr std::string_view kind = "elu1";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     const T e = vexp(x);
     return x > 0 ? x + T(1) : e;
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     const T e = vexp(x);
     return x > 0 ? T(1) : e;
   }
@@ -155,11 +155,11 @@ struct Elu1 {
 struct Exp {
   static constexpr std::string_view kind = "exp";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return vexp(x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     return vexp(x);
   }
 };
@@ -167,11 +167,11 @@ struct Exp {
 struct SquareRelu {
   static constexpr std::string_view kind = "square_relu";
   template <class T>
-  static T value(T x) {
+  [[gnu::always_inline]] static T value(T x) {
     return Relu::value(x) * Relu::value(x);
   }
   template <class T>
-  static T slope(T x) {
+  [[gnu::always_inline]] static T slope(T x) {
     return T(2) * Relu::value(x);
   }
 };

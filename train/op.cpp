@@ -1,6 +1,7 @@
 #include "train/op.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iomanip>
 #include <sstream>
 
@@ -84,13 +85,17 @@ void read_flat(const Hdf5Reader& file, const Operation& op, OperationFile& f) {
   }
 }
 
-// The one index tensor that an operation writes: memory for it, where the file gives none.
-void add_written(const Operation& op, Tensors& inputs, const Settings& settings) {
-  if (op.name() != "router" || inputs.count("index") || !inputs.count("logits")) return;
-  const auto k = settings.find("top_k");
-  const int64_t top_k = k == settings.end() ? 1 : std::atoll(k->second.c_str());
-  if (inputs.at("logits").dims() != 2 || top_k < 1) return;  // refused by the operation's own check
-  inputs["index"] = empty({inputs.at("logits").size(0), top_k}, Dtype::i32);
+// The one index tensor that an operation writes: one that the file gives is meant to be used, and
+// where it gives none there must be memory for it.
+void prepare_router(Tensors& inputs, Settings& settings) {
+  if (inputs.count("index")) {
+    settings.emplace("forced", "true");
+    return;
+  }
+  const auto found = inputs.find("logits");
+  const int64_t top_k = settings.count("top_k") ? std::atoll(settings["top_k"].c_str()) : 1;
+  if (found == inputs.end() || found->second.dims() != 2 || top_k < 1) return;  // refused later
+  inputs["index"] = empty({found->second.size(0), top_k}, Dtype::i32);
 }
 
 Dtype dtype_of_inputs(const Operation& op, const Tensors& inputs) {
@@ -128,13 +133,14 @@ struct Run {
   Tensors outputs, gradients;
 };
 
-Run run(const Operation& op, const OperationFile& file, const Settings& settings, Form form,
-        Dtype dtype, bool backward) {
+Run run(const Operation& op, const OperationFile& file, Settings settings, Form form, Dtype dtype,
+        bool backward) {
   Tensors inputs = rounded_to(dtype, file.inputs, op.inputs());
-  add_written(op, inputs, settings);
+  const bool routes = op.name() == "router";
+  if (routes) prepare_router(inputs, settings);
   Run r;
   r.outputs = op.forward(form, inputs, settings);
-  if (inputs.count("index") && op.name() == "router") r.outputs["index"] = inputs["index"];
+  if (routes) r.outputs["index"] = inputs["index"];
   check_gradients(op, file.output_gradients, r.outputs);
   if (backward)
     r.gradients =

@@ -49,7 +49,7 @@ void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, BackwardTil
   const int64_t first = std::max(s.row(n, band.first_query(keys.begin - key0)), s.queries.begin(n));
   const int64_t end = std::min(s.row(n, band.end_query(keys.end - key0)), s.queries.end(n));
   for (int64_t t0 = first, t1 = 0; t0 < end; t0 = t1) {
-    t1 = std::min(end, (t0 / kTile + 1) * kTile);
+    t1 = std::min(end, (t0 / kSoftmaxTile + 1) * kSoftmaxTile);
     tile.meet(back.tile<T>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
   }
 }

@@ -102,7 +102,7 @@ void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const Block
     const int64_t t_first = std::max(s.row(n, first), s.queries.begin(n));
     const int64_t t_end = std::min(s.row(n, stop), s.queries.end(n));
     for (int64_t t0 = t_first, t1 = 0; t0 < t_end; t0 = t1) {
-      t1 = std::min(t_end, (t0 / kTile + 1) * kTile);
+      t1 = std::min(t_end, (t0 / kSoftmaxTile + 1) * kSoftmaxTile);
       tile.meet(back.tile<T>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
     }
   });

@@ -41,8 +41,8 @@ SoftmaxCall::SoftmaxCall(const Tensor& q_in, const Tensor& k_in, const Tensor& v
       H(q.size(2)),
       Hk(k.size(2)),
       shape{.K = q.size(3), .V = v.size(3), .scale = scale, .softcap = softcap},
-      queries(cu_seqlens, B, T, kTile),
-      keys(cu_seqlens, B, S, kTile) {
+      queries(cu_seqlens, B, T, kSoftmaxTile),
+      keys(cu_seqlens, B, S, kSoftmaxTile) {
   if (scale == 0) shape.scale = 1 / std::sqrt(static_cast<double>(shape.K));
 }
 
@@ -69,7 +69,7 @@ void SoftmaxBackward::begin() const {
   T* const first = dq ? dq.data<T>() : nullptr;
   T* const others = other_dq ? other_dq.data<T>() : nullptr;
   const int64_t width = call.H * call.shape.K, V = call.shape.V;
-  parallel_ranges(call.B * call.T, kTile, [&](int64_t from, int64_t to) {
+  parallel_ranges(call.B * call.T, kSoftmaxTile, [&](int64_t from, int64_t to) {
     if (first) std::fill(first + from * width, first + to * width, T(0));
     for (int64_t p = 0; others && p < parts - 1; ++p) {
       T* const part = others + p * call.B * call.T * width;

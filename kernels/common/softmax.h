@@ -23,7 +23,7 @@ struct SoftmaxCall {
   Tensor q, k, v;
   int64_t B, T, S, H, Hk;
   SoftmaxShape shape;
-  Documents queries, keys;  // on grids of kTile
+  Documents queries, keys;  // on grids of kSoftmaxTile
   bool causal = true;
   int64_t window = 0;
 

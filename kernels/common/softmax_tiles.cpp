@@ -16,17 +16,19 @@ namespace {
 constexpr int64_t kAlign = 16;  // the vectors of tile_gemm like whole ones
 int64_t up(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
-// to[c, i] = factor * from[i, c], with zeros up to a multiple of kAlign columns.  to: [width, kTile]
+// to[c, i] = factor * from[i, c], with zeros up to a multiple of kAlign columns.  to: [width, kSoftmaxTile]
 template <class T>
 void transpose(Rows<const T> from, int64_t rows, int64_t width, T factor, T* to) {
   int64_t i = 0;
   for (; i + 8 <= rows; i += 8) {
     const T* const row = from[i];
     for (int64_t c = 0; c < width; ++c)
-      for (int64_t r = 0; r < 8; ++r) to[c * kTile + i + r] = factor * row[r * from.stride + c];
+      for (int64_t r = 0; r < 8; ++r)
+        to[c * kSoftmaxTile + i + r] = factor * row[r * from.stride + c];
   }
   for (; i < up(rows); ++i)
-    for (int64_t c = 0; c < width; ++c) to[c * kTile + i] = i < rows ? factor * from[i][c] : T(0);
+    for (int64_t c = 0; c < width; ++c)
+      to[c * kSoftmaxTile + i] = i < rows ? factor * from[i][c] : T(0);
 }
 
 }  // namespace
@@ -35,26 +37,26 @@ void transpose(Rows<const T> from, int64_t rows, int64_t width, T factor, T* to)
 
 template <class T>
 int64_t ForwardTile<T>::scratch(const SoftmaxShape& s) {
-  return kTile * (s.K + kTile + s.V + 3);
+  return kSoftmaxTile * (s.K + kSoftmaxTile + s.V + 3);
 }
 
 template <class T>
 ForwardTile<T>::ForwardTile(const SoftmaxShape& shape, T* scratch)
     : shape_(shape),
       q_(scratch),
-      x_(q_ + shape.K * kTile),
-      o_(x_ + kTile * kTile),
-      most_(o_ + kTile * shape.V),
-      sum_(most_ + kTile),
-      shrink_(sum_ + kTile) {}
+      x_(q_ + shape.K * kSoftmaxTile),
+      o_(x_ + kSoftmaxTile * kSoftmaxTile),
+      most_(o_ + kSoftmaxTile * shape.V),
+      sum_(most_ + kSoftmaxTile),
+      shrink_(sum_ + kSoftmaxTile) {}
 
 template <class T>
 void ForwardTile<T>::start(Rows<const T> q, int64_t rows, int64_t position, const Band& band) {
   rows_ = rows, position_ = position, band_ = band;
   const double scale = shape_.softcap > 0 ? shape_.scale / shape_.softcap : shape_.scale;
   transpose(q, rows, shape_.K, static_cast<T>(scale), q_);
-  std::fill_n(most_, kTile, -std::numeric_limits<T>::infinity());
-  std::fill_n(sum_, kTile, T(0));
+  std::fill_n(most_, kSoftmaxTile, -std::numeric_limits<T>::infinity());
+  std::fill_n(sum_, kSoftmaxTile, T(0));
   std::fill_n(o_, rows * shape_.V, T(0));
 }
 
@@ -65,13 +67,13 @@ void ForwardTile<T>::see(Rows<const T> k, Rows<const T> v, int64_t begin, int64_
   end = std::min(end, band_.end(last));
   // Keys lie on the document's own grid, so that a query meets the same tiles in any call.
   for (int64_t j0 = begin, j1 = 0; j0 < end; j0 = j1) {
-    j1 = std::min(end, (j0 / kTile + 1) * kTile);
+    j1 = std::min(end, (j0 / kSoftmaxTile + 1) * kSoftmaxTile);
     if (band_.first(last) <= j0 && j1 <= band_.end(position_)) {
       part(k, v, 0, rows_, j0, j1);
       continue;
     }
-    for (int64_t a = 0; a < rows_; a += kStrip) {
-      const int64_t rows = std::min(kStrip, rows_ - a), i = position_ + a;
+    for (int64_t a = 0; a < rows_; a += kSoftmaxStrip) {
+      const int64_t rows = std::min(kSoftmaxStrip, rows_ - a), i = position_ + a;
       part(k, v, a, rows, std::max(j0, band_.first(i)), std::min(j1, band_.end(i + rows - 1)));
     }
   }
@@ -87,12 +89,14 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
   T* const __restrict__ most = most_ + a;
   T* const __restrict__ sum = sum_ + a;
   T* const __restrict__ shrink = shrink_ + a;
-  tile_gemm<T>(keys, width, shape_.K, {k[begin], k.stride, 1}, q_ + a, kTile, x, kTile, false);
+  tile_gemm<T>(keys, width, shape_.K, {k[begin], k.stride, 1}, q_ + a, kSoftmaxTile, x,
+               kSoftmaxTile, false);
   if (shape_.softcap > 0) {
     const T cap = static_cast<T>(shape_.softcap);
     for (int64_t j = 0; j < keys; ++j)
 #pragma omp simd
-      for (int64_t i = 0; i < width; ++i) x[j * kTile + i] = cap * vtanh(x[j * kTile + i]);
+      for (int64_t i = 0; i < width; ++i)
+        x[j * kSoftmaxTile + i] = cap * vtanh(x[j * kSoftmaxTile + i]);
   }
   if (band_.first(i0 + rows - 1) > begin || band_.end(i0) < end) mask(a, width, begin, end);
 
@@ -100,7 +104,7 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
   std::copy_n(most, width, shrink);
   for (int64_t j = 0; j < keys; ++j)
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) most[i] = std::max(most[i], x[j * kTile + i]);
+    for (int64_t i = 0; i < width; ++i) most[i] = std::max(most[i], x[j * kSoftmaxTile + i]);
   constexpr T kNone = -std::numeric_limits<T>::infinity();
 #pragma omp simd
   for (int64_t i = 0; i < width; ++i) {
@@ -110,8 +114,8 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
   for (int64_t j = 0; j < keys; ++j)
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i) {
-      const T p = vexp(x[j * kTile + i] - (most[i] == kNone ? T(0) : most[i]));
-      x[j * kTile + i] = p;
+      const T p = vexp(x[j * kSoftmaxTile + i] - (most[i] == kNone ? T(0) : most[i]));
+      x[j * kSoftmaxTile + i] = p;
       sum[i] += p;
     }
 
@@ -121,20 +125,20 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
 #pragma omp simd
     for (int64_t c = 0; c < shape_.V; ++c) o[i * shape_.V + c] *= shrink[i];
   }
-  tile_gemm<T>(rows, shape_.V, keys, {x, 1, kTile}, v[begin], v.stride, o, shape_.V, true);
+  tile_gemm<T>(rows, shape_.V, keys, {x, 1, kSoftmaxTile}, v[begin], v.stride, o, shape_.V, true);
 }
 
 // -infinity for what the band hides.
 template <class T>
 void ForwardTile<T>::mask(int64_t a, int64_t width, int64_t begin, int64_t end) {
-  int32_t first[kTile], stop[kTile];  // keys of the tile
+  int32_t first[kSoftmaxTile], stop[kSoftmaxTile];  // keys of the tile
   for (int64_t i = 0; i < width; ++i) {
     const int64_t at = position_ + a + i;
     first[i] = static_cast<int32_t>(std::max(band_.first(at), begin) - begin);
     stop[i] = static_cast<int32_t>(std::min(band_.end(at), end) - begin);
   }
   for (int32_t j = 0; j < static_cast<int32_t>(end - begin); ++j) {
-    T* const __restrict__ x = x_ + j * kTile;
+    T* const __restrict__ x = x_ + j * kSoftmaxTile;
 #pragma omp simd
     for (int64_t i = 0; i < width; ++i)
       x[i] = (j >= first[i]) & (j < stop[i]) ? x[i] : -std::numeric_limits<T>::infinity();
@@ -163,7 +167,7 @@ void ForwardTile<T>::finish(const T* sink, Rows<T> o, T* lse) {
 
 template <class T>
 int64_t BackwardTile<T>::scratch(const SoftmaxShape& s) {
-  return 2 * kTile * (s.K + s.V + kTile);
+  return 2 * kSoftmaxTile * (s.K + s.V + kSoftmaxTile);
 }
 
 template <class T>
@@ -172,19 +176,19 @@ BackwardTile<T>::BackwardTile(const SoftmaxShape& shape, bool want_k, bool want_
       want_k_(want_k),
       want_v_(want_v),
       kt_(scratch),
-      vt_(kt_ + shape.K * kTile),
-      p_(vt_ + shape.V * kTile),
-      d_(p_ + kTile * kTile),
-      dk_(d_ + kTile * kTile),
-      dv_(dk_ + kTile * shape.K) {}
+      vt_(kt_ + shape.K * kSoftmaxTile),
+      p_(vt_ + shape.V * kSoftmaxTile),
+      d_(p_ + kSoftmaxTile * kSoftmaxTile),
+      dk_(d_ + kSoftmaxTile * kSoftmaxTile),
+      dv_(dk_ + kSoftmaxTile * shape.K) {}
 
 template <class T>
 void BackwardTile<T>::start(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end) {
   k_ = k, begin_ = begin, end_ = end;
   transpose(k.from(begin), end - begin, shape_.K, T(1), kt_);
   transpose(v.from(begin), end - begin, shape_.V, T(1), vt_);
-  std::fill_n(dk_, kTile * shape_.K, T(0));
-  std::fill_n(dv_, kTile * shape_.V, T(0));
+  std::fill_n(dk_, kSoftmaxTile * shape_.K, T(0));
+  std::fill_n(dv_, kSoftmaxTile * shape_.V, T(0));
 }
 
 template <class T>
@@ -196,8 +200,8 @@ void BackwardTile<T>::meet(const QueryTile<T>& x, const Band& band) {
     part(x, band, 0, x.rows, begin, end);
     return;
   }
-  for (int64_t a = 0; a < x.rows; a += kStrip) {
-    const int64_t rows = std::min(kStrip, x.rows - a), i = x.position + a;
+  for (int64_t a = 0; a < x.rows; a += kSoftmaxStrip) {
+    const int64_t rows = std::min(kSoftmaxStrip, x.rows - a), i = x.position + a;
     part(x, band, a, rows, std::max(begin, band.first(i)), std::min(end, band.end(i + rows - 1)));
   }
 }
@@ -211,18 +215,21 @@ void BackwardTile<T>::part(const QueryTile<T>& x, const Band& band, int64_t a, i
   // Whole vectors of keys; what they hold besides [begin, end) is not looked at.
   const int64_t left = c0 / kAlign * kAlign, width = up(c0 + keys) - left;
   const Rows<const T> q = x.q.from(a), dout = x.dout.from(a);
-  tile_gemm<T>(rows, width, K, {q.data, q.stride, 1}, kt_ + left, kTile, p_ + left, kTile, false);
-  tile_gemm<T>(rows, width, V, {dout.data, dout.stride, 1}, vt_ + left, kTile, d_ + left, kTile,
-               false);
+  tile_gemm<T>(rows, width, K, {q.data, q.stride, 1}, kt_ + left, kSoftmaxTile, p_ + left,
+               kSoftmaxTile, false);
+  tile_gemm<T>(rows, width, V, {dout.data, dout.stride, 1}, vt_ + left, kSoftmaxTile, d_ + left,
+               kSoftmaxTile, false);
   for (int64_t i = 0; i < rows; ++i)
-    gradients(x, band, a + i, begin, end, p_ + i * kTile + c0, d_ + i * kTile + c0);
+    gradients(x, band, a + i, begin, end, p_ + i * kSoftmaxTile + c0, d_ + i * kSoftmaxTile + c0);
   if (want_v_)
-    tile_gemm<T>(keys, V, rows, {p_ + c0, 1, kTile}, dout.data, dout.stride, dv_ + c0 * V, V, true);
-  if (want_k_)
-    tile_gemm<T>(keys, K, rows, {d_ + c0, 1, kTile}, q.data, q.stride, dk_ + c0 * K, K, true);
-  if (x.dq)
-    tile_gemm<T>(rows, K, keys, {d_ + c0, kTile, 1}, k_[begin], k_.stride, x.dq[a], x.dq.stride,
+    tile_gemm<T>(keys, V, rows, {p_ + c0, 1, kSoftmaxTile}, dout.data, dout.stride, dv_ + c0 * V, V,
                  true);
+  if (want_k_)
+    tile_gemm<T>(keys, K, rows, {d_ + c0, 1, kSoftmaxTile}, q.data, q.stride, dk_ + c0 * K, K,
+                 true);
+  if (x.dq)
+    tile_gemm<T>(rows, K, keys, {d_ + c0, kSoftmaxTile, 1}, k_[begin], k_.stride, x.dq[a],
+                 x.dq.stride, true);
 }
 
 // One query: from q.k and dout.v of the keys [begin, end) to P and the gradient of q.k.

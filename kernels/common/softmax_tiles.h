@@ -13,8 +13,8 @@
 
 namespace weft::kernels {
 
-inline constexpr int64_t kTile = 64;   // queries and keys
-inline constexpr int64_t kStrip = 16;  // queries of a tile that the band cuts
+inline constexpr int64_t kSoftmaxTile = 64;   // queries and keys
+inline constexpr int64_t kSoftmaxStrip = 16;  // queries of a tile that the band cuts
 
 // The keys that the query at position i of its document sees: [first(i), end(i)) of `keys`. Both
 // rise with i.
@@ -75,7 +75,7 @@ class ForwardTile {
   static int64_t scratch(const SoftmaxShape& shape);
   ForwardTile(const SoftmaxShape& shape, T* scratch);
 
-  // At most kTile queries, of which the first is at `position`.
+  // At most kSoftmaxTile queries, of which the first is at `position`.
   void start(Rows<const T> q, int64_t rows, int64_t position, const Band& band);
   // Lets the queries see those keys of [begin, end) that lie in the band. k and v hold the document's
   // keys from position 0 on.
@@ -91,8 +91,8 @@ class ForwardTile {
   SoftmaxShape shape_;
   Band band_;
   int64_t rows_ = 0, position_ = 0;
-  T *q_, *x_;                      // [K, kTile] scaled and transposed; scores [keys, kTile]
-  T *o_, *most_, *sum_, *shrink_;  // [kTile, V]; [kTile] each
+  T *q_, *x_;  // [K, kSoftmaxTile] scaled and transposed; scores [keys, kSoftmaxTile]
+  T *o_, *most_, *sum_, *shrink_;  // [kSoftmaxTile, V]; [kSoftmaxTile] each
 };
 
 // The queries of one tile with what flows back into them.
@@ -112,7 +112,7 @@ class BackwardTile {
   // Which gradients are wanted of keys and of values.
   BackwardTile(const SoftmaxShape& shape, bool want_k, bool want_v, T* scratch);
 
-  // The keys [begin, end) of a document, at most kTile; k and v as in ForwardTile::see.
+  // The keys [begin, end) of a document, at most kSoftmaxTile; k and v as in ForwardTile::see.
   void start(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
   // Adds what the queries send back to the keys that they see, and to dq.
   void meet(const QueryTile<T>& x, const Band& band);
@@ -129,9 +129,9 @@ class BackwardTile {
   bool want_k_, want_v_;
   Rows<const T> k_;
   int64_t begin_ = 0, end_ = 0;
-  T *kt_, *vt_;  // [K, kTile], [V, kTile]
-  T *p_, *d_;    // [queries, kTile]: P, and the gradient of scores
-  T *dk_, *dv_;  // [kTile, K], [kTile, V]
+  T *kt_, *vt_;  // [K, kSoftmaxTile], [V, kSoftmaxTile]
+  T *p_, *d_;    // [queries, kSoftmaxTile]: P, and the gradient of scores
+  T *dk_, *dv_;  // [kSoftmaxTile, K], [kSoftmaxTile, V]
 };
 
 }  // namespace weft::kernels

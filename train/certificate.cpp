@@ -1,0 +1,242 @@
+#include "train/certificate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "autograd/gradcheck.h"
+#include "core/file.h"
+#include "kernels/agreement.h"
+#include "train/report.h"
+
+namespace weft::train {
+namespace {
+
+using namespace kernels;
+
+// Inputs with more elements are checked along directions.
+constexpr int64_t kSmall = 48;
+constexpr int kDirections = 4;
+
+// On the relative error of differences, in f64; no operation needs a looser one.
+constexpr double kDifferences = 1e-7;
+
+// Differences with the better of two steps: the larger suffers less from rounding, the smaller follows
+// a function that bends sharply (a norm of a row near zero, a decay over a long document). A wrong
+// gradient agrees with neither.
+autograd::InputReport differences(const std::string& name, const std::function<double()>& loss,
+                                  const Tensor& x, const Tensor& gradient) {
+  autograd::GradcheckOptions options;
+  options.bound = kDifferences;
+  options.directions = x.numel() <= kSmall ? 0 : kDirections;
+  const autograd::InputReport wide = autograd::check_input(name, loss, x, gradient, options);
+  if (wide.passed) return wide;
+  options.step /= 10;
+  const autograd::InputReport narrow = autograd::check_input(name, loss, x, gradient, options);
+  return narrow.max_rel < wide.max_rel ? narrow : wide;
+}
+
+// Rows by tensor, form and kind of check; a new result replaces the row where it is worse.
+class Rows {
+ public:
+  void add(CertificateRow row) {
+    if (std::isnan(row.error)) row.error = std::numeric_limits<double>::infinity();
+    const std::string key = row.tensor + "|" + row.form + "|" + row.against +
+                            std::to_string(static_cast<int>(row.dtype));
+    const auto [found, fresh] = place_.emplace(key, rows.size());
+    if (fresh) rows.push_back(row);
+    CertificateRow& kept = rows[found->second];
+    const int cases = fresh ? 1 : kept.cases + 1;
+    if (!(row.error / row.bound <= kept.error / kept.bound)) kept = row;
+    kept.cases = cases;
+  }
+  std::vector<CertificateRow> rows;
+
+ private:
+  std::map<std::string, size_t> place_;
+};
+
+void add_definition(const Operation& op, const NamedCase& c, Dtype dtype, Rows& rows) {
+  const Expected e = expected_of(op, c, dtype);
+  for (const Form form : op.forms()) {
+    const Tensors y = op.forward(form, e.inputs, c.settings);
+    const Tensors dx = op.backward(form, e.inputs, c.settings, e.output_gradients);
+    for (const Agreement& a : agreement(e, y, dx))
+      rows.add({op.name(), a.tensor, name_of(form), dtype, "definition", c.name, a.difference.error,
+                a.bound, a.difference.at, a.difference.got, a.difference.expected});
+  }
+}
+
+// The sum of all outputs times their gradients.
+double weighted_sum(const Tensors& outputs, const Tensors& weights) {
+  double total = 0;
+  for (const auto& [name, y] : outputs) {
+    const std::vector<double> a = to_doubles(y), w = to_doubles(weights.at(gradient_name(name)));
+    for (size_t i = 0; i < a.size(); ++i)
+      if (w[i] != 0) total += a[i] * w[i];  // a row that sees no key has -inf, and no weight
+  }
+  return total;
+}
+
+void add_differences(const Operation& op, const NamedCase& c, Rows& rows) {
+  Tensors in;
+  for (const auto& [name, t] : c.inputs) in[name] = t.clone();
+  const Tensors weights = random_gradients(op.forward(Form::naive, in, c.settings), 1);
+  for (const Form form : op.forms()) {
+    const Tensors dx = op.backward(form, in, c.settings, weights);
+    const auto loss = [&] { return weighted_sum(op.forward(form, in, c.settings), weights); };
+    for (const Field& f : op.inputs()) {
+      const auto x = in.find(f.name);
+      if (x == in.end() || x->second.numel() == 0) continue;
+      const std::string name = gradient_name(f.name);
+      const autograd::InputReport r = differences(name, loss, x->second, dx.at(name));
+      rows.add({op.name(), name, name_of(form), Dtype::f64, "differences", c.name, r.max_rel,
+                kDifferences, r.at, r.analytic, r.numeric});
+    }
+  }
+}
+
+std::string place(const std::vector<int64_t>& at) {
+  std::string text;
+  for (const int64_t i : at) text += (text.empty() ? "" : ", ") + std::to_string(i);
+  return "[" + text + "]";
+}
+
+std::string description(const CertificateRow& r) {
+  return concat("case \"", r.case_name, "\": error ", printed("%.2e", r.error), ", bound ",
+                printed("%.2e", r.bound), ", at ", place(r.at), " got ", printed("%.12g", r.got),
+                ", expected ", printed("%.12g", r.expected));
+}
+
+std::string kind(const CertificateRow& r) { return concat(r.against, " ", name_of(r.dtype)); }
+
+std::string escaped_xml(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '&')
+      out += "&amp;";
+    else if (c == '<')
+      out += "&lt;";
+    else if (c == '"')
+      out += "&quot;";
+    else
+      out += c;
+  }
+  return out;
+}
+
+int64_t failures(const std::vector<CertificateRow>& rows) {
+  return std::count_if(rows.begin(), rows.end(),
+                       [](const CertificateRow& r) { return !r.passed(); });
+}
+
+}  // namespace
+
+std::vector<CertificateRow> certify(const Operation& op,
+                                    const std::function<void(double)>& progress) {
+  Rows rows;
+  const std::vector<NamedCase> cases = op.cases();
+  for (size_t i = 0; i < cases.size(); ++i) {
+    if (progress) progress(static_cast<double>(i) / static_cast<double>(cases.size()));
+    add_differences(op, cases[i], rows);
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16})
+      add_definition(op, cases[i], dtype, rows);
+  }
+  return rows.rows;
+}
+
+void print_certificate(const std::vector<CertificateRow>& rows, std::ostream& out) {
+  const std::vector<std::string> kinds = {"differences f64", "definition f64", "definition f32",
+                                          "definition bf16"};
+  std::vector<std::string> heading = {"operation", "tensor", "form"};
+  for (const std::string& k : kinds) heading.push_back(k + " < bound");
+  heading.emplace_back("verdict");
+  std::vector<std::vector<std::string>> lines;
+  std::map<std::string, size_t> line_of;
+  for (const CertificateRow& r : rows) {
+    const auto [found, fresh] =
+        line_of.emplace(r.operation + "|" + r.tensor + "|" + r.form, lines.size());
+    if (fresh) {
+      lines.emplace_back(heading.size(), "-");
+      lines.back()[0] = r.operation;
+      lines.back()[1] = r.tensor;
+      lines.back()[2] = r.form;
+      lines.back().back() = "passed";
+    }
+    std::vector<std::string>& line = lines[found->second];
+    const auto column = std::find(kinds.begin(), kinds.end(), kind(r)) - kinds.begin();
+    line[static_cast<size_t>(3 + column)] =
+        printed("%.1e", r.error) + (r.passed() ? " < " : " > ") + printed("%.1e", r.bound);
+    if (!r.passed()) line.back() = "FAILED";
+  }
+  print_table(out, heading, lines);
+  out << "\n";
+  for (const CertificateRow& r : rows)
+    if (!r.passed())
+      out << "FAILED  " << r.operation << " " << r.tensor << " " << r.form << ", " << kind(r)
+          << ": " << description(r) << "\n";
+  std::map<std::string, int> operations;
+  for (const CertificateRow& r : rows) operations[r.operation] = 1;
+  out << operations.size() << " operations, " << rows.size() << " checks, " << failures(rows)
+      << " failed\n";
+}
+
+std::string certificate_json(const std::vector<CertificateRow>& rows) {
+  std::string text = "[";
+  for (const CertificateRow& r : rows) {
+    std::string at;
+    for (const int64_t i : r.at) at += (at.empty() ? "" : ", ") + std::to_string(i);
+    text += concat(text == "[" ? "\n " : ",\n ", "{\"operation\": ", json_text(r.operation),
+                   ", \"tensor\": ", json_text(r.tensor), ", \"form\": ", json_text(r.form),
+                   ", \"dtype\": \"", name_of(r.dtype), "\", \"against\": ", json_text(r.against),
+                   ", \"error\": ", json_number(r.error), ", \"bound\": ", json_number(r.bound),
+                   ", \"passed\": ", r.passed() ? "true" : "false", ", \"cases\": ", r.cases,
+                   ", \"worst_case\": ", json_text(r.case_name), ", \"at\": [", at,
+                   "], \"got\": ", json_number(r.got), ", \"expected\": ", json_number(r.expected),
+                   "}");
+  }
+  return text + "\n]\n";
+}
+
+std::string certificate_junit(const std::vector<CertificateRow>& rows) {
+  std::string text = concat(
+      "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"gradcheck\" "
+      "tests=\"",
+      rows.size(), "\" failures=\"", failures(rows), "\">\n");
+  for (const CertificateRow& r : rows) {
+    text += concat("  <testcase classname=\"", escaped_xml(r.operation), "\" name=\"",
+                   escaped_xml(r.tensor), " ", r.form, " ", kind(r), "\"");
+    if (r.passed())
+      text += "/>\n";
+    else
+      text += concat(">\n    <failure message=\"", escaped_xml(description(r)),
+                     "\"/>\n  </testcase>\n");
+  }
+  return text + "</testsuite>\n";
+}
+
+int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
+  std::vector<const Operation*> list;
+  for (const std::string& name : a.operations) list.push_back(&operation(name));
+  if (list.empty()) list = operations();
+  std::vector<CertificateRow> rows;
+  {
+    LiveLine line("gradcheck");
+    for (size_t i = 0; i < list.size(); ++i) {
+      const auto progress = [&](double part) {
+        line.show((static_cast<double>(i) + part) / static_cast<double>(list.size()),
+                  list[i]->name());
+      };
+      for (CertificateRow& r : certify(*list[i], progress)) rows.push_back(std::move(r));
+    }
+  }
+  if (!a.junit.empty()) write_file(a.junit, certificate_junit(rows));
+  if (a.json)
+    out << certificate_json(rows);
+  else
+    print_certificate(rows, out);
+  return failures(rows) ? 1 : 0;
+}
+
+}  // namespace weft::train

@@ -1,0 +1,270 @@
+#include "layers/blocks.h"
+
+#include <algorithm>
+
+#include "autograd/kernel_op.h"
+#include "autograd/ops.h"
+#include "core/text.h"
+#include "kernels/basic/activation.h"
+#include "kernels/basic/matmul.h"
+#include "kernels/basic/norms.h"
+#include "kernels/basic/rotary.h"
+#include "kernels/basic/short_conv.h"
+
+namespace weft::layers {
+
+using autograd::apply;
+using autograd::reshape;
+
+const std::vector<std::string> kMlpKinds = {"swiglu", "gelu", "moe", "none"};
+
+namespace {
+
+Shape with_last(Shape shape, int64_t size) {
+  shape[-1] = size;
+  return shape;
+}
+
+class SwiGlu final : public Layer {
+ public:
+  SwiGlu(const Spec& spec, int64_t width, const Builder& b)
+      : gate_(b.within("gate_proj"), spec.width, width, spec.init),
+        up_(b.within("up_proj"), spec.width, width, spec.init),
+        down_(b.within("down_proj"), width, spec.width, spec.residual_init()) {}
+  Var forward(const Var& x, Context&) const override {
+    return down_(gated(gate_(x), up_(x), "silu"));
+  }
+  double flops_per_token(int64_t) const override { return 0; }
+
+ private:
+  Linear gate_, up_, down_;
+};
+
+class Gelu final : public Layer {
+ public:
+  Gelu(const Spec& spec, int64_t width, const Builder& b)
+      : fc1_(b.within("fc1"), spec.width, width, spec.init),
+        fc2_(b.within("fc2"), width, spec.width, spec.residual_init()) {}
+  Var forward(const Var& x, Context&) const override { return fc2_(activation(fc1_(x), "gelu")); }
+  double flops_per_token(int64_t) const override { return 0; }
+
+ private:
+  Linear fc1_, fc2_;
+};
+
+}  // namespace
+
+Var rows(const Var& x) { return x.value().dims() == 2 ? x : reshape(x, {-1, x.size(-1)}); }
+
+Var activation(const Var& x, const std::string& kind) {
+  return reshape(apply<kernels::Activation>({rows(x)}, {kind}).y, x.shape());
+}
+
+Var product(const Var& x, const Var& weight, const Var& bias) {
+  const Var y = apply<kernels::Matmul>({rows(x), weight, bias}).y;
+  return reshape(y, with_last(x.shape(), y.size(1)));
+}
+
+Var gated(const Var& a, const Var& b, const std::string& kind) {
+  return reshape(apply<kernels::GatedActivation>({rows(a), rows(b)}, {kind}).y, a.shape());
+}
+
+Var l2_norm(const Var& x, double eps) {
+  return reshape(apply<kernels::L2Norm>({rows(x)}, {eps}).y, x.shape());
+}
+
+Var heads(const Var& x, int64_t H) { return reshape(x, {x.size(0), x.size(1), H, x.size(2) / H}); }
+
+Var merged(const Var& x) { return reshape(x, {x.size(0), x.size(1), x.size(2) * x.size(3)}); }
+
+Var rotated(const Var& x, double base, const Context& c) {
+  kernels::Rotary::Options o;
+  o.base = base;
+  o.offset = c.position;
+  o.cu_seqlens = c.cu_seqlens;
+  return apply<kernels::Rotary>({x}, o).y;
+}
+
+Linear::Linear(const Builder& b, int64_t in, int64_t out, double deviation, bool with_bias)
+    : Linear(b, in, out, Init::normal(deviation), with_bias) {}
+
+Linear::Linear(const Builder& b, int64_t in, int64_t out, const Init& init, bool with_bias)
+    : weight(b.parameter("weight", {out, in}, init)) {
+  if (with_bias) bias = b.parameter("bias", {out}, Init::constant(0));
+}
+
+Var Linear::operator()(const Var& x) const { return product(x, weight, bias); }
+
+Norm::Norm(const Builder& b, int64_t width, Kind kind, double eps)
+    : kind_(kind),
+      eps_(eps > 0             ? eps
+           : kind == Kind::rms ? 1e-6
+                               : 1e-5),
+      weight_(b.parameter("weight", {width}, Init::constant(1))) {}
+
+Var Norm::operator()(const Var& x) const {
+  const Var y = kind_ == Kind::rms ? apply<kernels::RmsNorm>({rows(x), weight_}, {eps_}).y
+                                   : apply<kernels::LayerNorm>({rows(x), weight_, {}}, {eps_}).y;
+  return reshape(y, x.shape());
+}
+
+GatedNorm::GatedNorm(const Builder& b, int64_t width, double eps, bool gate_first, int64_t groups)
+    : eps_(eps),
+      gate_first_(gate_first),
+      groups_(groups),
+      weight_(b.parameter("weight", {width}, Init::constant(1))) {}
+
+Var GatedNorm::operator()(const Var& x, const Var& z) const {
+  kernels::GatedNorm::Options o;
+  o.eps = eps_;
+  o.groups = groups_;
+  o.gate_first = gate_first_;
+  return reshape(apply<kernels::GatedNorm>({rows(x), rows(z), weight_}, o).y, x.shape());
+}
+
+ShortConv::ShortConv(const Builder& b, const std::string& name, int64_t channels, int64_t taps,
+                     bool with_bias)
+    : name_(name) {
+  if (taps == 0) return;
+  const Builder own = b.within(name);
+  const double bound = 1 / std::sqrt(static_cast<double>(taps));
+  weight_ = own.parameter("weight", {channels, taps}, Init::uniform(-bound, bound));
+  if (with_bias) bias_ = own.parameter("bias", {channels}, Init::constant(0));
+}
+
+Var ShortConv::operator()(const Var& x, Context& c) const {
+  if (!weight_) return activation(x, "silu");
+  kernels::ShortConv::Options o;
+  o.cu_seqlens = c.cu_seqlens;
+  const auto y = apply<kernels::ShortConv>({x, weight_, bias_, remembered(c, name_)}, o);
+  remember(c, name_, y.final_state);
+  return y.y;
+}
+
+Init step_init() {
+  return Init::function([](int64_t, double u) {
+    const double dt = std::max(1e-4, 1e-3 * std::pow(100.0, u));
+    return dt + std::log(-std::expm1(-dt));  // softplus of this is dt
+  });
+}
+
+Decay::Decay(const Builder& b, int64_t H, double low, double high)
+    : A_log_(b.parameter("A_log", {H}, Init::function([low, high](int64_t, double u) {
+                           return std::log(low + (high - low) * u);
+                         }))),
+      dt_bias_(b.parameter("dt_bias", {H}, step_init())) {}
+
+Var Decay::step(const Var& x) const {
+  return activation(autograd::add_along(x, dt_bias_, -1), "softplus");
+}
+
+Var Decay::log_decay(const Var& dt) const {
+  const Var A = autograd::scale(activation(reshape(A_log_, {1, -1}), "exp"), -1);
+  return autograd::multiply_along(dt, reshape(A, {-1}), -1);
+}
+
+std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const TomlTable& recipe,
+                                const Builder& b) {
+  if (kind == "none") return nullptr;
+  if (kind == "moe") return make_moe(spec, recipe.table("moe"), b);
+  const TomlTable table = recipe.table("mlp");
+  const int64_t D = spec.width;
+  if (kind == "gelu") return std::make_unique<Gelu>(spec, at_least(1, table, "width", 4 * D), b);
+  require(kind == "swiglu", "unknown mlp \"", kind, "\"; known: ", joined(kMlpKinds));
+  // Three matrices of 8/3 D rows weigh as much as two of 4 D.
+  const int64_t usual = (8 * D / 3 + 31) / 32 * 32;
+  return std::make_unique<SwiGlu>(spec, at_least(1, table, "width", usual), b);
+}
+
+int64_t at_least(int64_t least, const TomlTable& t, const std::string& key, int64_t standard) {
+  const int64_t value = t.integer(key, standard);
+  if (value < least) t.refuse(key, key, " is ", value, ", expected at least ", least);
+  return value;
+}
+
+std::string one_of(const std::vector<std::string>& known, const TomlTable& t,
+                   const std::string& key, const std::string& standard) {
+  const std::string value = t.string(key, standard);
+  if (std::find(known.begin(), known.end(), value) == known.end())
+    t.refuse(key, key, " is \"", value, "\"; did you mean \"", nearest_name(value, known),
+             "\"? known: ", joined(known));
+  return value;
+}
+
+Tensor remembered(const Context& c, const std::string& name) {
+  if (!c.state) return {};
+  const auto found = c.state->tensors.find(name);
+  return found == c.state->tensors.end() ? Tensor() : found->second;
+}
+
+void remember(const Context& c, const std::string& name, const Var& value) {
+  if (c.state) c.state->tensors[name] = value.value();
+}
+
+namespace {
+
+// Room for `slots` rows where `cache` has fewer; the first `held` rows are kept.
+void reserve(Tensor& cache, const Tensor& like, int64_t slots, int64_t held) {
+  if (cache && cache.size(1) >= slots) return;
+  Shape shape = like.shape();
+  shape[1] = slots;
+  const Tensor larger = empty(shape, like.dtype(), like.device());
+  if (cache && held > 0) larger.slice(1, 0, held).copy_from(cache.slice(1, 0, held));
+  cache = larger;
+}
+
+// The last `keep` of `held` rows become the first.
+void move_down(const Tensor& cache, int64_t held, int64_t keep) {
+  if (keep == 0 || keep == held) return;
+  const Tensor tail = cache.slice(1, held - keep, held);
+  const bool apart = keep <= held - keep;
+  cache.slice(1, 0, keep).copy_from(apart ? tail : tail.clone());
+}
+
+Tensor joined_rows(const Tensor& a, const Tensor& b) {
+  Shape shape = b.shape();
+  shape[1] += a.size(1);
+  const Tensor both = empty(shape, b.dtype(), b.device());
+  if (a.size(1) > 0) both.slice(1, 0, a.size(1)).copy_from(a);
+  both.slice(1, a.size(1), shape[1]).copy_from(b);
+  return both;
+}
+
+}  // namespace
+
+KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window) {
+  State& s = *c.state;
+  Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
+  const int64_t n = k.size(1);
+  if (window > 0) {
+    const int64_t slots = 2 * window, keep = std::min(s.held, window - 1);
+    reserve(keys, k, slots, 0);
+    reserve(values, v, slots, 0);
+    if (keep + n > slots) {  // more at once than the cache holds: it gets their end
+      const KeysAndValues all{joined_rows(keys.slice(1, s.held - keep, s.held), k),
+                              joined_rows(values.slice(1, s.held - keep, s.held), v)};
+      const int64_t S = keep + n, last = window - 1;
+      if (last > 0) {
+        keys.slice(1, 0, last).copy_from(all.k.slice(1, S - last, S));
+        values.slice(1, 0, last).copy_from(all.v.slice(1, S - last, S));
+      }
+      s.held = last;
+      return all;
+    }
+    if (s.held + n > slots) {
+      move_down(keys, s.held, keep);
+      move_down(values, s.held, keep);
+      s.held = keep;
+    }
+  } else if (!keys || s.held + n > keys.size(1)) {
+    const int64_t slots = std::max({c.capacity, s.held + n, keys ? 2 * keys.size(1) : 0});
+    reserve(keys, k, slots, s.held);
+    reserve(values, v, slots, s.held);
+  }
+  keys.slice(1, s.held, s.held + n).copy_from(k);
+  values.slice(1, s.held, s.held + n).copy_from(v);
+  s.held += n;
+  return {keys.slice(1, 0, s.held), values.slice(1, 0, s.held)};
+}
+
+}  // namespace weft::layers

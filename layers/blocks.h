@@ -1,0 +1,125 @@
+// Parts that mixers and the model share. Each holds its parameters and is called on [..., D].
+#pragma once
+
+#include "layers/layer.h"
+
+namespace weft::layers {
+
+// --- Functions without parameters ------------------------------------------------------------
+
+// [..., D] as [R, D], the shape that the operations on rows take.
+Var rows(const Var& x);
+// y = f(x) elementwise; kinds as in kernels/basic/activation.h. Any shape.
+Var activation(const Var& x, const std::string& kind);
+// x weight', over the last dimension. weight [out, in].
+Var product(const Var& x, const Var& weight, const Var& bias = {});
+// f(a) * b; shapes equal.
+Var gated(const Var& a, const Var& b, const std::string& kind);
+// The last dimension scaled to length one: x / sqrt(sum x^2 + eps).
+Var l2_norm(const Var& x, double eps = 1e-6);
+// [B, T, H * K] as [B, T, H, K], and back.
+Var heads(const Var& x, int64_t H);
+Var merged(const Var& x);
+// Rotary positions on [B, T, H, K], from the context's position on, anew in every document.
+Var rotated(const Var& x, double base, const Context& c);
+
+// --- Parts with parameters -------------------------------------------------------------------
+
+// y = x weight' + bias. Weight [out, in], as the field stores it.
+class Linear {
+ public:
+  Linear(const Builder& b, int64_t in, int64_t out, double deviation, bool bias = false);
+  Linear(const Builder& b, int64_t in, int64_t out, const Init& init, bool bias = false);
+  Var operator()(const Var& x) const;  // [..., in] -> [..., out]
+
+  Var weight, bias;
+};
+
+// RMS or layer norm of the last dimension, with a weight.
+class Norm {
+ public:
+  enum class Kind { rms, layer };
+  Norm(const Builder& b, int64_t width, Kind kind = Kind::rms, double eps = 0);  // eps 0: usual one
+  Var operator()(const Var& x) const;
+
+ private:
+  Kind kind_;
+  double eps_;
+  Var weight_;
+};
+
+// RMS norm with a gate z of the same shape: n(x) w silu(z), or n(x silu(z)) w where gate_first.
+// Normalises the last dimension in `groups` groups of neighbours.
+class GatedNorm {
+ public:
+  GatedNorm(const Builder& b, int64_t width, double eps, bool gate_first = false,
+            int64_t groups = 1);
+  Var operator()(const Var& x, const Var& z) const;
+
+ private:
+  double eps_;
+  bool gate_first_;
+  int64_t groups_;
+  Var weight_;
+};
+
+// Causal convolution of each channel over `taps` tokens, silu after it; silu alone where taps is 0.
+// Keeps the tokens it needs in the state under `name`.
+class ShortConv {
+ public:
+  ShortConv(const Builder& b, const std::string& name, int64_t channels, int64_t taps,
+            bool bias = false);
+  Var operator()(const Var& x, Context& c) const;  // [B, T, channels]
+
+ private:
+  std::string name_;
+  Var weight_, bias_;
+};
+
+// How state spaces and Gated DeltaNet make a step and a decay from a projection x [..., H]:
+//   dt = softplus(x + dt_bias),   g = -exp(A_log) dt   (log decay, <= 0)
+// exp(A_log) starts uniform in [low, high], softplus(dt_bias) log-uniform in [1e-3, 1e-1].
+class Decay {
+ public:
+  Decay(const Builder& b, int64_t H, double low, double high);
+  Var step(const Var& x) const;  // dt
+  Var log_decay(const Var& dt) const;
+
+ private:
+  Var A_log_, dt_bias_;
+};
+// dt_bias of such a kind.
+Init step_init();
+
+// --- What stands after the mixer -----------------------------------------------------------------
+
+// swiglu: down_proj(silu(gate_proj x) * up_proj x).  gelu: fc2(gelu(fc1 x)).
+// moe: tokens go to the best of several such networks (moe.cpp). Reads [mlp] or [moe].
+std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const TomlTable& recipe,
+                                const Builder& b);
+std::unique_ptr<Layer> make_moe(const Spec& spec, const TomlTable& table, const Builder& b);
+extern const std::vector<std::string> kMlpKinds;
+
+// --- Reading tables --------------------------------------------------------------------------
+
+// An integer of at least `least`; throws Error with the key's place.
+int64_t at_least(int64_t least, const TomlTable& t, const std::string& key, int64_t standard);
+// A name out of a list; throws Error that names the nearest.
+std::string one_of(const std::vector<std::string>& known, const TomlTable& t,
+                   const std::string& key, const std::string& standard);
+
+// --- States of generation --------------------------------------------------------------------
+
+// The state's tensor of that name; an absent one where there is no state or nothing in it yet.
+Tensor remembered(const Context& c, const std::string& name);
+void remember(const Context& c, const std::string& name, const Var& value);
+
+// Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state and
+// the new ones behind them. window > 0: what no later token can see is dropped, so that the state
+// holds 2 * window rows at most; window = 0: room for c.capacity rows, more where that is too few.
+struct KeysAndValues {
+  Tensor k, v;
+};
+KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window);
+
+}  // namespace weft::layers

@@ -1,0 +1,135 @@
+// What every layer is made of: named parameters, a forward pass on Vars, and a state for generation.
+// A mixer lives in a .cpp file without a header: it puts its maker on the list by
+//   const RegisteredMixer registered{"gated_linear", make_gated_linear};
+// and from then on a recipe's pattern may name it.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "core/toml.h"
+
+namespace weft::layers {
+
+using autograd::Var;
+
+// How a parameter starts. The numbers depend on the seed and on the parameter's full name alone.
+struct Init {
+  enum class Kind { constant, normal, uniform, function };
+  Kind kind = Kind::constant;
+  double a = 0;  // constant: the value; normal: deviation; uniform: lower bound
+  double b = 0;  // uniform: upper bound
+  // function: the value of element `index` from a uniform number in [0, 1)
+  std::function<double(int64_t index, double uniform)> of;
+
+  static Init constant(double value) { return {Kind::constant, value, 0, {}}; }
+  static Init normal(double deviation) { return {Kind::normal, deviation, 0, {}}; }
+  static Init uniform(double low, double high) { return {Kind::uniform, low, high, {}}; }
+  static Init function(std::function<double(int64_t, double)> f) {
+    return {Kind::function, 0, 0, std::move(f)};
+  }
+};
+
+struct Parameter {
+  std::string name;   // "layers.3.mixer.q_proj.weight", as in checkpoints
+  Var var;            // a leaf
+  bool decay = true;  // weight decay: not for norms, biases, A_log, dt_bias
+  std::string part;   // for reports: "embedding", "mixer", "mlp", "norm", "head"
+};
+
+// Makes parameters and remembers them in order. A path is added in front of every name.
+class Builder {
+ public:
+  Builder(Dtype dtype, Device device, uint64_t seed, std::vector<Parameter>* list)
+      : dtype_(dtype), device_(device), seed_(seed), list_(list) {}
+
+  // decay: pass false for what is not a matrix in spirit (A_log, a router). A tensor with one
+  // dimension is never decayed.
+  Var parameter(const std::string& name, const Shape& shape, const Init& init,
+                bool decay = true) const;
+  // Fixed numbers of a layer, which are no parameters: element i is value(i).
+  Tensor buffer(const Shape& shape, const std::function<double(int64_t)>& value) const;
+  // The same builder one step down: within("mixer") names "mixer.q_proj.weight".
+  Builder within(const std::string& path) const;
+  // The same builder for another part of the model ("mixer", "mlp", ...; see Parameter).
+  Builder part(const std::string& name) const;
+
+  Dtype dtype() const { return dtype_; }
+  Device device() const { return device_; }
+
+ private:
+  Dtype dtype_;
+  Device device_;
+  uint64_t seed_;
+  std::vector<Parameter>* list_;
+  std::string path_, part_ = "other";
+};
+
+// What one layer keeps between calls when text is generated: KV caches, states, convolution taps.
+// A layer makes its tensors on its first call with a state and names them as it likes.
+struct State {
+  std::map<std::string, Tensor> tensors;
+  int64_t held = 0;  // rows in use of a cache of keys
+  int64_t bytes() const;
+};
+
+// What a forward pass needs beside x.
+struct Context {
+  Tensor cu_seqlens;       // i32 [N+1]: borders of packed documents; absent where rows are whole
+  State* state = nullptr;  // generation: this layer's state; x continues what it has seen
+  int64_t position = 0;    // generation: how many tokens came before x
+  int64_t capacity = 0;    // generation: the longest text that will come, for caches that grow
+  std::vector<Var>* losses = nullptr;  // auxiliary losses [1], already weighted, are appended here
+};
+
+class Layer {
+ public:
+  virtual ~Layer() = default;
+  // x and result: [B, T, D]
+  virtual Var forward(const Var& x, Context& c) const = 0;
+  // FLOPs of a forward pass a token at length T that are not products with parameters (attention
+  // scores, states), for `weft inspect`.
+  virtual double flops_per_token(int64_t T) const = 0;
+  // Parameters a token actually meets (less than all in a mixture of experts); -1 means all.
+  virtual int64_t active_parameters() const { return -1; }
+};
+
+// What a maker may know of the model around it.
+struct Spec {
+  int64_t width = 0;    // D
+  int64_t context = 0;  // longest sequence
+  int64_t layer = 0;    // index of this layer, and how many there are
+  int64_t layers = 1;
+  uint64_t seed = 0;
+  double init = 0.02;  // deviation of weights
+  // That of the matrices that write into the residual stream: smaller the more of them there are.
+  double residual_init() const { return init / std::sqrt(2.0 * static_cast<double>(layers)); }
+};
+
+// Reads its settings from the recipe's table; throws Error with the place of what it cannot take.
+using Maker = std::function<std::unique_ptr<Layer>(const Spec& spec, const TomlTable& table,
+                                                   const Builder& builder)>;
+
+// What a recipe's pattern may name. mixer_maker() throws Error naming the nearest known name.
+void add_mixer(const std::string& name, Maker maker);
+std::vector<std::string> mixer_names();
+const Maker& mixer_maker(const std::string& name);
+
+// The maker of a class with the constructor (spec, table, builder).
+template <class L>
+Maker maker() {
+  return [](const Spec& spec, const TomlTable& table, const Builder& builder) {
+    return std::make_unique<L>(spec, table, builder);
+  };
+}
+
+struct RegisteredMixer {
+  RegisteredMixer(const std::string& name, Maker maker) { add_mixer(name, std::move(maker)); }
+};
+
+}  // namespace weft::layers

@@ -1,0 +1,338 @@
+// From a recipe to a stack of blocks, and the three ways through it: loss, logits, generation.
+#include "layers/model.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "autograd/kernel_op.h"
+#include "autograd/ops.h"
+#include "core/text.h"
+#include "kernels/basic/cross_entropy.h"
+#include "kernels/basic/embedding.h"
+#include "layers/blocks.h"
+
+namespace weft::layers {
+
+using autograd::apply;
+
+namespace {
+
+// x + mixer(x), then x + mlp(x), with norms before, after, or on both sides of each.
+struct Block {
+  std::optional<Norm> mixer_norm, mixer_post_norm, mlp_norm, mlp_post_norm;
+  std::unique_ptr<Layer> mixer, mlp;
+  std::string name;  // "layers.3"
+
+  Var forward(const Var& x, Context& c) const {
+    const Var y = added(x, *mixer, mixer_norm, mixer_post_norm, name + ".mixer", c);
+    return mlp ? added(y, *mlp, mlp_norm, mlp_post_norm, name + ".mlp", c) : y;
+  }
+
+ private:
+  static Var added(const Var& x, const Layer& f, const std::optional<Norm>& before,
+                   const std::optional<Norm>& after, const std::string& owner, Context& c) {
+    const OwnerScope scope(owner);
+    Var y = before ? (*before)(x) : x;
+    y = f.forward(y, c);
+    if (after) y = (*after)(y);
+    return autograd::add(x, y);
+  }
+};
+
+// "x*3" is x, x, x.
+std::vector<std::string> spelled_out(const TomlTable& t, const std::string& key,
+                                     const std::vector<std::string>& list) {
+  std::vector<std::string> out;
+  for (const std::string& item : list) {
+    const size_t star = item.find('*');
+    int64_t times = 1;
+    if (star != std::string::npos) {
+      const std::string count = item.substr(star + 1);
+      const bool digits =
+          !count.empty() && count.size() < 5 && std::all_of(count.begin(), count.end(), ::isdigit);
+      times = digits ? std::stoll(count) : 0;
+    }
+    if (times < 1)
+      t.refuse(key, "\"", item, "\" is neither a name nor a name and its repeats, as in \"x*3\"");
+    out.insert(out.end(), static_cast<size_t>(times), item.substr(0, star));
+  }
+  if (out.empty()) t.refuse(key, key, " is empty");
+  return out;
+}
+
+// The mixer of a name in the pattern: the `type` of the table so named, else the name itself.
+const Maker& maker_of(const TomlTable& recipe, const std::string& name) {
+  std::vector<std::string> known = mixer_names();
+  const auto is_known = [&](const std::string& n) {
+    return std::find(known.begin(), known.end(), n) != known.end();
+  };
+  const auto unknown = [&](const TomlTable& t, const std::string& key, const std::string& what) {
+    t.refuse(key, "unknown mixer \"", what, "\"; did you mean \"", nearest_name(what, known),
+             "\"? known: ", joined(known));
+  };
+  const TomlTable table = recipe.table(name);
+  const std::string type = table.string("type", name);
+  if (is_known(type)) return mixer_maker(type);
+  if (table.has("type")) unknown(table, "type", type);
+  for (const std::string& key : recipe.keys())  // names that this recipe gives
+    if (!is_known(key) && recipe.type(key) == TomlType::table && recipe.table(key).has("type"))
+      known.push_back(key);
+  unknown(recipe.table("model"), "pattern", name);
+  return mixer_maker(type);
+}
+
+// What [model] says of the stack of blocks.
+struct Outline {
+  Spec spec;
+  std::vector<std::string> pattern, mlps;  // both are repeated to fill the layers
+  Norm::Kind norm = Norm::Kind::rms;
+  bool norm_before = true, norm_after = false;
+  bool tied = true, learned = false;  // embeddings, positions
+};
+
+Outline outline_of(const TomlTable& t, uint64_t seed) {
+  Outline o;
+  o.spec.width = at_least(1, t, "width", 0);
+  o.pattern = spelled_out(t, "pattern", t.strings("pattern"));
+  o.spec.layers = at_least(1, t, "layers", static_cast<int64_t>(o.pattern.size()));
+  o.spec.context = at_least(1, t, "context", 0);
+  o.spec.seed = seed;
+  o.spec.init = t.number("init", 0.02);
+  if (one_of({"rms", "layer"}, t, "norm", "rms") == "layer") o.norm = Norm::Kind::layer;
+  const std::string position = one_of({"pre", "post", "both"}, t, "norm_position", "pre");
+  o.norm_before = position != "post";
+  o.norm_after = position != "pre";
+  const bool one = !t.has("mlp") || t.type("mlp") == TomlType::string;
+  o.mlps = spelled_out(t, "mlp", one ? std::vector{t.string("mlp", "swiglu")} : t.strings("mlp"));
+  for (const std::string& name : o.mlps)
+    if (std::find(kMlpKinds.begin(), kMlpKinds.end(), name) == kMlpKinds.end())
+      t.refuse("mlp", "unknown mlp \"", name, "\"; did you mean \"", nearest_name(name, kMlpKinds),
+               "\"? known: ", joined(kMlpKinds));
+  o.tied = t.boolean("tied_embeddings", true);
+  o.learned = one_of({"none", "learned"}, t, "positions", "none") == "learned";
+  return o;
+}
+
+Block make_block(const TomlTable& recipe, const Outline& o, int64_t layer, const Builder& b) {
+  const auto index = static_cast<size_t>(layer);
+  const std::string& mixer = o.pattern[index % o.pattern.size()];
+  const std::string& mlp = o.mlps[index % o.mlps.size()];
+  Spec spec = o.spec;
+  spec.layer = layer;
+  Block block;
+  block.name = concat("layers.", layer);
+  const Builder own = b.within(block.name);
+  const auto norm = [&](bool wanted, std::optional<Norm>& n, const char* path) {
+    if (wanted) n.emplace(own.part("norm").within(path), spec.width, o.norm);
+  };
+  norm(o.norm_before, block.mixer_norm, "mixer_norm");
+  block.mixer =
+      maker_of(recipe, mixer)(spec, recipe.table(mixer), own.part("mixer").within("mixer"));
+  norm(o.norm_after, block.mixer_post_norm, "mixer_post_norm");
+  if (mlp == "none") return block;
+  norm(o.norm_before, block.mlp_norm, "mlp_norm");
+  block.mlp = make_mlp(mlp, spec, recipe, own.part("mlp").within("mlp"));
+  norm(o.norm_after, block.mlp_post_norm, "mlp_post_norm");
+  return block;
+}
+
+}  // namespace
+
+struct Model::Parts {
+  Var embedding, positions, head;
+  std::optional<Norm> norm;
+  std::vector<Block> blocks;
+  double z_loss = 0, softcap = 0, embedding_scale = 1;
+  bool recompute = false;
+  int64_t context = 0;
+
+  Var embed(const Tensor& tokens, const Context& c) const;
+  Var through(const Block& block, const Var& x, Context& c) const;
+  // [B, T] to [B, T, D], after the final norm.
+  Var hidden(const Tensor& tokens, Context& c, Generation* generation) const;
+  Tensor logits(const Var& x) const;  // [R, D] -> [R, V]
+};
+
+namespace {
+
+// The position of each token in its document, i32 [B * T].
+Tensor positions_of(const Tensor& tokens, const Context& c, int64_t limit) {
+  const int64_t B = tokens.size(0), T = tokens.size(1);
+  const Tensor p = empty({B * T}, Dtype::i32, tokens.device());
+  if (p.is_meta()) return p;
+  const auto set = [&](int64_t at, int64_t position) {
+    require(position < limit, "position ", position, " of a text is past the model's context of ",
+            limit, " (model.positions = \"learned\" knows no further)");
+    p.data<int32_t>()[at] = static_cast<int32_t>(position);
+  };
+  if (c.cu_seqlens) {
+    const int32_t* const cu = c.cu_seqlens.data<int32_t>();
+    for (int64_t n = 0; n + 1 < c.cu_seqlens.numel(); ++n)
+      for (int64_t t = cu[n]; t < std::min<int64_t>(cu[n + 1], T); ++t) set(t, t - cu[n]);
+  } else {
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = 0; t < T; ++t) set(b * T + t, c.position + t);
+  }
+  return p;
+}
+
+}  // namespace
+
+Var Model::Parts::embed(const Tensor& tokens, const Context& c) const {
+  const OwnerScope owner("embedding");
+  Var x = apply<kernels::Embedding>({embedding}, {tokens.reshape({-1})}).y;
+  if (embedding_scale != 1) x = autograd::scale(x, embedding_scale);
+  if (positions) {
+    const Tensor p = positions_of(tokens, c, context);
+    x = autograd::add(x, apply<kernels::Embedding>({positions}, {p}).y);
+  }
+  return autograd::reshape(x, {tokens.size(0), tokens.size(1), -1});
+}
+
+Var Model::Parts::through(const Block& block, const Var& x, Context& c) const {
+  if (!recompute || !autograd::grad_enabled()) return block.forward(x, c);
+  const OwnerScope owner(block.name);
+  const bool losses = c.losses != nullptr;
+  // Auxiliary losses are results of the block, so that their gradients find the way back.
+  const auto run = [&block, losses, cu_seqlens = c.cu_seqlens](const std::vector<Var>& in) {
+    std::vector<Var> auxiliary;
+    Context inner;
+    inner.cu_seqlens = cu_seqlens;
+    if (losses) inner.losses = &auxiliary;
+    std::vector<Var> out{block.forward(in[0], inner)};
+    out.insert(out.end(), auxiliary.begin(), auxiliary.end());
+    return out;
+  };
+  const std::vector<Var> out = autograd::recompute(run, {x});
+  if (losses) c.losses->insert(c.losses->end(), out.begin() + 1, out.end());
+  return out[0];
+}
+
+Var Model::Parts::hidden(const Tensor& tokens, Context& c, Generation* generation) const {
+  require(tokens.dtype() == Dtype::i32 && tokens.dims() == 2, "model: tokens are ", tokens.dtype(),
+          " ", tokens.shape(), ", expected i32 [B, T]");
+  Var x = embed(tokens, c);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (generation) c.state = &generation->states[i];
+    x = through(blocks[i], x, c);
+  }
+  const OwnerScope owner("head");
+  return (*norm)(x);
+}
+
+Tensor Model::Parts::logits(const Var& x) const {
+  const OwnerScope owner("head");
+  const Var y = product(x, head);
+  if (softcap <= 0) return y.value();
+  return autograd::scale(activation(autograd::scale(y, 1 / softcap), "tanh"), softcap).value();
+}
+
+Model::Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device device, uint64_t seed)
+    : parts_(std::make_unique<Parts>()), vocabulary_(vocabulary) {
+  const TomlTable t = recipe.table("model");
+  const Outline outline = outline_of(t, seed);
+  Parts& p = *parts_;
+  width_ = outline.spec.width;
+  context_ = p.context = outline.spec.context;
+  p.z_loss = t.number("z_loss", 0);
+  p.softcap = t.number("logit_softcap", 0);
+  if (t.boolean("embedding_scale", false)) p.embedding_scale = std::sqrt(double(width_));
+  p.recompute = t.boolean("recompute", false);
+
+  const Builder b(dtype, device, seed, &parameters_);
+  const Init normal = Init::normal(outline.spec.init);
+  p.embedding = b.part("embedding").parameter("embedding.weight", {vocabulary, width_}, normal);
+  if (outline.learned)
+    p.positions = b.part("embedding").parameter("positions.weight", {context_, width_}, normal);
+  for (int64_t i = 0; i < outline.spec.layers; ++i)
+    p.blocks.push_back(make_block(recipe, outline, i, b));
+  p.norm.emplace(b.part("norm").within("norm"), width_, outline.norm);
+  p.head = outline.tied ? p.embedding
+                        : b.part("head").parameter("head.weight", {vocabulary, width_}, normal);
+
+  t.finish();
+  for (const std::string& name : outline.pattern) recipe.table(name).finish();
+  for (const std::string& name : outline.mlps)
+    if (name != "none") recipe.table(name == "moe" ? "moe" : "mlp").finish();
+}
+
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+
+Loss Model::loss(const Batch& batch) const {
+  std::vector<Var> auxiliary;
+  Context c;
+  c.cu_seqlens = batch.cu_seqlens;
+  c.losses = &auxiliary;
+  const Var x = parts_->hidden(batch.tokens, c, nullptr);
+  const OwnerScope owner("head");
+  kernels::CrossEntropy::Options o;
+  o.targets = batch.targets.reshape({-1});
+  o.softcap = parts_->softcap;
+  const auto y = apply<kernels::CrossEntropy>({rows(x), parts_->head, {}}, o);
+  Var total = y.loss;
+  if (parts_->z_loss > 0) total = autograd::add(total, autograd::scale(y.z, parts_->z_loss));
+  for (const Var& loss : auxiliary) total = autograd::add(total, loss);
+  return {total, y.loss.value()};
+}
+
+Tensor Model::logits(const Tensor& tokens, const Tensor& cu_seqlens) const {
+  const autograd::NoGrad no_grad;
+  Context c;
+  c.cu_seqlens = cu_seqlens;
+  const Var x = parts_->hidden(tokens, c, nullptr);
+  return parts_->logits(rows(x)).reshape({tokens.size(0), tokens.size(1), vocabulary_});
+}
+
+Tensor Model::next(const Tensor& tokens, Generation& generation) const {
+  const autograd::NoGrad no_grad;
+  require(tokens.dims() == 2 && tokens.size(0) == 1 && tokens.size(1) > 0,
+          "model: tokens to go on from have shape ", tokens.shape(), ", expected [1, n]");
+  generation.states.resize(parts_->blocks.size());
+  Context c;
+  c.position = generation.position;
+  c.capacity = generation.capacity;
+  const int64_t n = tokens.size(1);
+  const Var x = parts_->hidden(tokens, c, &generation);
+  generation.position += n;
+  return parts_->logits(rows(x).value().slice(0, n - 1, n)).reshape({vocabulary_});
+}
+
+double Model::flops_per_token() const {
+  int64_t met = active_parameter_count();
+  if (!parts_->head.value().same_view(parts_->embedding.value()))
+    met -= parts_->embedding.value().numel();
+  if (parts_->positions) met -= parts_->positions.value().numel();
+  double flops = 2 * static_cast<double>(met);
+  for (const Block& block : parts_->blocks) {
+    flops += block.mixer->flops_per_token(context_);
+    if (block.mlp) flops += block.mlp->flops_per_token(context_);
+  }
+  return flops;
+}
+
+int64_t Model::parameter_count() const {
+  int64_t count = 0;
+  for (const Parameter& p : parameters_) count += p.var.value().numel();
+  return count;
+}
+
+int64_t Model::active_parameter_count() const {
+  int64_t count = parameter_count();
+  for (const Block& block : parts_->blocks) {
+    const int64_t active = block.mlp ? block.mlp->active_parameters() : -1;
+    if (active < 0) continue;
+    for (const Parameter& p : parameters_)
+      if (p.name.starts_with(block.name + ".mlp.")) count -= p.var.value().numel();
+    count += active;
+  }
+  return count;
+}
+
+int64_t Generation::bytes() const {
+  int64_t sum = 0;
+  for (const State& s : states) sum += s.bytes();
+  return sum;
+}
+
+}  // namespace weft::layers

@@ -1,0 +1,58 @@
+// The model: embedding, blocks of a mixer and an MLP, final norm, head.
+#pragma once
+
+#include "layers/layer.h"
+
+namespace weft::layers {
+
+// One batch as the model wants it. tokens and targets: i32, [B, T]; a target of -100 is not counted.
+struct Batch {
+  Tensor tokens, targets;
+  Tensor cu_seqlens;  // i32 [N+1] for packed documents (then B == 1), or absent
+};
+
+struct Loss {
+  Var total;  // [1]: what is differentiated: mean cross-entropy + z-loss + auxiliary losses
+  Tensor cross_entropy;  // [1], nats a labelled token
+};
+
+// The states of all layers while text is generated.
+struct Generation {
+  std::vector<State> states;
+  int64_t position = 0;
+  int64_t capacity = 0;
+  int64_t bytes() const;
+};
+
+class Model {
+ public:
+  // `recipe` is the whole recipe; the tables it reads are [model], [mlp], [moe] and one per name in
+  // model.pattern. `vocabulary` comes from the tokenizer. Throws Error with file and line.
+  Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device device, uint64_t seed);
+  ~Model();
+  Model(Model&&) noexcept;
+
+  Loss loss(const Batch& batch) const;
+  // Logits of every position [B, T, vocabulary], without recording.
+  Tensor logits(const Tensor& tokens, const Tensor& cu_seqlens = {}) const;
+  // Feeds tokens [1, n] on from what the generation has seen; logits of the last one, [vocabulary].
+  Tensor next(const Tensor& tokens, Generation& generation) const;
+
+  std::vector<Parameter>& parameters() { return parameters_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  int64_t context() const { return context_; }
+  int64_t vocabulary() const { return vocabulary_; }
+  int64_t width() const { return width_; }
+  // Forward FLOPs a token at the context's length: 2 a parameter met, plus the mixers' own.
+  double flops_per_token() const;
+  int64_t parameter_count() const;
+  int64_t active_parameter_count() const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+  std::vector<Parameter> parameters_;
+  int64_t width_ = 0, context_ = 0, vocabulary_ = 0;
+};
+
+}  // namespace weft::layers

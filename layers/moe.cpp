@@ -1,0 +1,116 @@
+// Mixture of experts: each token goes through the top_k of E small networks that the router likes
+// best, weighted by its probabilities. No token is dropped: rows are sorted by expert, and the
+// sorted matrix has R * top_k rows however they fall, so that memory depends on shapes alone.
+// Sources: arXiv:2401.04088 (routing), 2101.03961 (balance loss), 2202.08906 (z loss).
+#include <algorithm>
+#include <optional>
+
+#include "autograd/kernel_op.h"
+#include "autograd/ops.h"
+#include "kernels/basic/routing.h"
+#include "layers/blocks.h"
+
+namespace weft::layers {
+namespace {
+
+using autograd::apply;
+
+// Where rows go: position q of the sorted rows holds token[q]; slot[r * k + j] is where the j-th
+// choice of row r lies; the rows of expert e are offsets[e] .. offsets[e + 1].
+struct Order {
+  Tensor token, slot;  // i32 [R * k]
+  Tensor offsets;      // i64 [E + 1]
+};
+
+Order sorted_by_expert(const Tensor& index, int64_t E) {
+  const int64_t R = index.size(0), k = index.size(1);
+  const Order order{empty({R * k}, Dtype::i32, index.device()),
+                    empty({R * k}, Dtype::i32, index.device()),
+                    empty({E + 1}, Dtype::i64, index.device())};
+  if (index.is_meta()) return order;
+  const int32_t* const expert = index.data<int32_t>();
+  int64_t* const offsets = order.offsets.data<int64_t>();
+  std::fill_n(offsets, E + 1, 0);
+  for (int64_t i = 0; i < R * k; ++i) ++offsets[expert[i] + 1];
+  for (int64_t e = 0; e < E; ++e) offsets[e + 1] += offsets[e];
+  std::vector<int64_t> next(offsets, offsets + E);
+  for (int64_t i = 0; i < R * k; ++i) {
+    const int64_t q = next[static_cast<size_t>(expert[i])]++;
+    order.token.data<int32_t>()[q] = static_cast<int32_t>(i / k);
+    order.slot.data<int32_t>()[i] = static_cast<int32_t>(q);
+  }
+  return order;
+}
+
+class Moe final : public Layer {
+ public:
+  Moe(const Spec& spec, const TomlTable& t, const Builder& b)
+      : experts_(at_least(1, t, "experts", 8)),
+        top_k_(at_least(1, t, "top_k", 2)),
+        width_(at_least(1, t, "width", spec.width)),
+        shared_(at_least(0, t, "shared", 0)),
+        balance_loss_(t.number("balance_loss", 0.01)),
+        z_loss_(t.number("z_loss", 0.001)) {
+    if (top_k_ > experts_) t.refuse("top_k", "top_k is ", top_k_, " of ", experts_, " experts");
+    const bool swiglu = one_of({"swiglu", "gelu"}, t, "activation", "swiglu") == "swiglu";
+    const int64_t D = spec.width;
+    const Init in = Init::normal(spec.init), out = Init::normal(spec.residual_init());
+    router_ = b.parameter("router.weight", {experts_, D}, in, /*decay=*/false);
+    const Builder e = b.within("experts");
+    if (swiglu) gate_ = e.parameter("gate_proj", {experts_, width_, D}, in);
+    up_ = e.parameter("up_proj", {experts_, width_, D}, in);
+    down_ = e.parameter("down_proj", {experts_, D, width_}, out);
+    if (shared_ == 0) return;
+    const Builder s = b.within("shared_expert");
+    if (swiglu) shared_gate_.emplace(s.within("gate_proj"), D, shared_ * width_, in);
+    shared_up_.emplace(s.within("up_proj"), D, shared_ * width_, in);
+    shared_down_.emplace(s.within("down_proj"), shared_ * width_, D, out);
+  }
+
+  Var forward(const Var& x, Context& c) const override {
+    const Var in = rows(x);
+    kernels::Router::Options o;
+    o.top_k = top_k_;
+    o.index = empty({in.size(0), top_k_}, Dtype::i32, in.value().device());
+    const auto routed = apply<kernels::Router>({product(in, router_)}, o);
+    const Order order = sorted_by_expert(o.index, experts_);
+
+    const Var sorted = apply<kernels::PermuteRows>({in, {}}, {order.token}).y;
+    const auto expert = [&](const Var& a, const Var& w) {
+      return apply<kernels::GroupedMatmul>({a, w}, {order.offsets}).y;
+    };
+    const Var up = expert(sorted, up_);
+    const Var inner = gate_ ? gated(expert(sorted, gate_), up, "silu") : activation(up, "gelu");
+    Var y = apply<kernels::CombineRows>({expert(inner, down_), routed.weight}, {order.slot}).y;
+    if (shared_up_) {
+      const Var u = (*shared_up_)(in);
+      const Var h = shared_gate_ ? gated((*shared_gate_)(in), u, "silu") : activation(u, "gelu");
+      y = autograd::add(y, (*shared_down_)(h));
+    }
+    if (c.losses && balance_loss_ > 0)
+      c.losses->push_back(autograd::scale(routed.balance, balance_loss_));
+    if (c.losses && z_loss_ > 0) c.losses->push_back(autograd::scale(routed.z, z_loss_));
+    return autograd::reshape(y, x.shape());
+  }
+
+  double flops_per_token(int64_t) const override { return 0; }
+
+  int64_t active_parameters() const override {
+    const int64_t matrices = gate_ ? 3 : 2, D = router_.size(1);
+    return experts_ * D + (top_k_ + shared_) * matrices * width_ * D;
+  }
+
+ private:
+  int64_t experts_, top_k_, width_, shared_;
+  double balance_loss_, z_loss_;
+  Var router_, gate_, up_, down_;
+  std::optional<Linear> shared_gate_, shared_up_, shared_down_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> make_moe(const Spec& spec, const TomlTable& table, const Builder& b) {
+  return std::make_unique<Moe>(spec, table, b);
+}
+
+}  // namespace weft::layers

@@ -1,0 +1,104 @@
+// Parameters from a seed and their names, and the list of mixers.
+#include <algorithm>
+
+#include "core/parallel.h"
+#include "core/random.h"
+#include "core/text.h"
+#include "layers/layer.h"
+
+namespace weft::layers {
+namespace {
+
+std::map<std::string, Maker>& makers() {
+  static std::map<std::string, Maker> list;
+  return list;
+}
+
+double value_of(const Init& init, const Random& random, int64_t i) {
+  const auto index = static_cast<uint64_t>(i);
+  switch (init.kind) {
+    case Init::Kind::constant:
+      return init.a;
+    case Init::Kind::normal:
+      return init.a * random.normal(index);
+    case Init::Kind::uniform:
+      return init.a + (init.b - init.a) * random.uniform(index);
+    case Init::Kind::function:
+      break;
+  }
+  return init.of(i, random.uniform(index));
+}
+
+void fill(const Tensor& t, const Init& init, const Random& random) {
+  if (t.is_meta()) return;
+  for_dtype(t.dtype(), [&]<class T>() {
+    T* const to = t.data<T>();
+    parallel_ranges(t.numel(), 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const double value = value_of(init, random, i);
+        if constexpr (std::is_same_v<T, double>)
+          to[i] = value;
+        else
+          to[i] = T(static_cast<float>(value));
+      }
+    });
+  });
+}
+
+}  // namespace
+
+Var Builder::parameter(const std::string& name, const Shape& shape, const Init& init,
+                       bool decay) const {
+  const OwnerScope owner("parameters");
+  const std::string full = path_ + name;
+  for (const Parameter& p : *list_) require(p.name != full, "two parameters are named ", full);
+  const Tensor value = empty(shape, dtype_, device_);
+  fill(value, init, Random(seed_, stream_of(full)));
+  const Var var = Var::leaf(value);
+  list_->push_back({full, var, decay && shape.dims() > 1, part_});
+  return var;
+}
+
+Tensor Builder::buffer(const Shape& shape, const std::function<double(int64_t)>& value) const {
+  const OwnerScope owner("parameters");
+  const Tensor t = empty(shape, dtype_, device_);
+  fill(t, Init::function([&value](int64_t i, double) { return value(i); }), Random(0));
+  return t;
+}
+
+Builder Builder::within(const std::string& path) const {
+  Builder b = *this;
+  b.path_ += path + ".";
+  return b;
+}
+
+Builder Builder::part(const std::string& name) const {
+  Builder b = *this;
+  b.part_ = name;
+  return b;
+}
+
+int64_t State::bytes() const {
+  int64_t sum = 0;
+  for (const auto& [name, t] : tensors) sum += t.numel() * size_of(t.dtype());
+  return sum;
+}
+
+void add_mixer(const std::string& name, Maker maker) {
+  require(makers().emplace(name, std::move(maker)).second, "two mixers are named ", name);
+}
+
+std::vector<std::string> mixer_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, maker] : makers()) names.push_back(name);
+  return names;
+}
+
+const Maker& mixer_maker(const std::string& name) {
+  const auto found = makers().find(name);
+  require(found != makers().end(), "unknown mixer \"", name, "\"; did you mean \"",
+          nearest_name(name, mixer_names()), "\"? known: ", joined(mixer_names()));
+  return found->second;
+}
+
+}  // namespace weft::layers

@@ -1,0 +1,61 @@
+#include "layers/recurrent.h"
+
+namespace weft::layers {
+namespace {
+
+constexpr double kChunk = 64;
+
+}  // namespace
+
+double HeadSizes::linear_flops() const {
+  const double k = static_cast<double>(K), v = static_cast<double>(V);
+  return static_cast<double>(H) * (4 * k * v + 2 * kChunk * (k + v));
+}
+
+double HeadSizes::delta_flops() const {
+  const double k = static_cast<double>(K), v = static_cast<double>(V);
+  return static_cast<double>(H) * (6 * k * v + kChunk * (6 * k + 4 * v) + kChunk * kChunk / 3);
+}
+
+HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v) {
+  HeadSizes s;
+  s.H = at_least(1, t, "heads", 4);
+  s.Hk = at_least(1, t, "key_heads", s.H);
+  if (s.H % s.Hk != 0)
+    t.refuse("key_heads", s.H, " heads cannot share ", s.Hk, " key heads evenly");
+  const auto width = [&](const char* key, double expand) {
+    const double all = expand * static_cast<double>(spec.width);
+    return at_least(1, t, key, std::max<int64_t>(1, std::llround(all / static_cast<double>(s.H))));
+  };
+  s.K = width("key_width", expand_k);
+  s.V = width("value_width", expand_v);
+  return s;
+}
+
+MixedQkv::MixedQkv(const Builder& b, const Spec& spec, const HeadSizes& size, int64_t taps)
+    : size_(size),
+      q_(b.within("q_proj"), spec.width, size.Hk * size.K, spec.init),
+      k_(b.within("k_proj"), spec.width, size.Hk * size.K, spec.init),
+      v_(b.within("v_proj"), spec.width, size.H * size.V, spec.init),
+      q_conv_(b, "q_conv1d", size.Hk * size.K, taps),
+      k_conv_(b, "k_conv1d", size.Hk * size.K, taps),
+      v_conv_(b, "v_conv1d", size.H * size.V, taps) {}
+
+MixedQkv::Result MixedQkv::operator()(const Var& x, Context& c) const {
+  return {heads(q_conv_(q_(x), c), size_.Hk), heads(k_conv_(k_(x), c), size_.Hk),
+          heads(v_conv_(v_(x), c), size_.H)};
+}
+
+Var linear_recurrence(kernels::Inputs<kernels::Linear, Var> in, kernels::Linear::Options o,
+                      const Context& c) {
+  in.initial_state = remembered(c, "state");
+  if (o.normalize) in.initial_z = remembered(c, "z");
+  o.return_state = c.state != nullptr;
+  o.cu_seqlens = c.cu_seqlens;
+  const auto y = autograd::apply<kernels::Linear>(in, o);
+  remember(c, "state", y.final_state);
+  if (o.normalize) remember(c, "z", y.final_z);
+  return y.o;
+}
+
+}  // namespace weft::layers

@@ -1,0 +1,169 @@
+// Layers for tests: a mixer or MLP from a few lines of TOML, with weights at which every term counts.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "autograd/gradcheck.h"
+#include "autograd/ops.h"
+#include "core/random.h"
+#include "kernels/operation.h"
+#include "layers/blocks.h"
+#include "layers/layer.h"
+
+namespace weft::layers {
+
+struct MixerCase {
+  std::string name, mixer, toml;
+  int64_t width = 12;
+};
+
+// At least one for each mixer and each setting that changes what it computes.
+inline const std::vector<MixerCase>& mixer_cases() {
+  static const std::vector<MixerCase> cases = {
+      {"attention", "attention", "heads = 3\nhead_dim = 4"},
+      {"attention, groups, no rotary", "attention", "heads = 4\nkey_heads = 2\nrotary = false"},
+      {"attention, window", "attention", "heads = 2\nkey_heads = 1\nwindow = 5"},
+      {"attention, window of one", "attention", "heads = 2\nwindow = 1"},
+      {"attention, all settings", "attention",
+       "heads = 4\nkey_heads = 2\nhead_dim = 6\nwindow = 9\nrotary_base = 100\nsoftcap = 2.0\n"
+       "sinks = true\nqk_norm = true\nbias = true"},
+      {"linear_attention", "linear_attention", "heads = 3"},
+      {"linear_attention, groups, relu, no divisor", "linear_attention",
+       "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},
+      {"linear_attention, no feature map", "linear_attention",
+       "heads = 2\nfeature_map = \"none\"\noutput_norm = true"},
+      {"retention", "retention", "heads = 2"},
+      {"retention, groups", "retention",
+       "heads = 4\nkey_heads = 2\nkey_width = 4\nvalue_width = 3"},
+      {"simple_gla", "simple_gla", "heads = 2"},
+      {"simple_gla, no convolution", "simple_gla", "heads = 2\nkey_heads = 1\nconv = 0"},
+      {"gated_linear", "gated_linear", "heads = 2\ngate_rank = 3"},
+      {"gated_linear, groups", "gated_linear",
+       "heads = 4\nkey_heads = 2\ngate_rank = 2\nkey_width = 3"},
+      {"delta", "delta", "heads = 2"},
+      {"delta, all settings", "delta",
+       "heads = 4\nkey_heads = 2\nkey_width = 3\nvalue_width = 5\nconv = 2\nuse_gate = true\n"
+       "negative_eigenvalues = true"},
+      {"gated_delta", "gated_delta", "heads = 2"},
+      {"gated_delta, no convolution, no gate", "gated_delta",
+       "heads = 2\nkey_heads = 1\nconv = 0\nuse_gate = false"},
+  };
+  return cases;
+}
+
+struct Made {
+  std::vector<Parameter> parameters;
+  std::unique_ptr<Layer> layer;
+};
+
+// Weights of the size 1 / sqrt(inputs), norms and other vectors moved off where they start.
+inline void stir(std::vector<Parameter>& parameters, double vectors = 0.3) {
+  for (const Parameter& p : parameters) {
+    const Tensor& t = p.var.value();
+    if (t.is_meta()) continue;
+    const bool matrix = t.dims() > 1 && p.decay;
+    const double size = matrix ? 1 / std::sqrt(static_cast<double>(t.size(-1))) : vectors;
+    const Tensor noise = kernels::normal(t.shape(), 7, p.name, size).to(t.dtype());
+    if (matrix) t.zero();
+    t.add_from(noise);
+  }
+}
+
+inline Made made(const MixerCase& c, Dtype dtype = Dtype::f64, Device device = kCpu) {
+  Made m;
+  Spec spec;
+  spec.width = c.width;
+  spec.context = 64;
+  spec.layers = 2;
+  const Builder b(dtype, device, 3, &m.parameters);
+  const TomlTable table = toml_from_text(c.toml, c.name);
+  m.layer = mixer_maker(c.mixer)(spec, table, b);
+  table.finish();
+  stir(m.parameters);
+  return m;
+}
+
+inline Tensor sample(const Shape& shape, const std::string& name, Dtype dtype = Dtype::f64) {
+  return kernels::normal(shape, 11, name).to(dtype);
+}
+
+inline Var run(const Layer& layer, const Var& x, const Tensor& cu_seqlens = {}) {
+  Context c;
+  c.cu_seqlens = cu_seqlens;
+  return layer.forward(x, c);
+}
+
+// <weight, y> for fixed random weights, as a Var.
+inline Var weighted(const Var& y) {
+  return autograd::sum(
+      autograd::multiply(y, Var(kernels::normal(y.shape(), 13, "weight").to(y.dtype()))));
+}
+
+// Finite differences of `loss` over x (if given) and every parameter; large tensors along random
+// directions, at up to three steps. What fails at a large step by a kink nearby (elu1, relu) or by
+// curvature, and at a small one by rounding, passes between; a wrong gradient passes nowhere.
+inline autograd::GradcheckReport check_gradients(const std::function<Var()>& loss, const Var& x,
+                                                 const std::vector<Parameter>& parameters,
+                                                 int64_t largest = 40) {
+  for (const Parameter& p : parameters) p.var.drop_grad();
+  if (x) x.drop_grad();
+  autograd::backward(loss());
+  const auto value = [&] {
+    const autograd::NoGrad no_grad;
+    return loss().value().item();
+  };
+  autograd::GradcheckReport report;
+  const auto check = [&](const std::string& name, const Var& v) {
+    autograd::GradcheckOptions o;
+    if (v.value().numel() > largest) o.directions = 3;
+    const Tensor gradient = v.grad() ? v.grad() : zeros_like(v.value());
+    autograd::InputReport best;
+    for (const double step : {3e-4, 3e-5, 3e-6}) {
+      o.step = step;
+      const auto r = autograd::check_input(name, value, v.value(), gradient, o);
+      if (step == 3e-4 || r.max_rel < best.max_rel) best = r;
+      if (best.passed) break;
+    }
+    report.inputs.push_back(best);
+  };
+  if (x) check("x", x);
+  for (const Parameter& p : parameters) check(p.name, p.var);
+  return report;
+}
+
+// What did not pass.
+inline std::string failures(autograd::GradcheckReport report) {
+  std::erase_if(report.inputs, [](const autograd::InputReport& r) { return r.passed; });
+  return report.text();
+}
+
+// max |a - b| / max |b|
+inline double distance(const Tensor& a, const Tensor& b) {
+  require(a.shape() == b.shape(), "distance of ", a.shape(), " and ", b.shape());
+  const std::vector<double> u = to_doubles(a), v = to_doubles(b);
+  double error = 0, size = 1e-300;
+  for (size_t i = 0; i < u.size(); ++i) {
+    error = std::max(error, std::isfinite(u[i]) ? std::abs(u[i] - v[i]) : HUGE_VAL);
+    size = std::max(size, std::abs(v[i]));
+  }
+  return error / size;
+}
+
+inline bool same_bits(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && to_doubles(a) == to_doubles(b);
+}
+
+// What the allocator counts at most above where it stands, while f runs.
+inline int64_t peak_of(Device device, const std::function<void()>& f) {
+  Allocator& a = allocator(device);
+  const int64_t before = a.stats().current;
+  a.reset_peak();
+  f();
+  return a.stats().peak - before;
+}
+
+}  // namespace weft::layers

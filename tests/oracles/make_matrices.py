@@ -108,4 +108,4 @@ r = Random("router forced")
 index = torch.stack([r.permutation(5)[:2] for _ in range(9)])
 case("router", "forced", f"{version(torch)}: torch.softmax and torch.gather of the given experts; "
      "switch_transformers' router_z_loss_func", lambda logits: forced(logits, index),
-     {"logits": r.normal(9, 5)}, {"top_k": 2}, {"index": i32(index)})
+     {"logits": r.normal(9, 5)}, {"top_k": 2, "forced": True}, {"index": i32(index)})

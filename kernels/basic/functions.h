@@ -70,9 +70,13 @@ struct GeluTanh {
   }
   template <class T>
   [[gnu::always_inline]] static T slope(T x) {
-    const T s = vsigmoid(T(1.5957691216057308) * x * (T(1) + T(0.044715) * x * x));
-    const T du = T(1.5957691216057308) * (T(1) + T(0.134145) * x * x);
-    return s + x * du * s * (T(1) - s);
+    // Beyond +-9 it is 0 or 1, and the polynomials would overflow.
+    const T low = x < T(-9) ? T(-9) : x;
+    const T c = low > T(9) ? T(9) : low;
+    const T e = vexp(T(-1.5957691216057308) * c * (T(1) + T(0.044715) * c * c));
+    const T s = T(1) / (T(1) + e);
+    const T du = T(1.5957691216057308) * (T(1) + T(0.134145) * c * c);
+    return s + c * du * s * (e * s);  // e s is 1 - s without the cancellation
   }
 };
 

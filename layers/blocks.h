@@ -114,12 +114,4 @@ std::string one_of(const std::vector<std::string>& known, const TomlTable& t,
 Tensor remembered(const Context& c, const std::string& name);
 void remember(const Context& c, const std::string& name, const Var& value);
 
-// Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state and
-// the new ones behind them. window > 0: what no later token can see is dropped, so that the state
-// holds 2 * window rows at most; window = 0: room for c.capacity rows, more where that is too few.
-struct KeysAndValues {
-  Tensor k, v;
-};
-KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window);
-
 }  // namespace weft::layers

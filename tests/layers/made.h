@@ -31,6 +31,18 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"attention, all settings", "attention",
        "heads = 4\nkey_heads = 2\nhead_dim = 6\nwindow = 9\nrotary_base = 100\nsoftcap = 2.0\n"
        "sinks = true\nqk_norm = true\nbias = true"},
+      {"block_sparse", "block_sparse", "heads = 2\nblock = 4"},
+      {"block_sparse, window", "block_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\npattern = \"window\"\nblock = 3\nwindow_blocks = "
+       "2\n"
+       "softcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
+      {"block_sparse, dilated", "block_sparse",
+       "heads = 2\npattern = \"dilated\"\nblock = 2\nstride = 3"},
+      {"block_sparse, strided", "block_sparse",
+       "heads = 2\npattern = \"strided\"\nblock = 5\nstride = 3"},
+      {"block_sparse, random", "block_sparse", "heads = 2\npattern = \"random\"\nblock = 4"},
+      {"block_sparse, longformer", "block_sparse",
+       "heads = 2\npattern = \"longformer\"\nblock = 4\nglobal_blocks = 2"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},
@@ -73,11 +85,12 @@ inline void stir(std::vector<Parameter>& parameters, double vectors = 0.3) {
   }
 }
 
-inline Made made(const MixerCase& c, Dtype dtype = Dtype::f64, Device device = kCpu) {
+inline Made made(const MixerCase& c, Dtype dtype = Dtype::f64, Device device = kCpu,
+                 int64_t context = 64) {
   Made m;
   Spec spec;
   spec.width = c.width;
-  spec.context = 64;
+  spec.context = context;
   spec.layers = 2;
   const Builder b(dtype, device, 3, &m.parameters);
   const TomlTable table = toml_from_text(c.toml, c.name);

@@ -156,7 +156,7 @@ TEST_CASE("mixers: the meta device foresees the peak of a step to the byte") {
   for (const MixerCase& c : mixer_cases()) {
     INFO(c.name);
     const auto peak = [&](Device device) {
-      const Made m = made(c, Dtype::f32, device);
+      const Made m = made(c, Dtype::f32, device, 130);
       const Tensor x = empty({2, 130, c.width}, Dtype::f32, device);
       if (device.is_cpu()) x.copy_from(sample(x.shape(), "x"));
       const Var leaf = Var::leaf(x);

@@ -16,8 +16,7 @@ constexpr int64_t kVocabulary = 11;
 // A hybrid of whatever mixers there are, with a mixture of experts in every second block.
 std::string hybrid(const std::string& more = "") {
   std::string pattern;
-  for (const std::string& name : mixer_names())
-    if (name != "block_sparse") pattern += "\"" + name + "\", ";
+  for (const std::string& name : mixer_names()) pattern += "\"" + name + "\", ";
   return "[model]\nwidth = 8\ncontext = 96\npattern = [" + pattern +
          "\"window\"]\nmlp = [\"swiglu\", \"moe\", \"gelu\"]\n" +
          (more.find("z_loss") == std::string::npos ? "z_loss = 0.01\n" : "") + more +
@@ -25,7 +24,7 @@ std::string hybrid(const std::string& more = "") {
          "[moe]\nexperts = 4\ntop_k = 2\nwidth = 6\nshared = 1\nbalance_loss = 0.02\n"
          "[mlp]\nwidth = 10\n"
          "[attention]\nheads = 2\nqk_norm = true\n"
-         "[block_sparse]\nheads = 2\n"
+         "[block_sparse]\nheads = 2\nblock = 4\n"
          "[mamba2]\nhead_dim = 4\nstate = 3\n[mamba]\nstate = 3\n"
          "[linear_attention]\nheads = 2\n[retention]\nheads = 2\n[simple_gla]\nheads = 2\n"
          "[gated_linear]\nheads = 2\ngate_rank = 3\n[delta]\nheads = 2\n[gated_delta]\nheads = 2\n";

@@ -1,0 +1,101 @@
+// Softmax attention over blocks of keys that a pattern chooses: window, dilated, strided, random,
+// longformer or bigbird. A row of the pattern depends on its position alone, so that decoding and
+// longer texts see the blocks that training saw; random ones belong to the layer and not to the run.
+// Sources: arXiv:1904.10509 (strided), 2004.05150 (Longformer), 2007.14062 (BigBird).
+#include "kernels/block_sparse/block_sparse.h"
+
+#include <algorithm>
+
+#include "autograd/kernel_op.h"
+#include "kernels/block_sparse/patterns.h"
+#include "layers/softmax.h"
+
+namespace weft::layers {
+namespace {
+
+using namespace kernels;
+
+// The union of a window (dilated if `stride` > 1 and the pattern says so), strides to the start, the
+// first blocks and random ones; what a pattern does not have is 0.
+struct Pattern {
+  int64_t window = 1, dilation = 1, stride = 0, global = 0, random = 0;
+
+  Pattern(const TomlTable& t) {
+    const std::string name =
+        one_of({"window", "dilated", "strided", "random", "longformer", "bigbird"}, t, "pattern",
+               "bigbird");
+    const bool bigbird = name == "bigbird";
+    if (name == "dilated") dilation = at_least(1, t, "stride", 2);
+    if (name == "strided") stride = at_least(1, t, "stride", 4);
+    window = at_least(1, t, "window_blocks", bigbird ? 3 : name == "random" ? 1 : 2);
+    if (bigbird || name == "longformer") global = at_least(0, t, "global_blocks", 1);
+    if (bigbird || name == "random") random = at_least(0, t, "random_blocks", 2);
+  }
+
+  Tensor mask(int64_t n, int64_t heads, int64_t layer) const {
+    std::vector<Tensor> parts{dilated_blocks(n, window, dilation)};
+    if (stride > 0) parts.push_back(strided_blocks(n, stride));
+    if (global > 0) parts.push_back(global_blocks(n, global));
+    if (random > 0) parts.push_back(random_blocks(united(parts), heads, random, /*seed=*/1, layer));
+    return united(parts);
+  }
+};
+
+int64_t longest_document(const Context& c, int64_t T) {
+  if (!c.cu_seqlens) return T;
+  const View<const int32_t> cu = view<const int32_t>(c.cu_seqlens);
+  int64_t longest = 0;
+  for (int64_t n = 0; n + 1 < cu.size(0); ++n)
+    longest = std::max<int64_t>(longest, cu(n + 1) - cu(n));
+  return longest;
+}
+
+class BlockSparseMixer final : public Layer {
+ public:
+  BlockSparseMixer(const Spec& spec, const TomlTable& t, const Builder& b)
+      : heads_(spec, t, b),
+        pattern_(t),
+        block_(at_least(1, t, "block", 64)),
+        softcap_(t.number("softcap", 0)),
+        layer_(spec.layer),
+        mask_(pattern_.mask(block_count(spec.context, block_), heads_.H(), layer_)) {
+    // The mask lies on the host; a plan on the meta device counts it all the same.
+    if (b.device().is_meta()) counted_ = empty(mask_.shape(), Dtype::u8, b.device());
+  }
+
+  Var forward(const Var& x, Context& c) const override {
+    const auto [q, k, v] = heads_(x, c, /*window=*/0);
+    const int64_t blocks = block_count(longest_document(c, k.size(1)), block_);
+    if (blocks > mask_.size(1))  // a text longer than the context
+      mask_ = pattern_.mask(2 * blocks, heads_.H(), layer_);
+    BlockSparse::Options o;
+    o.block_mask = mask_;
+    o.block = block_;
+    o.softcap = softcap_;
+    o.cu_seqlens = c.cu_seqlens;
+    return heads_.out(autograd::apply<BlockSparse>({q, k, v}, o).o);
+  }
+
+  double flops_per_token(int64_t T) const override {
+    const int64_t n = block_count(T, block_), heads = mask_.size(0);
+    const Tensor mask = n > mask_.size(1) ? pattern_.mask(n, heads_.H(), layer_) : mask_;
+    double pairs = 0;  // of all heads
+    for (int64_t h = 0; h < heads; ++h) pairs += causal_pairs(mask, h, block_, T);
+    pairs *= static_cast<double>(heads_.H()) / static_cast<double>(heads);
+    return 4 * pairs / static_cast<double>(T) * static_cast<double>(heads_.K());
+  }
+
+ private:
+  HeadProjections heads_;
+  Pattern pattern_;
+  int64_t block_;
+  double softcap_;
+  int64_t layer_;
+  mutable Tensor mask_;  // u8 [1 or H, n, n]
+  Tensor counted_;
+};
+
+const RegisteredMixer registered{"block_sparse", maker<BlockSparseMixer>()};
+
+}  // namespace
+}  // namespace weft::layers

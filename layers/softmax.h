@@ -1,0 +1,44 @@
+// What the mixers of softmax attention share: projections to heads, and the cache of keys and values.
+// Weights as in Llama: q_proj, k_proj, v_proj, o_proj; q_norm and k_norm as in Qwen 3 and Gemma 3.
+// Sources: arXiv:2305.13245 (groups), 2104.09864 (rotary), 2302.05442 (norms of queries and keys).
+#pragma once
+
+#include <optional>
+
+#include "layers/blocks.h"
+
+namespace weft::layers {
+
+// Reads heads, key_heads, head_dim, rotary, rotary_base, qk_norm and bias.
+class HeadProjections {
+ public:
+  HeadProjections(const Spec& spec, const TomlTable& t, const Builder& b);
+
+  struct Result {
+    Var q, k, v;  // [B, T, H, K], [B, S, Hk, K], [B, S, Hk, K]
+  };
+  // Keys and values come with those of the state in front of them; window as in appended().
+  Result operator()(const Var& x, Context& c, int64_t window) const;
+  // [B, T, H, K] to [B, T, D].
+  Var out(const Var& o) const { return o_(merged(o)); }
+
+  int64_t H() const { return H_; }
+  int64_t K() const { return K_; }
+
+ private:
+  int64_t H_, Hk_, K_;
+  bool rotary_;
+  double base_;
+  Linear q_, k_, v_, o_;
+  std::optional<Norm> q_norm_, k_norm_;
+};
+
+// Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state and
+// the new ones behind them. window > 0: what no later token can see is dropped, so that the state
+// holds 2 * window rows at most; window = 0: room for c.capacity rows, more where that is too few.
+struct KeysAndValues {
+  Tensor k, v;
+};
+KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window);
+
+}  // namespace weft::layers

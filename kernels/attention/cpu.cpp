@@ -30,7 +30,7 @@ void forward_tiles(const SoftmaxCall& s, const View<T>& sink, const Outputs<Atte
     const int64_t c = chunks - 1 - unit % chunks, h = unit / chunks % s.H, b = unit / chunks / s.H;
     ForwardTile<T> tile(s.shape, scratch.at(thread_index()));
     s.queries.for_pieces(b, c, [&](const Piece& p) {
-      const Band band = s.band(p.document);
+      const KeyBand band = s.band(p.document);
       const int64_t key0 = s.keys.begin(p.document), hk = s.key_head(h);
       tile.start(rows_of(q, b, p.begin, h), p.size(), s.position(p.document, p.begin), band);
       tile.see(rows_of(k, b, key0, hk), rows_of(v, b, key0, hk), 0, band.keys);
@@ -45,7 +45,7 @@ template <class T>
 void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, BackwardTile<T>& tile,
                   int64_t part, int64_t b, int64_t h, const Piece& keys) {
   const int64_t n = keys.document, key0 = s.keys.begin(n);
-  const Band band = s.band(n);
+  const KeyBand band = s.band(n);
   const int64_t first = std::max(s.row(n, band.first_query(keys.begin - key0)), s.queries.begin(n));
   const int64_t end = std::min(s.row(n, band.end_query(keys.end - key0)), s.queries.end(n));
   for (int64_t t0 = first, t1 = 0; t0 < end; t0 = t1) {

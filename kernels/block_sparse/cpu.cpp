@@ -95,7 +95,7 @@ template <class T>
 void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const BlockRuns& columns,
                   int64_t block, BackwardTile<T>& tile, int64_t part, int64_t b, int64_t h,
                   int64_t n, int64_t begin, int64_t end, int64_t column) {
-  const Band band = s.band(n);
+  const KeyBand band = s.band(n);
   columns.each(h, column, block, [&](int64_t first, int64_t stop) {
     first = std::max(first, band.first_query(begin));
     stop = std::min(stop, band.end_query(end));

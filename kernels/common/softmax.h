@@ -28,7 +28,7 @@ struct SoftmaxCall {
   int64_t window = 0;
 
   int64_t key_head(int64_t h) const { return h / (H / Hk); }
-  Band band(int64_t n) const { return {keys.end(n) - keys.begin(n), causal, window}; }
+  KeyBand band(int64_t n) const { return {keys.end(n) - keys.begin(n), causal, window}; }
   // Where row t of document n stands among its keys: the last query at the last key.
   int64_t position(int64_t n, int64_t t) const {
     return t - queries.end(n) + keys.end(n) - keys.begin(n);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/common/tile.h"
 #include "kernels/common/tile_gemm.h"
 #include "kernels/common/vmath.h"
 
@@ -16,19 +17,24 @@ namespace {
 constexpr int64_t kAlign = 16;  // the vectors of tile_gemm like whole ones
 int64_t up(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
-// to[c, i] = factor * from[i, c], with zeros up to a multiple of kAlign columns.  to: [width, kSoftmaxTile]
+// to[c, i] = from[i, c], with zeros up to a multiple of kAlign columns.  to: [width, kSoftmaxTile]
 template <class T>
-void transpose(Rows<const T> from, int64_t rows, int64_t width, T factor, T* to) {
-  int64_t i = 0;
-  for (; i + 8 <= rows; i += 8) {
-    const T* const row = from[i];
-    for (int64_t c = 0; c < width; ++c)
-      for (int64_t r = 0; r < 8; ++r)
-        to[c * kSoftmaxTile + i + r] = factor * row[r * from.stride + c];
+void transpose_rows(Rows<const T> from, int64_t rows, int64_t width, T* to) {
+  const int64_t whole_rows = rows / 8 * 8, whole_width = width / 8 * 8;
+  transpose<T>(whole_rows, whole_width, {from.data, from.stride}, {to, kSoftmaxTile});
+  for (int64_t c = 0; c < width; ++c) {
+    const int64_t first = c < whole_width ? whole_rows : 0;
+    for (int64_t i = first; i < rows; ++i) to[c * kSoftmaxTile + i] = from[i][c];
+    for (int64_t i = rows; i < up(rows); ++i) to[c * kSoftmaxTile + i] = 0;
   }
-  for (; i < up(rows); ++i)
-    for (int64_t c = 0; c < width; ++c)
-      to[c * kSoftmaxTile + i] = i < rows ? factor * from[i][c] : T(0);
+}
+
+template <class T>
+T dot(const T* x, const T* y, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t c = 0; c < n; ++c) sum += x[c] * y[c];
+  return sum;
 }
 
 }  // namespace
@@ -51,10 +57,18 @@ ForwardTile<T>::ForwardTile(const SoftmaxShape& shape, T* scratch)
       shrink_(sum_ + kSoftmaxTile) {}
 
 template <class T>
-void ForwardTile<T>::start(Rows<const T> q, int64_t rows, int64_t position, const Band& band) {
+void ForwardTile<T>::start(Rows<const T> q, int64_t rows, int64_t position, const KeyBand& band) {
   rows_ = rows, position_ = position, band_ = band;
   const double scale = shape_.softcap > 0 ? shape_.scale / shape_.softcap : shape_.scale;
-  transpose(q, rows, shape_.K, static_cast<T>(scale), q_);
+  const T factor = static_cast<T>(scale);
+  if (rows == 1) {
+    for (int64_t c = 0; c < shape_.K; ++c) q_[c] = factor * q.data[c];
+  } else {
+    transpose_rows(q, rows, shape_.K, q_);
+    for (int64_t c = 0; c < shape_.K; ++c)
+#pragma omp simd
+      for (int64_t i = 0; i < up(rows); ++i) q_[c * kSoftmaxTile + i] *= factor;
+  }
   std::fill_n(most_, kSoftmaxTile, -std::numeric_limits<T>::infinity());
   std::fill_n(sum_, kSoftmaxTile, T(0));
   std::fill_n(o_, rows * shape_.V, T(0));
@@ -68,6 +82,10 @@ void ForwardTile<T>::see(Rows<const T> k, Rows<const T> v, int64_t begin, int64_
   // Keys lie on the document's own grid, so that a query meets the same tiles in any call.
   for (int64_t j0 = begin, j1 = 0; j0 < end; j0 = j1) {
     j1 = std::min(end, (j0 / kSoftmaxTile + 1) * kSoftmaxTile);
+    if (rows_ == 1) {
+      one(k, v, j0, j1);
+      continue;
+    }
     if (band_.first(last) <= j0 && j1 <= band_.end(position_)) {
       part(k, v, 0, rows_, j0, j1);
       continue;
@@ -128,6 +146,29 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
   tile_gemm<T>(rows, shape_.V, keys, {x, 1, kSoftmaxTile}, v[begin], v.stride, o, shape_.V, true);
 }
 
+// A single query, as in a decode step, sees [begin, end): vectors run along keys and along K, for along
+// queries all lanes but one would be empty.
+template <class T>
+void ForwardTile<T>::one(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end) {
+  const int64_t keys = end - begin;
+  T* const __restrict__ x = x_;
+  T most = most_[0], sum = 0;
+  for (int64_t j = 0; j < keys; ++j) x[j] = dot(q_, k[begin + j], shape_.K);
+  if (shape_.softcap > 0)
+    for (int64_t j = 0; j < keys; ++j) x[j] = static_cast<T>(shape_.softcap) * vtanh(x[j]);
+  for (int64_t j = 0; j < keys; ++j) most = std::max(most, x[j]);
+  const T shrink = vexp(most_[0] - most);
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < keys; ++j) {
+    x[j] = vexp(x[j] - most);
+    sum += x[j];
+  }
+  most_[0] = most;
+  sum_[0] = sum_[0] * shrink + sum;
+  for (int64_t c = 0; c < shape_.V; ++c) o_[c] *= shrink;
+  tile_gemm<T>(1, shape_.V, keys, {x, 0, 1}, v[begin], v.stride, o_, shape_.V, true);
+}
+
 // -infinity for what the band hides.
 template <class T>
 void ForwardTile<T>::mask(int64_t a, int64_t width, int64_t begin, int64_t end) {
@@ -185,14 +226,14 @@ BackwardTile<T>::BackwardTile(const SoftmaxShape& shape, bool want_k, bool want_
 template <class T>
 void BackwardTile<T>::start(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end) {
   k_ = k, begin_ = begin, end_ = end;
-  transpose(k.from(begin), end - begin, shape_.K, T(1), kt_);
-  transpose(v.from(begin), end - begin, shape_.V, T(1), vt_);
+  transpose_rows(k.from(begin), end - begin, shape_.K, kt_);
+  transpose_rows(v.from(begin), end - begin, shape_.V, vt_);
   std::fill_n(dk_, kSoftmaxTile * shape_.K, T(0));
   std::fill_n(dv_, kSoftmaxTile * shape_.V, T(0));
 }
 
 template <class T>
-void BackwardTile<T>::meet(const QueryTile<T>& x, const Band& band) {
+void BackwardTile<T>::meet(const QueryTile<T>& x, const KeyBand& band) {
   const int64_t last = x.position + x.rows - 1;
   const int64_t begin = std::max(begin_, band.first(x.position));
   const int64_t end = std::min(end_, band.end(last));
@@ -207,7 +248,7 @@ void BackwardTile<T>::meet(const QueryTile<T>& x, const Band& band) {
 }
 
 template <class T>
-void BackwardTile<T>::part(const QueryTile<T>& x, const Band& band, int64_t a, int64_t rows,
+void BackwardTile<T>::part(const QueryTile<T>& x, const KeyBand& band, int64_t a, int64_t rows,
                            int64_t begin, int64_t end) {
   if (begin >= end) return;
   const int64_t K = shape_.K, V = shape_.V;
@@ -234,8 +275,9 @@ void BackwardTile<T>::part(const QueryTile<T>& x, const Band& band, int64_t a, i
 
 // One query: from q.k and dout.v of the keys [begin, end) to P and the gradient of q.k.
 template <class T>
-void BackwardTile<T>::gradients(const QueryTile<T>& x, const Band& band, int64_t i, int64_t begin,
-                                int64_t end, T* __restrict__ p, T* __restrict__ d) const {
+void BackwardTile<T>::gradients(const QueryTile<T>& x, const KeyBand& band, int64_t i,
+                                int64_t begin, int64_t end, T* __restrict__ p,
+                                T* __restrict__ d) const {
   const int64_t first = std::max(begin, band.first(x.position + i)) - begin;
   const int64_t stop = std::min(end, band.end(x.position + i)) - begin;
   const T lse = x.lse[i], delta = x.delta[i], scale = static_cast<T>(shape_.scale);

@@ -2,7 +2,7 @@
 // share. An operation decides which tiles there are; these two classes work one off.
 //   ForwardTile    the queries of one tile meet their keys in turn, with a running maximum and sum
 //   BackwardTile   the keys of one tile meet their queries in turn; P is computed again from lse
-// Which keys of a tile a query sees is a Band. A tile that the band cuts is worked off in strips of
+// Which keys of a tile a query sees is a KeyBand. A tile that the band cuts is worked off in strips of
 // 16 queries, each with those keys alone that one of its queries sees: so the triangle costs little
 // more than its area, and a key that no query sees is never read.
 #pragma once
@@ -18,10 +18,10 @@ inline constexpr int64_t kSoftmaxStrip = 16;  // queries of a tile that the band
 
 // The keys that the query at position i of its document sees: [first(i), end(i)) of `keys`. Both
 // rise with i.
-class Band {
+class KeyBand {
  public:
-  Band() = default;
-  Band(int64_t keys, bool causal, int64_t window) : keys(keys), causal(causal), window(window) {}
+  KeyBand() = default;
+  KeyBand(int64_t keys, bool causal, int64_t window) : keys(keys), causal(causal), window(window) {}
 
   int64_t keys = 0;
   bool causal = true;
@@ -76,7 +76,7 @@ class ForwardTile {
   ForwardTile(const SoftmaxShape& shape, T* scratch);
 
   // At most kSoftmaxTile queries, of which the first is at `position`.
-  void start(Rows<const T> q, int64_t rows, int64_t position, const Band& band);
+  void start(Rows<const T> q, int64_t rows, int64_t position, const KeyBand& band);
   // Lets the queries see those keys of [begin, end) that lie in the band. k and v hold the document's
   // keys from position 0 on.
   void see(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
@@ -86,12 +86,14 @@ class ForwardTile {
 
  private:
   void part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t rows, int64_t begin, int64_t end);
+  void one(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
   void mask(int64_t a, int64_t width, int64_t begin, int64_t end);
 
   SoftmaxShape shape_;
-  Band band_;
+  KeyBand band_;
   int64_t rows_ = 0, position_ = 0;
-  T *q_, *x_;  // [K, kSoftmaxTile] scaled and transposed; scores [keys, kSoftmaxTile]
+  T* q_;                           // [K, kSoftmaxTile], scaled and transposed; of one query [K]
+  T* x_;                           // [keys, kSoftmaxTile] scores; of one query [keys]
   T *o_, *most_, *sum_, *shrink_;  // [kSoftmaxTile, V]; [kSoftmaxTile] each
 };
 
@@ -115,14 +117,14 @@ class BackwardTile {
   // The keys [begin, end) of a document, at most kSoftmaxTile; k and v as in ForwardTile::see.
   void start(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
   // Adds what the queries send back to the keys that they see, and to dq.
-  void meet(const QueryTile<T>& x, const Band& band);
+  void meet(const QueryTile<T>& x, const KeyBand& band);
   // Writes the gradients of keys [begin, end) to rows begin... of dk and dv.
   void finish(Rows<T> dk, Rows<T> dv);
 
  private:
-  void part(const QueryTile<T>& x, const Band& band, int64_t a, int64_t rows, int64_t begin,
+  void part(const QueryTile<T>& x, const KeyBand& band, int64_t a, int64_t rows, int64_t begin,
             int64_t end);
-  void gradients(const QueryTile<T>& x, const Band& band, int64_t i, int64_t begin, int64_t end,
+  void gradients(const QueryTile<T>& x, const KeyBand& band, int64_t i, int64_t begin, int64_t end,
                  T* p, T* d) const;
 
   SoftmaxShape shape_;

@@ -148,9 +148,9 @@ void lower_product(int64_t n, int64_t k, Tile<T> a, Tile<T> b, Tile<T> c) {
     detail::product<T, false>(kTile, i + kTile, k, a.below(i), b, T(0), c.below(i), Band::full);
 }
 
-// b[n, m] = a[m, n]'
+// b[n, m] = a[m, n]'; m and n need be multiples of 8 only.
 template <class T>
-void transpose(int64_t m, int64_t n, Tile<T> a, Tile<T> b) {
+void transpose(int64_t m, int64_t n, std::type_identity_t<Tile<const T>> a, Tile<T> b) {
   using Eight = Vector<T, 8 * sizeof(T)>;
   const auto pair = [](Eight x, Eight y, auto low, auto high, Eight& first, Eight& second) {
     first = __builtin_shuffle(x, y, low);

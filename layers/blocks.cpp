@@ -135,6 +135,7 @@ ShortConv::ShortConv(const Builder& b, const std::string& name, int64_t channels
 Var ShortConv::operator()(const Var& x, Context& c) const {
   if (!weight_) return activation(x, "silu");
   kernels::ShortConv::Options o;
+  o.return_state = c.state != nullptr;
   o.cu_seqlens = c.cu_seqlens;
   const auto y = apply<kernels::ShortConv>({x, weight_, bias_, remembered(c, name_)}, o);
   remember(c, name_, y.final_state);

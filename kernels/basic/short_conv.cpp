@@ -174,9 +174,9 @@ void ShortConv::check(const Inputs<Tensor>& x, const Options& o) {
 }
 
 Outputs<ShortConv> ShortConv::outputs(const Inputs<Tensor>& x, const Options& o) {
+  const Shape state{document_count(o.cu_seqlens, x.x.size(0)), x.x.size(2), x.w.size(1) - 1};
   return {empty_like(x.x),
-          empty({document_count(o.cu_seqlens, x.x.size(0)), x.x.size(2), x.w.size(1) - 1},
-                x.x.dtype(), x.x.device())};
+          o.return_state ? empty(state, x.x.dtype(), x.x.device()) : Tensor()};
 }
 
 void ShortConv::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y, Saved*) {
@@ -193,7 +193,7 @@ void ShortConv::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<T
         }
       });
     });
-    final_states<S>(c, y.final_state);
+    if (y.final_state) final_states<S>(c, y.final_state);
   });
 }
 

@@ -29,15 +29,18 @@ struct ShortConv {
     auto fields() { return std::tie(y, final_state); }
   };
   static constexpr Field kOutputs[] = {
-      {"y", "[B, T, D]"}, {"final_state", "[N, D, W - 1]", /*optional=*/false, /*wide=*/true}};
+      {"y", "[B, T, D]"}, {"final_state", "[N, D, W - 1]", /*optional=*/true, /*wide=*/true}};
 
+  // final_state is absent unless return_state: training has no use for one per document.
   struct Options {
     bool silu = true;
     Tensor cu_seqlens;  // i32 [N + 1] on the CPU, or absent: then N = B
+    bool return_state = true;
     template <class F>
     void each(F&& f) {
       f("silu", silu, "silu of the sum");
       f("cu_seqlens", cu_seqlens, "[N + 1]");
+      f("return_state", return_state, "make final_state");
     }
   };
   struct Saved {};

@@ -27,7 +27,8 @@ struct Reference<ShortConv> {
           for (int64_t j = 0; j < W; ++j) sum += x.w(d, j) * input(t - W + 1 + j);
           y.y(row, t, d) = o.silu ? definition::activation("silu", sum) : sum;
         }
-        for (int64_t j = 0; j < W - 1; ++j) y.final_state(n, d, j) = input(end - W + 1 + j);
+        for (int64_t j = 0; o.return_state && j < W - 1; ++j)
+          y.final_state(n, d, j) = input(end - W + 1 + j);
       }
     }
   }
@@ -66,6 +67,8 @@ struct Reference<ShortConv> {
     list.back().x.x = normal({2, 4, 6}, 1, "x").transpose(1, 2);
     list.back().x.w = normal({4, 4}, 1, "w").transpose(0, 1);
     list.back().x.initial_state = normal({2, 3, 4}, 1, "initial_state").transpose(1, 2);
+    list.push_back(sample("no state returned", 1, 11, 3, 4, false, {0, 5, 6, 8, 11}, true));
+    list.back().o.return_state = false;
     return list;
   }
 

@@ -52,17 +52,16 @@ class DeltaNet : public Layer {
       a_.emplace(b.within("a_proj"), spec.width, size_.H, spec.init);
       decay_.emplace(b, size_.H, 0.01, 16);
     }
+    const double eps = t.number("norm_eps", 1e-5);
     if (t.boolean("use_gate", gated)) {
       g_.emplace(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init);
-      gated_norm_.emplace(b.within("o_norm"), size_.V, kNormEps);
+      gated_norm_.emplace(b.within("o_norm"), size_.V, eps);
     } else {
-      norm_.emplace(b.within("o_norm"), size_.V, Norm::Kind::rms, kNormEps);
+      norm_.emplace(b.within("o_norm"), size_.V, Norm::Kind::rms, eps);
     }
   }
 
  private:
-  static constexpr double kNormEps = 1e-5;
-
   HeadSizes size_;
   bool double_beta_;
   MixedQkv mixed_;

@@ -18,16 +18,14 @@ struct Rows {
   operator Rows<const T>() const requires(!std::is_const_v<T>) { return {data, row, column}; }
 };
 
-// to[width] = from, and zeros up to a whole tile. Without data all is zero.
+// to[width] = factor * from, and zeros up to a whole tile. Without data all is zero.
 template <class T>
-void load_row(int64_t width, const T* from, int64_t stride, T* to) {
-  if (!from)
-    std::fill_n(to, width, T(0));
-  else if (stride == 1)
-    std::copy_n(from, width, to);
-  else
-    for (int64_t d = 0; d < width; ++d) to[d] = from[d * stride];
-  std::fill(to + width, to + tiled(width), T(0));
+void load_row(int64_t width, const T* from, int64_t stride, T* to, T factor = 1) {
+  int64_t d = 0;
+  if (from && stride == 1)
+    for (; d + kLanes<T> <= width; d += kLanes<T>) lanes(to + d) = factor * lanes(from + d);
+  for (; d < width; ++d) to[d] = from ? factor * from[d * stride] : T(0);
+  for (; d < tiled(width); ++d) to[d] = 0;
 }
 
 // The rows n <= i < tiled(n) become zero.
@@ -36,24 +34,29 @@ void clear_rest(int64_t n, int64_t width, Tile<T> to) {
   for (int64_t i = n; i < tiled(n); ++i) std::fill_n(to.row(i), tiled(width), T(0));
 }
 
-// to = from [n, width], and zeros up to whole tiles. Without data all is zero.
+// to = factor * from [n, width], and zeros up to whole tiles. Without data all is zero.
 template <class T>
-void load(int64_t n, int64_t width, Rows<const std::type_identity_t<T>> from, Tile<T> to) {
+void load(int64_t n, int64_t width, Rows<const std::type_identity_t<T>> from, Tile<T> to,
+          std::type_identity_t<T> factor = 1) {
   for (int64_t i = 0; i < n; ++i)
-    load_row(width, from ? from.data + i * from.row : nullptr, from.column, to.row(i));
+    load_row(width, from ? from.data + i * from.row : nullptr, from.column, to.row(i), factor);
   clear_rest(n, width, to);
 }
 
-// to[n, width] = from, or += from; `to` has contiguous rows.
+// to[n, width] = factor * from, or += it; `to` has contiguous rows.
 template <class T>
-void store(int64_t n, int64_t width, Tile<T> from, T* to, int64_t stride, bool add = false) {
+void store(int64_t n, int64_t width, Tile<T> from, T* to, int64_t stride, bool add = false,
+           std::type_identity_t<T> factor = 1) {
   for (int64_t i = 0; i < n; ++i) {
     const T* const line = from.row(i);
     T* const target = to + i * stride;
-    if (add)
-      for (int64_t d = 0; d < width; ++d) target[d] += line[d];
-    else
-      for (int64_t d = 0; d < width; ++d) target[d] = line[d];
+    if (add) {
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) target[d] += factor * line[d];
+    } else {
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) target[d] = factor * line[d];
+    }
   }
 }
 
@@ -101,13 +104,15 @@ void decay_scores(int64_t n, T scale, Tile<T> scores, Tile<T> gamma, Tile<T> to)
   for (int64_t i = 0; i < n; ++i) {
     const T* const from = scores.row(i);
     T* const line = to.row(i);
+    const int last = static_cast<int>(i), end = static_cast<int>(tiled(i + 1));
     if (gamma.data) {
       const T* const decay = gamma.row(i);
-      for (int64_t j = 0; j <= i; ++j) line[j] = scale * from[j] * decay[j];
+#pragma omp simd
+      for (int j = 0; j < end; ++j) line[j] = j <= last ? scale * from[j] * decay[j] : T(0);
     } else {
-      for (int64_t j = 0; j <= i; ++j) line[j] = scale * from[j];
+#pragma omp simd
+      for (int j = 0; j < end; ++j) line[j] = j <= last ? scale * from[j] : T(0);
     }
-    std::fill(line + i + 1, line + tiled(i + 1), T(0));
   }
   clear_rest(n, n, to);
 }
@@ -117,7 +122,9 @@ template <class T>
 void scale_rows(int64_t n, int64_t width, const T* factor, Tile<T> x) {
   for (int64_t i = 0; i < n; ++i) {
     T* const line = x.row(i);
-    for (int64_t d = 0; d < width; ++d) line[d] *= factor[i];
+    const T by = factor[i];
+#pragma omp simd
+    for (int64_t d = 0; d < width; ++d) line[d] *= by;
   }
 }
 

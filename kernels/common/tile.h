@@ -31,6 +31,27 @@ using Vector = typename Lanes<T, kBytes>::type;
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
+// The numbers at p as a vector, to read and to write.
+template <class T>
+Vector<T>& lanes(T* p) {
+  return *reinterpret_cast<Vector<T>*>(p);
+}
+template <class T>
+const Vector<T>& lanes(const T* p) {
+  return *reinterpret_cast<const Vector<T>*>(p);
+}
+// The sum of a vector's numbers.
+template <class T>
+T total(const Vector<T>& v) {
+  constexpr int kLast = 16 / static_cast<int>(sizeof(T));
+  Vector<T, 16> sum = {};
+  for (int i = 0; i < kLanes<T>; i += kLast)
+    sum += *reinterpret_cast<const Vector<T, 16>*>(reinterpret_cast<const T*>(&v) + i);
+  T all = 0;
+  for (int i = 0; i < kLast; ++i) all += sum[i];
+  return all;
+}
+
 // A matrix in scratch: element (i, j) is data[i * stride + j].
 template <class T>
 struct Tile {
@@ -78,8 +99,7 @@ inline __attribute__((always_inline)) void accumulate(Vector<T> (&acc)[kRows][kV
                                                       int64_t b_stride) {
   for (int64_t l = 0; l < inner; ++l) {
     Vector<T> line[kVectors];
-    for (int j = 0; j < kVectors; ++j)
-      line[j] = *reinterpret_cast<const Vector<T>*>(b + l * b_stride + j * kLanes<T>);
+    for (int j = 0; j < kVectors; ++j) line[j] = lanes(b + l * b_stride + j * kLanes<T>);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const T x = a[i * by_row + l * by_inner];
@@ -99,8 +119,8 @@ void product_block(int64_t inner, const T* a, int64_t a_stride, const T* b, int6
   for (int i = 0; i < kTileRows; ++i)
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
-      auto* const to = reinterpret_cast<Vector<T>*>(c + i * c_stride + j * kLanes<T>);
-      *to = keep == T(0) ? acc[i][j] : keep * *to + acc[i][j];
+      auto& to = lanes(c + i * c_stride + j * kLanes<T>);
+      to = keep == T(0) ? acc[i][j] : keep * to + acc[i][j];
     }
 }
 

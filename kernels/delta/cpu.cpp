@@ -65,11 +65,7 @@ struct Operands {
     load_matrix(p.first ? (state ? state.at(p.document, h) : nullptr) : kept, tiles.S);
   }
   // A [K, V] of contiguous numbers, or zeros.
-  void load_matrix(const T* from, Tile<T> to) const {
-    if (!from) std::fill_n(to.data, tiled(K) * to.stride, T(0));
-    kernels::load(K, V, {from, V}, to);
-    clear_rest(K, V, to);
-  }
+  void load_matrix(const T* from, Tile<T> to) const { kernels::load(K, V, {from, V}, to); }
   // Rows of one head of a [B, T, heads, width] tensor.
   static Rows<const T> rows(const View<const T>& x, int64_t b, int64_t t, int64_t h) {
     return {x.at(b, t, h), x.stride(1), x.stride(3)};
@@ -197,11 +193,10 @@ void Delta::cpu_backward(const Inputs<Tensor>& in, const Options& options, const
           x.load_state(tiles, h, p, p.first ? nullptr : states.at(b, p.chunk - 1, h));
           x.load(tiles, b, h, p);
           load(n, x.V, x.rows(dout, b, t, h), tiles.dO_R);
-          clear_rest(n, x.V, tiles.dO_R);
           tiles.backward([&](Tile<T> rows) {
             if (dv) store(n, x.V, rows, dv.at(b, t, h), dv.stride(1));
           });
-          if (dq) store(n, x.K, tiles.dq_dk, dq.at(b, t, kh), dq.stride(1), add);
+          if (dq) store(n, x.K, tiles.dq_dk, dq.at(b, t, kh), dq.stride(1), add, x.scale);
           if (dk) store(n, x.K, tiles.dk, dk.at(b, t, kh), dk.stride(1), add);
           for (int64_t r = 0; r < n && dbeta; ++r) dbeta(b, t + r, h) = tiles.dbeta[r];
           if (p.first && !x.state) tiles.dg[0] = 0;  // nothing to forget; the sum leaves rounding

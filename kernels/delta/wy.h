@@ -32,7 +32,6 @@ struct Tiles {
   int64_t K, V;  // padded
   int64_t n = 0, m = 0;
   bool gated;
-  T q_scale = 1;
   Decay<T> decay;
   T* beta;              // [m]
   Tile<T> qk, kT;       // [2 m, K]: scale * q, then k from row m on; [K, m]
@@ -56,15 +55,10 @@ struct Tiles {
   template <class Beta, class Gate>
   void load(int64_t tokens, T scale, int64_t key_width, Rows<const T> q_rows, Rows<const T> k_rows,
             int64_t value_width, Rows<const T> v_rows, const Beta& beta_of, const Gate& gate_of) {
-    n = tokens, m = tiled(n), q_scale = scale;
-    kernels::load(n, key_width, q_rows, q());
+    n = tokens, m = tiled(n);
+    kernels::load(n, key_width, q_rows, q(), scale);
     kernels::load(n, key_width, k_rows, k());
     kernels::load(n, value_width, v_rows, missed);
-    clear_rest(n, K, q());
-    clear_rest(n, K, k());
-    clear_rest(n, V, missed);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = 0; d < K; ++d) q().row(i)[d] *= scale;
     for (int64_t i = 0; i < m; ++i) beta[i] = i < n ? beta_of(i) : T(0);
     if (gated) decay.set(n, gate_of);
   }
@@ -89,13 +83,15 @@ struct Tiles {
     product(m, V, K, k(), S, T(0), read.below(m));
     solve();
 
-    product(m, V, K, k(), dS, T(0), read);  // what U gets through the state
-    if (gated) scale_rows(n, V, decay.to_end, read);
-    T closing = gated ? decay.total * inner(K, dS, S) + inner(n, read, U) : T(0);
-    product_of_transposed(m, V, m, P, dO, T(0), dU, Band::upper);
-    add(m, V, read, dU);
+    product(m, V, K, k(), dS, T(0), dU);
+    T closing = 0;
+    if (gated) {
+      scale_rows(n, V, decay.to_end, dU);
+      closing = decay.total * inner(K, dS, S) + inner(n, dU, U);
+    }
+    product_of_transposed(m, V, m, P, dO, T(1), dU, Band::upper);
     solve_back();
-    for (int64_t i = 0; i < n; ++i) dbeta[i] = dot(V, dU.row(i), missed.row(i));
+    for (int64_t i = 0; i < n; ++i) dbeta[i] = inner(1, dU.below(i), missed.below(i));
     take_dv(R);
 
     transpose(m, V, U, uT);
@@ -105,8 +101,10 @@ struct Tiles {
     decay_scores(n, T(-1), dM, gamma_or_ones(), dM);
     for (int64_t i = 0; i < n; ++i) dM.row(i)[i] = 0;
     if (gated) scale_rows(n, V, decay.from_start, dO);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t c = 0; c < V; ++c) R.row(i)[c] *= gated ? -decay.from_start[i] : T(-1);
+    for (int64_t i = 0; i < n; ++i) {
+      const T factor = gated ? -decay.from_start[i] : T(-1);
+      for (int64_t c = 0; c < V; c += kLanes<T>) lanes(R.row(i) + c) *= factor;
+    }
 
     transpose(K, V, S, ST);
     product(2 * m, K, V, dO_R, ST, T(0), dq_dk);
@@ -120,14 +118,17 @@ struct Tiles {
     product_of_transposed(K, V, 2 * m, qk, dO_R, decay.total, dS);
 
     // Uses with e^{+G} less uses with e^{-G}; the gradient of g_i is their sum from token i on.
-    for (int64_t i = n - 1; i >= 0 && gated; --i) {
-      closing += dot(K, q().row(i), dq_dk.row(i)) + dot(K, k().row(i), dq_dk.row(m + i)) -
-                 dot(K, k().row(i), dk.row(i));
-      dg[i] = closing;
+    for (int64_t i = n - 1; i >= 0; --i) {
+      const T *const erase = dq_dk.row(m + i), *const dq = dq_dk.row(i);
+      T* const write = dk.row(i);
+      Vector<T> sum = {};
+      for (int64_t d = 0; d < K; d += kLanes<T>) {
+        const Vector<T> both = lanes(erase + d) - lanes(write + d);
+        sum += lanes(q().row(i) + d) * lanes(dq + d) + lanes(k().row(i) + d) * both;
+        lanes(write + d) += lanes(erase + d);
+      }
+      dg[i] = closing += total<T>(sum);
     }
-    add(n, K, dq_dk.below(m), dk);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = 0; d < K; ++d) dq_dk.row(i)[d] *= q_scale;
   }
 
  private:
@@ -147,12 +148,13 @@ struct Tiles {
   void solve() {
     for (int64_t i = 0; i < n; ++i) {
       const T factor = gated ? decay.from_start[i] : T(1);
-      for (int64_t c = 0; c < V; ++c) missed.row(i)[c] -= factor * read.row(m + i)[c];
+      for (int64_t c = 0; c < V; c += kLanes<T>)
+        lanes(missed.row(i) + c) -= factor * lanes(read.row(m + i) + c);
     }
     constexpr int kRows = kTileRows;
     detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
       const auto at = [&](Tile<T> t, int64_t i, int j) {
-        return reinterpret_cast<Vector<T>*>(t.row(i) + column + j * kLanes<T>);
+        return &lanes(t.row(i) + column + j * kLanes<T>);
       };
       for (int64_t i0 = 0; i0 < m; i0 += kRows) {
         Vector<T> acc[kRows][kVectors] = {};
@@ -180,7 +182,7 @@ struct Tiles {
     const Tile<T> R = dO_R.below(m);
     detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
       const auto at = [&](Tile<T> t, int64_t i, int j) {
-        return reinterpret_cast<Vector<T>*>(t.row(i) + column + j * kLanes<T>);
+        return &lanes(t.row(i) + column + j * kLanes<T>);
       };
       for (int64_t i0 = m - kRows; i0 >= 0; i0 -= kRows) {
         Vector<T> acc[kRows][kVectors] = {};
@@ -203,15 +205,12 @@ struct Tiles {
     });
   }
 
-  static void add(int64_t rows, int64_t columns, Tile<T> from, Tile<T> to) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t c = 0; c < columns; ++c) to.row(i)[c] += from.row(i)[c];
-  }
   // The sum of a (.) b over rows of V columns.
   T inner(int64_t rows, Tile<T> a, Tile<T> b) const {
-    T sum = 0;
-    for (int64_t i = 0; i < rows; ++i) sum += dot(V, a.row(i), b.row(i));
-    return sum;
+    Vector<T> sum = {};
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t c = 0; c < V; c += kLanes<T>) sum += lanes(a.row(i) + c) * lanes(b.row(i) + c);
+    return total<T>(sum);
   }
 };
 

@@ -3,6 +3,12 @@
 #include <algorithm>
 #include <variant>
 
+#ifdef __SANITIZE_ADDRESS__
+// HDF5 forgets some of its own memory when it meets damaged structures.
+extern "C" const char* __lsan_default_suppressions() { return "leak:H5FL__malloc"; }
+extern "C" const char* __lsan_default_options() { return "print_suppressions=0"; }
+#endif
+
 namespace weft::h5 {
 
 std::string reason() {

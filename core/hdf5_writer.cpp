@@ -23,8 +23,13 @@ struct Hdf5Writer::State {
     Id dataset;
     Dtype dtype = Dtype::f32;
     Shape row;
-    int64_t count = 0;
+    int64_t chunk = 1;        // rows of a chunk
+    int64_t count = 0;        // rows in the file
+    std::vector<char> begun;  // the last rows, which fill no chunk yet
     Hash64 hash;
+
+    int64_t row_bytes() const { return row.numel() * size_of(dtype); }
+    int64_t begun_rows() const { return static_cast<int64_t>(begun.size()) / row_bytes(); }
   };
 
   explicit State(const std::string& path) : pending(path) {}
@@ -53,6 +58,25 @@ struct Hdf5Writer::State {
         (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
       refuse(what, std::strerror(errno));
     reserved = wanted;
+  }
+
+  // Moves the first rows that were handed over to the file. Whole chunks at a time are fast.
+  void write_rows(Rows& rows, int64_t n, const std::string& what) {
+    Shape piece, whole;
+    piece.append(n), whole.append(rows.count + n);
+    for (const int64_t size : rows.row) piece.append(size), whole.append(size);
+    check(H5Dset_extent(rows.dataset, dims_of(whole).data()) >= 0, what);
+    const Id space(H5Dget_space(rows.dataset), H5Sclose);
+    std::vector<hsize_t> start(static_cast<size_t>(whole.dims()), 0);
+    start[0] = static_cast<hsize_t>(rows.count);
+    H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, dims_of(piece).data(),
+                        nullptr);
+    const Id memory(H5Screate_simple(piece.dims(), dims_of(piece).data(), nullptr), H5Sclose);
+    check(H5Dwrite(rows.dataset, file_type(rows.dtype), memory, space, H5P_DEFAULT,
+                   rows.begun.data()) >= 0,
+          what);
+    rows.count += n;
+    rows.begun.erase(rows.begun.begin(), rows.begun.begin() + n * rows.row_bytes());
   }
 
   // What HDF5 still wants to write goes to memory, so that it can close the file and forget it.
@@ -157,7 +181,7 @@ void Hdf5Writer::begin_rows(const std::string& name, Dtype dtype, const Shape& r
   most[0] = H5S_UNLIMITED;
   const Id space(H5Screate_simple(none.dims(), dims_of(none).data(), most.data()), H5Sclose);
   State::Rows rows;
-  rows.dtype = dtype, rows.row = row;
+  rows.dtype = dtype, rows.row = row, rows.chunk = chunk[0];
   rows.dataset = make_dataset(s.file, name, dtype, space, dataset_settings(chunk, dtype));
   s.check(rows.dataset.valid(), "tensor \"" + name + "\"");
   s.rows.emplace(name, std::move(rows));
@@ -170,31 +194,25 @@ void Hdf5Writer::append_rows(const std::string& name, const void* data, int64_t 
   const auto found = s.rows.find(name);
   require(found != s.rows.end(), what, " was not begun");
   State::Rows& rows = found->second;
-  const int64_t bytes = count * rows.row.numel() * size_of(rows.dtype);
+  const int64_t bytes = count * rows.row_bytes();
   if (bytes == 0) return;
   s.reserve(room_for(bytes), what);
-  Shape piece, whole;
-  piece.append(count), whole.append(rows.count + count);
-  for (const int64_t size : rows.row) piece.append(size), whole.append(size);
-  s.check(H5Dset_extent(rows.dataset, dims_of(whole).data()) >= 0, what);
-  const Id space(H5Dget_space(rows.dataset), H5Sclose);
-  std::vector<hsize_t> start(static_cast<size_t>(whole.dims()), 0);
-  start[0] = static_cast<hsize_t>(rows.count);
-  H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, dims_of(piece).data(), nullptr);
-  const Id memory(H5Screate_simple(piece.dims(), dims_of(piece).data(), nullptr), H5Sclose);
-  s.check(H5Dwrite(rows.dataset, file_type(rows.dtype), memory, space, H5P_DEFAULT, data) >= 0,
-          what);
   rows.hash.update(data, static_cast<size_t>(bytes));
-  rows.count += count;
+  const auto* begin = static_cast<const char*>(data);
+  rows.begun.insert(rows.begun.end(), begin, begin + bytes);
+  const int64_t whole = rows.begun_rows() / rows.chunk * rows.chunk;
+  if (whole > 0) s.write_rows(rows, whole, what);
 }
 
 void Hdf5Writer::commit() {
   const Guard guard;
   State& s = *state_;
-  for (auto& [name, rows] : s.rows)
-    s.check(
-        put_attribute(rows.dataset, kChecksum, to_hex(rows.hash.digest())) && rows.dataset.close(),
-        "tensor \"" + name + "\"");
+  for (auto& [name, rows] : s.rows) {
+    const std::string what = "tensor \"" + name + "\"";
+    if (!rows.begun.empty()) s.write_rows(rows, rows.begun_rows(), what);
+    const std::string sum = to_hex(rows.hash.digest());
+    s.check(put_attribute(rows.dataset, kChecksum, sum) && rows.dataset.close(), what);
+  }
   s.rows.clear();
   s.check(H5Fflush(s.file, H5F_SCOPE_GLOBAL) >= 0, "the file");
   s.check(s.file.close(), "the file");

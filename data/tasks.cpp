@@ -41,7 +41,7 @@ class Draws {
 
   // `count` different numbers of 0 .. weights-1, drawn one after the other by weight: that is the
   // order of -log(u) / weight, smallest first (Efraimidis and Spirakis, 2006).
-  std::vector<int64_t> weighted_choice(const std::vector<double>& weights, int64_t count) {
+  std::vector<int64_t> weighted_choice(std::span<const double> weights, int64_t count) {
     std::vector<std::pair<double, int64_t>> keys;
     for (size_t i = 0; i < weights.size(); ++i)
       keys.push_back({-std::log1p(-uniform()) / weights[i], static_cast<int64_t>(i)});
@@ -70,6 +70,8 @@ class Mqar final : public Task {
       : options_(options), vocabulary_(vocabulary) {
     require(length % 2 == 0, "mqar: length ", length, " is odd, expected pairs of tokens");
     require(!options.pairs.empty(), "mqar: no number of pairs is given");
+    for (int64_t g = 1; g <= length / 2; ++g)
+      weights_.push_back(std::pow(static_cast<double>(g), options.power - 1));
     for (const int64_t pairs : options.pairs) {
       require(pairs >= 1 && 4 * pairs <= length, "mqar: ", pairs, " pairs do not fit into length ",
               length, ", expected 1 .. ", length / 4);
@@ -84,10 +86,8 @@ class Mqar final : public Task {
     const int64_t half = vocabulary_ / 2, length = static_cast<int64_t>(tokens.size());
     const auto keys = draws.choice(half - 1, pairs);              // 1 .. V/2-1
     const auto values = draws.choice(vocabulary_ - half, pairs);  // V/2 .. V-1
-    std::vector<double> weights;
-    for (int64_t g = 1; g <= (length - 2 * pairs) / 2; ++g)
-      weights.push_back(std::pow(static_cast<double>(g), options_.power - 1));
-    const auto slots = draws.weighted_choice(weights, pairs);
+    const auto slots = draws.weighted_choice(
+        std::span(weights_).first(static_cast<size_t>(length / 2 - pairs)), pairs);
 
     std::vector<bool> taken(tokens.size(), false);
     const auto put = [&](int64_t at, int64_t token) {
@@ -111,6 +111,7 @@ class Mqar final : public Task {
  private:
   TaskOptions options_;
   int64_t vocabulary_;
+  std::vector<double> weights_;  // of the places a query may take, from the first on
 };
 
 // Vocabulary: data 0 .. V-3, blank V-2, marker V-1.

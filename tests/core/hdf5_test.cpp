@@ -256,6 +256,37 @@ TEST_CASE("hdf5: missing, foreign, empty and truncated files are told apart") {
   CHECK(contains(message([&] { in.tensor("y"); }), "no tensor \"y\"; did you mean \"x\"?"));
 }
 
+TEST_CASE("hdf5: files of other programs are read, their types widened") {
+  const Hdf5Reader in(WEFT_SOURCE_DIR "/tests/core/foreign.h5");  // made by foreign.py
+  const auto numbers = [&](const std::string& name, Dtype dtype) {
+    INFO(name);
+    CHECK(in.info(name).dtype == dtype);
+    return to_doubles(in.tensor(name));
+  };
+  using Numbers = std::vector<double>;
+  CHECK(numbers("inputs/q", Dtype::f64) == Numbers{0, 1, 2, 3, 4, 5});
+  CHECK(numbers("inputs/half", Dtype::f32) == Numbers{0, 0.5, -2});
+  CHECK(numbers("inputs/mask", Dtype::u8) == Numbers{1, 0});
+  CHECK(numbers("i8", Dtype::i32) == Numbers{-1, 5});
+  CHECK(numbers("u16", Dtype::i32) == Numbers{65535});
+  CHECK(numbers("u32", Dtype::i64) == Numbers{4294967295});
+  CHECK(numbers("big_endian", Dtype::f32) == Numbers{1.5, 2});
+  CHECK(numbers("scalar", Dtype::f64) == Numbers{3.5});
+  CHECK(numbers("zipped", Dtype::i64).at(999) == 999);
+  CHECK(in.tensors().size() == 9);
+  CHECK(in.tensors("inputs").size() == 3);
+  CHECK(contains(message([&] { in.tensor("words"); }), "is no tensor of numbers"));
+  CHECK(in.integer("options", "causal") == 1);
+  CHECK(in.number("options", "scale") == 0.125);
+  CHECK(in.number("options", "small") == 0.5);
+  CHECK(in.number("options", "window") == 3);
+  CHECK(in.text("options", "name") == "caf\xc3\xa9");
+  CHECK(in.text("options", "fixed") == "fixed");
+  CHECK(in.texts("options", "names") == std::vector<std::string>{"a", "bc"});
+  CHECK(in.attributes("options").size() == 8);
+  in.verify();
+}
+
 TEST_CASE("hdf5: a file that cannot be written is told, and the older one stays") {
   const Folder folder;
   const auto old = random_tensor({10}, Dtype::f32, 1);

@@ -148,6 +148,12 @@ Run run(const Operation& op, const OperationFile& file, Settings settings, Form 
   return r;
 }
 
+// "[N + 1]" of "i32 [N + 1]: where documents begin".
+std::string letters(const std::string& help) {
+  const size_t begin = help.find('['), end = help.find(']');
+  return begin < end && end != std::string::npos ? help.substr(begin, end + 1 - begin) : "";
+}
+
 void print_list(std::ostream& out) {
   const auto tensors = [](const std::vector<Field>& fields) {
     std::string line;
@@ -161,12 +167,12 @@ void print_list(std::ostream& out) {
   for (const Operation* op : operations()) {
     std::string index;
     for (const Setting& s : op->settings())
-      if (s.tensor) index += "  " + s.name + " " + s.help;
+      if (s.tensor) index += "  " + s.name + " " + letters(s.help);
     out << std::left << std::setw(static_cast<int>(width) + 2) << op->name()
         << tensors(op->inputs()) << (index.empty() ? "" : "  |") << index << "\n"
         << std::string(width + 2, ' ') << "-> " << tensors(op->outputs()) << "\n";
   }
-  out << "\n?: may be left out. After |: integer tensors. `weft op NAME --help` shows the "
+  out << "\n?: may be absent. After |: integer tensors. `weft op NAME --help` shows the "
          "options.\n";
 }
 
@@ -204,6 +210,22 @@ void print_help(const Operation& op, std::ostream& out) {
   row("", "", "are absent are zero");
   out << "\nexample\n  weft op " << op.name() << " in.h5 out.h5 --backward --dtype f64\n";
 }
+
+constexpr const char* kUsage = R"(Run one operation on the tensors of an HDF5 file, or check a file.
+
+usage
+  weft op NAME IN.h5 OUT.h5 [--backward] [--form F] [--dtype T] [--OPTION VALUE]...
+  weft op NAME --help       every tensor and option of an operation
+  weft op --list            all operations with their tensors
+  weft op --check FILE...   compare a file's outputs/ and gradients/ with ours, in all forms;
+                            exits with 1 on a mismatch
+
+The input file holds tensors by name at its root, or in inputs/, with output gradients in grad_outputs/
+and options as attributes of options/; flags override these. The output file is laid out alike.
+
+example
+  weft op attention in.h5 out.h5 --backward --window 512 --dtype f64
+)";
 
 int check_files(const OpArguments& a, std::ostream& out) {
   int failed = 0, seen = 0;
@@ -322,6 +344,10 @@ int run_op(const OpArguments& a, std::ostream& out) {
     return 0;
   }
   if (!a.check.empty()) return check_files(a, out);
+  if (a.help && a.name.empty()) {
+    out << kUsage;
+    return 0;
+  }
   require(!a.name.empty(), "weft op: no operation named; expected NAME IN.h5 OUT.h5, ",
           "`weft op --list` shows the names");
   const Operation& op = operation(a.name);

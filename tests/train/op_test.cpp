@@ -100,6 +100,7 @@ TEST_CASE("op: computes in the dtype that is asked for") {
 TEST_CASE("op: --list and --help show every tensor and option") {
   CHECK_THAT(run({"--list"}), ContainsSubstring("matmul") && ContainsSubstring("w [O, I]") &&
                                   ContainsSubstring("targets [R]"));
+  CHECK_THAT(run({"--help"}), ContainsSubstring("--check FILE"));
   CHECK_THAT(run({"cross_entropy", "--help"}),
              ContainsSubstring("bias") && ContainsSubstring("may be left out") &&
                  ContainsSubstring("--softcap") && ContainsSubstring("dloss"));

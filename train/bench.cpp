@@ -35,6 +35,11 @@ std::vector<Variant> mechanisms() {
                                {"block_sparse", {}, {}}, {"linear", {}, {"g"}},
                                {"linear", {}, {}},       {"gated_linear", {}, {}},
                                {"delta", {}, {}},        {"selective_scan", {}, {}}};
+  std::erase_if(list, [](const Variant& v) {
+    return std::none_of(operations().begin(), operations().end(),
+                        [&](const Operation* op) { return op->name() == v.operation; });
+  });
+  return list;
 }
 
 Settings parse_settings(const std::vector<std::string>& words) {

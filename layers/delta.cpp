@@ -33,6 +33,7 @@ class DeltaNet : public Layer {
     in.initial_state = remembered(c, "state");
     kernels::Delta::Options o;
     o.cu_seqlens = c.cu_seqlens;
+    o.return_state = c.state != nullptr;
     const auto y = autograd::apply<kernels::Delta>(in, o);
     remember(c, "state", y.final_state);
     return o_(merged(norm_ ? (*norm_)(y.o) : (*gated_norm_)(y.o, heads((*g_)(x), size_.H))));

@@ -95,6 +95,7 @@ void decode(const Operands<T>& x, int64_t b, int64_t h, T* key, T* query, T* out
     key[c] = beta * (x.v(b, 0, h, c) - key[c]);  // what is written along k
     out[c] = x.scale * (query[c] + match * key[c]);
   }
+  if (!final_state) return;
   for (int64_t d = 0; d < K; ++d) {
     T* const S = final_state.at(b, h, d);
     const T* const before = x.state ? x.state.at(b, h, d) : nullptr;
@@ -128,7 +129,9 @@ void Delta::check(const Inputs<Tensor>& x, const Options& o) {
 Outputs<Delta> Delta::outputs(const Inputs<Tensor>& x, const Options& o) {
   const int64_t N = document_count(o.cu_seqlens, x.v.size(0));
   const Shape state{N, x.v.size(2), x.k.size(3), x.v.size(3)};
-  return {empty(x.v.shape(), x.v.dtype(), x.v.device()), empty(state, x.v.dtype(), x.v.device())};
+  Outputs<Tensor> y{.o = empty(x.v.shape(), x.v.dtype(), x.v.device())};
+  if (o.return_state) y.final_state = empty(state, x.v.dtype(), x.v.device());
+  return y;
 }
 
 void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Outputs<Tensor>& y,
@@ -162,7 +165,7 @@ void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Output
         x.load(tiles, b, h, p);
         tiles.forward();
         store(p.size(), x.V, tiles.read, o.at(b, p.begin, h), o.stride(1));
-        if (p.last) store(x.K, x.V, tiles.S, final_state.at(p.document, h), x.V);
+        if (p.last && final_state) store(x.K, x.V, tiles.S, final_state.at(p.document, h), x.V);
       };
       for (int64_t chunk = 0; chunk < chunks; ++chunk) x.docs.for_pieces(b, chunk, step);
     });

@@ -29,20 +29,23 @@ struct Delta {
       {"g", "[B, T, H]", /*optional=*/true, /*wide=*/true},      // log decay in nats, <= 0
       {"initial_state", "[N, H, K, V]", /*optional=*/true, /*wide=*/true}};
 
+  // final_state is absent unless return_state.
   template <class X>
   struct Outputs {
     X o, final_state;
     auto fields() { return std::tie(o, final_state); }
   };
   static constexpr Field kOutputs[] = {
-      {"o", "[B, T, H, V]"}, {"final_state", "[N, H, K, V]", /*optional=*/false, /*wide=*/true}};
+      {"o", "[B, T, H, V]"}, {"final_state", "[N, H, K, V]", /*optional=*/true, /*wide=*/true}};
 
   struct Options {
     double scale = 0;
+    bool return_state = true;
     Tensor cu_seqlens;
     template <class F>
     void each(F&& f) {
       f("scale", scale, "factor on q; 0 means K^-1/2");
+      f("return_state", return_state, "make final_state");
       f("cu_seqlens", cu_seqlens, "i32 [N + 1]: where packed documents begin and end; needs B = 1");
     }
     double factor(int64_t K) const {

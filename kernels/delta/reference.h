@@ -52,7 +52,7 @@ struct Reference<Delta> {
             written[static_cast<size_t>(i * V + c)] =
                 x.beta(b, t0 + i, h) * (x.v(b, t0 + i, h, c) - read(x.k, i, c));
           for (int64_t c = 0; c < V; ++c) y.o(b, t0 + i, h, c) = scale * read(x.q, i + 1, c);
-          for (int64_t d = 0; d < K && i == T - 1; ++d)
+          for (int64_t d = 0; d < K && i == T - 1 && y.final_state; ++d)
             for (int64_t c = 0; c < V; ++c) {
               S sum = x.initial_state ? decay[0] * x.initial_state(n, h, d, c) : S(0);
               for (int64_t j = 0; j < T; ++j)
@@ -108,7 +108,7 @@ struct Reference<Delta> {
             y.o(b, t, h, c) = scale * sum;
           }
         }
-        for (int64_t i = 0; i < K * V; ++i)
+        for (int64_t i = 0; i < K * V && y.final_state; ++i)
           y.final_state(n, h, i / V, i % V) = S[static_cast<size_t>(i)];
       }
   }
@@ -133,7 +133,7 @@ struct Reference<Delta> {
           step(x, b, t, h, states.back().data(), errors.back().data());
         }
         for (int64_t i = 0; i < K * V; ++i)
-          dS[static_cast<size_t>(i)] = dy.final_state(n, h, i / V, i % V);
+          dS[static_cast<size_t>(i)] = dy.final_state ? dy.final_state(n, h, i / V, i % V) : T(0);
         for (int64_t t = end - 1; t >= begin; --t) {
           const T* const S = states[static_cast<size_t>(t - begin + 1)].data();
           const T* const before = states[static_cast<size_t>(t - begin)].data();
@@ -200,6 +200,8 @@ struct Reference<Delta> {
         sample("packed, no gate, no state", {1, 40, 1, 1, 4, 4}, false, false, {0, 32, 40}),
         sample("scaled", {1, 9, 2, 2, 4, 3}, true, false)};
     list.back().o.scale = 0.3;
+    list.push_back(sample("no state returned", {1, 34, 2, 1, 4, 3}, true, true));
+    list.back().o.return_state = false;
 
     list.push_back(sample("gates 0, -30 and -1000", {1, 41, 2, 2, 4, 3}, true, true));
     for (int64_t t = 0; t < 41; ++t)

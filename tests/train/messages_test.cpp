@@ -1,0 +1,157 @@
+// Bad input through the program: one clear message, exit status 2, nothing lost.
+#include "core/error.h"
+#include "tests/catch.h"
+#include "tests/train/program.h"
+
+using namespace weft;
+using namespace weft::tests;
+
+namespace {
+
+constexpr const char* kRecipe = R"([model]
+width = 16
+layers = 1
+pattern = ["attention"]
+context = 16
+[attention]
+heads = 2
+[data]
+source = "text.txt"
+[train]
+steps = 4
+batch = 2
+checkpoint_every = 2
+out = "run"
+)";
+
+// The recipe with one line replaced (or, with `from` empty, added at the end).
+std::string recipe(const std::string& from = "", const std::string& to = "") {
+  std::string r = kRecipe;
+  if (from.empty()) return r + to + "\n";
+  const size_t at = r.find(from);
+  REQUIRE(at != std::string::npos);
+  return r.replace(at, from.size(), to);
+}
+
+Ran train(const Folder& f, const std::string& text, std::vector<std::string> more = {}) {
+  f.write("recipe.toml", text);
+  if (!std::filesystem::exists(f / "text.txt")) {
+    std::string words;
+    for (int i = 0; i < 400; ++i) words += concat("word ", i, " of the text\n");
+    f.write("text.txt", words);
+  }
+  more.insert(more.begin(), {"train", "recipe.toml"});
+  return run_weft(f, more);
+}
+
+void refused(const Ran& ran, const std::vector<std::string>& says) {
+  INFO(ran.text);
+  CHECK(ran.status == 2);
+  for (const std::string& s : says) CHECK_THAT(ran.text, ContainsSubstring(s));
+  CHECK_THAT(ran.text, !ContainsSubstring("terminate"));
+}
+
+}  // namespace
+
+TEST_CASE("messages: an unknown key names file, line, column and the nearest key") {
+  const Folder f;
+  refused(train(f, recipe("heads = 2", "haeds = 2")),
+          {"recipe.toml:7:1", "haeds", "heads", "[attention]"});
+  refused(train(f, recipe("batch = 2", "bacth = 2")), {"recipe.toml:12", "batch"});
+  refused(train(f, recipe("", "[optimiser]\nlr = 1")), {"optimiser", "optimizer"});
+  CHECK_FALSE(std::filesystem::exists(f / "run/checkpoints"));
+}
+
+TEST_CASE("messages: wrong types, values and shapes are refused with their place") {
+  const Folder f;
+  refused(train(f, recipe("width = 16", "width = \"wide\"")), {"recipe.toml:2", "width"});
+  refused(train(f, recipe("steps = 4", "steps = 0")), {"recipe.toml:11", "at least 1"});
+  refused(train(f, recipe("heads = 2", "heads = 3")), {"recipe.toml:7", "heads"});
+  refused(train(f, recipe("[\"attention\"]", "[\"atention\"]")), {"recipe.toml:4", "attention"});
+  refused(train(f, "[model\nwidth = 3"), {"recipe.toml:1"});
+  refused(train(f, recipe(), {"--set", "train.stepz=3"}), {"--set", "stepz", "steps"});
+}
+
+TEST_CASE("messages: a missing, empty or binary text is told apart") {
+  const Folder f;
+  refused(run_weft(f, {"train", "nowhere.toml"}), {"nowhere.toml"});
+  refused(train(f, recipe("text.txt", "nowhere.txt")), {"nowhere.txt"});
+  f.write("empty.txt", "");
+  refused(train(f, recipe("text.txt", "empty.txt")), {"empty.txt", "empty"});
+  f.write("binary.txt", std::string("\x7f"
+                                    "ELF\0\1\2\3\0\0\0",
+                                    11) +
+                            std::string(4000, '\0'));
+  refused(train(f, recipe("text.txt", "binary.txt")), {"binary.txt", "binary"});
+}
+
+TEST_CASE("messages: a run that lies already is neither overwritten nor mistaken") {
+  const Folder f;
+  REQUIRE(train(f, recipe()).status == 0);
+  const std::string before = f.read("run/metrics.jsonl");
+  refused(train(f, recipe()), {"--resume", "--overwrite"});
+  CHECK(f.read("run/metrics.jsonl") == before);
+  CHECK(train(f, recipe(), {"--resume"}).status == 0);
+  refused(train(f, recipe("width = 16", "width = 32"), {"--resume"}),
+          {"another recipe", "model.width"});
+}
+
+TEST_CASE("messages: damaged and foreign checkpoints name the file and the tensor") {
+  const Folder f;
+  REQUIRE(train(f, recipe()).status == 0);
+  const std::string path = f / "run/checkpoints/step-0000000004.h5";
+  const std::string good = f.read("run/checkpoints/step-0000000004.h5");
+  const auto generate = [&] {
+    return run_weft(f, {"generate", "run/checkpoints/step-0000000004.h5", "--prompt", "a"});
+  };
+  REQUIRE(generate().status == 0);
+  f.write("run/checkpoints/step-0000000004.h5", good.substr(0, good.size() / 2));
+  refused(generate(), {"step-0000000004.h5"});
+  f.write("run/checkpoints/step-0000000004.h5", "this is no HDF5 file at all");
+  refused(generate(), {"step-0000000004.h5", "HDF5"});
+  refused(run_weft(f, {"generate", "run/nothing.h5", "--prompt", "a"}), {"run/nothing.h5"});
+  // A flipped bit in the middle of a tensor.
+  std::string bad = good;
+  const size_t at = bad.find("parameters");
+  REQUIRE(at != std::string::npos);
+  bool named = false;
+  for (size_t place = bad.size() / 8; place < bad.size() && !named; place += bad.size() / 16) {
+    bad = good;
+    bad[place] = static_cast<char>(bad[place] ^ 0x10);
+    f.write("run/checkpoints/step-0000000004.h5", bad);
+    const Ran ran = train(f, recipe(), {"--resume", "--set", "train.steps=6"});
+    if (ran.status == 0) continue;
+    INFO(ran.text);
+    CHECK(ran.status == 2);
+    CHECK_THAT(ran.text, ContainsSubstring("step-0000000004.h5"));
+    named = ran.text.find("tensor") != std::string::npos;
+  }
+  CHECK(named);
+}
+
+TEST_CASE("messages: a folder that cannot be written is told before the first step") {
+  const Folder f;
+  f.write("file", "");
+  refused(train(f, recipe("\"run\"", "\"file/run\"")), {"file/run", "train.out"});
+  refused(train(f, recipe("\"run\"", "\"/proc/weft/run\"")), {"/proc/weft/run"});
+}
+
+TEST_CASE("messages: a text longer than the recipe's context is refused by generate") {
+  const Folder f;
+  REQUIRE(train(f, recipe()).status == 0);
+  refused(run_weft(f, {"generate", "run", "--prompt", std::string(40, 'x')}), {"context", "16"});
+}
+
+TEST_CASE("messages: the command line's own mistakes exit with 2 and name the verb") {
+  const Folder f;
+  CHECK(run_weft(f, {"trian"}).status == 2);
+  CHECK(run_weft(f, {}).status == 2);
+  CHECK(run_weft(f, {"train"}).status == 2);
+  CHECK(run_weft(f, {"--help"}).status == 0);
+  for (const char* verb :
+       {"train", "eval", "generate", "gradcheck", "op", "bench", "inspect", "data"}) {
+    const Ran ran = run_weft(f, {verb, "--help"});
+    CHECK(ran.status == 0);
+    CHECK_THAT(ran.text, ContainsSubstring("Example"));
+  }
+}

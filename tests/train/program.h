@@ -1,0 +1,92 @@
+// Runs the built program as a user would, in a folder of its own, and keeps what it printed.
+#pragma once
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace weft::tests {
+
+// A folder that goes away with the object.
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "weft-test-XXXXXX").string();
+    if (mkdtemp(name.data())) path_ = name;
+  }
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path_ + "/" + name, std::ios::binary) << text;
+  }
+  std::string read(const std::string& name) const {
+    std::ifstream in(path_ + "/" + name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+struct Ran {
+  int status = -1;   // exit status; 128 + n where signal n ended it
+  std::string text;  // standard output and error together
+};
+
+// Runs `weft ARGS` in `folder`. With kill_after > 0 it is killed (SIGKILL, or `signal`) after so many
+// seconds, if it still runs.
+inline Ran run_weft(const Folder& folder, const std::vector<std::string>& arguments,
+                    double kill_after = 0, int signal = SIGKILL) {
+  int ends[2];
+  if (pipe(ends) != 0) return {};
+  const pid_t child = fork();
+  if (child == 0) {
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[0]);
+    close(ends[1]);
+    if (chdir(folder.path().c_str()) != 0) _exit(126);
+    std::vector<char*> argv{const_cast<char*>(WEFT_PROGRAM)};
+    for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+    argv.push_back(nullptr);
+    execv(WEFT_PROGRAM, argv.data());
+    _exit(127);
+  }
+  close(ends[1]);
+  std::jthread killer;
+  if (kill_after > 0)
+    killer = std::jthread([=](const std::stop_token& stop) {
+      const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(kill_after);
+      while (!stop.stop_requested() && std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      if (!stop.stop_requested()) kill(child, signal);
+    });
+  Ran ran;
+  char buffer[4096];
+  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;)
+    ran.text.append(buffer, static_cast<size_t>(n));
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  killer.request_stop();
+  ran.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return ran;
+}
+
+}  // namespace weft::tests

@@ -1,0 +1,109 @@
+// Killed at random moments and resumed, a run ends in the same bits as one that was never stopped.
+#include <regex>
+
+#include "core/random.h"
+#include "tests/catch.h"
+#include "tests/train/program.h"
+
+using namespace weft;
+using namespace weft::tests;
+
+namespace {
+
+// A tiny hybrid that saves every other step, evaluates, and is done in about two seconds.
+constexpr const char* kRecipe = R"(
+[model]
+width = 16
+layers = 3
+pattern = ["gated_delta", "window", "mamba"]
+context = 32
+[mlp]
+width = 32
+[gated_delta]
+heads = 2
+head_dim = 8
+[window]
+type = "attention"
+heads = 2
+window = 8
+[data]
+source = "text.txt"
+packed = true
+document = "line"
+[train]
+steps = 40
+batch = 4
+eval_every = 10
+eval_batches = 2
+checkpoint_every = 2
+log_every = 1
+out = "run"
+[sample]
+tokens = 8
+)";
+
+std::string text() {
+  std::string t;
+  const Random random(5);
+  for (uint64_t i = 0; i < 4000; ++i)
+    t += concat("line ", random.below(900, i), i % 3 ? " of a small text\n" : " and another\n");
+  return t;
+}
+
+// metrics.jsonl without what depends on the clock.
+std::string numbers(const std::string& metrics) {
+  return std::regex_replace(metrics, std::regex(",\"tokens_per_second\":[^}]*"), "");
+}
+
+void prepare(const Folder& f) {
+  f.write("recipe.toml", kRecipe);
+  f.write("text.txt", text());
+}
+
+// Kills and resumes until the run ends; returns how often it was killed.
+int killed_run(const Folder& f, uint64_t seed) {
+  const Random random(seed);
+  int kills = 0;
+  for (uint64_t i = 0; i < 60; ++i) {
+    std::vector<std::string> arguments{"train", "recipe.toml"};
+    if (std::filesystem::exists(f / "run/checkpoints") &&
+        !std::filesystem::is_empty(f / "run/checkpoints"))
+      arguments.push_back("--resume");
+    const Ran ran = run_weft(f, arguments, 0.15 + 0.6 * random.uniform(i));
+    if (ran.status == 0) return kills;
+    INFO(ran.text);
+    REQUIRE(ran.status == 128 + SIGKILL);
+    ++kills;
+  }
+  FAIL("the run does not end");
+  return kills;
+}
+
+}  // namespace
+
+TEST_CASE("resume: a run killed at random moments ends in the same bits as an unbroken one") {
+  const Folder whole, broken;
+  prepare(whole);
+  prepare(broken);
+  const Ran ran = run_weft(whole, {"train", "recipe.toml"});
+  INFO(ran.text);
+  REQUIRE(ran.status == 0);
+  const int kills = killed_run(broken, 11);
+  CHECK(kills > 0);
+  CHECK(numbers(broken.read("run/metrics.jsonl")) == numbers(whole.read("run/metrics.jsonl")));
+}
+
+TEST_CASE("resume: a stop signal saves, says so, and the run goes on in the same bits") {
+  const Folder whole, broken;
+  prepare(whole);
+  prepare(broken);
+  REQUIRE(run_weft(whole, {"train", "recipe.toml"}).status == 0);
+  const Ran stopped = run_weft(broken, {"train", "recipe.toml"}, 0.6, SIGTERM);
+  INFO(stopped.text);
+  if (stopped.status != 0) {
+    CHECK(stopped.status == 128 + SIGTERM);
+    CHECK_THAT(stopped.text, ContainsSubstring("--resume"));
+    REQUIRE(run_weft(broken, {"train", "recipe.toml", "--resume"}).status == 0);
+  }
+  CHECK(numbers(broken.read("run/metrics.jsonl")) == numbers(whole.read("run/metrics.jsonl")));
+}

@@ -1,0 +1,185 @@
+#include "train/checkpoint.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include "core/hdf5.h"
+
+namespace weft::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFormat = "weft checkpoint 1";
+
+Hdf5Reader open(const std::string& path) {
+  Hdf5Reader file(path, "checkpoint");
+  require(file.has_attribute("", "format") && file.text("", "format") == kFormat, path,
+          ": is an HDF5 file but not a checkpoint of this program (attribute format is not \"",
+          kFormat, "\")");
+  return file;
+}
+
+void load(const Hdf5Reader& file, const std::string& name, const Tensor& into) {
+  const TensorInfo info = file.info(name);
+  require(info.shape == into.shape(), file.path(), ": tensor \"", name, "\" has shape ", info.shape,
+          ", the recipe's model expects ", into.shape());
+  into.copy_from(file.tensor(name));
+}
+
+// "table.key" -> value, from the text that TomlTable::to_text writes.
+std::map<std::string, std::string> flat(const std::string& text) {
+  std::map<std::string, std::string> values;
+  std::istringstream in(text);
+  std::string table;
+  for (std::string line; std::getline(in, line);) {
+    if (line.empty()) continue;
+    if (line.front() == '[') {
+      table = line.substr(1, line.find(']') - 1) + ".";
+      continue;
+    }
+    const size_t at = line.find(" = ");
+    if (at != std::string::npos) values[table + line.substr(0, at)] = line.substr(at + 3);
+  }
+  return values;
+}
+
+bool changes_no_number(const std::string& key) {
+  static const std::set<std::string> keys = {
+      "train.steps",        "train.log_every", "train.eval_every",
+      "train.eval_batches", "train.keep",      "train.checkpoint_every",
+      "train.out",          "train.device",    "name"};
+  return keys.count(key) > 0 || key.rfind("sample.", 0) == 0;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer) {
+  Hdf5Writer file(path);
+  file.attribute("", "format", std::string(kFormat));
+  file.attribute("", "version", std::string(WEFT_VERSION));
+  file.attribute("", "step", state.step);
+  file.attribute("", "tokens", state.tokens);
+  file.attribute("", "best_loss", state.best_loss);
+  file.attribute("", "best_step", state.best_step);
+  file.attribute("", "seed", static_cast<int64_t>(state.seed));
+  file.attribute("", "recipe", state.recipe);
+  file.attribute("", "recipe_name", state.recipe_name);
+  for (const auto& [key, value] : state.data) file.attribute("data", key, value);
+  if (!state.tokenizer.empty())
+    file.tensor("tokenizer/model", Dtype::u8, {static_cast<int64_t>(state.tokenizer.size())},
+                state.tokenizer.data());
+  const auto& parameters = optimizer.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const std::string& name = parameters[i].name;
+    file.tensor("parameters/" + name, parameters[i].var.value());
+    file.tensor("optimizer/m/" + name, optimizer.moments()[i].m);
+    file.tensor("optimizer/v/" + name, optimizer.moments()[i].v);
+  }
+  file.commit();
+}
+
+RunState read_state(const std::string& path) {
+  const Hdf5Reader file = open(path);
+  RunState s;
+  s.step = file.integer("", "step");
+  s.tokens = file.number("", "tokens");
+  s.best_loss = file.number("", "best_loss");
+  s.best_step = file.integer("", "best_step");
+  s.seed = static_cast<uint64_t>(file.integer("", "seed"));
+  s.recipe = file.text("", "recipe");
+  s.recipe_name = file.text("", "recipe_name");
+  if (file.has_group("data"))
+    for (const auto& [key, value] : file.attributes("data"))
+      if (const auto* number = std::get_if<int64_t>(&value)) s.data[key] = *number;
+  if (file.has_tensor("tokenizer/model")) {
+    const Tensor model = file.tensor("tokenizer/model");
+    s.tokenizer.assign(reinterpret_cast<const char*>(model.data<uint8_t>()),
+                       static_cast<size_t>(model.numel()));
+  }
+  return s;
+}
+
+void load_parameters(const std::string& path, std::vector<layers::Parameter>& parameters) {
+  const Hdf5Reader file = open(path);
+  std::set<std::string> known;
+  for (layers::Parameter& p : parameters) {
+    const std::string name = "parameters/" + p.name;
+    require(file.has_tensor(name), path, ": tensor \"", name,
+            "\" is missing: the checkpoint is of another recipe");
+    load(file, name, p.var.value());
+    known.insert(name);
+  }
+  for (const TensorInfo& t : file.tensors("parameters"))
+    require(known.count(t.name) > 0, path, ": tensor \"", t.name,
+            "\" is not in the recipe's model: the checkpoint is of another recipe");
+}
+
+void load_optimizer(const std::string& path, const AdamW& optimizer) {
+  const Hdf5Reader file = open(path);
+  for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
+    const std::string& name = optimizer.parameters()[i].name;
+    load(file, "optimizer/m/" + name, optimizer.moments()[i].m);
+    load(file, "optimizer/v/" + name, optimizer.moments()[i].v);
+  }
+}
+
+std::vector<std::string> checkpoints_of(const std::string& out) {
+  std::vector<std::string> list;
+  const fs::path folder = fs::path(out) / "checkpoints";
+  if (fs::is_directory(folder))
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind("step-", 0) == 0 && entry.path().extension() == ".h5")
+        list.push_back(entry.path().string());
+    }
+  std::sort(list.begin(), list.end());
+  return list;
+}
+
+std::string checkpoint_path(const std::string& out, int64_t step) {
+  char name[48];
+  std::snprintf(name, sizeof name, "step-%010ld.h5", static_cast<long>(step));
+  return (fs::path(out) / "checkpoints" / name).string();
+}
+
+std::string find_checkpoint(const std::string& path) {
+  if (!fs::is_directory(path)) return path;
+  const fs::path best = fs::path(path) / "best.h5";
+  if (fs::exists(best)) return best.string();
+  const auto list = checkpoints_of(path);
+  require(!list.empty(), path, ": holds no checkpoint; expected best.h5 or checkpoints/step-*.h5");
+  return list.back();
+}
+
+void prune_checkpoints(const std::string& out, int64_t keep) {
+  const auto list = checkpoints_of(out);
+  for (size_t i = 0; i + static_cast<size_t>(keep) < list.size(); ++i) {
+    std::error_code ignored;
+    fs::remove(list[i], ignored);
+  }
+}
+
+void require_same_recipe(const std::string& checkpoint, const std::string& theirs,
+                         const std::string& ours) {
+  const auto a = flat(theirs), b = flat(ours);
+  std::set<std::string> keys;
+  for (const auto& [key, value] : a) keys.insert(key);
+  for (const auto& [key, value] : b) keys.insert(key);
+  const auto value_in = [](const auto& values, const std::string& key) {
+    const auto found = values.find(key);
+    return found == values.end() ? std::string("absent") : found->second;
+  };
+  for (const std::string& key : keys) {
+    if (changes_no_number(key)) continue;
+    const std::string theirs_value = value_in(a, key), ours_value = value_in(b, key);
+    require(theirs_value == ours_value, checkpoint, ": the checkpoint is of another recipe: ", key,
+            " is ", theirs_value, " there and ", ours_value,
+            " here; resume with the recipe it was made with, or start anew with another train.out");
+  }
+}
+
+}  // namespace weft::train

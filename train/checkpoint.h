@@ -1,0 +1,52 @@
+// What a run is, to and from one HDF5 file:
+//   parameters/NAME, optimizer/m/NAME, optimizer/v/NAME   tensors under the parameters' own names
+//   tokenizer/model                                       u8, absent for bytes
+//   attributes of the root: format, version, step, seed, recipe (TOML), best_loss, tokens
+//   attributes of the group `data`: the position in the training data
+// A file appears whole or not at all, and every tensor carries a checksum (core/hdf5.h).
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "layers/model.h"
+#include "train/optimizer.h"
+
+namespace weft::train {
+
+struct RunState {
+  int64_t step = 0;        // steps done
+  double tokens = 0;       // positions seen
+  double best_loss = 0;    // lowest held-out loss so far, nats; infinity before the first
+  int64_t best_step = -1;  // the step at which it was seen
+  std::map<std::string, int64_t> data;  // position in the training data
+  uint64_t seed = 0;                    // all random numbers follow from it and from step
+  std::string recipe;                   // TOML, overrides included
+  std::string recipe_name;
+  std::string tokenizer;  // bytes of a trained tokenizer's model; empty for bytes
+};
+
+// Throws Error, with an older file at `path` untouched, if it cannot be written.
+void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer);
+
+// The state alone. Throws Error for a missing, foreign or damaged file.
+RunState read_state(const std::string& path);
+// Fills the model's parameters; names the first that is missing, too much, or of another shape.
+void load_parameters(const std::string& path, std::vector<layers::Parameter>& parameters);
+void load_optimizer(const std::string& path, const AdamW& optimizer);
+
+// Checkpoints of a run's folder by step, oldest first: OUT/checkpoints/step-00000500.h5.
+std::vector<std::string> checkpoints_of(const std::string& out);
+std::string checkpoint_path(const std::string& out, int64_t step);
+// A checkpoint file itself, or the best (or else newest) one of a run's folder.
+std::string find_checkpoint(const std::string& path);
+// Keeps the newest `keep`, removes the others.
+void prune_checkpoints(const std::string& out, int64_t keep);
+
+// Throws Error naming the first key that differs between the recipe of a checkpoint and the one given,
+// apart from keys that change no number (logging, folders) and train.steps.
+void require_same_recipe(const std::string& checkpoint, const std::string& theirs,
+                         const std::string& ours);
+
+}  // namespace weft::train

@@ -1,0 +1,25 @@
+// Loss on data that the model has not learned from.
+#pragma once
+
+#include <optional>
+
+#include "train/source.h"
+
+namespace weft::train {
+
+struct Evaluation {
+  double loss = 0;           // nats a labelled token
+  double perplexity = 0;     // e^loss
+  double bits_per_byte = 0;  // text only, else 0
+  double accuracy = -1;      // tasks only: part of labelled tokens that the likeliest guess hits
+  double tokens = 0;         // labelled tokens seen
+  std::map<int64_t, double> slices;  // tasks: accuracy by kind of example
+  // "held-out loss 1.31, 1.89 bits per byte, perplexity 3.7"
+  std::string text() const;
+};
+
+// At most `batches` batches (0: all there are), from the first, always the same.
+Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
+                    Device device);
+
+}  // namespace weft::train

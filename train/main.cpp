@@ -1,0 +1,159 @@
+// The program: reads the command line, calls a verb, prints what went wrong. Nothing else in the project
+// prints an error or ends the process.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+
+#include "core/error.h"
+#include "kernels/common/blas.h"
+#include "train/verbs.h"
+#include "train/verbs_kernels.h"
+
+namespace {
+
+using namespace weft;
+using namespace weft::train;
+
+// Two libraries read their settings from the environment before main() begins, so the program starts
+// itself once more where they are not as it wants them:
+//  - older OpenBLAS does not know newer AMD processors with AVX-512 and takes kernels half as fast;
+//  - OpenMP's threads spin for milliseconds while they wait, which costs dearly on a busy machine.
+void choose_environment(char** argv) {
+  bool changed = false;
+  if (!std::getenv("GOMP_SPINCOUNT") && !std::getenv("OMP_WAIT_POLICY"))
+    changed = setenv("GOMP_SPINCOUNT", "10000", 1) == 0;
+#if defined(__x86_64__)
+  const std::string_view name = kernels::blas_core_name();
+  if (!std::getenv("OPENBLAS_CORETYPE") && (name == "Haswell" || name == "Zen") &&
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    changed = setenv("OPENBLAS_CORETYPE", "SkylakeX", 1) == 0 || changed;
+#endif
+  if (changed) execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
+}
+
+void add_set(CLI::App* verb, std::vector<std::string>& set) {
+  verb->add_option("--set", set, "override a key of the recipe: --set train.steps=500")
+      ->type_name("KEY=VALUE");
+}
+
+struct Arguments {
+  TrainArguments train;
+  EvalArguments eval;
+  GenerateArguments generate;
+  InspectArguments inspect;
+  DataArguments data;
+};
+
+void add_train(CLI::App& app, TrainArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("train", "train a model from a recipe");
+  verb->footer(
+      "Example:\n  weft train recipes/quickstart.toml --set train.steps=500\n"
+      "  weft train recipes/quickstart.toml --resume\n"
+      "Ctrl-C saves and stops; --resume goes on, bit for bit as the unbroken run.");
+  verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
+  add_set(verb, a.set);
+  verb->add_flag("--resume", a.resume, "go on from the newest checkpoint of this run");
+  verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
+  verb->add_flag("--overwrite", a.overwrite, "start anew where an earlier run lies");
+  verb->callback([&] { status = run_train(a); });
+}
+
+void add_eval(CLI::App& app, EvalArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("eval", "loss of a checkpoint on held-out text");
+  verb->footer("Example:\n  weft eval runs/quickstart/best.h5 --data book.txt");
+  verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
+  verb->add_option("--batches", a.batches, "how many batches (standard: all)");
+  verb->callback([&] { status = run_eval(a); });
+}
+
+void add_generate(CLI::App& app, GenerateArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("generate", "let a checkpoint write");
+  verb->footer("Example:\n  weft generate runs/quickstart --prompt \"In the beginning\" --seed 7");
+  verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("--prompt", a.prompt, "the text to go on from")->required();
+  verb->add_option("--tokens", a.tokens, "how many tokens to write")->capture_default_str();
+  verb->add_option("--temperature", a.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  verb->add_option("--top-k", a.top_k, "draw from the k likeliest; 0: from all")
+      ->capture_default_str();
+  verb->add_option("--top-p", a.top_p, "draw from the likeliest that hold this much probability")
+      ->capture_default_str();
+  verb->add_option("--seed", a.seed, "the same seed writes the same text")->capture_default_str();
+  verb->callback([&] { status = run_generate(a); });
+}
+
+void add_inspect(CLI::App& app, InspectArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("inspect", "what a recipe needs, found without running it");
+  verb->footer("Example:\n  weft inspect recipes/quickstart.toml --set train.batch=64");
+  verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
+  add_set(verb, a.set);
+  verb->add_flag("--json", a.json, "print JSON");
+  verb->callback([&] { status = run_inspect(a); });
+}
+
+void add_data(CLI::App& app, DataArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("data", "make a token dataset from text, or describe one");
+  verb->footer(
+      "Example:\n  weft data books/ more.txt --tokenizer sentencepiece --vocabulary 4096 "
+      "--out books.h5\n  weft data --describe books.h5");
+  verb->add_option("sources", a.sources, "text files, folders, or kjv");
+  verb->add_option("--out", a.out, "the dataset to write (HDF5)");
+  verb->add_option("--tokenizer", a.tokenizer, "bytes or sentencepiece")->capture_default_str();
+  verb->add_option("--vocabulary", a.vocabulary, "size of a trained vocabulary")
+      ->capture_default_str();
+  verb->add_option("--document", a.document, "what a document is: file, blank (line) or line")
+      ->capture_default_str();
+  verb->add_option("--describe", a.describe, "print what a dataset holds");
+  verb->callback([&] { status = run_data(a); });
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Weft trains efficient-attention language models from recipes.", "weft");
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::simple);
+  app.footer(
+      "Each verb has --help with an example. Start with: weft train recipes/quickstart.toml");
+  int status = 0;
+  Arguments a;
+  add_train(app, a.train, status);
+  add_eval(app, a.eval, status);
+  add_generate(app, a.generate, status);
+  add_inspect(app, a.inspect, status);
+  add_data(app, a.data, status);
+  add_kernel_verbs(app, status);
+  app.add_subcommand("version", "version, build and machine")->callback([&] {
+    status = run_version();
+  });
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    app.exit(e);
+    return 2;
+  }
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  choose_environment(argv);
+  try {
+    return run(argc, argv);
+  } catch (const weft::CheckFailed& e) {
+    std::fprintf(stderr, "weft: %s\n", e.what());
+    return 1;
+  } catch (const weft::Error& e) {
+    std::fprintf(stderr, "weft: %s\n", e.what());
+    return 2;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "weft: a fault in the program itself: %s\n", e.what());
+    return 1;
+  }
+}

@@ -1,0 +1,127 @@
+// The verbs that use a finished checkpoint: eval and generate. And data, version.
+#include <cstdio>
+
+#include "core/parallel.h"
+#include "kernels/common/blas.h"
+#include "kernels/operation.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/generate.h"
+#include "train/progress.h"
+#include "train/verbs.h"
+
+namespace weft::train {
+namespace {
+
+// A model as a checkpoint has it.
+struct Loaded {
+  std::string path;
+  Recipe recipe;
+  DataSettings data;
+  data::TokenizerPtr tokenizer;  // null for tasks
+  std::unique_ptr<layers::Model> model;
+  RunState state;
+};
+
+Loaded load(const std::string& where) {
+  Loaded l;
+  l.path = find_checkpoint(where);
+  l.state = read_state(l.path);
+  l.recipe = recipe_from_text(l.state.recipe, l.path + ":recipe");
+  // The vocabulary is the checkpoint's own: the data need not be here.
+  const TomlTable table = l.recipe.toml.table("data");
+  if (!table.has("dataset")) l.data = read_data(table);
+  if (!l.data.is_task) {
+    l.tokenizer = l.state.tokenizer.empty() ? data::byte_tokenizer()
+                                            : data::sentencepiece_tokenizer(l.state.tokenizer);
+    l.data.vocabulary = l.tokenizer->vocabulary();
+  }
+  l.model = std::make_unique<layers::Model>(l.recipe.toml, l.data.vocabulary, l.recipe.train.dtype,
+                                            l.recipe.train.device, l.recipe.train.seed);
+  load_parameters(l.path, l.model->parameters());
+  return l;
+}
+
+}  // namespace
+
+int run_eval(const EvalArguments& a) {
+  Loaded l = load(a.checkpoint);
+  if (!a.data.empty()) {
+    require(!l.data.is_task, l.path, ": was trained on a task; --data takes text");
+    l.data = {.sources = {a.data}, .document = l.data.document, .packed = l.data.packed};
+    const data::TokenDataset all =
+        data::open_data(l.data.sources, text_options(l.data.document), l.tokenizer);
+    const data::BatchShape shape{.rows = l.recipe.train.batch, .length = l.model->context()};
+    data::BatchSource held_out(l.data.packed ? data::held_out_packed(all.all(), shape)
+                                             : data::held_out_windows(all.all(), shape));
+    std::printf("%s\n",
+                evaluate(*l.model, held_out, a.batches, l.recipe.train.device).text().c_str());
+    return 0;
+  }
+  if (l.recipe.toml.table("data").has("dataset")) l.data = read_data(l.recipe.toml.table("data"));
+  Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
+  require(source.held_out() != nullptr, l.path,
+          ": the recipe holds nothing out; name a text with --data");
+  const Evaluation e = evaluate(*l.model, *source.held_out(), a.batches, l.recipe.train.device);
+  std::printf("%s, step %ld: %s\n", l.path.c_str(), static_cast<long>(l.state.step),
+              e.text().c_str());
+  return 0;
+}
+
+int run_generate(const GenerateArguments& a) {
+  const Loaded l = load(a.checkpoint);
+  require(l.tokenizer != nullptr, l.path, ": was trained on a task and writes no text");
+  require(!a.prompt.empty(), "--prompt is empty, expected some text to go on from");
+  require(a.tokens > 0, "--tokens ", a.tokens, ": expected at least 1");
+  require(a.temperature >= 0, "--temperature ", a.temperature, ": expected at least 0");
+  require(a.top_p > 0 && a.top_p <= 1, "--top-p ", a.top_p, ": expected above 0 and up to 1");
+  require(a.top_k >= 0, "--top-k ", a.top_k, ": expected at least 0");
+  std::printf("%s", a.prompt.c_str());
+  std::fflush(stdout);
+  const auto show = [&](int32_t token) {
+    const std::string& piece = l.tokenizer->piece(token);
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+    return true;
+  };
+  const Generated g = generate(*l.model, l.tokenizer->encode(a.prompt), a.tokens,
+                               {a.temperature, a.top_k, a.top_p, a.seed}, show);
+  std::printf("\n");
+  std::fflush(stdout);
+  std::fprintf(stderr, "%zu tokens, %.0f tokens a second, %s of state\n", g.tokens.size(),
+               g.tokens_per_second, bytes_text(double(g.state_bytes)).c_str());
+  return 0;
+}
+
+int run_data(const DataArguments& a) {
+  if (!a.describe.empty()) {
+    std::printf("%s\n", data::open_token_dataset(a.describe).describe().c_str());
+    return 0;
+  }
+  require(!a.sources.empty(), "data: name at least one text file or folder, or --describe FILE");
+  require(!a.out.empty(), "data: name the dataset to write with --out FILE.h5");
+  require(a.document == "file" || a.document == "blank" || a.document == "line", "--document ",
+          a.document, ": expected file, blank or line");
+  require(a.tokenizer == "bytes" || a.tokenizer == "sentencepiece", "--tokenizer ", a.tokenizer,
+          ": expected bytes or sentencepiece");
+  const data::TextOptions options = text_options(a.document);
+  const data::TokenizerPtr tokenizer =
+      a.tokenizer == "bytes" ? data::byte_tokenizer()
+                             : data::train_tokenizer(a.sources, options, {.size = a.vocabulary});
+  data::build_token_dataset(a.sources, options, tokenizer, a.out);
+  std::printf("%s\n%s\n", a.out.c_str(), data::open_token_dataset(a.out).describe().c_str());
+  return 0;
+}
+
+int run_version() {
+  std::printf("weft %s\n", WEFT_VERSION);
+  std::printf("compiler: %s\n", __VERSION__);
+  std::printf("devices: cpu (%d threads), meta\n", thread_count());
+  std::printf("matrix products: OpenBLAS, %s kernels\n", kernels::blas_core_name());
+  std::printf("vocabularies: bytes%s\n",
+              data::has_sentencepiece() ? ", SentencePiece" : " (built without SentencePiece)");
+  std::printf("operations: %zu\n", kernels::operations().size());
+  return 0;
+}
+
+}  // namespace weft::train

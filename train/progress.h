@@ -1,0 +1,59 @@
+// What a long task shows: one live line on a terminal, plain lines elsewhere, and metrics.jsonl.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+namespace weft::train {
+
+// "1h 02m", "3m 20s", "12s".
+std::string duration_text(double seconds);
+// "1.2 MiB", "310 B".
+std::string bytes_text(double bytes);
+// "12.3k", "1.05M".
+std::string count_text(double count);
+
+class Progress {
+ public:
+  // `steps` in all, of which `done` were done before (a resumed run).
+  Progress(int64_t steps, int64_t done);
+
+  // Shows "step 120/2000 | loss ... | 12.3k tok/s | 3m 20s left". On a terminal the line is redrawn in
+  // place at most ten times a second; elsewhere a line is printed only when `log` is set.
+  void step(int64_t step, const std::string& text, double tokens, bool log);
+  // Prints a line of its own, above the live line.
+  void say(const std::string& line);
+  void finish();
+
+  double tokens_per_second() const { return tokens_per_second_; }
+  double seconds_left() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void draw(const std::string& line);
+
+  bool terminal_;
+  int64_t steps_, begun_, step_ = 0;
+  Clock::time_point start_, last_step_, last_draw_;
+  double tokens_per_second_ = 0, seconds_per_step_ = 0;
+  std::string line_;
+};
+
+// Appends lines to OUT/metrics.jsonl. A resumed run first drops the lines of steps after `step`, so
+// that the file reads as if the run had never stopped.
+class Metrics {
+ public:
+  Metrics(const std::string& folder, int64_t step);
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+  // Returns false where the line could not be written (a full disk): the run goes on.
+  bool write(const std::string& json_line);
+
+ private:
+  std::FILE* file_ = nullptr;
+};
+
+}  // namespace weft::train

@@ -1,0 +1,107 @@
+#include "train/recipe.h"
+
+#include <filesystem>
+
+namespace weft::train {
+namespace {
+
+int64_t at_least(const TomlTable& t, const std::string& key, int64_t least, int64_t fallback) {
+  const int64_t value = t.integer(key, fallback);
+  if (value < least) t.refuse(key, key, " = ", value, ", expected at least ", least);
+  return value;
+}
+
+double in_range(const TomlTable& t, const std::string& key, double low, double high,
+                double fallback) {
+  const double value = t.number(key, fallback);
+  if (!(value >= low && value <= high))
+    t.refuse(key, key, " = ", value, ", expected a number from ", low, " to ", high);
+  return value;
+}
+
+RunSettings read_train(const TomlTable& t, const std::string& name) {
+  RunSettings s;
+  s.steps = at_least(t, "steps", 1, s.steps);
+  s.batch = at_least(t, "batch", 1, s.batch);
+  s.accumulate = at_least(t, "accumulate", 1, s.accumulate);
+  s.seed = static_cast<uint64_t>(at_least(t, "seed", 0, 1));
+  const std::string dtype = t.string("dtype", "f32");
+  if (dtype != "f32" && dtype != "f64")
+    t.refuse("dtype", "dtype = \"", dtype, "\", expected \"f32\" or \"f64\" on the CPU");
+  s.dtype = dtype_from(dtype);
+  const std::string device = t.string("device", "cpu");
+  if (device != "cpu") t.refuse("device", "device = \"", device, "\", this build has \"cpu\"");
+  s.log_every = at_least(t, "log_every", 1, s.log_every);
+  s.eval_every = at_least(t, "eval_every", 0, s.eval_every);
+  s.eval_batches = at_least(t, "eval_batches", 1, s.eval_batches);
+  s.checkpoint_every = at_least(t, "checkpoint_every", 0, s.checkpoint_every);
+  s.keep = at_least(t, "keep", 1, s.keep);
+  s.out = t.string("out", "runs/" + name);
+  if (s.out.empty()) t.refuse("out", "out is empty, expected a folder to be made");
+  return s;
+}
+
+OptimizerSettings read_optimizer(const TomlTable& t) {
+  OptimizerSettings s;
+  s.lr = in_range(t, "lr", 0, 1e3, s.lr);
+  s.beta1 = in_range(t, "beta1", 0, 0.999999, s.beta1);
+  s.beta2 = in_range(t, "beta2", 0, 0.999999, s.beta2);
+  s.eps = in_range(t, "eps", 0, 1, s.eps);
+  s.weight_decay = in_range(t, "weight_decay", 0, 1e3, s.weight_decay);
+  s.clip = in_range(t, "clip", 0, 1e9, s.clip);
+  return s;
+}
+
+ScheduleSettings read_schedule(const TomlTable& t) {
+  ScheduleSettings s;
+  s.type = t.string("type", s.type);
+  if (s.type != "cosine" && s.type != "wsd" && s.type != "constant")
+    t.refuse("type", "type = \"", s.type, "\", expected \"cosine\", \"wsd\" or \"constant\"");
+  s.warmup = at_least(t, "warmup", 0, s.warmup);
+  s.final = in_range(t, "final", 0, 1, s.final);
+  s.decay = in_range(t, "decay", 0, 1, s.decay);
+  return s;
+}
+
+SampleSettings read_sample(const TomlTable& t) {
+  SampleSettings s;
+  s.every = at_least(t, "every", 0, s.every);
+  s.prompt = t.string("prompt", s.prompt);
+  s.tokens = at_least(t, "tokens", 0, s.tokens);
+  s.temperature = in_range(t, "temperature", 0, 100, s.temperature);
+  s.top_k = at_least(t, "top_k", 0, s.top_k);
+  s.top_p = in_range(t, "top_p", 0, 1, s.top_p);
+  return s;
+}
+
+Recipe checked(TomlTable toml, const std::string& fallback_name,
+               const std::vector<std::string>& overrides) {
+  for (const std::string& one : overrides) {
+    const size_t at = one.find('=');
+    require(at != std::string::npos && at > 0, "--set ", one, ": expected KEY=VALUE, for example ",
+            "--set train.steps=500");
+    toml.set(one.substr(0, at), one.substr(at + 1));
+  }
+  Recipe r;
+  r.toml = toml;
+  r.name = toml.string("name", fallback_name);
+  r.train = read_train(toml.table("train"), r.name);
+  r.optimizer = read_optimizer(toml.table("optimizer"));
+  r.schedule = read_schedule(toml.table("schedule"));
+  r.sample = read_sample(toml.table("sample"));
+  return r;
+}
+
+}  // namespace
+
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides) {
+  return checked(toml_from_file(path), std::filesystem::path(path).stem().string(), overrides);
+}
+
+Recipe recipe_from_text(const std::string& text, const std::string& name,
+                        const std::vector<std::string>& overrides) {
+  return checked(toml_from_text(text, name), std::filesystem::path(name).stem().string(),
+                 overrides);
+}
+
+}  // namespace weft::train

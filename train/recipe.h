@@ -1,0 +1,67 @@
+// A recipe, read and checked. The [model] side is read by layers::Model, the [data] side by
+// train/source.cpp; the rest here. Every key that nobody asks for is refused by finish().
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+#include "core/dtype.h"
+#include "core/toml.h"
+
+namespace weft::train {
+
+struct RunSettings {  // [train]
+  int64_t steps = 1000;
+  int64_t batch = 16;      // sequences a micro-batch
+  int64_t accumulate = 1;  // micro-batches a step
+  uint64_t seed = 1;
+  Dtype dtype = Dtype::f32;
+  Device device = kCpu;
+  int64_t log_every = 10;
+  int64_t eval_every = 0;  // 0: only at the end
+  int64_t eval_batches = 20;
+  int64_t checkpoint_every = 0;  // 0: only at the end
+  int64_t keep = 2;              // newest checkpoints kept, beside the best
+  std::string out;
+};
+
+struct OptimizerSettings {  // [optimizer]
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+  double clip = 1.0;  // largest gradient norm; 0: none
+};
+
+struct ScheduleSettings {       // [schedule]
+  std::string type = "cosine";  // cosine | wsd | constant
+  int64_t warmup = 0;           // steps
+  double final = 0.1;           // last learning rate, as a part of lr
+  double decay = 0.2;           // wsd: part of the steps spent falling
+};
+
+struct SampleSettings {  // [sample]
+  int64_t every = 0;     // 0: only at the end
+  std::string prompt;
+  int64_t tokens = 200;
+  double temperature = 0.8, top_p = 1;
+  int64_t top_k = 0;
+};
+
+struct Recipe {
+  TomlTable toml;
+  std::string name;
+  RunSettings train;
+  OptimizerSettings optimizer;
+  ScheduleSettings schedule;
+  SampleSettings sample;
+
+  // After model and data have read their parts: refuses what nobody asked for.
+  void finish() const { toml.finish(); }
+};
+
+// `overrides` are "table.key=value". Throw Error with file, line and column.
+Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {});
+Recipe recipe_from_text(const std::string& text, const std::string& name,
+                        const std::vector<std::string>& overrides = {});
+
+}  // namespace weft::train

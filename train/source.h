@@ -1,0 +1,80 @@
+// The data of a recipe: [data] read and checked, its sources opened, its batches made into tensors.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/batches.h"
+#include "data/tasks.h"
+#include "layers/model.h"
+#include "train/recipe.h"
+
+namespace weft::train {
+
+struct DataSettings {
+  std::vector<std::string> sources;  // text files, folders, "kjv", or one token dataset
+  bool is_task = false;
+  data::TaskOptions task;
+  int64_t test_examples = 512;  // tasks: how many examples the held-out part has
+  std::string tokenizer = "bytes", method = "bpe", document = "file";
+  int64_t vocabulary = 256;
+  double held_out = 0.05;
+  bool packed = false;
+};
+
+// Reads [data]; opens nothing but a token dataset, for its vocabulary.
+DataSettings read_data(const TomlTable& table);
+
+// The shape of every micro-batch of a recipe.
+struct BatchShape {
+  Shape tokens;         // [B, T], or [1, B T] where documents are packed
+  int64_t borders = 0;  // room for cu_seqlens; 0: none
+};
+BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context);
+
+// Batches without numbers, for the meta device: they hold what real ones would.
+class MetaBatches {
+ public:
+  explicit MetaBatches(const BatchShape& shape) : shape_(shape) {}
+  layers::Batch next();
+
+ private:
+  BatchShape shape_;
+  Tensor room_;  // stands for the memory of cu_seqlens, whose numbers must be readable
+};
+
+class Source {
+ public:
+  // Opens text, dataset or task. Throws Error for what is missing, or too short for one batch.
+  Source(const DataSettings& settings, const Recipe& recipe, int64_t context,
+         const data::TokenizerPtr& tokenizer = nullptr);
+
+  layers::Batch next(Device device);  // of training
+  std::map<std::string, int64_t> state() const { return train_->state(); }
+  void restore(const std::map<std::string, int64_t>& state) { train_->restore(state); }
+
+  // The held-out part; null where the recipe holds nothing out.
+  data::BatchSource* held_out() { return held_out_.get(); }
+
+  bool is_text() const { return tokenizer_ != nullptr; }
+  const data::TokenizerPtr& tokenizer() const { return tokenizer_; }
+  std::vector<int32_t> encode(const std::string& text) const { return tokenizer_->encode(text); }
+  std::string decode(const std::vector<int32_t>& t) const { return tokenizer_->decode(t); }
+  const std::string& describe() const { return description_; }
+
+ private:
+  void open_task(const DataSettings& settings, const Recipe& recipe, int64_t context);
+  void open_text(const DataSettings& settings, const Recipe& recipe, int64_t context);
+
+  std::unique_ptr<data::BatchSource> train_, held_out_;
+  data::TokenizerPtr tokenizer_;
+  std::string description_;
+};
+
+layers::Batch model_batch(data::Batch&& batch);
+
+// How the settings cut text into documents.
+data::TextOptions text_options(const std::string& document);
+
+}  // namespace weft::train

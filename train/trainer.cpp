@@ -1,0 +1,224 @@
+#include "train/trainer.h"
+
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+#include "core/hash.h"
+#include "core/parallel.h"
+#include "train/generate.h"
+#include "train/verbs.h"
+
+namespace weft::train {
+
+namespace fs = std::filesystem;
+
+std::atomic<int> stop_signal{0};
+
+void catch_stop_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) {
+    // A second Ctrl-C ends the program at once.
+    if (stop_signal.exchange(signal)) std::_Exit(128 + signal);
+  };
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+Trainer::Trainer(Recipe recipe) : recipe_(std::move(recipe)) {
+  data_settings_ = read_data(recipe_.toml.table("data"));
+  model_ =
+      std::make_unique<layers::Model>(recipe_.toml, data_settings_.vocabulary, recipe_.train.dtype,
+                                      recipe_.train.device, recipe_.train.seed);
+  recipe_.finish();
+  optimizer_ = std::make_unique<AdamW>(recipe_.optimizer, model_->parameters());
+  source_ = std::make_unique<Source>(data_settings_, recipe_, model_->context());
+  state_.seed = recipe_.train.seed;
+  state_.best_loss = std::numeric_limits<double>::infinity();
+  state_.recipe = recipe_.toml.to_text();
+  state_.recipe_name = recipe_.name;
+  if (source_->is_text()) state_.tokenizer = source_->tokenizer()->model();
+}
+
+void Trainer::resume(const std::string& checkpoint) {
+  const std::string recipe = state_.recipe;
+  RunState saved = read_state(checkpoint);
+  require_same_recipe(checkpoint, saved.recipe, recipe);
+  load_parameters(checkpoint, model_->parameters());
+  load_optimizer(checkpoint, *optimizer_);
+  source_->restore(saved.data);
+  state_ = std::move(saved);
+  state_.recipe = recipe;
+  last_saved_ = checkpoint;
+  keep_best();
+}
+
+void Trainer::announce() const {
+  std::printf("%s: %s parameters, context %ld, %s; %s, %d threads, seed %lu\n",
+              recipe_.name.c_str(), count_text(double(model_->parameter_count())).c_str(),
+              static_cast<long>(model_->context()), source_->describe().c_str(),
+              concat(recipe_.train.device, " ", recipe_.train.dtype).c_str(), thread_count(),
+              static_cast<unsigned long>(recipe_.train.seed));
+  std::printf("run folder: %s%s\n", recipe_.train.out.c_str(),
+              state_.step ? concat(", going on from step ", state_.step).c_str() : "");
+  std::fflush(stdout);
+}
+
+int Trainer::run() {
+  const std::string& out = recipe_.train.out;
+  std::error_code failed;
+  fs::create_directories(fs::path(out) / "checkpoints", failed);
+  require(!failed, out, ": the run's folder cannot be made: ", failed.message(),
+          "; choose another with --set train.out=FOLDER");
+  remove_abandoned_files(out);
+  remove_abandoned_files(out + "/checkpoints");
+  write_file(out + "/recipe.toml", state_.recipe);
+  announce();
+  const int64_t steps = recipe_.train.steps;
+  if (state_.step >= steps) {
+    std::printf("the run is finished: step %ld of %ld\n", static_cast<long>(state_.step),
+                static_cast<long>(steps));
+    return 0;
+  }
+  metrics_ = std::make_unique<Metrics>(out, state_.step);
+  progress_ = std::make_unique<Progress>(steps, state_.step);
+  const auto every = [&](int64_t n) { return n > 0 && state_.step % n == 0; };
+  bool saved = true;
+  while (state_.step < steps && !stop_signal) {
+    StepResult r;
+    try {
+      r = train_step(*model_, *optimizer_, recipe_, state_.step,
+                     [&] { return source_->next(recipe_.train.device); });
+    } catch (const Error& e) {
+      progress_->finish();
+      fail(e.what(), last_saved_.empty() ? " No checkpoint was saved yet."
+                                         : concat(" Last good checkpoint: ", last_saved_));
+    }
+    ++state_.step;
+    state_.tokens += r.tokens;
+    const bool last = state_.step == steps;
+    log(r, last || every(recipe_.train.log_every) || state_.step == 1);
+    const bool better = (last || every(recipe_.train.eval_every)) && evaluate_now();
+    if (!last && every(recipe_.sample.every)) sample_now();
+    if (last || better || every(recipe_.train.checkpoint_every)) saved = save();
+  }
+  const int signal = stop_signal;
+  if (signal && state_.step < steps) saved = save();
+  if (!signal || state_.step == steps) sample_now();
+  progress_->finish();
+  if (!saved) return 2;
+  if (signal && state_.step < steps) {
+    std::printf("stopped at step %ld; go on with --resume\n", static_cast<long>(state_.step));
+    return 128 + signal;
+  }
+  return 0;
+}
+
+void Trainer::log(const StepResult& r, bool due) {
+  char text[96];
+  std::snprintf(text, sizeof text, "loss %.4f | norm %.2f | lr %.2e", r.loss, r.norm, r.lr);
+  progress_->step(state_.step, text, r.tokens, due);
+  if (!due) return;
+  nlohmann::ordered_json j;
+  j["step"] = state_.step;
+  j["loss"] = r.loss;
+  j["lr"] = r.lr;
+  j["norm"] = r.norm;
+  j["tokens"] = state_.tokens;
+  j["hash"] = to_hex(parameter_hash(model_->parameters()));
+  j["peak_bytes"] = r.peak_bytes;
+  j["tokens_per_second"] = progress_->tokens_per_second();
+  if (!metrics_->write(j.dump()) && !metrics_failed_) {
+    metrics_failed_ = true;
+    progress_->say("metrics.jsonl cannot be written (is the disk full?); the run goes on");
+  }
+}
+
+bool Trainer::evaluate_now() {
+  if (!source_->held_out()) return false;
+  const Evaluation e =
+      evaluate(*model_, *source_->held_out(), recipe_.train.eval_batches, recipe_.train.device);
+  progress_->say(concat("step ", state_.step, ": ", e.text()));
+  nlohmann::ordered_json j;
+  j["step"] = state_.step;
+  j["eval_loss"] = e.loss;
+  j["perplexity"] = e.perplexity;
+  if (e.bits_per_byte > 0) j["bits_per_byte"] = e.bits_per_byte;
+  if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
+  metrics_->write(j.dump());
+  if (!(e.loss < state_.best_loss)) return false;
+  state_.best_loss = e.loss;
+  state_.best_step = state_.step;
+  return true;
+}
+
+void Trainer::sample_now() {
+  if (!source_->is_text() || recipe_.sample.tokens == 0) return;
+  SamplingSettings s{recipe_.sample.temperature, recipe_.sample.top_k, recipe_.sample.top_p,
+                     recipe_.train.seed + static_cast<uint64_t>(state_.step)};
+  const std::string prompt = recipe_.sample.prompt.empty() ? "\n" : recipe_.sample.prompt;
+  const std::vector<int32_t> start = source_->encode(prompt);
+  const int64_t room = model_->context() - static_cast<int64_t>(start.size());
+  if (room <= 0) return;
+  const auto g = generate(*model_, start, std::min(recipe_.sample.tokens, room), s);
+  progress_->say(concat("--- sample at step ", state_.step, " ---\n", prompt,
+                        source_->decode(g.tokens), "\n---"));
+}
+
+bool Trainer::save() {
+  state_.data = source_->state();
+  const std::string path = checkpoint_path(recipe_.train.out, state_.step);
+  try {
+    save_checkpoint(path, state_, *optimizer_);
+  } catch (const Error& e) {
+    progress_->say(
+        concat("checkpoint not saved: ", e.what(), "; the run goes on. ",
+               last_saved_.empty() ? "There is no earlier one." : "Last good one: " + last_saved_));
+    return false;
+  }
+  last_saved_ = path;
+  keep_best();
+  prune_checkpoints(recipe_.train.out, recipe_.train.keep);
+  return true;
+}
+
+// best.h5 is a second name of the checkpoint with the lowest held-out loss.
+void Trainer::keep_best() const {
+  if (state_.best_step != state_.step) return;
+  const fs::path best = fs::path(recipe_.train.out) / "best.h5";
+  const fs::path fresh = best.string() + ".new";
+  std::error_code failed;
+  fs::remove(fresh, failed);
+  fs::create_hard_link(last_saved_, fresh, failed);
+  if (failed) fs::copy_file(last_saved_, fresh, failed);  // a file system without hard links
+  if (!failed) fs::rename(fresh, best, failed);
+}
+
+int run_train(const TrainArguments& a) {
+  catch_stop_signals();
+  Recipe recipe = read_recipe(a.recipe, a.set);
+  const std::string out = recipe.train.out;
+  const auto earlier = checkpoints_of(out);
+  require(a.from.empty() || a.resume, "--from needs --resume");
+  if (!a.resume && !earlier.empty()) {
+    require(a.overwrite, out, " holds a run already (newest: ", earlier.back(),
+            "). Go on with --resume, start anew with --overwrite, or choose another folder with "
+            "--set train.out=FOLDER");
+    std::error_code ignored;
+    fs::remove_all(fs::path(out) / "checkpoints", ignored);
+    fs::remove(fs::path(out) / "best.h5", ignored);
+  }
+  Trainer trainer(std::move(recipe));
+  if (a.resume) {
+    require(!a.from.empty() || !earlier.empty(), out,
+            ": holds no checkpoint to go on from; start the run without --resume");
+    trainer.resume(a.from.empty() ? earlier.back() : a.from);
+  }
+  return trainer.run();
+}
+
+}  // namespace weft::train

@@ -1,0 +1,54 @@
+// The run: steps, what is logged, held-out loss, samples, checkpoints, and a clean end at Ctrl-C.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/progress.h"
+#include "train/source.h"
+#include "train/step.h"
+
+namespace weft::train {
+
+// Set by Ctrl-C or SIGTERM (the signal's number): the run saves after the step at hand and stops.
+extern std::atomic<int> stop_signal;
+void catch_stop_signals();
+
+class Trainer {
+ public:
+  // Builds model, optimizer and data from the recipe. Throws Error for what is wrong in it.
+  explicit Trainer(Recipe recipe);
+
+  // Goes on from a checkpoint, as the run that made it would have.
+  void resume(const std::string& checkpoint);
+  // Runs to the last step or to a stop signal. Returns the exit status: 0; 130 or 143 where it was
+  // stopped; 2 where the last state could not be saved.
+  int run();
+
+  int64_t step() const { return state_.step; }
+  const layers::Model& model() const { return *model_; }
+
+ private:
+  void announce() const;
+  void log(const StepResult& r, bool due);
+  bool evaluate_now();  // true where it is the best so far
+  void sample_now();
+  bool save();
+  void keep_best() const;
+
+  Recipe recipe_;
+  DataSettings data_settings_;
+  std::unique_ptr<layers::Model> model_;
+  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Source> source_;
+  std::unique_ptr<Progress> progress_;
+  std::unique_ptr<Metrics> metrics_;
+  RunState state_;
+  std::string last_saved_;
+  bool metrics_failed_ = false;
+};
+
+}  // namespace weft::train

@@ -1,0 +1,52 @@
+// What the program's verbs do, as plain functions: train/main.cpp reads the command line and calls
+// them. Each returns the exit status, or throws Error (status 2) or CheckFailed (status 1).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace weft::train {
+
+struct TrainArguments {
+  std::string recipe;
+  std::vector<std::string> set;  // "table.key=value"
+  bool resume = false;
+  std::string from;        // resume from this checkpoint instead of the newest
+  bool overwrite = false;  // start anew where a run lies already
+};
+int run_train(const TrainArguments& a);
+
+struct EvalArguments {
+  std::string checkpoint;
+  std::string data;     // a text file or folder instead of the recipe's held-out part
+  int64_t batches = 0;  // 0: all of the held-out part
+};
+int run_eval(const EvalArguments& a);
+
+struct GenerateArguments {
+  std::string checkpoint, prompt;
+  int64_t tokens = 200, top_k = 0;
+  double temperature = 0.8, top_p = 1;
+  uint64_t seed = 1;
+};
+int run_generate(const GenerateArguments& a);
+
+struct InspectArguments {
+  std::string recipe;
+  std::vector<std::string> set;
+  bool json = false;
+};
+int run_inspect(const InspectArguments& a);
+
+struct DataArguments {
+  std::vector<std::string> sources;
+  std::string out, tokenizer = "bytes", document = "file";
+  int64_t vocabulary = 4096;
+  std::string describe;  // print what a token dataset holds
+};
+int run_data(const DataArguments& a);
+
+int run_version();
+
+}  // namespace weft::train

@@ -137,7 +137,6 @@ Var ShortConv::operator()(const Var& x, Context& c) const {
   kernels::ShortConv::Options o;
   o.return_state = c.state != nullptr;
   o.cu_seqlens = c.cu_seqlens;
-  o.return_state = c.state != nullptr;
   const auto y = apply<kernels::ShortConv>({x, weight_, bias_, remembered(c, name_)}, o);
   remember(c, name_, y.final_state);
   return y.y;

@@ -1,0 +1,264 @@
+// The form that trains: channels in parallel, a vector of them at a time, each walking the pieces of
+// its row with its state in scratch memory. Backward starts each segment from the state kept on the
+// grid and makes the states within it anew. What all channels share (dB, dC) is summed over a block of
+// channels first and over the blocks, of which the shape sets the number, at the end.
+#include "core/parallel.h"
+#include "kernels/common/pieces.h"
+#include "kernels/selective_scan/reference.h"
+#include "kernels/selective_scan/scan.h"
+#include "kernels/selective_scan/selective_scan.h"
+
+namespace weft::kernels {
+namespace {
+
+const Registered<SelectiveScan> registered;
+
+constexpr int64_t kSegment = 64;
+constexpr int64_t kBlock = 64, kBlocks = 16;  // the least channels of a block; the most blocks
+
+template <class T>
+struct Operands {
+  static constexpr int64_t kWidth = kLanes<T>;
+
+  Operands(const Inputs<SelectiveScan>& in, const SelectiveScan::Options& o)
+      : B(in.x.size(0)),
+        L(in.x.size(1)),
+        E(in.x.size(2)),
+        K(in.B.size(2)),
+        groups((E + kWidth - 1) / kWidth),
+        segment(std::min(L, kSegment)),
+        docs(o.cu_seqlens, B, L, segment),
+        x(view<const T>(in.x)),
+        dt(view<const T>(in.dt)),
+        A_log(view<const T>(in.A_log)),
+        Bs(view<const T>(in.B)),
+        Cs(view<const T>(in.C)),
+        D(view<const T>(in.D)),
+        z(view<const T>(in.z)),
+        bias(view<const T>(in.dt_bias)),
+        initial(view<const T>(in.initial_state)) {}
+
+  int64_t B, L, E, K, groups, segment;
+  Documents docs;
+  View<const T> x, dt, A_log, Bs, Cs, D, z, bias, initial;
+
+  int64_t scratch_size(bool gradients) const {
+    Carver<T> count;
+    (void)scan::Group<T>(count, segment, K, gradients);
+    return count.used();
+  }
+  // How many of the lanes of group i are channels.
+  int64_t used(int64_t i) const { return std::min(kWidth, E - i * kWidth); }
+
+  // The arrays of one thread, with what belongs to the channels of group i. Lanes without a channel
+  // hold zeros.
+  scan::Group<T> group(const Tensor& scratch, int64_t i, bool gradients) const {
+    Carver<T> memory(scratch.data<T>() + thread_index() * scratch.size(1));
+    scan::Group<T> g(memory, segment, K, gradients);
+    const int64_t e = i * kWidth;
+    for (int64_t k = 0; k < K; ++k) {
+      load_row(used(i), A_log.at(e, k), A_log.stride(0), g.A + k * kWidth);
+      for (int64_t l = 0; l < kWidth; ++l)
+        g.A[k * kWidth + l] = l < used(i) ? -std::exp(g.A[k * kWidth + l]) : T(0);
+    }
+    load(D ? D.at(e) : nullptr, D.stride(0), i, g.D);
+    load(bias ? bias.at(e) : nullptr, bias.stride(0), i, g.bias);
+    return g;
+  }
+  // The channels of group i from numbers that lie `stride` apart; zeros where there are none.
+  void load(const T* from, int64_t stride, int64_t i, T* to) const {
+    const int64_t n = used(i);
+    for (int64_t l = 0; l < kWidth; ++l) to[l] = from && l < n ? from[l * stride] : T(0);
+  }
+  // The channels of group i for the tokens of a piece.
+  void load_tokens(const View<const T>& from, int64_t b, const Piece& p, int64_t i, T* to) const {
+    if (!from) return;
+    const bool whole = from.stride(2) == 1 && used(i) == kWidth;
+    for (int64_t t = 0; t < p.size(); ++t) {
+      const T* const row = from.at(b, p.begin + t, i * kWidth);
+      if (whole)
+        lanes(to + t * kWidth) = lanes(row);
+      else
+        load(row, from.stride(2), i, to + t * kWidth);
+    }
+  }
+  void store_tokens(const T* from, const View<T>& to, int64_t b, const Piece& p, int64_t i) const {
+    if (!to) return;
+    for (int64_t t = 0; t < p.size(); ++t)
+      std::copy_n(from + t * kWidth, used(i), to.at(b, p.begin + t, i * kWidth));
+  }
+  // A state [K, lanes] of document n in a tensor [N, E, K].
+  void load_state(const View<const T>& from, int64_t n, int64_t i, T* to) const {
+    for (int64_t k = 0; k < K; ++k)
+      load(from ? from.at(n, i * kWidth, k) : nullptr, from.stride(1), i, to + k * kWidth);
+  }
+  void store_state(const T* from, const View<T>& to, int64_t n, int64_t i) const {
+    for (int64_t k = 0; k < K; ++k)
+      for (int64_t l = 0; l < used(i); ++l) to(n, i * kWidth + l, k) = from[k * kWidth + l];
+  }
+  // B or C for the tokens of a piece.
+  static Rows<const T> rows(const View<const T>& of, int64_t b, const Piece& p) {
+    return {of.at(b, p.begin, 0), of.stride(1), of.stride(2)};
+  }
+};
+
+// The groups of channels, cut into blocks by their number alone.
+struct Blocks {
+  explicit Blocks(int64_t groups, int64_t width)
+      : groups(groups),
+        size(std::max((groups + kBlocks - 1) / kBlocks, kBlock / width)),
+        count((groups + size - 1) / size) {}
+  int64_t groups, size, count;
+  int64_t begin(int64_t i) const { return i * size; }
+  int64_t end(int64_t i) const { return std::min(groups, (i + 1) * size); }
+};
+
+}  // namespace
+
+void SelectiveScan::check(const Inputs<Tensor>& x, const Options& o) {
+  const auto same = [](const Tensor& t, const char* field, const Shape& shape) {
+    require(!t || t.shape() == shape, name, ": ", field, " has shape ", t.shape(), ", expected ",
+            shape);
+  };
+  require(x.x.dims() == 3 && x.x.numel() > 0, name, ": x has shape ", x.x.shape(),
+          ", expected [B, T, E], none of them 0");
+  const int64_t B = x.x.size(0), T = x.x.size(1), E = x.x.size(2);
+  require(x.A_log.dims() == 2 && x.A_log.size(0) == E && x.A_log.size(1) > 0, name,
+          ": A_log has shape ", x.A_log.shape(), ", expected [", E, ", K] for x ", x.x.shape());
+  const int64_t K = x.A_log.size(1);
+  same(x.dt, "dt", {B, T, E});
+  same(x.B, "B", {B, T, K});
+  same(x.C, "C", {B, T, K});
+  same(x.D, "D", {E});
+  same(x.z, "z", {B, T, E});
+  same(x.dt_bias, "dt_bias", {E});
+  check_documents(name, o.cu_seqlens, B, T);
+  same(x.initial_state, "initial_state", {document_count(o.cu_seqlens, B), E, K});
+}
+
+Outputs<SelectiveScan> SelectiveScan::outputs(const Inputs<Tensor>& x, const Options& o) {
+  const Shape state{document_count(o.cu_seqlens, x.x.size(0)), x.x.size(2), x.A_log.size(1)};
+  return {empty(x.x.shape(), x.x.dtype(), x.x.device()), empty(state, x.x.dtype(), x.x.device())};
+}
+
+void SelectiveScan::cpu_forward(const Inputs<Tensor>& in, const Options& options,
+                                Outputs<Tensor>& y, Saved* saved) {
+  const Dtype dtype = in.x.dtype();
+  const Device device = in.x.device();
+  for_real(dtype, [&]<class T>() {
+    const Operands<T> x(in, options);
+    const int64_t segments = x.docs.chunks();
+    if (saved && segments > 1) saved->states = empty({x.B, segments - 1, x.K, x.E}, dtype, device);
+    const Tensor scratch = empty({thread_count(), x.scratch_size(false)}, dtype, device);
+    if (device.is_meta()) return;
+    const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);
+    const View<T> states = saved ? view<T>(saved->states) : View<T>{};
+    // A decode step of a small model is shorter than waking a thread.
+    const int64_t grain = std::max<int64_t>(1, 2048 / (x.L * x.K));
+    parallel_ranges(x.B * x.groups, grain, [&](int64_t from, int64_t to) {
+      for (int64_t task = from; task < to; ++task) {
+        const int64_t b = task / x.groups, i = task % x.groups;
+        scan::Group<T> group = x.group(scratch, i, false);
+        const auto walk = [&](const Piece& p) {
+          if (p.first) {
+            x.load_state(x.initial, p.document, i, group.h);
+          } else if (states) {
+            for (int64_t k = 0; k < x.K; ++k)
+              std::copy_n(group.h + k * x.kWidth, x.used(i),
+                          states.at(b, p.chunk - 1, k, i * x.kWidth));
+          }
+          x.load_tokens(x.x, b, p, i, group.x);
+          x.load_tokens(x.dt, b, p, i, group.raw);
+          x.load_tokens(x.z, b, p, i, group.z);
+          group.forward(p.size(), x.rows(x.Bs, b, p), x.rows(x.Cs, b, p), static_cast<bool>(x.z));
+          x.store_tokens(group.o, o, b, p, i);
+          if (p.last) x.store_state(group.h, final_state, p.document, i);
+        };
+        for (int64_t s = 0; s < segments; ++s) x.docs.for_pieces(b, s, walk);
+      }
+    });
+  });
+}
+
+void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& options,
+                                 const Saved& saved, const Outputs<Tensor>& dy,
+                                 Inputs<Tensor>& dx) {
+  const Dtype dtype = in.x.dtype();
+  const Device device = in.x.device();
+  for_real(dtype, [&]<class T>() {
+    const Operands<T> x(in, options);
+    const Blocks blocks(x.groups, x.kWidth);
+    const int64_t width = tiled(x.K), padded = x.groups * x.kWidth;
+    const Tensor scratch = empty({thread_count(), x.scratch_size(true)}, dtype, device);
+    // Of each block: dB, dC. Of each row: dA, dD, ddt_bias.
+    const Tensor shared = empty({blocks.count, x.B, x.L, 2 * width}, dtype, device);
+    const Tensor weights = empty({x.B, x.K + 2, padded}, dtype, device);
+    if (device.is_meta()) return;
+    const View<const T> dout = view<const T>(dy.o), dfinal = view<const T>(dy.final_state);
+    const View<T> dx_x = view<T>(dx.x), dx_dt = view<T>(dx.dt), dx_z = view<T>(dx.z);
+    const View<T> dinitial = view<T>(dx.initial_state), states = view<T>(saved.states);
+    const View<T> part = view<T>(shared), sums = view<T>(weights);
+
+    parallel_for(x.B * blocks.count, [&](int64_t task) {
+      const int64_t b = task / blocks.count, block = task % blocks.count;
+      for (int64_t i = blocks.begin(block); i < blocks.end(block); ++i) {
+        scan::Group<T> group = x.group(scratch, i, true);
+        const int64_t lane = i * x.kWidth;
+        std::fill_n(group.dA, x.K * x.kWidth, T(0));
+        std::fill_n(group.dD, x.kWidth, T(0));
+        std::fill_n(group.dbias, x.kWidth, T(0));
+        const auto walk = [&](const Piece& p) {
+          if (p.last) x.load_state(dfinal, p.document, i, group.dh);
+          if (p.first)
+            x.load_state(x.initial, p.document, i, group.h);
+          else
+            for (int64_t k = 0; k < x.K; ++k)
+              x.load(states.at(b, p.chunk - 1, k, lane), 1, i, group.h + k * x.kWidth);
+          x.load_tokens(x.x, b, p, i, group.x);
+          x.load_tokens(x.dt, b, p, i, group.raw);
+          x.load_tokens(x.z, b, p, i, group.z);
+          x.load_tokens(dout, b, p, i, group.g);
+          T* const dB = part.at(block, b, p.begin, 0);
+          group.backward(p.size(), x.rows(x.Bs, b, p), x.rows(x.Cs, b, p), static_cast<bool>(x.z),
+                         dB, dB + width, 2 * width, i > blocks.begin(block));
+          x.store_tokens(group.x, dx_x, b, p, i);
+          x.store_tokens(group.raw, dx_dt, b, p, i);
+          x.store_tokens(group.z, dx_z, b, p, i);
+          if (p.first && dinitial) x.store_state(group.dh, dinitial, p.document, i);
+        };
+        for (int64_t s = x.docs.chunks() - 1; s >= 0; --s) x.docs.for_pieces_back(b, s, walk);
+        for (int64_t k = 0; k < x.K; ++k)
+          for (int64_t l = 0; l < x.kWidth; ++l)  // by A_log: A is its own derivative
+            sums(b, k, lane + l) = group.dA[k * x.kWidth + l] * group.A[k * x.kWidth + l];
+        std::copy_n(group.dD, x.kWidth, sums.at(b, x.K, lane));
+        std::copy_n(group.dbias, x.kWidth, sums.at(b, x.K + 1, lane));
+      }
+    });
+
+    const View<T> dB = view<T>(dx.B), dC = view<T>(dx.C);
+    parallel_ranges(x.B * x.L, 256, [&](int64_t from, int64_t to) {
+      for (int64_t row = from; row < to; ++row)
+        for (int64_t k = 0; k < x.K; ++k) {
+          const int64_t b = row / x.L, t = row % x.L;
+          T sum_B = 0, sum_C = 0;
+          for (int64_t block = 0; block < blocks.count; ++block) {
+            sum_B += part(block, b, t, k);
+            sum_C += part(block, b, t, width + k);
+          }
+          if (dB) dB(b, t, k) = sum_B;
+          if (dC) dC(b, t, k) = sum_C;
+        }
+    });
+    const View<T> dA = view<T>(dx.A_log), dD = view<T>(dx.D), dbias = view<T>(dx.dt_bias);
+    for (int64_t k = 0; k < x.K + 2; ++k)
+      for (int64_t e = 0; e < x.E; ++e) {
+        T sum = 0;
+        for (int64_t b = 0; b < x.B; ++b) sum += sums(b, k, e);
+        if (k < x.K && dA) dA(e, k) = sum;
+        if (k == x.K && dD) dD(e) = sum;
+        if (k == x.K + 1 && dbias) dbias(e) = sum;
+      }
+  });
+}
+
+}  // namespace weft::kernels

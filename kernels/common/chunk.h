@@ -2,6 +2,8 @@
 // decays that scalar log gates make between its tokens.
 #pragma once
 
+#include <limits>
+
 #include "kernels/common/tile.h"
 #include "kernels/common/vmath.h"
 
@@ -34,12 +36,26 @@ void clear_rest(int64_t n, int64_t width, Tile<T> to) {
   for (int64_t i = n; i < tiled(n); ++i) std::fill_n(to.row(i), tiled(width), T(0));
 }
 
+// Which rows a pass wants next, counted from those at hand: rows of one head lie far apart, where the
+// processor does not guess them.
+inline constexpr int64_t kNext = kMaxChunk, kPrevious = -kMaxChunk, kNone = 0;
+
+// Asks for a row that will be needed.
+template <class T>
+void fetch_row(int64_t width, const T* at) {
+  for (int64_t d = 0; d < width; d += 64 / static_cast<int64_t>(sizeof(T)))
+    __builtin_prefetch(at + d, 0, 2);
+}
+
 // to = factor * from [n, width], and zeros up to whole tiles. Without data all is zero.
 template <class T>
 void load(int64_t n, int64_t width, Rows<const std::type_identity_t<T>> from, Tile<T> to,
-          std::type_identity_t<T> factor = 1) {
-  for (int64_t i = 0; i < n; ++i)
-    load_row(width, from ? from.data + i * from.row : nullptr, from.column, to.row(i), factor);
+          std::type_identity_t<T> factor = 1, int64_t ahead = kNone) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T* const source = from ? from.data + i * from.row : nullptr;
+    load_row(width, source, from.column, to.row(i), factor);
+    if (source && ahead != kNone) fetch_row(width, source + ahead * from.row);
+  }
   clear_rest(n, width, to);
 }
 
@@ -60,6 +76,15 @@ void store(int64_t n, int64_t width, Tile<T> from, T* to, int64_t stride, bool a
   }
 }
 
+// x[i] = e^{x[i]} for i < tiled(n).
+template <class T>
+void exponentials(int64_t n, T* x) {
+  for (int64_t i = 0; i < n; i += kTile) {
+#pragma omp simd
+    for (int64_t l = 0; l < kTile; ++l) x[i + l] = vexp(x[i + l]);
+  }
+}
+
 // Decays of a piece of n tokens with log gates g_0 .. g_{n-1} <= 0. Their sums are kept in double: a
 // gate of -1000 must not cost the later ones their digits.
 template <class T>
@@ -74,8 +99,11 @@ struct Decay {
   void set(int64_t n, const Gate& gate) {
     double at = 0;
     for (int64_t i = 0; i < n; ++i) sum[i] = at += static_cast<double>(gate(i));
-    for (int64_t i = 0; i < n; ++i) from_start[i] = vexp(static_cast<T>(sum[i]));
-    for (int64_t i = 0; i < n; ++i) to_end[i] = vexp(static_cast<T>(at - sum[i]));
+    for (int64_t i = n; i < tiled(n); ++i) sum[i] = at;
+    for (int64_t i = 0; i < tiled(n); ++i) from_start[i] = static_cast<T>(sum[i]);
+    for (int64_t i = 0; i < tiled(n); ++i) to_end[i] = static_cast<T>(at - sum[i]);
+    exponentials(n, from_start);
+    exponentials(n, to_end);
     total = vexp(static_cast<T>(at));
   }
 
@@ -83,15 +111,22 @@ struct Decay {
   // the diagonal tile it is a product of two factors, neither above 1: the decay up to the tile's
   // first row, and from there.
   void matrix(int64_t n, Tile<T> gamma) const {
-    T before[kMaxChunk];
+    T before[kMaxChunk], within[kTile];
     for (int64_t start = 0; start < n; start += kTile) {
-      for (int64_t j = 0; j < start; ++j) before[j] = vexp(static_cast<T>(sum[start] - sum[j]));
+      for (int64_t j = 0; j < start; ++j) before[j] = static_cast<T>(sum[start] - sum[j]);
+      for (int64_t i = 0; i < kTile; ++i) within[i] = static_cast<T>(sum[start + i] - sum[start]);
+      exponentials(start, before);
+      exponentials(kTile, within);
       for (int64_t i = start; i < std::min(n, start + kTile); ++i) {
         T* const row = gamma.row(i);
-        const T within = vexp(static_cast<T>(sum[i] - sum[start]));
-        for (int64_t j = 0; j < start; ++j) row[j] = within * before[j];
-        for (int64_t j = start; j <= i; ++j) row[j] = vexp(static_cast<T>(sum[i] - sum[j]));
-        for (int64_t j = i + 1; j < start + kTile; ++j) row[j] = 0;
+        const T by = within[i - start];
+        for (int64_t j = 0; j < start; ++j) row[j] = by * before[j];
+        // Masked before exp: what lies above the diagonal would be positive.
+        for (int64_t l = 0; l < kTile; ++l) {
+          const T difference = static_cast<T>(sum[i] - sum[start + l]);
+          row[start + l] = start + l <= i ? difference : -std::numeric_limits<T>::infinity();
+        }
+        exponentials(kTile, row + start);
       }
     }
   }
@@ -126,6 +161,17 @@ void scale_rows(int64_t n, int64_t width, const T* factor, Tile<T> x) {
 #pragma omp simd
     for (int64_t d = 0; d < width; ++d) line[d] *= by;
   }
+}
+
+// The sum of a[i], n a multiple of kTile.
+template <class T>
+T sum_of(int64_t n, const T* a) {
+  T lanes[kTile] = {};
+  for (int64_t i = 0; i < n; i += kTile)
+    for (int64_t l = 0; l < kTile; ++l) lanes[l] += a[i + l];
+  for (int64_t half = kTile / 2; half > 0; half /= 2)
+    for (int64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  return lanes[0];
 }
 
 // The sum of a[i] * b[i], in an order that depends on n alone.

@@ -10,6 +10,8 @@ using gated_linear::Gates;
 using gated_linear::kSub;
 
 using gated_linear::kSubs;
+using gated_linear::Line;
+using gated_linear::line;
 using gated_linear::multiply;
 using gated_linear::Problem;
 
@@ -27,7 +29,6 @@ struct Tiles {
     ds_t = c.tile(V, K);
     for (Tile<Real>& t : s_t) t = c.tile(V, K);
     for (Gates<Real>& g : gates) g = Gates<Real>(c, p.K);
-    row = c.row(p.K);
   }
   Tile<Real> q, k, q_up, k_down, dq, dk, through_q, through_k, dg;
   Tile<Real> v, dout, dv, k_t, k_down_t, v_t, dv_t, p_, dp;
@@ -35,7 +36,6 @@ struct Tiles {
   Tile<Real> ds_t;        // gradient of the state after the tokens at hand
   Tile<Real> s_t[kSubs];  // states before the sub-chunks of a piece
   Gates<Real> gates[kSubs];
-  Real* row;  // [K]
 };
 
 template <class Real>
@@ -45,11 +45,15 @@ struct Gradients {
   Inputs<GatedLinear, View<Real>> dx;
 };
 
-// s [rows, width] *= total[column]
+// to = s [rows, width] times total[column]
 template <class Real>
-void scale_columns(int64_t rows, int64_t width, const Real* total, Tile<Real> s) {
-  for (int64_t e = 0; e < rows; ++e)
-    for (int64_t d = 0; d < width; ++d) s.row(e)[d] *= total[d];
+void scale_columns(int64_t rows, int64_t width, const Real* total, Tile<Real> s, Tile<Real> to) {
+  for (int64_t e = 0; e < rows; ++e) {
+    const Real* const from = s.row(e);
+    Real* const line = to.row(e);
+#pragma omp simd
+    for (int64_t d = 0; d < width; ++d) line[d] = from[d] * total[d];
+  }
 }
 
 template <class Real>
@@ -76,14 +80,12 @@ class Backward {
         for (int64_t i = 0; i < subs; ++i) set_gates(b, h, piece, i, w);
       for (int64_t i = subs - 1; i >= 0; --i) {
         const int64_t t = piece.begin + i * kSub, n = std::min(kSub, piece.end - t);
-        load(n, p_.K, p_.rows(p_.q, b, t, h / p_.group), w.q);
-        load(n, p_.V, p_.rows(f_.dout, b, t, h), w.dout);
-        for (int64_t j = 0; j < n; ++j)
-          for (int64_t d = 0; d < K_; ++d) w.q.row(j)[d] *= p_.scale;
+        load(n, p_.K, p_.rows(p_.q, b, t, h / p_.group), w.q, p_.scale, kPrevious);
+        load(n, p_.V, p_.rows(f_.dout, b, t, h), w.dout, 1, kPrevious);
         multiply(K_, w.q, w.gates[i].up, w.q_up);
         if (tokens) token_gradients(b, h, t, n, w.gates[i], w.s_t[i], w);
         if (i == 0 && !passes_on) continue;
-        scale_columns(p_.V, K_, w.gates[i].total, w.ds_t);
+        scale_columns(p_.V, K_, w.gates[i].total, w.ds_t, w.ds_t);
         product_of_transposed(V_, K_, n, w.dout, w.q_up, Real(1), w.ds_t);
       }
       if (!passes_on) return;
@@ -103,7 +105,7 @@ class Backward {
  private:
   void set_gates(int64_t b, int64_t h, const Piece& piece, int64_t i, Tiles<Real>& w) const {
     const int64_t t = piece.begin + i * kSub;
-    w.gates[i].set(std::min(kSub, piece.end - t), p_.K, p_.rows(p_.g, b, t, h));
+    w.gates[i].set(std::min(kSub, piece.end - t), p_.K, p_.rows(p_.g, b, t, h), kPrevious);
   }
 
   // Gates and states of a piece's sub-chunks, from the state before it.
@@ -116,12 +118,10 @@ class Backward {
       set_gates(b, h, piece, i, w);
       if (i + 1 == subs) break;
       const int64_t t = piece.begin + i * kSub;
-      load(kSub, p_.K, p_.rows(p_.k, b, t, h / p_.group), w.k);
-      load(kSub, p_.V, p_.rows(p_.v, b, t, h), w.v);
+      load(kSub, p_.K, p_.rows(p_.k, b, t, h / p_.group), w.k, 1, kPrevious);
+      load(kSub, p_.V, p_.rows(p_.v, b, t, h), w.v, 1, kPrevious);
       multiply(K_, w.k, w.gates[i].down, w.k_down);
-      for (int64_t e = 0; e < V_; ++e)
-        for (int64_t d = 0; d < K_; ++d)
-          w.s_t[i + 1].row(e)[d] = w.s_t[i].row(e)[d] * w.gates[i].total[d];
+      scale_columns(V_, K_, w.gates[i].total, w.s_t[i], w.s_t[i + 1]);
       product_of_transposed(V_, K_, kSub, w.v, w.k_down, Real(1), w.s_t[i + 1]);
     }
   }
@@ -154,11 +154,14 @@ class Backward {
 
     if (f_.dx.g) gate_gradients(n, gates, s_t, w);
     for (int64_t i = 0; i < n; ++i) {
-      const Real diagonal = w.dp.row(i)[i];
+      const Real diagonal = w.dp.row(i)[i], scale = p_.scale;
+      const Real *const q = w.q.row(i), *const k = w.k.row(i);
+      const Real *const through_q = w.through_q.row(i), *const through_k = w.through_k.row(i);
+      Real *const dq = w.dq.row(i), *const dk = w.dk.row(i);
+#pragma omp simd
       for (int64_t d = 0; d < K_; ++d) {
-        w.dq.row(i)[d] =
-            p_.scale * (w.dq.row(i)[d] + w.through_q.row(i)[d] + diagonal * w.k.row(i)[d]);
-        w.dk.row(i)[d] += w.through_k.row(i)[d] + diagonal * w.q.row(i)[d];
+        dq[d] = scale * (dq[d] + through_q[d] + diagonal * k[d]);
+        dk[d] += through_k[d] + diagonal * q[d];
       }
     }
     const bool add = h % p_.group != 0;
@@ -173,23 +176,21 @@ class Backward {
   }
 
   void gate_gradients(int64_t n, const Gates<Real>& gates, Tile<Real> s_t, Tiles<Real>& w) const {
-    Real* const sum = w.row;
-    std::fill_n(sum, K_, Real(0));
-    for (int64_t e = 0; e < p_.V; ++e)
-      for (int64_t d = 0; d < K_; ++d) sum[d] += s_t.row(e)[d] * w.ds_t.row(e)[d];
-    for (int64_t d = 0; d < K_; ++d) sum[d] *= gates.total[d];
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = 0; d < K_; ++d) {
-        w.dg.row(i)[d] = sum[d];
-        sum[d] += w.k.row(i)[d] * w.through_k.row(i)[d];
+    for (int64_t d = 0; d < K_; d += kTile) {
+      Line<Real> sum = {};
+      for (int64_t e = 0; e < p_.V; ++e) sum += line(s_t.row(e) + d) * line(w.ds_t.row(e) + d);
+      sum *= line(gates.total + d);
+      for (int64_t i = 0; i < n; ++i) {
+        line(w.dg.row(i) + d) = sum;
+        sum += line(w.k.row(i) + d) * line(w.through_k.row(i) + d);
       }
-    std::fill_n(sum, K_, Real(0));
-    for (int64_t i = n - 1; i >= 0; --i)
-      for (int64_t d = 0; d < K_; ++d) {
-        sum[d] += w.q.row(i)[d] * (w.through_q.row(i)[d] + w.dq.row(i)[d]) -
-                  w.k.row(i)[d] * w.dk.row(i)[d];
-        w.dg.row(i)[d] += sum[d];
+      sum = Line<Real>{};
+      for (int64_t i = n - 1; i >= 0; --i) {
+        sum += line(w.q.row(i) + d) * (line(w.through_q.row(i) + d) + line(w.dq.row(i) + d)) -
+               line(w.k.row(i) + d) * line(w.dk.row(i) + d);
+        line(w.dg.row(i) + d) += sum;
       }
+    }
   }
 
   const Problem<Real>& p_;

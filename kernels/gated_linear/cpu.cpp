@@ -62,13 +62,11 @@ class Forward {
   void sub_chunk(int64_t b, int64_t h, int64_t t, int64_t n, Tiles<Real>& w, bool outputs,
                  bool pass_on) const {
     const int64_t hk = h / p_.group, K = tiled(p_.K), V = tiled(p_.V);
-    w.gates.set(n, p_.K, p_.rows(p_.g, b, t, h));
-    load(n, p_.K, p_.rows(p_.k, b, t, hk), w.k);
-    load(n, p_.V, p_.rows(p_.v, b, t, h), w.v);
+    w.gates.set(n, p_.K, p_.rows(p_.g, b, t, h), kNext);
+    load(n, p_.K, p_.rows(p_.k, b, t, hk), w.k, 1, kNext);
+    load(n, p_.V, p_.rows(p_.v, b, t, h), w.v, 1, kNext);
     if (outputs) {
-      load(n, p_.K, p_.rows(p_.q, b, t, hk), w.q);
-      for (int64_t i = 0; i < n; ++i)
-        for (int64_t d = 0; d < K; ++d) w.q.row(i)[d] *= p_.scale;
+      load(n, p_.K, p_.rows(p_.q, b, t, hk), w.q, p_.scale, kNext);
       transpose(kSub, K, w.k, w.k_t);
       gated_linear::diagonal_scores(p_.K, w.q, w.k_t, w.gates.a, w.p);
       product(kSub, V, kSub, w.p, w.v, Real(0), w.o, Band::lower);
@@ -107,6 +105,7 @@ void step(const Problem<Real>& p, const Outputs<GatedLinear, View<Real>>& y) {
         const int64_t by_s = s ? p.initial_state.stride(3) : 0;
         Real* const to_s = y.final_state ? y.final_state.at(b, h, d) : nullptr;
         const auto row = [&](auto value_of_s) {
+#pragma omp simd
           for (int64_t e = 0; e < V; ++e) {
             const Real now = value_of_s(e) + k * v[e * by_v];
             o[e] += q * now;

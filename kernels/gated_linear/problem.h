@@ -63,6 +63,14 @@ struct Problem {
   View<Real> q, k, v, g, initial_state;
 };
 
+// One row of scores, or one tile's width of channels.
+template <class Real>
+using Line = Vector<Real, sizeof(Real) * kTile>;
+template <class Real>
+Line<Real>& line(Real* at) {
+  return *reinterpret_cast<Line<Real>*>(at);
+}
+
 template <class Real>
 struct Gates {
   Tile<Real> a, up, down;  // [kSub, K]
@@ -76,38 +84,39 @@ struct Gates {
         total(c.row(K)) {}
 
   // Of n tokens; rows after them, and channels after K, keep everything.
-  void set(int64_t n, int64_t K, Rows<const Real> g) {
+  void set(int64_t n, int64_t K, Rows<const Real> g, int64_t ahead) {
     const int64_t width = tiled(K);
-    load(n, K, g, a);
-    std::fill_n(total, width, Real(0));
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t d = 0; d < width; ++d) total[d] += a.row(i)[d];
-    for (int64_t d = 0; d < width; ++d) total[d] = vexp(total[d]);
-    for (int64_t i = 0; i < kSub; ++i)
-      for (int64_t d = 0; d < width; ++d) a.row(i)[d] = vexp(a.row(i)[d]);
-    // Products of a, at most 16: an error here is not carried from one sub-chunk to the next.
-    std::copy_n(a.row(0), width, up.row(0));
-    for (int64_t i = 1; i < kSub; ++i)
-      for (int64_t d = 0; d < width; ++d) up.row(i)[d] = up.row(i - 1)[d] * a.row(i)[d];
-    std::fill_n(down.row(kSub - 1), width, Real(1));
-    for (int64_t i = kSub - 2; i >= 0; --i)
-      for (int64_t d = 0; d < width; ++d) down.row(i)[d] = down.row(i + 1)[d] * a.row(i + 1)[d];
+    load(n, K, g, a, 1, ahead);
+    for (int64_t d = 0; d < width; d += kTile) {
+      // Products of a, at most 16: an error here is not carried from one sub-chunk to the next. What
+      // is carried, the total, is the exponential of the sum.
+      Line<Real> sum = {}, product = Line<Real>{} + 1;
+      for (int64_t i = 0; i < kSub; ++i) {
+        Real* const at = a.row(i) + d;
+        sum += line(at);
+        exponentials(kTile, at);
+        line(up.row(i) + d) = product *= line(at);
+      }
+      line(total + d) = sum;
+      exponentials(kTile, total + d);
+      product = Line<Real>{} + 1;
+      for (int64_t i = kSub - 1; i >= 0; --i) {
+        line(down.row(i) + d) = product;
+        product *= line(a.row(i) + d);
+      }
+    }
   }
 };
 
 // out = x (.) y, [kSub, width]
 template <class Real>
 void multiply(int64_t width, Tile<Real> x, Tile<Real> y, Tile<Real> out) {
-  for (int64_t i = 0; i < kSub; ++i)
-    for (int64_t d = 0; d < width; ++d) out.row(i)[d] = x.row(i)[d] * y.row(i)[d];
-}
-
-// One row of scores, or one tile's width of channels.
-template <class Real>
-using Line = Vector<Real, kTile* static_cast<int>(sizeof(Real))>;
-template <class Real>
-Line<Real>& line(Real* at) {
-  return *reinterpret_cast<Line<Real>*>(at);
+  for (int64_t i = 0; i < kSub; ++i) {
+    const Real *const a = x.row(i), *const b = y.row(i);
+    Real* const to = out.row(i);
+#pragma omp simd
+    for (int64_t d = 0; d < width; ++d) to[d] = a[d] * b[d];
+  }
 }
 
 // p_ij = sum_d q_id k_jd a_{j+1,d} .. a_id for j <= i, zero above; k_t is [K, kSub].
@@ -115,8 +124,8 @@ Line<Real>& line(Real* at) {
 template <class Real>
 void diagonal_scores(int64_t K, Tile<Real> q, Tile<Real> k_t, Tile<Real> a, Tile<Real> p) {
   using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
-  constexpr Vector<Index, kTile* static_cast<int>(sizeof(Index))> kLane = {
-      0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  constexpr Vector<Index, sizeof(Index)* kTile> kLane = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                         8, 9, 10, 11, 12, 13, 14, 15};
   Line<Real> sum[kSub] = {};
   for (int64_t d = 0; d < K; ++d) {
     Line<Real> k = line(k_t.row(d));

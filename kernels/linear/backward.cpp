@@ -23,9 +23,9 @@ struct Gradients {
 // sum of values and of its denominator.
 template <class Real>
 void split_output(const Problem<Real>& p, const Gradients<Real>& f, int64_t b, int64_t h,
-                  const Piece& piece, Tile<Real> dn, Real* dd) {
+                  const Piece& piece, int64_t ahead, Tile<Real> dn, Real* dd) {
   const int64_t n = piece.size();
-  load(n, p.V, p.rows(f.dout, b, piece.begin, h), dn);
+  load(n, p.V, p.rows(f.dout, b, piece.begin, h), dn, 1, ahead);
   if (!p.normalize) return;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t t = piece.begin + i;
@@ -63,8 +63,8 @@ void chunk_state_gradients(const Problem<Real>& p, const Gradients<Real>& f, int
       if (p.normalize) std::copy_n(w.dz, K, f.dsums.at(b, piece.chunk, h));
     }
     if (piece.first && !f.dx.initial_state && !f.dx.initial_z) return;
-    split_output(p, f, b, h, piece, w.dn, dd);
-    load(n, K, p.rows(p.q, b, piece.begin, h / p.group), w.q);
+    split_output(p, f, b, h, piece, kPrevious, w.dn, dd);
+    load(n, K, p.rows(p.q, b, piece.begin, h / p.group), w.q, 1, kPrevious);
     p.set(decay, b, h, piece);
     for (int64_t i = 0; i < n; ++i) {
       const Real factor = p.scale * (p.decays ? decay.from_start[i] : Real(1));
@@ -120,8 +120,10 @@ struct GateParts {
   void add_pairs(int64_t n, Tile<Real> p, Tile<Real> dp) {
     for (int64_t i = 1; i < n; ++i) {
       const Real *const a = p.row(i), *const b = dp.row(i);
-      pairs[i] += dot(i, a, b);
-      for (int64_t j = 0; j < i; ++j) pairs[j] -= a[j] * b[j];
+      Real products[kChunk];
+      for (int64_t j = 0; j < tiled(i); ++j) products[j] = j < i ? a[j] * b[j] : Real(0);
+      for (int64_t j = 0; j < tiled(i); ++j) pairs[j] -= products[j];
+      pairs[i] += sum_of(tiled(i), products);
     }
   }
   // Calls f(i, gradient of gate i).
@@ -150,14 +152,14 @@ void head_gradients(const Problem<Real>& p, const Gradients<Real>& f, int64_t b,
   if (p.decays) decay.matrix(n, w.gamma);
   const Tile<Real> gamma = p.decays ? w.gamma : Tile<Real>{};
   decay_scores(n, p.scale, w.scores, gamma, w.p);
-  load(n, p.V, p.rows(p.v, b, piece.begin, h), w.v);
+  load(n, p.V, p.rows(p.v, b, piece.begin, h), w.v, 1, kNext);
   transpose(rows, V, w.v, w.v_t);
-  split_output(p, f, b, h, piece, w.dn, dd);
+  split_output(p, f, b, h, piece, kNext, w.dn, dd);
 
   lower_product(rows, V, w.dn, w.v_t, w.dp);
   if (p.normalize)
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j <= i; ++j) w.dp.row(i)[j] += dd[i];
+      for (int64_t j = 0; j < tiled(i + 1); ++j) w.dp.row(i)[j] += dd[i];
   if (f.gates) gate.add_pairs(n, w.p, w.dp);
   decay_scores(n, p.scale, w.dp, gamma, w.dp);
 
@@ -232,8 +234,8 @@ template <class Real>
 void chunk_gradients(const Problem<Real>& p, const Gradients<Real>& f, int64_t b, int64_t hk,
                      const Piece& piece, TokenTiles<Real>& w) {
   const int64_t n = piece.size(), rows = tiled(n), K = tiled(p.K);
-  load(n, p.K, p.rows(p.q, b, piece.begin, hk), w.q);
-  load(n, p.K, p.rows(p.k, b, piece.begin, hk), w.k);
+  load(n, p.K, p.rows(p.q, b, piece.begin, hk), w.q, 1, kNext);
+  load(n, p.K, p.rows(p.k, b, piece.begin, hk), w.k, 1, kNext);
   transpose(rows, K, w.k, w.k_t);
   lower_product(rows, K, w.q, w.k_t, w.scores);
   // The heads that share a key follow each other, so that their sum has one order.

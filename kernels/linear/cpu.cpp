@@ -39,8 +39,8 @@ void chunk_states(const Problem<Real>& p, int64_t b, int64_t h, StateTiles<Real>
       const auto z = p.z_of(p.initial_z, h, piece);
       load_row(K, z.data, z.column, w.z);
     }
-    load(n, K, p.rows(p.k, b, piece.begin, h / p.group), w.k);
-    load(n, V, p.rows(p.v, b, piece.begin, h), w.v);
+    load(n, K, p.rows(p.k, b, piece.begin, h / p.group), w.k, 1, kNext);
+    load(n, V, p.rows(p.v, b, piece.begin, h), w.v, 1, kNext);
     p.set(decay, b, h, piece);
     if (p.decays) scale_rows(n, K, decay.to_end, w.k);
     product_of_transposed(tiled(K), tiled(V), n, w.k, w.v, decay.total, w.s);
@@ -84,8 +84,8 @@ void chunk_outputs(const Problem<Real>& p, int64_t b, int64_t hk, const Piece& p
                    OutputTiles<Real>& w, const View<Real>& states, const View<Real>& sums,
                    const View<Real>& o, const View<Real>& denominator) {
   const int64_t n = piece.size(), rows = tiled(n), K = tiled(p.K), V = tiled(p.V);
-  load(n, p.K, p.rows(p.q, b, piece.begin, hk), w.q);
-  load(n, p.K, p.rows(p.k, b, piece.begin, hk), w.k);
+  load(n, p.K, p.rows(p.q, b, piece.begin, hk), w.q, 1, kNext);
+  load(n, p.K, p.rows(p.k, b, piece.begin, hk), w.k, 1, kNext);
   transpose(rows, K, w.k, w.k_t);
   lower_product(rows, K, w.q, w.k_t, w.scores);
   Decay<Real> decay;
@@ -93,7 +93,7 @@ void chunk_outputs(const Problem<Real>& p, int64_t b, int64_t hk, const Piece& p
     p.set(decay, b, h, piece);
     if (p.decays) decay.matrix(n, w.gamma);
     decay_scores(n, p.scale, w.scores, p.decays ? w.gamma : Tile<Real>{}, w.p);
-    load(n, p.V, p.rows(p.v, b, piece.begin, h), w.v);
+    load(n, p.V, p.rows(p.v, b, piece.begin, h), w.v, 1, kNext);
     const auto before = p.state_before(states, b, h, piece);
     if (before) {
       load(p.K, p.V, before, w.s);
@@ -108,8 +108,7 @@ void chunk_outputs(const Problem<Real>& p, int64_t b, int64_t hk, const Piece& p
       const auto z = p.z_before(sums, b, h, piece);
       load_row(p.K, z.data, z.column, w.z);
       for (int64_t i = 0; i < n; ++i) {
-        Real sum = 0;
-        for (int64_t j = 0; j <= i; ++j) sum += w.p.row(i)[j];
+        Real sum = sum_of(tiled(i + 1), w.p.row(i));
         if (z)
           sum += p.scale * (p.decays ? decay.from_start[i] : Real(1)) * dot(p.K, w.q.row(i), w.z);
         sum += p.eps;
@@ -143,6 +142,7 @@ void step(const Problem<Real>& p, const Outputs<Linear, View<Real>>& y,
         const int64_t by_s = s ? p.initial_state.stride(3) : 0;
         Real* const to_s = y.final_state ? y.final_state.at(b, h, d) : nullptr;
         const auto row = [&](auto value_of_s) {
+#pragma omp simd
           for (int64_t e = 0; e < V; ++e) {
             const Real now = value_of_s(e) + k * v[e * by_v];
             o[e] += q * now;

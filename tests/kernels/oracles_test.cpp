@@ -54,3 +54,8 @@ void check_all(Dtype dtype) {
 TEST_CASE("oracles: every form agrees with the results of other implementations in f64") {
   check_all(Dtype::f64);
 }
+
+TEST_CASE("oracles: every form agrees in f32 and bf16 as far as these allow") {
+  check_all(Dtype::f32);
+  check_all(Dtype::bf16);
+}

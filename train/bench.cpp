@@ -31,15 +31,10 @@ struct Variant {
 
 // The mechanisms, and settings of theirs that are other algorithms.
 std::vector<Variant> mechanisms() {
-  std::vector<Variant> list = {{"attention", {}, {}},    {"attention", {{"window", "512"}}, {}},
-                               {"block_sparse", {}, {}}, {"linear", {}, {"g"}},
-                               {"linear", {}, {}},       {"gated_linear", {}, {}},
-                               {"delta", {}, {}},        {"selective_scan", {}, {}}};
-  std::erase_if(list, [](const Variant& v) {
-    return std::none_of(operations().begin(), operations().end(),
-                        [&](const Operation* op) { return op->name() == v.operation; });
-  });
-  return list;
+  return {{"attention", {}, {}},    {"attention", {{"window", "512"}}, {}},
+          {"block_sparse", {}, {}}, {"linear", {}, {"g"}},
+          {"linear", {}, {}},       {"gated_linear", {}, {}},
+          {"delta", {}, {}},        {"selective_scan", {}, {}}};
 }
 
 Settings parse_settings(const std::vector<std::string>& words) {

@@ -101,7 +101,7 @@ struct Hdf5Reader::State {
   }
 
   Id dataset(const std::string& name, TensorInfo& info) const {
-    require(exists(name), no_such(name));
+    if (!exists(name)) throw Error(no_such(name));
     Id object = open(name);
     if (!object.valid()) damaged("tensor \"" + name + "\"", reason());
     require(H5Iget_type(object) == H5I_DATASET, path, ": \"", name,

@@ -96,8 +96,9 @@ std::vector<std::string> mixer_names() {
 
 const Maker& mixer_maker(const std::string& name) {
   const auto found = makers().find(name);
-  require(found != makers().end(), "unknown mixer \"", name, "\"; did you mean \"",
-          nearest_name(name, mixer_names()), "\"? known: ", joined(mixer_names()));
+  if (found == makers().end())
+    fail("unknown mixer \"", name, "\"; did you mean \"", nearest_name(name, mixer_names()),
+         "\"? known: ", joined(mixer_names()));
   return found->second;
 }
 

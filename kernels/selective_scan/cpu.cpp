@@ -138,7 +138,9 @@ void SelectiveScan::check(const Inputs<Tensor>& x, const Options& o) {
 
 Outputs<SelectiveScan> SelectiveScan::outputs(const Inputs<Tensor>& x, const Options& o) {
   const Shape state{document_count(o.cu_seqlens, x.x.size(0)), x.x.size(2), x.A_log.size(1)};
-  return {empty(x.x.shape(), x.x.dtype(), x.x.device()), empty(state, x.x.dtype(), x.x.device())};
+  Outputs<Tensor> y{.o = empty(x.x.shape(), x.x.dtype(), x.x.device())};
+  if (o.return_state) y.final_state = empty(state, x.x.dtype(), x.x.device());
+  return y;
 }
 
 void SelectiveScan::cpu_forward(const Inputs<Tensor>& in, const Options& options,
@@ -172,7 +174,7 @@ void SelectiveScan::cpu_forward(const Inputs<Tensor>& in, const Options& options
           x.load_tokens(x.z, b, p, i, group.z);
           group.forward(p.size(), x.rows(x.Bs, b, p), x.rows(x.Cs, b, p), static_cast<bool>(x.z));
           x.store_tokens(group.o, o, b, p, i);
-          if (p.last) x.store_state(group.h, final_state, p.document, i);
+          if (p.last && final_state) x.store_state(group.h, final_state, p.document, i);
         };
         for (int64_t s = 0; s < segments; ++s) x.docs.for_pieces(b, s, walk);
       }

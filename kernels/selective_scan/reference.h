@@ -45,7 +45,7 @@ struct Reference<SelectiveScan> {
             }
             if (x.initial_state) h += exp(-exp(x.A_log(e, k)) * time) * x.initial_state(n, e, k);
             out += x.C(b, t, k) * h;
-            if (t == docs.end(n) - 1) y.final_state(n, e, k) = h;
+            if (o.return_state && t == docs.end(n) - 1) y.final_state(n, e, k) = h;
           }
           y.o(b, t, e) = x.z ? out * x.z(b, t, e) / (1 + exp(-x.z(b, t, e))) : out;
         }
@@ -58,18 +58,21 @@ struct Reference<SelectiveScan> {
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t e = 0; e < E; ++e) {
         const int64_t b = docs.row(n);
-        for (int64_t k = 0; k < K; ++k)
-          y.final_state(n, e, k) = x.initial_state ? x.initial_state(n, e, k) : T(0);
+        std::vector<T> state(static_cast<size_t>(K), T(0));
+        for (int64_t k = 0; k < K && x.initial_state; ++k)
+          state[static_cast<size_t>(k)] = x.initial_state(n, e, k);
         for (int64_t t = docs.begin(n); t < docs.end(n); ++t) {
           const T s = step(x, b, t, e);
           T out = x.D ? x.D(e) * x.x(b, t, e) : T(0);
           for (int64_t k = 0; k < K; ++k) {
-            T& h = y.final_state(n, e, k);
+            T& h = state[static_cast<size_t>(k)];
             h = std::exp(-std::exp(x.A_log(e, k)) * s) * h + s * x.x(b, t, e) * x.B(b, t, k);
             out += x.C(b, t, k) * h;
           }
           y.o(b, t, e) = x.z ? out * x.z(b, t, e) / (1 + std::exp(-x.z(b, t, e))) : out;
         }
+        for (int64_t k = 0; k < K && o.return_state; ++k)
+          y.final_state(n, e, k) = state[static_cast<size_t>(k)];
       }
   }
 
@@ -99,7 +102,7 @@ struct Reference<SelectiveScan> {
           }
         }
         std::vector<T> dh(width);
-        for (size_t k = 0; k < width; ++k) dh[k] = dy.final_state(n, e, k);
+        for (size_t k = 0; k < width && o.return_state; ++k) dh[k] = dy.final_state(n, e, k);
         for (int64_t t = end - 1; t >= begin; --t) {
           const auto i = static_cast<size_t>(t - begin);
           const T s = step(x, b, t, e), in = x.x(b, t, e);
@@ -181,6 +184,8 @@ struct Reference<SelectiveScan> {
       double& dt = list.back().x.dt.data<double>()[i];
       if (i % 5 < 3) dt = i % 5 == 0 ? -30 : i % 5 == 1 ? 12 : 40;
     }
+    list.push_back(sample("no state returned", {1, 34, 3, 2}, kAll));
+    list.back().o.return_state = false;
     list.push_back(sample("dt_bias of 10 and -10", {1, 20, 2, 3}, kAll));
     list.back().x.dt_bias.data<double>()[0] = 10;
     list.back().x.dt_bias.data<double>()[1] = -10;

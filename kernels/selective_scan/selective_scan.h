@@ -30,19 +30,22 @@ struct SelectiveScan {
       {"dt_bias", "[E]", /*optional=*/true, /*wide=*/true},
       {"initial_state", "[N, E, K]", /*optional=*/true, /*wide=*/true}};
 
+  // final_state is absent unless return_state.
   template <class X>
   struct Outputs {
     X o, final_state;
     auto fields() { return std::tie(o, final_state); }
   };
   static constexpr Field kOutputs[] = {
-      {"o", "[B, T, E]"}, {"final_state", "[N, E, K]", /*optional=*/false, /*wide=*/true}};
+      {"o", "[B, T, E]"}, {"final_state", "[N, E, K]", /*optional=*/true, /*wide=*/true}};
 
   struct Options {
     Tensor cu_seqlens;
+    bool return_state = true;
     template <class F>
     void each(F&& f) {
       f("cu_seqlens", cu_seqlens, "i32 [N + 1]: where packed documents begin and end; needs B = 1");
+      f("return_state", return_state, "make final_state");
     }
   };
 

@@ -1,6 +1,7 @@
 // Killed at random moments and resumed, a run ends in the same bits as one that was never stopped.
 #include <regex>
 
+#include "core/error.h"
 #include "core/random.h"
 #include "tests/catch.h"
 #include "tests/train/program.h"

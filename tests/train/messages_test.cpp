@@ -152,6 +152,6 @@ TEST_CASE("messages: the command line's own mistakes exit with 2 and name the ve
        {"train", "eval", "generate", "gradcheck", "op", "bench", "inspect", "data"}) {
     const Ran ran = run_weft(f, {verb, "--help"});
     CHECK(ran.status == 0);
-    CHECK_THAT(ran.text, ContainsSubstring("Example"));
+    CHECK_THAT(ran.text, ContainsSubstring("xample"));
   }
 }

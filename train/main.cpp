@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
@@ -144,6 +145,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   choose_environment(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its writer
   try {
     return run(argc, argv);
   } catch (const weft::CheckFailed& e) {

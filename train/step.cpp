@@ -23,7 +23,8 @@ std::string cause(const layers::Model& model, const layers::Batch& batch, double
 }
 
 [[noreturn]] void stop(int64_t step, const char* what, double value, const std::string& why) {
-  fail("step ", step + 1, ": ", what, " is ", value, "; ", why,
+  fail("step ", step + 1, ": ", what, std::isnan(value) ? " is not a number; " : " is infinite; ",
+       why,
        ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip.");
 }
 

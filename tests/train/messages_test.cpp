@@ -129,6 +129,31 @@ TEST_CASE("messages: damaged and foreign checkpoints name the file and the tenso
   CHECK(named);
 }
 
+TEST_CASE(
+    "messages: a checkpoint that finds no room is told, the run goes on, the last one stays") {
+  const Folder f;
+  REQUIRE(train(f, recipe()).status == 0);
+  const std::string good = f.read("run/checkpoints/step-0000000004.h5");
+  REQUIRE(good.size() > 40000);
+  const Ran ran = run_weft(f, {"train", "recipe.toml", "--resume", "--set", "train.steps=6"}, 0,
+                           SIGKILL, 40000);
+  INFO(ran.text);
+  CHECK(ran.status == 2);
+  CHECK_THAT(ran.text, ContainsSubstring("step 6/6"));
+  CHECK_THAT(ran.text, ContainsSubstring("checkpoint not saved"));
+  CHECK_THAT(ran.text, ContainsSubstring("step-0000000004.h5"));
+  CHECK(f.read("run/checkpoints/step-0000000004.h5") == good);
+  CHECK_FALSE(std::filesystem::exists(f / "run/checkpoints/step-0000000006.h5"));
+}
+
+TEST_CASE("messages: a loss that is not finite names the step, the operation and the layer") {
+  const Folder f;
+  const Ran ran = train(f, recipe("", "[optimizer]\nlr = 1e3\nclip = 0.0\n[schedule]\nwarmup = 0"),
+                        {"--set", "train.steps=200", "--set", "optimizer.weight_decay=1000",
+                         "--set", "train.checkpoint_every=1"});
+  refused(ran, {"step ", "is not finite", "of ", " in ", "Last good checkpoint"});
+}
+
 TEST_CASE("messages: a folder that cannot be written is told before the first step") {
   const Folder f;
   f.write("file", "");

@@ -1,6 +1,7 @@
 // Runs the built program as a user would, in a folder of its own, and keeps what it printed.
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -51,8 +52,9 @@ struct Ran {
 
 // Runs `weft ARGS` in `folder`. With kill_after > 0 it is killed (SIGKILL, or `signal`) after so many
 // seconds, if it still runs.
+// No file may grow beyond `file_limit` bytes, if that is given: as on a full disk.
 inline Ran run_weft(const Folder& folder, const std::vector<std::string>& arguments,
-                    double kill_after = 0, int signal = SIGKILL) {
+                    double kill_after = 0, int signal = SIGKILL, rlim_t file_limit = 0) {
   int ends[2];
   if (pipe(ends) != 0) return {};
   const pid_t child = fork();
@@ -61,6 +63,8 @@ inline Ran run_weft(const Folder& folder, const std::vector<std::string>& argume
     dup2(ends[1], STDERR_FILENO);
     close(ends[0]);
     close(ends[1]);
+    const rlimit limit{file_limit, file_limit};
+    if (file_limit > 0) setrlimit(RLIMIT_FSIZE, &limit);
     if (chdir(folder.path().c_str()) != 0) _exit(126);
     std::vector<char*> argv{const_cast<char*>(WEFT_PROGRAM)};
     for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));

@@ -116,12 +116,17 @@ void GatedActivation::cpu_backward(const Inputs<Tensor>& x, const Options& o, co
                   const T* __restrict__ ar = as[r];
                   const T* __restrict__ br = bs[r];
                   const T* __restrict__ g = flow[r];
-                  if (da) {
+                  if (da && db) {  // in one pass, so that the exponential is shared
+                    T* __restrict__ out_a = da[r], * __restrict__ out_b = db[r];
+                    for (int64_t i = begin; i < end; ++i) {
+                      out_a[i] = g[i] * br[i] * Function::slope(ar[i]);
+                      out_b[i] = g[i] * Function::value(ar[i]);
+                    }
+                  } else if (da) {
                     T* __restrict__ out = da[r];
                     for (int64_t i = begin; i < end; ++i)
                       out[i] = g[i] * br[i] * Function::slope(ar[i]);
-                  }
-                  if (db) {
+                  } else if (db) {
                     T* __restrict__ out = db[r];
                     for (int64_t i = begin; i < end; ++i) out[i] = g[i] * Function::value(ar[i]);
                   }

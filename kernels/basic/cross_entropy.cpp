@@ -1,6 +1,11 @@
-// Labelled rows are gathered, a chunk at a time; their logits are one matrix product, made again in
-// the backward pass. The weight's gradient is summed chunk by chunk.
+// Labelled rows are gathered, a chunk at a time, and their logits are made in tiles of a chunk of rows
+// by a part of the vocabulary, which stay in the cache until they are done with: forward keeps the
+// largest logit and the sum of exponentials of each row as it goes, backward makes a tile again, turns
+// it into its gradient and multiplies that twice. Sums over tiles and chunks are made in their order.
 #include "kernels/basic/cross_entropy.h"
+
+#include <cmath>
+#include <limits>
 
 #include "kernels/basic/cross_entropy_reference.h"
 #include "kernels/basic/rows.h"
@@ -12,7 +17,12 @@ namespace {
 
 const Registered<CrossEntropy> registered;
 
-// Inputs as the loops want them, the memory for a chunk, and the list of labelled rows.
+constexpr int64_t kTile = 1 << 18;  // logits that exist at a time
+constexpr int64_t kColumns = 512;   // of a tile, where the vocabulary has as many
+
+int64_t tile_columns(int64_t V) { return std::min(V, kColumns); }
+
+// Inputs as the loops want them, the memory for a tile, and the list of labelled rows.
 struct Head {
   Head(const Inputs<CrossEntropy>& in, const CrossEntropy::Options& o)
       : x(with_rows(in.x)),
@@ -24,9 +34,10 @@ struct Head {
         D(x.size(1)),
         V(w.size(0)),
         chunk(CrossEntropy::chunk_rows(R, V)),
+        columns(tile_columns(V)),
         order(empty({R}, Dtype::i32, x.device())),
         gathered(empty({chunk, D}, x.dtype(), x.device())),
-        logits(empty({chunk, V}, x.dtype(), x.device())) {
+        logits(empty({chunk, columns}, x.dtype(), x.device())) {
     if (x.is_meta()) return;
     for (int64_t r = 0; r < R; ++r)
       if (targets.data<int32_t>()[r] != CrossEntropy::kIgnored)
@@ -35,50 +46,104 @@ struct Head {
 
   Tensor x, w, bias, targets;
   double softcap;
-  int64_t R, D, V, chunk;
-  Tensor order;     // i32 [R]: the labelled rows first come first
+  int64_t R, D, V, chunk, columns;
+  Tensor order;     // i32 [R]: the labelled rows
   Tensor gathered;  // [chunk, D]: their x
-  Tensor logits;    // [chunk, V]
+  Tensor logits;    // [chunk, columns]
   int64_t labelled = 0;
 
   int64_t row(int64_t i) const { return order.data<int32_t>()[i]; }
   int64_t target(int64_t i) const { return targets.data<int32_t>()[row(i)]; }
 
-  // Fills `gathered` and `logits` for labelled rows begin .. begin + count - 1, before the soft cap.
-  template <class T>
-  void make_logits(int64_t begin, int64_t count) const {
-    T* const to = gathered.data<T>();
-    T* const out = logits.data<T>();
+  // Calls f(first, count) for each chunk of labelled rows, having gathered them.
+  template <class T, class F>
+  void for_chunks(const F& f) const {
     const auto xs = rows<const T>(x);
-    parallel_ranges(count, row_grain(D + (bias ? V : 0)), [&](int64_t a, int64_t b) {
-      for (int64_t i = a; i < b; ++i) {
-        std::copy_n(xs[row(begin + i)], D, to + i * D);
-        if (bias) std::copy_n(bias.data<T>(), V, out + i * V);
-      }
-    });
-    parallel_gemm<T>(count, V, D, 1, {to, D}, {w.data<T>(), D, true}, bias ? 1 : 0, {out, V});
+    for (int64_t first = 0; first < labelled; first += chunk) {
+      const int64_t count = std::min(chunk, labelled - first);
+      parallel_ranges(count, row_grain(D), [&](int64_t a, int64_t b) {
+        for (int64_t i = a; i < b; ++i)
+          std::copy_n(xs[row(first + i)], D, gathered.data<T>() + i * D);
+      });
+      f(first, count);
+    }
   }
 
-  // Calls f(i, row of logits) for i < count, in parallel.
+  // Makes the logits of `count` gathered rows, entries begin .. begin + n - 1 of the vocabulary, and
+  // calls f(i, row) for each row [n] of them, in parallel. The soft cap is not applied yet.
   template <class T, class F>
-  void over_logits(int64_t count, const F& f) const {
-    parallel_ranges(count, row_grain(V), [&](int64_t a, int64_t b) {
-      for (int64_t i = a; i < b; ++i) f(i, logits.data<T>() + i * V);
+  void for_logits(int64_t count, int64_t begin, int64_t n, const F& f) const {
+    T* const out = logits.data<T>();
+    parallel_gemm<T>(count, n, D, 1, {gathered.data<T>(), D}, {w.data<T>() + begin * D, D, true}, 0,
+                     {out, n});
+    parallel_ranges(count, row_grain(n), [&](int64_t a, int64_t b) {
+      for (int64_t i = a; i < b; ++i) {
+        T* __restrict__ row = out + i * n;
+        if (bias) {
+          const T* __restrict__ add = bias.data<T>() + begin;
+          for (int64_t v = 0; v < n; ++v) row[v] += add[v];
+        }
+        f(i, row);
+      }
     });
+  }
+
+  // Calls f(begin, n) for each part of the vocabulary that makes a tile.
+  template <class F>
+  void for_tiles(const F& f) const {
+    for (int64_t begin = 0; begin < V; begin += columns) f(begin, std::min(columns, V - begin));
   }
 };
 
+// A row's logits seen so far: the largest, and the sum of exponentials relative to it.
 template <class T>
-void cap(T* __restrict__ row, int64_t V, T softcap) {
-  for (int64_t v = 0; v < V; ++v) row[v] = softcap * vtanh(row[v] / softcap);
+struct Running {
+  T most = -std::numeric_limits<T>::infinity(), sum = 0;
+
+  void add(const T* __restrict__ row, int64_t n) {
+    T top = most, more = 0;
+#pragma omp simd reduction(max : top)
+    for (int64_t v = 0; v < n; ++v) top = row[v] > top ? row[v] : top;
+#pragma omp simd reduction(+ : more)
+    for (int64_t v = 0; v < n; ++v) more += vexp(row[v] - top);
+    sum = sum * vexp(most - top) + more;
+    most = top;
+  }
+  T log_sum() const { return most + std::log(sum); }
+};
+
+template <class T>
+void cap(T* __restrict__ row, int64_t n, T softcap) {
+  for (int64_t v = 0; v < n; ++v) row[v] = softcap * vtanh(row[v] / softcap);
 }
+
+// What a logit's gradient is made of, a row's share of dloss and dz.
+template <class T>
+struct Flow {
+  T dloss, dz, softcap;
+
+  // row -> its gradient: (dloss (p - 1[target]) + dz 2 lse p) / labelled, p = exp(logit - lse), times
+  // the derivative of the soft cap. `target` is negative where it is not in the row.
+  void through(T* __restrict__ row, int64_t n, T lse, int64_t target) const {
+    const T factor = dloss + 2 * dz * lse;
+    T slope = 1;
+    if (softcap > 0) {
+      if (target >= 0) slope -= std::pow(vtanh(row[target] / softcap), T(2));
+      for (int64_t v = 0; v < n; ++v) {
+        const T t = vtanh(row[v] / softcap);
+        row[v] = factor * vexp(softcap * t - lse) * (1 - t * t);
+      }
+    } else {
+      for (int64_t v = 0; v < n; ++v) row[v] = factor * vexp(row[v] - lse);
+    }
+    if (target >= 0) row[target] -= dloss * slope;
+  }
+};
 
 }  // namespace
 
 int64_t CrossEntropy::chunk_rows(int64_t R, int64_t V) {
-  constexpr int64_t kLogits = 1 << 18, kFewest = 128;  // fewer rows would read w too often
-  const int64_t chunk = std::max(kFewest, kLogits / std::max<int64_t>(1, V));
-  return std::min(R, chunk);
+  return std::min(R, kTile / tile_columns(std::max<int64_t>(1, V)));
 }
 
 void CrossEntropy::check(const Inputs<Tensor>& x, const Options& o) {
@@ -108,85 +173,80 @@ void CrossEntropy::cpu_forward(const Inputs<Tensor>& x, const Options& o, Output
   const Tensor lse = empty({x.x.size(0)}, x.x.dtype(), x.x.device());
   if (saved) saved->lse = lse;
   const Head head(x, o);
+  const Tensor running = empty({head.chunk, 3}, lse.dtype(), lse.device());
   if (lse.is_meta()) return;
   for_real(lse.dtype(), [&]<class T>() {
+    struct Row {  // of `running`
+      Running<T> logits;
+      T at_target;
+    };
+    static_assert(sizeof(Row) == 3 * sizeof(T));
+    auto* const state = reinterpret_cast<Row*>(running.data<T>());
     double loss = 0, z = 0;
-    const auto losses = head.gathered.template data<T>();  // done with when a row's loss is known
-    for (int64_t begin = 0; begin < head.labelled; begin += head.chunk) {
-      const int64_t count = std::min(head.chunk, head.labelled - begin);
-      head.make_logits<T>(begin, count);
-      head.over_logits<T>(count, [&](int64_t i, T* row) {
-        if (head.softcap > 0) cap(row, head.V, static_cast<T>(head.softcap));
-        const T sum = log_sum_exp(row, head.V);
-        lse.data<T>()[head.row(begin + i)] = sum;
-        losses[i] = sum - row[head.target(begin + i)];
+    head.for_chunks<T>([&](int64_t first, int64_t count) {
+      std::fill_n(state, count, Row{{}, 0});
+      head.for_tiles([&](int64_t begin, int64_t n) {
+        head.for_logits<T>(count, begin, n, [&](int64_t i, T* row) {
+          if (head.softcap > 0) cap(row, n, static_cast<T>(head.softcap));
+          state[i].logits.add(row, n);
+          const int64_t target = head.target(first + i) - begin;
+          if (target >= 0 && target < n) state[i].at_target = row[target];
+        });
       });
       for (int64_t i = 0; i < count; ++i) {
-        const double sum = lse.data<T>()[head.row(begin + i)];
-        loss += losses[i];
-        z += sum * sum;
+        const T sum = state[i].logits.log_sum();
+        lse.data<T>()[head.row(first + i)] = sum;
+        loss += sum - state[i].at_target;
+        z += double{sum} * sum;
       }
-    }
+    });
     const double labelled = std::max<double>(1, static_cast<double>(head.labelled));
     *y.loss.data<T>() = static_cast<T>(loss / labelled);
     *y.z.data<T>() = static_cast<T>(z / labelled);
   });
 }
 
-// Of a logit: (dloss (p - 1[target]) + dz 2 lse p) / labelled, p = exp(logit - lse).
 void CrossEntropy::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                                 const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const Head head(x, o);
   const Tensor flow =
       dx.x ? empty({head.chunk, head.D}, head.x.dtype(), head.x.device()) : Tensor();
   if (head.x.is_meta()) return;
-  if (dx.x) dx.x.zero();
-  if (dx.w) dx.w.zero();
+  if (dx.x && head.labelled < head.R) dx.x.zero();
+  if (dx.w && head.labelled == 0) dx.w.zero();
   if (dx.bias) dx.bias.zero();
   for_real(head.x.dtype(), [&]<class T>() {
-    const int64_t D = head.D, V = head.V;
+    const int64_t D = head.D;
     const T labelled = static_cast<T>(std::max<int64_t>(1, head.labelled));
-    const T dloss = *dy.loss.data<T>() / labelled;
-    const T dz = dy.z ? *dy.z.data<T>() / labelled : T(0);
-    const T softcap = static_cast<T>(head.softcap);
-    for (int64_t begin = 0; begin < head.labelled; begin += head.chunk) {
-      const int64_t count = std::min(head.chunk, head.labelled - begin);
-      head.make_logits<T>(begin, count);
-      head.over_logits<T>(count, [&](int64_t i, T* __restrict__ row) {
-        const T lse = saved.lse.data<T>()[head.row(begin + i)];
-        const T factor = dloss + 2 * dz * lse;
-        const int64_t target = head.target(begin + i);
-        if (softcap > 0) {
-          const T tanh_target = vtanh(row[target] / softcap);
-          for (int64_t v = 0; v < V; ++v) {
-            const T t = vtanh(row[v] / softcap);
-            row[v] = factor * vexp(softcap * t - lse) * (1 - t * t);
-          }
-          row[target] -= dloss * (1 - tanh_target * tanh_target);
-        } else {
-          for (int64_t v = 0; v < V; ++v) row[v] = factor * vexp(row[v] - lse);
-          row[target] -= dloss;
+    const Flow<T> through{*dy.loss.data<T>() / labelled, dy.z ? *dy.z.data<T>() / labelled : T(0),
+                          static_cast<T>(head.softcap)};
+    head.for_chunks<T>([&](int64_t first, int64_t count) {
+      head.for_tiles([&](int64_t begin, int64_t n) {
+        head.for_logits<T>(count, begin, n, [&](int64_t i, T* row) {
+          const int64_t target = head.target(first + i) - begin;
+          through.through(row, n, saved.lse.data<T>()[head.row(first + i)],
+                          target < n ? target : -1);
+        });
+        const T* const dlogits = head.logits.template data<T>();
+        if (dx.x)
+          parallel_gemm<T>(count, D, n, 1, {dlogits, n}, {head.w.template data<T>() + begin * D, D},
+                           begin > 0 ? 1 : 0, {flow.data<T>(), D});
+        if (dx.w)
+          parallel_gemm<T>(n, D, count, 1, {dlogits, n, true},
+                           {head.gathered.template data<T>(), D}, first > 0 ? 1 : 0,
+                           {dx.w.data<T>() + begin * D, D});
+        if (dx.bias) {
+          T* __restrict__ sum = dx.bias.data<T>() + begin;
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t v = 0; v < n; ++v) sum[v] += dlogits[i * n + v];
         }
       });
-      const Matrix<const T> dlogits{head.logits.template data<T>(), V};
-      if (dx.x) {
-        parallel_gemm<T>(count, D, V, 1, dlogits, {head.w.template data<T>(), D}, 0,
-                         {flow.data<T>(), D});
+      if (dx.x)
         parallel_ranges(count, row_grain(D), [&](int64_t a, int64_t b) {
           for (int64_t i = a; i < b; ++i)
-            std::copy_n(flow.data<T>() + i * D, D, dx.x.data<T>() + head.row(begin + i) * D);
+            std::copy_n(flow.data<T>() + i * D, D, dx.x.data<T>() + head.row(first + i) * D);
         });
-      }
-      if (dx.w)
-        parallel_gemm<T>(V, D, count, 1, {dlogits.data, V, true},
-                         {head.gathered.template data<T>(), D}, 1, {dx.w.data<T>(), D});
-      if (dx.bias)
-        parallel_ranges(V, 256, [&](int64_t a, int64_t b) {
-          T* __restrict__ sum = dx.bias.data<T>();
-          for (int64_t i = 0; i < count; ++i)
-            for (int64_t v = a; v < b; ++v) sum[v] += dlogits.data[i * V + v];
-        });
-    }
+    });
   });
 }
 

@@ -1,7 +1,7 @@
 // The head of a language model and its loss in one: logits = x w' + bias (soft-capped if asked),
 //   loss = mean over labelled rows of (lse - logit[target]),   z = mean of lse^2,
-// lse the log-sum-exp of a row's logits. Logits exist for one chunk of rows at a time, of labelled
-// rows alone; backward makes them again. A trainer minimises loss + z_weight * z (arXiv:2204.02311).
+// lse the log-sum-exp of a row's logits. Logits exist in tiles of 1 MiB, of labelled rows alone;
+// backward makes them again. A trainer minimises loss + z_weight * z (arXiv:2204.02311).
 // Where no row is labelled, loss, z and all gradients are zero.
 #pragma once
 
@@ -42,7 +42,7 @@ struct CrossEntropy {
     Tensor lse;  // [R], of labelled rows
   };
 
-  // How many rows of logits exist at a time: by shape alone.
+  // The rows of a tile of logits: by shape alone.
   static int64_t chunk_rows(int64_t R, int64_t V);
 
   // Throws Error that names the first row whose target is outside the vocabulary.

@@ -108,7 +108,7 @@ void gated_rows(const Tensor& x, const Tensor& z, const Tensor& weight, int64_t 
   });
 }
 
-// A thread's scratch row of D holds a(z). With n what is normalised (x, or h) and dn its factor's
+// A thread's scratch of 2 D holds a(z) and a'(z). With n what is normalised (x, or h) and dn its factor's
 // gradient (dy w a, or dy w): dn -> d' = r (dn - n r^2 sum(dn n) / W).
 template <class Gate, bool kGateFirst, class T>
 void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight, int64_t W,
@@ -119,6 +119,7 @@ void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight,
   const auto dxs = rows<T>(dx.x), dzs = rows<T>(dx.z), dws = rows<T>(dw_parts);
   blocks.each([&](int64_t block, int64_t begin, int64_t end) {
     T* __restrict__ a = rows<T>(scratch)[thread_index()];
+    T* __restrict__ slope = a + D;
     if (dws) std::fill_n(dws[block], D, T(0));
     for (int64_t r = begin; r < end; ++r)
       for (int64_t at = 0; at < D; at += W) {
@@ -131,6 +132,7 @@ void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight,
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < W; ++i) {
           a[i] = Gate::value(gate[i]);
+          slope[i] = Gate::slope(gate[i]);
           sum += g[i] * wg[i] * a[i] * in[i];  // dn n, whichever comes first
         }
         const T back = root * root * root * sum / T(W);
@@ -142,7 +144,7 @@ void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight,
         if (dzs) {
           T* __restrict__ out = dzs[r] + at;
           for (int64_t i = 0; i < W; ++i)
-            out[i] = in[i] * Gate::slope(gate[i]) *
+            out[i] = in[i] * slope[i] *
                      (root * g[i] * wg[i] - (kGateFirst ? back * in[i] * a[i] : T(0)));
         }
         if (dws) {
@@ -322,7 +324,7 @@ void GatedNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
   const Tensor weight = weight_or_one(x.weight, x.x);
   const RowBlocks blocks(in.size(0));
   const Tensor parts = partial_sums(dx.weight.defined(), blocks, in);
-  const Tensor scratch = empty({thread_count(), in.size(1)}, in.dtype(), in.device());
+  const Tensor scratch = empty({thread_count(), 2 * in.size(1)}, in.dtype(), in.device());
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
   for_gates(in.dtype(), o, [&]<class T, class Gate, bool kGateFirst>() {

@@ -51,7 +51,8 @@ void parallel_gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, 
   const int64_t length = rows ? m : n;
   if (length < 2 * kPanel / 3 || m * n * k < 64 * 64 * 64)
     return gemm(m, n, k, alpha, a, b, beta, c);
-  const int64_t panels = std::max<int64_t>(2, (length + kPanel - 1) / kPanel);
+  // Even in number, so that two threads have the same to do.
+  const int64_t panels = (length + 2 * kPanel - 1) / (2 * kPanel) * 2;
   const int64_t width = ((length + panels - 1) / panels + 15) / 16 * 16;
   parallel_for((length + width - 1) / width, [&](int64_t i) {
     const int64_t at = i * width, size = std::min(width, length - at);

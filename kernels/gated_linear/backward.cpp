@@ -118,8 +118,8 @@ class Backward {
       set_gates(b, h, piece, i, w);
       if (i + 1 == subs) break;
       const int64_t t = piece.begin + i * kSub;
-      load(kSub, p_.K, p_.rows(p_.k, b, t, h / p_.group), w.k, 1, kPrevious);
-      load(kSub, p_.V, p_.rows(p_.v, b, t, h), w.v, 1, kPrevious);
+      load(kSub, p_.K, p_.rows(p_.k, b, t, h / p_.group), w.k);
+      load(kSub, p_.V, p_.rows(p_.v, b, t, h), w.v);
       multiply(K_, w.k, w.gates[i].down, w.k_down);
       scale_columns(V_, K_, w.gates[i].total, w.s_t[i], w.s_t[i + 1]);
       product_of_transposed(V_, K_, kSub, w.v, w.k_down, Real(1), w.s_t[i + 1]);
@@ -130,8 +130,8 @@ class Backward {
   void token_gradients(int64_t b, int64_t h, int64_t t, int64_t n, const Gates<Real>& gates,
                        Tile<Real> s_t, Tiles<Real>& w) const {
     const int64_t hk = h / p_.group;
-    load(n, p_.K, p_.rows(p_.k, b, t, hk), w.k);
-    load(n, p_.V, p_.rows(p_.v, b, t, h), w.v);
+    load(n, p_.K, p_.rows(p_.k, b, t, hk), w.k, 1, kPrevious);
+    load(n, p_.V, p_.rows(p_.v, b, t, h), w.v, 1, kPrevious);
     transpose(kSub, K_, w.k, w.k_t);
     transpose(kSub, V_, w.v, w.v_t);
 

@@ -19,10 +19,10 @@ HeadProjections::HeadProjections(const Spec& spec, const TomlTable& t, const Bui
       k_(b.within("k_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
       v_(b.within("v_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
       o_(b.within("o_proj"), H_ * K_, spec.width, spec.residual_init(), biased(t)) {
+  if (H_ % Hk_ != 0) t.refuse("key_heads", H_, " heads cannot share ", Hk_, " key heads evenly");
   if (!t.has("head_dim") && spec.width % H_ != 0)
     t.refuse("heads", H_, " heads do not divide the width of ", spec.width,
              " evenly; set head_dim too, or other heads");
-  if (H_ % Hk_ != 0) t.refuse("key_heads", H_, " heads cannot share ", Hk_, " key heads evenly");
   if (rotary_ && K_ % 2 != 0)
     t.refuse("head_dim", "head_dim is ", K_, "; rotary positions turn pairs, so it must be even");
   if (!t.boolean("qk_norm", false)) return;

@@ -21,10 +21,8 @@ std::atomic<int> stop_signal{0};
 
 void catch_stop_signals() {
   struct sigaction action {};
-  action.sa_handler = [](int signal) {
-    // A second Ctrl-C ends the program at once.
-    if (stop_signal.exchange(signal)) std::_Exit(128 + signal);
-  };
+  action.sa_handler = [](int signal) { stop_signal = signal; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the program at once
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }

@@ -63,6 +63,10 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"gated_delta", "gated_delta", "heads = 2"},
       {"gated_delta, no convolution, no gate", "gated_delta",
        "heads = 2\nkey_heads = 1\nconv = 0\nuse_gate = false"},
+      {"mamba", "mamba", "state = 3"},
+      {"mamba, other sizes", "mamba", "state = 2\nexpand = 1\nconv = 2\ndt_rank = 3"},
+      {"mamba2", "mamba2", "head_dim = 6\nstate = 3"},
+      {"mamba2, groups", "mamba2", "head_dim = 3\nstate = 2\ngroups = 2\nconv = 3"},
   };
   return cases;
 }

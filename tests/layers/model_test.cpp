@@ -314,8 +314,8 @@ TEST_CASE("model: a wrong recipe is told where, what is known and what is near")
   CHECK_THAT(refusal(good + "norm = \"rsm\"\n"), ContainsSubstring("did you mean \"rms\"?"));
   CHECK_THAT(refusal(good + "mlp = [\"swiglu\", \"meo\"]\n"),
              ContainsSubstring("did you mean \"moe\"?"));
-  CHECK_THAT(refusal(good + "[attention]\nheads = 3\nkey_heads = 2\n"),
-             ContainsSubstring("r.toml:7:") && ContainsSubstring("3 heads cannot share 2"));
+  CHECK_THAT(refusal(good + "[attention]\nheads = 4\nkey_heads = 3\n"),
+             ContainsSubstring("r.toml:7:") && ContainsSubstring("4 heads cannot share 3"));
   CHECK_THAT(refusal(good + "[attention]\nheads = 0\n"), ContainsSubstring("at least 1"));
   CHECK_THAT(refusal(good + "mlp = \"moe\"\n[moe]\nexperts = 2\ntop_k = 3\n"),
              ContainsSubstring("top_k is 3 of 2 experts"));

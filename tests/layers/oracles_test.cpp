@@ -138,6 +138,12 @@ TEST_CASE("oracles: Gated DeltaNet is Qwen3-Next's, whose projections are fused 
           });
 }
 
+TEST_CASE("oracles: the blocks of Mamba and Mamba-2 are those of transformers") {
+  compare("mamba", {"", "mamba", "state = 3\ndt_rank = 2", 8});
+  compare("mamba2", {"", "mamba2", "head_dim = 4\nstate = 3", 8});
+  compare("mamba2_groups", {"", "mamba2", "head_dim = 4\nstate = 3\ngroups = 2", 8});
+}
+
 TEST_CASE("oracles: the mixture of experts is Mixtral's") {
   Spec spec;
   spec.width = 6;

@@ -1,0 +1,144 @@
+// The blocks of Mamba and Mamba-2: a state space whose step size, input and output depend on the
+// token. Both are a whole sublayer, so recipes usually give them no MLP.
+// Weights and wiring as in mamba_ssm and transformers.
+// Sources: arXiv:2312.00752 (Mamba), 2405.21060 (Mamba-2).
+#include <algorithm>
+#include <cmath>
+
+#include "autograd/kernel_op.h"
+#include "autograd/ops.h"
+#include "kernels/linear/linear.h"
+#include "kernels/selective_scan/selective_scan.h"
+#include "layers/blocks.h"
+#include "layers/recurrent.h"
+
+namespace weft::layers {
+namespace {
+
+using autograd::multiply_along;
+using autograd::reshape;
+using autograd::split;
+
+// As torch starts a linear map.
+Init kaiming(int64_t in, double divisor = 1) {
+  const double bound = 1 / std::sqrt(static_cast<double>(in)) / divisor;
+  return Init::uniform(-bound, bound);
+}
+
+double depth_divisor(const Spec& spec) { return std::sqrt(static_cast<double>(spec.layers)); }
+
+//   x, z = in_proj u;  x = silu(conv1d x);  dt, B, C = x_proj x;  y = out_proj(scan(x, dt_proj dt, B, C) silu(z))
+class Mamba final : public Layer {
+ public:
+  Mamba(const Spec& spec, const TomlTable& t, const Builder& b)
+      : E_(spec.width * at_least(1, t, "expand", 2)),
+        N_(at_least(1, t, "state", 16)),
+        R_(at_least(1, t, "dt_rank", (spec.width + 15) / 16)),
+        in_(b.within("in_proj"), spec.width, 2 * E_, kaiming(spec.width)),
+        conv_(b, "conv1d", E_, at_least(1, t, "conv", 4), /*bias=*/true),
+        x_(b.within("x_proj"), E_, R_ + 2 * N_, kaiming(E_)),
+        dt_weight_(b.parameter("dt_proj.weight", {E_, R_}, kaiming(R_))),
+        dt_bias_(b.parameter("dt_proj.bias", {E_}, step_init())),
+        A_log_(b.parameter("A_log", {E_, N_}, Init::function([N = N_](int64_t i, double) {
+                             return std::log(static_cast<double>(i % N + 1));
+                           }),
+                           /*decay=*/false)),
+        D_(b.parameter("D", {E_}, Init::constant(1))),
+        out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
+
+  Var forward(const Var& u, Context& c) const override {
+    const auto xz = split(in_(u), 2, {E_, E_});
+    const Var x = conv_(xz[0], c);
+    const auto parts = split(x_(x), 2, {R_, N_, N_});
+    kernels::Inputs<kernels::SelectiveScan, Var> in;
+    in.x = x;
+    in.dt = product(parts[0], dt_weight_);
+    in.A_log = A_log_;
+    in.B = parts[1];
+    in.C = parts[2];
+    in.D = D_;
+    in.z = xz[1];
+    in.dt_bias = dt_bias_;
+    in.initial_state = remembered(c, "state");
+    kernels::SelectiveScan::Options o;
+    o.cu_seqlens = c.cu_seqlens;
+    o.return_state = c.state != nullptr;
+    const auto y = autograd::apply<kernels::SelectiveScan>(in, o);
+    remember(c, "state", y.final_state);
+    return out_(y.o);
+  }
+
+  double flops_per_token(int64_t) const override { return static_cast<double>((7 * N_ + 10) * E_); }
+
+ private:
+  int64_t E_, N_, R_;
+  Linear in_;
+  ShortConv conv_;
+  Linear x_;
+  Var dt_weight_, dt_bias_, A_log_, D_;
+  Linear out_;
+};
+
+//   z, x, B, C, dt = in_proj u;  x, B, C = silu(conv1d [x, B, C])
+//   y = linear attention of q = C, k = B, v = dt x with log decay -exp(A_log) dt, and D x
+//   out_proj(norm(y silu(z))), the norm in groups
+class Mamba2 final : public Layer {
+ public:
+  Mamba2(const Spec& spec, const TomlTable& t, const Builder& b)
+      : E_(spec.width * at_least(1, t, "expand", 2)),
+        size_(sizes(spec, t, E_)),
+        in_(b.within("in_proj"), spec.width, 2 * E_ + 2 * size_.Hk * size_.K + size_.H,
+            kaiming(spec.width)),
+        conv_(b, "conv1d", E_ + 2 * size_.Hk * size_.K, at_least(1, t, "conv", 4), /*bias=*/true),
+        decay_(b, size_.H, 1, 16),
+        D_(b.parameter("D", {size_.H}, Init::constant(1))),
+        norm_(b.within("norm"), E_, 1e-5, /*gate_first=*/true, size_.Hk),
+        out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
+
+  Var forward(const Var& u, Context& c) const override {
+    const int64_t GN = size_.Hk * size_.K, H = size_.H, P = size_.V;
+    const auto parts = split(in_(u), 2, {E_, E_ + 2 * GN, H});
+    const auto xBC = split(conv_(parts[1], c), 2, {E_, GN, GN});
+    const Var x = heads(xBC[0], H), dt = decay_.step(parts[2]);
+    kernels::Inputs<kernels::Linear, Var> in;
+    in.q = heads(xBC[2], size_.Hk);
+    in.k = heads(xBC[1], size_.Hk);
+    in.v = reshape(multiply_along(reshape(x, {-1, P}), reshape(dt, {-1}), 0), x.shape());
+    in.g = decay_.log_decay(dt);
+    kernels::Linear::Options o;
+    o.scale = 1;
+    const Var y = autograd::add(linear_recurrence(in, o, c), multiply_along(x, D_, 2));
+    return out_(norm_(merged(y), parts[0]));
+  }
+
+  double flops_per_token(int64_t) const override { return size_.linear_flops(); }
+
+ private:
+  // heads of width `head_dim` with a state of `state`; B and C in `groups`.
+  static HeadSizes sizes(const Spec& spec, const TomlTable& t, int64_t E) {
+    HeadSizes s;
+    s.V = at_least(1, t, "head_dim", std::min<int64_t>(64, spec.width));
+    if (E % s.V != 0)
+      t.refuse("head_dim", "the ", E, " inner channels are no multiple of head_dim = ", s.V);
+    s.H = E / s.V;
+    s.K = at_least(1, t, "state", 128);
+    s.Hk = at_least(1, t, "groups", 1);
+    if (s.H % s.Hk != 0) t.refuse("groups", s.H, " heads cannot share ", s.Hk, " groups evenly");
+    return s;
+  }
+
+  int64_t E_;
+  HeadSizes size_;
+  Linear in_;
+  ShortConv conv_;
+  Decay decay_;
+  Var D_;
+  GatedNorm norm_;
+  Linear out_;
+};
+
+const RegisteredMixer mamba{"mamba", maker<Mamba>()};
+const RegisteredMixer mamba2{"mamba2", maker<Mamba2>()};
+
+}  // namespace
+}  // namespace weft::layers

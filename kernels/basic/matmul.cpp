@@ -1,8 +1,8 @@
 // Three products: y = x w', dx = dy w, dw = dy' x.
 #include "kernels/basic/matmul.h"
 
-#include "core/parallel.h"
 #include "kernels/basic/matmul_reference.h"
+#include "kernels/basic/rows.h"
 #include "kernels/common/blas.h"
 
 namespace weft::kernels {
@@ -10,12 +10,17 @@ namespace {
 
 const Registered<Matmul> registered;
 
-// A matrix whose rows or columns are contiguous is used as it lies; any other is copied.
-Tensor lined(const Tensor& t) { return t.stride(1) == 1 || t.stride(0) == 1 ? t : t.contiguous(); }
+// A matrix whose rows or columns are contiguous and apart is used as it lies; any other is copied (a
+// row repeated by stride 0, too: BLAS has no such thing).
+Tensor lined(const Tensor& t) {
+  const bool by_rows = t.stride(1) == 1 && (t.stride(0) >= t.size(1) || t.size(0) == 1);
+  const bool by_columns = t.stride(0) == 1 && (t.stride(1) >= t.size(0) || t.size(1) == 1);
+  return by_rows || by_columns ? t : t.contiguous();
+}
 
 template <class T>
 Matrix<const T> matrix(const Tensor& t, bool transposed = false) {
-  if (t.stride(1) == 1 || t.size(1) == 1)
+  if (t.stride(1) == 1 && (t.stride(0) >= t.size(1) || t.size(0) == 1))
     return {t.data<T>(), std::max(t.stride(0), t.size(1)), transposed};
   return {t.data<T>(), std::max(t.stride(1), t.size(0)), !transposed};
 }
@@ -51,6 +56,7 @@ void Matmul::cpu_forward(const Inputs<Tensor>& x, const Options&, Outputs<Tensor
 void Matmul::cpu_backward(const Inputs<Tensor>& x, const Options&, const Saved&,
                           const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const Tensor a = lined(x.x), w = lined(x.w), d = lined(dy.y);
+  const Tensor by_rows = dx.bias ? with_rows(d) : Tensor();
   if (a.is_meta()) return;
   for_real(a.dtype(), [&]<class T>() {
     const int64_t R = a.size(0), I = a.size(1), O = w.size(0);
@@ -58,12 +64,14 @@ void Matmul::cpu_backward(const Inputs<Tensor>& x, const Options&, const Saved&,
     if (dx.w)
       parallel_gemm<T>(O, I, R, 1, matrix<T>(d, true), matrix<T>(a), 0, {dx.w.data<T>(), I});
     if (!dx.bias) return;
-    const View<T> v = view<T>(d);
+    const auto flow = rows<const T>(by_rows);
     parallel_ranges(O, 64, [&](int64_t begin, int64_t end) {
-      T* const sum = dx.bias.data<T>();
+      T* __restrict__ sum = dx.bias.data<T>();
       std::fill(sum + begin, sum + end, T(0));
-      for (int64_t r = 0; r < R; ++r)
-        for (int64_t o = begin; o < end; ++o) sum[o] += v(r, o);
+      for (int64_t r = 0; r < R; ++r) {
+        const T* __restrict__ from = flow[r];
+        for (int64_t o = begin; o < end; ++o) sum[o] += from[o];
+      }
     });
   });
 }

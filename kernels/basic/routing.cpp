@@ -14,6 +14,11 @@ const Registered<CombineRows> combine_rows;
 
 constexpr int64_t kTile = 128;  // rows of one expert that make a task
 
+// As with_rows, for BLAS, which has no repeated rows (stride 0).
+Tensor with_rows_apart(const Tensor& t) {
+  return t.stride(0) < t.size(1) && t.size(0) > 1 ? t.contiguous() : with_rows(t);
+}
+
 // Calls f(expert, first row, count) for tiles of at most kTile rows of one expert, in parallel.
 template <class F>
 void for_tiles(const Tensor& offsets, const F& f) {
@@ -57,7 +62,7 @@ Outputs<GroupedMatmul> GroupedMatmul::outputs(const Inputs<Tensor>& x, const Opt
 
 void GroupedMatmul::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                                 Saved*) {
-  const Tensor in = with_rows(x.x), w = x.w.contiguous(), offsets = o.offsets.contiguous();
+  const Tensor in = with_rows_apart(x.x), w = x.w.contiguous(), offsets = o.offsets.contiguous();
   if (in.is_meta()) return;
   for_real(in.dtype(), [&]<class T>() {
     const int64_t I = in.size(1), O = w.size(1);
@@ -72,7 +77,7 @@ void GroupedMatmul::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outpu
 
 void GroupedMatmul::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved&,
                                  const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  const Tensor in = with_rows(x.x), w = x.w.contiguous(), d = with_rows(dy.y);
+  const Tensor in = with_rows_apart(x.x), w = x.w.contiguous(), d = with_rows_apart(dy.y);
   const Tensor offsets = o.offsets.contiguous();
   if (in.is_meta()) return;
   for_real(in.dtype(), [&]<class T>() {

@@ -175,8 +175,7 @@ void ShortConv::check(const Inputs<Tensor>& x, const Options& o) {
 
 Outputs<ShortConv> ShortConv::outputs(const Inputs<Tensor>& x, const Options& o) {
   const Shape state{document_count(o.cu_seqlens, x.x.size(0)), x.x.size(2), x.w.size(1) - 1};
-  return {empty_like(x.x),
-          o.return_state ? empty(state, x.x.dtype(), x.x.device()) : Tensor()};
+  return {empty_like(x.x), o.return_state ? empty(state, x.x.dtype(), x.x.device()) : Tensor()};
 }
 
 void ShortConv::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y, Saved*) {

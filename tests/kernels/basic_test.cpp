@@ -23,6 +23,29 @@ Tensor tokens(const Tensor& t, int64_t begin, int64_t end) { return t.slice(1, b
 
 }  // namespace
 
+TEST_CASE("matmul: a repeated row, a single column and a single row are matrices like any other") {
+  const Tensor w = normal({5, 6}, 1, "w");
+  const Tensor repeated = normal({1, 6}, 1, "x").expand(0, 4);
+  const Tensor column = normal({4, 3}, 1, "x").slice(1, 1, 2);
+  const Tensor row = normal({4, 12}, 1, "x").slice(0, 2, 3).slice(1, 3, 9);
+  const auto check = [](const Tensor& x, const Tensor& weight) {
+    const auto got = run<Matmul>({x, weight, {}}, {});
+    const auto plain = run<Matmul>({x.clone(), weight.clone(), {}}, {});
+    CHECK(difference(got.y.y, plain.y.y) < 1e-14);
+    CHECK(difference(got.dx.x, plain.dx.x) < 1e-14);
+    CHECK(difference(got.dx.w, plain.dx.w) < 1e-14);
+  };
+  check(repeated, w);
+  check(repeated, normal({1, 6}, 1, "w").expand(0, 5));
+  check(column, normal({5, 3}, 1, "w").slice(1, 2, 3));
+  check(row, w);
+  const Tensor dy = normal({1, 5}, 1, "dy").expand(0, 4), x = normal({4, 6}, 1, "x");
+  const auto got = run<Matmul>({x, w, {}}, {}, {dy});
+  const auto plain = run<Matmul>({x, w, {}}, {}, {dy.clone()});
+  CHECK(difference(got.dx.x, plain.dx.x) < 1e-14);
+  CHECK(difference(got.dx.w, plain.dx.w) < 1e-14);
+}
+
 TEST_CASE("embedding: the gradient of a row is the sum over the places that took it") {
   const Tensor weight = normal({5, 70}, 1, "weight"), ids = ints({3, 0, 3, 3, 1});
   const Tensor dy = normal({5, 70}, 2, "dy");

@@ -38,8 +38,9 @@ def train_weft(program, steps, environment):
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "train", RECIPE, "--set", f"train.steps={steps}",
                    "--set", "train.log_every=10", "--set", f"train.out={folder}/run"]
+        # A byte model's sample is no UTF-8 at first.
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, check=False)
+                              stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
         if done.returncode:
             sys.exit(f"table: {' '.join(command)} ended with status {done.returncode}:\n{done.stdout}")
         with open(f"{folder}/run/metrics.jsonl") as file:

@@ -26,19 +26,37 @@ void call(int m, int n, int k, double alpha, Matrix<const double> a, Matrix<cons
               b.data, as_int(b.stride), beta, c.data, as_int(c.stride));
 }
 
-bool use_one_thread() {
-  openblas_set_num_threads(1);
-  return true;
-}
+// While it lives, OpenBLAS uses the calling thread alone. Its OpenMP build asks OpenMP how many threads
+// there are, unless inside a parallel region, and openblas_set_num_threads() there would set that number
+// for all our loops; any other build is told once.
+class OneThread {
+ public:
+  OneThread() {
+    constexpr int kOpenMp = 2;
+    static const bool openmp = openblas_get_parallel() == kOpenMp;
+    static const bool told = (openmp || (openblas_set_num_threads(1), true));
+    (void)told;
+    if (!openmp || omp_in_parallel() || thread_count() == 1) return;
+    before_ = thread_count();
+    omp_set_num_threads(1);
+  }
+  ~OneThread() {
+    if (before_ > 0) omp_set_num_threads(before_);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_ = 0;
+};
 
 }  // namespace
 
 template <class T>
 void gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
           Matrix<T> c) {
-  static const bool ready = use_one_thread();
-  (void)ready;
   if (m == 0 || n == 0) return;
+  const OneThread one;
   call(as_int(m), as_int(n), as_int(k), alpha, a, b, beta, c);
 }
 

@@ -19,6 +19,23 @@ Matrix<const double> matrix(const Tensor& t, bool transposed) {
 
 }  // namespace
 
+TEST_CASE("gemm: leaves the number of threads as it was, and does not depend on it") {
+  const int before = thread_count();
+  const Tensor a = f32({300, 200}, "a"), b = f32({200, 260}, "b");
+  std::vector<Tensor> results;
+  for (const int threads : {1, 2, 3}) {
+    omp_set_num_threads(threads);
+    const Tensor c = empty({300, 260}, Dtype::f32);
+    gemm<float>(300, 260, 200, 1, {a.data<float>(), 200}, {b.data<float>(), 260}, 0,
+                {c.data<float>(), 260});
+    CHECK(thread_count() == threads);
+    results.push_back(c);
+  }
+  omp_set_num_threads(before);
+  CHECK(same_bits(results[0], results[1]));
+  CHECK(same_bits(results[0], results[2]));
+}
+
 TEST_CASE("parallel_gemm: equals three loops in every orientation, added to or not") {
   struct Size {
     int64_t m, n, k;

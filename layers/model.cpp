@@ -48,8 +48,8 @@ std::vector<std::string> spelled_out(const TomlTable& t, const std::string& key,
     int64_t times = 1;
     if (star != std::string::npos) {
       const std::string count = item.substr(star + 1);
-      const bool digits =
-          !count.empty() && count.size() < 5 && std::all_of(count.begin(), count.end(), ::isdigit);
+      const bool digits = !count.empty() && count.size() < 5 &&
+                          count.find_first_not_of("0123456789") == std::string::npos;
       times = digits ? std::stoll(count) : 0;
     }
     if (times < 1)
@@ -92,10 +92,10 @@ struct Outline {
 
 Outline outline_of(const TomlTable& t, uint64_t seed) {
   Outline o;
-  o.spec.width = at_least(1, t, "width", 0);
+  o.spec.width = at_least(1, t, "width", t.integer("width"));
   o.pattern = spelled_out(t, "pattern", t.strings("pattern"));
   o.spec.layers = at_least(1, t, "layers", static_cast<int64_t>(o.pattern.size()));
-  o.spec.context = at_least(1, t, "context", 0);
+  o.spec.context = at_least(1, t, "context", t.integer("context"));
   o.spec.seed = seed;
   o.spec.init = t.number("init", 0.02);
   if (one_of({"rms", "layer"}, t, "norm", "rms") == "layer") o.norm = Norm::Kind::layer;

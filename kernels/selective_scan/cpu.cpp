@@ -51,16 +51,14 @@ struct Operands {
   int64_t used(int64_t i) const { return std::min(kWidth, E - i * kWidth); }
 
   // The arrays of one thread, with what belongs to the channels of group i. Lanes without a channel
-  // hold zeros.
+  // run along with an x of zero.
   scan::Group<T> group(const Tensor& scratch, int64_t i, bool gradients) const {
     Carver<T> memory(scratch.data<T>() + thread_index() * scratch.size(1));
     scan::Group<T> g(memory, segment, K, gradients);
     const int64_t e = i * kWidth;
-    for (int64_t k = 0; k < K; ++k) {
-      load_row(used(i), A_log.at(e, k), A_log.stride(0), g.A + k * kWidth);
-      for (int64_t l = 0; l < kWidth; ++l)
-        g.A[k * kWidth + l] = l < used(i) ? -std::exp(g.A[k * kWidth + l]) : T(0);
-    }
+    load_columns(A_log, i, g.A);
+#pragma omp simd
+    for (int64_t j = 0; j < K * kWidth; ++j) g.A[j] = -vexp(g.A[j]);
     load(D ? D.at(e) : nullptr, D.stride(0), i, g.D);
     load(bias ? bias.at(e) : nullptr, bias.stride(0), i, g.bias);
     return g;
@@ -84,17 +82,37 @@ struct Operands {
   }
   void store_tokens(const T* from, const View<T>& to, int64_t b, const Piece& p, int64_t i) const {
     if (!to) return;
-    for (int64_t t = 0; t < p.size(); ++t)
-      std::copy_n(from + t * kWidth, used(i), to.at(b, p.begin + t, i * kWidth));
+    for (int64_t t = 0; t < p.size(); ++t) {
+      T* const row = to.at(b, p.begin + t, i * kWidth);
+      if (used(i) == kWidth)
+        lanes(row) = lanes(from + t * kWidth);
+      else
+        std::copy_n(from + t * kWidth, used(i), row);
+    }
   }
-  // A state [K, lanes] of document n in a tensor [N, E, K].
+  // [K, lanes] from the channels of a tensor [E, K].
+  void load_columns(const View<const T>& from, int64_t i, T* to) const {
+    if (used(i) < kWidth || !from) std::fill_n(to, K * kWidth, T(0));
+    for (int64_t l = 0; l < used(i) && from; ++l) {
+      const T* const row = from.at(i * kWidth + l, 0);
+      for (int64_t k = 0; k < K; ++k) to[k * kWidth + l] = row[k * from.stride(1)];
+    }
+  }
+  // The state of document n in a tensor [N, E, K].
   void load_state(const View<const T>& from, int64_t n, int64_t i, T* to) const {
-    for (int64_t k = 0; k < K; ++k)
-      load(from ? from.at(n, i * kWidth, k) : nullptr, from.stride(1), i, to + k * kWidth);
+    load_columns(from ? of_document(from, n) : from, i, to);
   }
   void store_state(const T* from, const View<T>& to, int64_t n, int64_t i) const {
-    for (int64_t k = 0; k < K; ++k)
-      for (int64_t l = 0; l < used(i); ++l) to(n, i * kWidth + l, k) = from[k * kWidth + l];
+    for (int64_t l = 0; l < used(i); ++l) {
+      T* const row = to.at(n, i * kWidth + l, 0);
+      for (int64_t k = 0; k < K; ++k) row[k] = from[k * kWidth + l];
+    }
+  }
+  static View<const T> of_document(const View<const T>& states, int64_t n) {
+    View<const T> v;
+    v.data = states.at(n, 0, 0), v.dims = 2;
+    v.sizes = {states.size(1), states.size(2)}, v.strides = {states.stride(1), states.stride(2)};
+    return v;
   }
   // B or C for the tokens of a piece.
   static Rows<const T> rows(const View<const T>& of, int64_t b, const Piece& p) {

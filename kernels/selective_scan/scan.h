@@ -144,8 +144,9 @@ struct Group {
     const Lane written = s * in;
     Lane read = {}, ds = {};
     for (int64_t start = 0; start < K; start += kWidth) {
-      Lane to_B[kWidth] = {}, to_C[kWidth] = {};
+      Lane to_B[kWidth], to_C[kWidth];
       const int64_t end = std::min<int64_t>(kWidth, K - start);
+      for (int64_t i = end; i < kWidth; ++i) to_B[i] = to_C[i] = Lane{};
       for (int64_t i = 0; i < end; ++i) {
         const int64_t k = start + i, at = k * kWidth;
         to_C[i] = out * lanes(after + at);

@@ -136,17 +136,15 @@ struct Decay {
 // zero in the rows from n to tiled(n). `gamma` without data stands for ones; `to` may be `scores`.
 template <class T>
 void decay_scores(int64_t n, T scale, Tile<T> scores, Tile<T> gamma, Tile<T> to) {
+  const LaneNumbers<T> number = lane_numbers<T>();
   for (int64_t i = 0; i < n; ++i) {
     const T* const from = scores.row(i);
     T* const line = to.row(i);
-    const int last = static_cast<int>(i), end = static_cast<int>(tiled(i + 1));
-    if (gamma.data) {
-      const T* const decay = gamma.row(i);
-#pragma omp simd
-      for (int j = 0; j < end; ++j) line[j] = j <= last ? scale * from[j] * decay[j] : T(0);
-    } else {
-#pragma omp simd
-      for (int j = 0; j < end; ++j) line[j] = j <= last ? scale * from[j] : T(0);
+    const T* const decay = gamma.data ? gamma.row(i) : nullptr;
+    for (int64_t j = 0; j < tiled(i + 1); j += kLanes<T>) {
+      const Vector<T> value =
+          decay ? scale * lanes(from + j) * lanes(decay + j) : scale * lanes(from + j);
+      lanes(line + j) = number > static_cast<int>(i - j) ? Vector<T>{} : value;
     }
   }
   clear_rest(n, n, to);

@@ -40,6 +40,15 @@ template <class T>
 const Vector<T>& lanes(const T* p) {
   return *reinterpret_cast<const Vector<T>*>(p);
 }
+// 0, 1, 2, ... to tell lanes apart.
+template <class T>
+using LaneNumbers = Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+template <class T>
+LaneNumbers<T> lane_numbers() {
+  LaneNumbers<T> v = {};
+  for (int i = 0; i < kLanes<T>; ++i) v[i] = i;
+  return v;
+}
 // The sum of a vector's numbers.
 template <class T>
 T total(const Vector<T>& v) {

@@ -164,11 +164,15 @@ class Packed final : public TextBatches {
       const auto order = order_of(epoch);
       for (int64_t place = (begin + at) % part_.size(); at < size && place < part_.size();) {
         const int64_t taken = take(*order, place, size - at, at, batch);
+        // No row of attention is longer than T: a longer document is cut.
+        for (int64_t cut = at + shape_.length; cut < at + taken; cut += shape_.length)
+          batch.cu_seqlens.push_back(static_cast<int32_t>(cut));
         at += taken, place += taken;
         batch.cu_seqlens.push_back(static_cast<int32_t>(at));
       }
     }
-    if (at < size) batch.cu_seqlens.push_back(static_cast<int32_t>(size));  // filling
+    for (; at < size; at = std::min(size, at + shape_.length))  // filling
+      batch.cu_seqlens.push_back(static_cast<int32_t>(std::min(size, at + shape_.length)));
     count_targets(batch);
   }
 

@@ -68,7 +68,8 @@ using BatchesPtr = std::shared_ptr<const Batches>;
 // that it shifts anew. Throws Error if the part is shorter than one window.
 BatchesPtr training_windows(const TokenPart& part, const BatchShape& shape, uint64_t seed);
 // Training: whole documents in shuffled order, one behind the other, cut to B*T tokens. A document's
-// last token has no target.
+// last token has no target. A document longer than T is cut into pieces of T, each of which begins
+// anew; the token before a cut has its target.
 BatchesPtr training_packed(const TokenPart& part, const BatchShape& shape, uint64_t seed);
 // Evaluation: the part from its first to its last token, each predicted once (but the first; packed:
 // but each document's first). The last batch is filled with tokens that have no target.

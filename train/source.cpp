@@ -77,8 +77,8 @@ DataSettings read_data(const TomlTable& t) {
 
 BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context) {
   const int64_t B = recipe.train.batch;
-  if (!data.packed) return {{B, context}, 0};
-  return {{1, B * context}, B * context + 1};
+  if (!data.packed) return {{B, context}, context, 0};
+  return {{1, B * context}, context, B * context + 1};
 }
 
 layers::Batch MetaBatches::next() {
@@ -87,7 +87,11 @@ layers::Batch MetaBatches::next() {
   batch.targets = empty(shape_.tokens, Dtype::i32, kMeta);
   if (shape_.borders) {
     room_ = empty({shape_.borders}, Dtype::i32, kMeta);
-    batch.cu_seqlens = tensor_of(std::vector<int32_t>{0, static_cast<int32_t>(shape_.tokens[1])});
+    // Rows of the context's length, as long as documents can be.
+    std::vector<int32_t> borders{0};
+    while (borders.back() < shape_.tokens[1])
+      borders.push_back(borders.back() + static_cast<int32_t>(shape_.length));
+    batch.cu_seqlens = tensor_of(borders);
   }
   return batch;
 }

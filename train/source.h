@@ -29,6 +29,7 @@ DataSettings read_data(const TomlTable& table);
 // The shape of every micro-batch of a recipe.
 struct BatchShape {
   Shape tokens;         // [B, T], or [1, B T] where documents are packed
+  int64_t length = 0;   // T, the longest document
   int64_t borders = 0;  // room for cu_seqlens; 0: none
 };
 BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context);

@@ -250,3 +250,22 @@ TEST_CASE("batches: tensors on the meta device take the memory of real ones") {
     if (batches->packed()) CHECK(to_ints(real.cu_seqlens).back() == 48);
   }
 }
+
+TEST_CASE("batches: a packed document longer than T is cut into pieces that all have targets") {
+  const TokenDataset all =
+      dataset_from_documents({{"long", std::string(100, 'a')}, {"short", "bc"}}, byte_tokenizer());
+  const auto batches = training_packed(all.all(), {.rows = 4, .length = 16}, 2);
+  HostBatch batch;
+  for (int64_t step = 0; step < 5; ++step) {
+    batches->make(step, batch);
+    REQUIRE(batch.cu_seqlens.back() == 64);
+    for (size_t i = 0; i + 1 < batch.cu_seqlens.size(); ++i) {
+      const int32_t begin = batch.cu_seqlens[i], end = batch.cu_seqlens[i + 1];
+      CHECK(begin < end);
+      CHECK(end - begin <= 16);
+      // A piece that ends in the middle of the document still predicts what follows.
+      if (end - begin == 16 && end < 64 && batch.tokens[static_cast<size_t>(end)] == 'a')
+        CHECK(batch.targets[static_cast<size_t>(end) - 1] == 'a');
+    }
+  }
+}

@@ -4,6 +4,7 @@
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
 using Catch::Approx;
+using Catch::Matchers::ContainsSubstring;
 
 // In version 2 Contains is about text; in version 3 about ranges, unless it is handed text.
 namespace Catch::Matchers {
@@ -11,6 +12,9 @@ inline StringContainsMatcher Contains(const char* text) { return ContainsSubstri
 }  // namespace Catch::Matchers
 #else
 #include <catch2/catch.hpp>
+
+// Version 3's name for it.
+inline auto ContainsSubstring(const std::string& part) { return Catch::Matchers::Contains(part); }
 
 // Version 3 has this; version 2 is told by the text, which CMakeLists.txt hands to ctest.
 #define SKIP(message)          \

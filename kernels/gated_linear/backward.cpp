@@ -6,13 +6,7 @@
 namespace weft::kernels {
 namespace {
 
-using gated_linear::Gates;
-using gated_linear::kSub;
-
 using gated_linear::kSubs;
-using gated_linear::Line;
-using gated_linear::line;
-using gated_linear::multiply;
 using gated_linear::Problem;
 
 template <class Real>
@@ -44,17 +38,6 @@ struct Gradients {
   View<Real> dstates;  // [B, chunks - 1, H, V, K]: at the ends of chunks
   Inputs<GatedLinear, View<Real>> dx;
 };
-
-// to = s [rows, width] times total[column]
-template <class Real>
-void scale_columns(int64_t rows, int64_t width, const Real* total, Tile<Real> s, Tile<Real> to) {
-  for (int64_t e = 0; e < rows; ++e) {
-    const Real* const from = s.row(e);
-    Real* const line = to.row(e);
-#pragma omp simd
-    for (int64_t d = 0; d < width; ++d) line[d] = from[d] * total[d];
-  }
-}
 
 template <class Real>
 class Backward {
@@ -146,11 +129,11 @@ class Backward {
     transpose(V_, kSub, w.dv_t, w.dv);
 
     // What stays inside the sub-chunk.
-    gated_linear::diagonal_scores(p_.K, w.q, w.k_t, gates.a, w.p_);
+    diagonal_scores(p_.K, w.q, w.k_t, gates.a, w.p_);
     lower_product(kSub, V_, w.dout, w.v_t, w.dp);
     decay_scores(kSub, Real(1), w.dp, Tile<Real>{}, w.dp);
     product_of_transposed(kSub, V_, kSub, w.p_, w.dout, Real(1), w.dv, Band::upper);
-    gated_linear::diagonal_gradients(p_.K, w.dp, w.q, w.k, gates.a, w.dq, w.dk);
+    diagonal_gradients(p_.K, w.dp, w.q, w.k, gates.a, w.dq, w.dk);
 
     if (f_.dx.g) gate_gradients(n, gates, s_t, w);
     for (int64_t i = 0; i < n; ++i) {

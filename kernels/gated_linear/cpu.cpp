@@ -7,9 +7,6 @@
 namespace weft::kernels {
 namespace {
 
-using gated_linear::Gates;
-using gated_linear::kSub;
-using gated_linear::multiply;
 using gated_linear::Problem;
 
 const Registered<GatedLinear> registered;
@@ -68,7 +65,7 @@ class Forward {
     if (outputs) {
       load(n, p_.K, p_.rows(p_.q, b, t, hk), w.q, p_.scale, kNext);
       transpose(kSub, K, w.k, w.k_t);
-      gated_linear::diagonal_scores(p_.K, w.q, w.k_t, w.gates.a, w.p);
+      diagonal_scores(p_.K, w.q, w.k_t, w.gates.a, w.p);
       product(kSub, V, kSub, w.p, w.v, Real(0), w.o, Band::lower);
       multiply(K, w.q, w.gates.up, w.q);
       product(kSub, V, K, w.q, w.s, Real(1), w.o);

@@ -29,12 +29,17 @@ struct Variant {
   }
 };
 
-// The mechanisms, and settings of theirs that are other algorithms.
+// The mechanisms, which are the operations with a recurrent form, and settings of theirs that are other
+// algorithms.
 std::vector<Variant> mechanisms() {
-  return {{"attention", {}, {}},    {"attention", {{"window", "512"}}, {}},
-          {"block_sparse", {}, {}}, {"linear", {}, {"g"}},
-          {"linear", {}, {}},       {"gated_linear", {}, {}},
-          {"delta", {}, {}},        {"selective_scan", {}, {}}};
+  std::vector<Variant> list = {
+      {"attention", {}, {}}, {"attention", {{"window", "512"}}, {}}, {"linear", {}, {"g"}}};
+  for (const Operation* op : operations()) {
+    const std::vector<Form> forms = op->forms();
+    const bool recurrent = std::find(forms.begin(), forms.end(), Form::recurrent) != forms.end();
+    if (recurrent && op->name() != "attention") list.push_back({op->name(), {}, {}});
+  }
+  return list;
 }
 
 Settings parse_settings(const std::vector<std::string>& words) {

@@ -1,0 +1,142 @@
+// The chunkwise form, forward: heads in parallel, each going from sub-chunk to sub-chunk with its
+// state. A row of one token, the decode step, reads and writes its state once instead.
+#include "kernels/kda/problem.h"
+#include "kernels/kda/reference.h"
+
+namespace weft::kernels {
+namespace {
+
+using kda::Problem;
+using kda::Tokens;
+
+const Registered<Kda> registered;
+
+template <class T>
+struct Tiles {
+  Tiles(Carver<T>& c, const Problem<T>& p)
+      : x(c, p.K, p.V),
+        k_t(c.tile(tiled(p.K), kSub)),
+        S(c.tile(tiled(p.K), tiled(p.V))),
+        read(c.tile(2 * kSub, tiled(p.V))) {}
+  Tokens<T> x;
+  Tile<T> k_t;
+  Tile<T> S;     // the state before a sub-chunk, then after it
+  Tile<T> read;  // what q and k read of it; then o in the place of the first
+};
+
+template <class T>
+void sub_chunk(const Problem<T>& p, Tiles<T>& w) {
+  const int64_t K = tiled(p.K), V = tiled(p.V);
+  product(2 * kSub, V, K, w.x.qk_up, w.S, T(0), w.read);
+  kda::solve(V, w.read.below(kSub), w.x);
+  product(kSub, V, kSub, w.x.P, w.x.U, T(1), w.read, Band::lower);
+  scale_rows(p.K, V, w.x.gates.total, w.S);
+  product_of_transposed(K, V, kSub, w.x.k_down, w.x.U, T(1), w.S);
+}
+
+// One token of head h of row b: o and the new state in two passes over the old one. written: [V].
+template <class T>
+void decode(const Problem<T>& p, int64_t b, int64_t h, T* written, T* out, View<T> final_state) {
+  const int64_t K = p.K, V = p.V, hk = h / p.group;
+  std::fill_n(written, V, T(0));
+  std::fill_n(out, V, T(0));
+  T match = 0;  // q . k
+  for (int64_t d = 0; d < K; ++d) {
+    match += p.q(b, 0, hk, d) * p.k(b, 0, hk, d);
+    if (!p.state) continue;
+    const T *const S = p.state.at(b, h, d), decay = vexp(p.g(b, 0, h, d));
+    const T k = decay * p.k(b, 0, hk, d), q = decay * p.q(b, 0, hk, d);
+#pragma omp simd
+    for (int64_t c = 0; c < V; ++c) {
+      written[c] += k * S[c];
+      out[c] += q * S[c];
+    }
+  }
+  for (int64_t c = 0; c < V; ++c) {
+    written[c] = p.beta(b, 0, h) * (p.v(b, 0, h, c) - written[c]);
+    out[c] = p.scale * (out[c] + match * written[c]);
+  }
+  if (!final_state) return;
+  for (int64_t d = 0; d < K; ++d) {
+    T* const S = final_state.at(b, h, d);
+    const T* const before = p.state ? p.state.at(b, h, d) : nullptr;
+    const T k = p.k(b, 0, hk, d), decay = vexp(p.g(b, 0, h, d));
+#pragma omp simd
+    for (int64_t c = 0; c < V; ++c) S[c] = (before ? decay * before[c] : T(0)) + k * written[c];
+  }
+}
+
+}  // namespace
+
+void Kda::check(const Inputs<Tensor>& x, const Options& o) {
+  require(x.v.dims() == 4 && x.v.numel() > 0, "kda: v has shape ", x.v.shape(),
+          ", expected [B, T, H, V], none of them 0");
+  const int64_t B = x.v.size(0), T = x.v.size(1), H = x.v.size(2), V = x.v.size(3);
+  require(x.k.dims() == 4 && x.k.size(0) == B && x.k.size(1) == T && x.k.numel() > 0,
+          "kda: k has shape ", x.k.shape(), ", expected [", B, ", ", T, ", Hk, K] for v ",
+          x.v.shape());
+  const int64_t Hk = x.k.size(2), K = x.k.size(3);
+  require(H % Hk == 0, "kda: k has ", Hk, " heads, v has ", H, "; expected a divisor of that");
+  require(x.q.shape() == x.k.shape(), "kda: q has shape ", x.q.shape(), ", expected ", x.k.shape(),
+          " as k");
+  require(x.beta.shape() == Shape{B, T, H}, "kda: beta has shape ", x.beta.shape(), ", expected ",
+          Shape{B, T, H});
+  require(x.g.shape() == Shape{B, T, H, K}, "kda: g has shape ", x.g.shape(), ", expected ",
+          Shape{B, T, H, K});
+  check_documents(name, o.cu_seqlens, B, T);
+  const Shape state{document_count(o.cu_seqlens, B), H, K, V};
+  require(!x.initial_state || x.initial_state.shape() == state, "kda: initial_state has shape ",
+          x.initial_state.shape(), ", expected ", state);
+}
+
+Outputs<Kda> Kda::outputs(const Inputs<Tensor>& x, const Options& o) {
+  const int64_t N = document_count(o.cu_seqlens, x.v.size(0));
+  Outputs<Tensor> y{.o = empty(x.v.shape(), x.v.dtype(), x.v.device())};
+  if (o.return_state)
+    y.final_state = empty({N, x.v.size(2), x.k.size(3), x.v.size(3)}, x.v.dtype(), x.v.device());
+  return y;
+}
+
+void Kda::cpu_forward(const Inputs<Tensor>& in, const Options& options, Outputs<Tensor>& y,
+                      Saved* saved) {
+  const Dtype dtype = in.v.dtype();
+  const Device device = in.v.device();
+  for_real(dtype, [&]<class T>() {
+    const Problem<T> p(in, options);
+    const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);
+    if (p.L == 1) {
+      const Tensor scratch = empty({thread_count(), tiled(p.V)}, dtype, device);
+      if (device.is_meta()) return;
+      const int64_t grain = std::max<int64_t>(1, 32768 / (p.K * p.V));
+      return parallel_ranges(p.B * p.H, grain, [&](int64_t from, int64_t to) {
+        T* const written = scratch.data<T>() + thread_index() * scratch.size(1);
+        for (int64_t i = from; i < to; ++i)
+          decode(p, i / p.H, i % p.H, written, o.at(i / p.H, 0, i % p.H), final_state);
+      });
+    }
+    if (saved && p.chunks > 1)
+      saved->states = empty({p.B, p.chunks - 1, p.H, p.K, p.V}, dtype, device);
+    const Tensor scratch = scratch_for<Tiles<T>, T>(p, device);
+    if (device.is_meta()) return;
+    const View<T> states = saved ? view<T>(saved->states) : View<T>{};
+    parallel_for(p.B * p.H, [&](int64_t i) {
+      const int64_t b = i / p.H, h = i % p.H;
+      auto w = scratch_tiles<Tiles<T>, T>(p, scratch);
+      const auto piece = [&](const Piece& piece) {
+        if (piece.first)
+          load(p.K, p.V, p.before(piece, b, h, states), w.S);
+        else if (states)
+          store(p.K, p.V, w.S, states.at(b, piece.chunk - 1, h), p.V);
+        for (int64_t t = piece.begin; t < piece.end; t += kSub) {
+          w.x.load(p, b, h, t, std::min(kSub, piece.end - t), w.k_t, kNext);
+          sub_chunk(p, w);
+          store(w.x.n, p.V, w.read, o.at(b, t, h), o.stride(1));
+        }
+        if (piece.last && final_state) store(p.K, p.V, w.S, final_state.at(piece.document, h), p.V);
+      };
+      for (int64_t c = 0; c < p.chunks; ++c) p.documents.for_pieces(b, c, piece);
+    });
+  });
+}
+
+}  // namespace weft::kernels

@@ -67,6 +67,10 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"mamba, other sizes", "mamba", "state = 2\nexpand = 1\nconv = 2\ndt_rank = 3"},
       {"mamba2", "mamba2", "head_dim = 6\nstate = 3"},
       {"mamba2, groups", "mamba2", "head_dim = 3\nstate = 2\ngroups = 2\nconv = 3"},
+      {"kda", "kda", "heads = 2"},
+      {"kda, all settings", "kda",
+       "heads = 4\nkey_heads = 2\nkey_width = 3\nvalue_width = 5\nconv = 2\ngate_rank = 2\n"
+       "negative_eigenvalues = true\nnorm_eps = 1e-3"},
   };
   return cases;
 }

@@ -114,6 +114,14 @@ TEST_CASE("oracles: DeltaNet and Gated DeltaNet are fla's") {
        "heads = 2\nkey_heads = 1\nkey_width = 4\nvalue_width = 4\nnegative_eigenvalues = true", 8});
 }
 
+TEST_CASE("oracles: Kimi Delta Attention is fla's") {
+  compare("fla_kda", {"", "kda", "heads = 2\nkey_width = 4\nvalue_width = 6", 12});
+  compare(
+      "fla_kda_groups",
+      {"", "kda",
+       "heads = 2\nkey_heads = 1\nkey_width = 4\nvalue_width = 4\nnegative_eigenvalues = true", 8});
+}
+
 TEST_CASE("oracles: Gated DeltaNet is Qwen3-Next's, whose projections are fused by key head") {
   const int64_t Hk = 2, K = 4, V = 3, r = 2;
   compare("qwen3_next_gated_delta_net",

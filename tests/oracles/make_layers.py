@@ -25,6 +25,7 @@ import fla
 import fla.layers.delta_net
 import fla.layers.gated_deltanet
 import fla.layers.gla
+import fla.layers.kda
 import fla.layers.linear_attn
 import fla.layers.multiscale_retention
 from fla.modules import FusedRMSNormGated, RMSNorm, RotaryEmbedding, ShortConvolution
@@ -34,6 +35,8 @@ from fla.ops.delta_rule.naive import delta_rule_recurrence
 from fla.ops.gated_delta_rule.gate import naive_gdn_gate
 from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
 from fla.ops.gla.naive import naive_recurrent_gla
+from fla.ops.kda.gate import naive_kda_gate
+from fla.ops.kda.naive import naive_recurrent_kda
 from fla.ops.linear_attn.naive import naive_recurrent_linear_attn
 from fla.ops.retention.naive import naive_retention
 from transformers.models.qwen3_next.modeling_qwen3_next import l2norm
@@ -161,6 +164,18 @@ def delta_rule(q, k, v, beta, use_qk_l2norm_in_kernel, **_):
     return o.transpose(1, 2), s
 
 
+def kda(q, k, v, g, beta, A_log, dt_bias, allow_neg_eigval, **_):
+    g = naive_kda_gate(g, A_log, dt_bias, torch.float64)
+    beta = beta.sigmoid() * (2 if allow_neg_eigval else 1)
+    return naive_recurrent_kda(l2norm(q), l2norm(k), v, g, beta)
+
+
+def gated_norm(self, x, g):  # the reference's own gate is silu
+    if self.activation == "sigmoid":
+        return rms_norm_ref(x, self.weight, None, None, self.eps) * g.sigmoid()
+    return rms_norm_ref(x, self.weight, None, g, self.eps)
+
+
 def retention(q, k, v, **_):
     return naive_retention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2), None
 
@@ -170,13 +185,14 @@ def linear(q, k, v, normalize, **_):
 
 
 ShortConvolution.forward = lambda self, x, **_: conv(x, self.weight[:, 0], self.bias, self.activation)
-FusedRMSNormGated.forward = lambda self, x, g: rms_norm_ref(x, self.weight, None, g, self.eps)
+FusedRMSNormGated.forward = gated_norm
 RMSNorm.forward = lambda self, x: rms_norm_ref(x, self.weight, None, None, self.eps)
 RotaryEmbedding.forward = rotated
 fla.layers.gla.fused_recurrent_gla = lambda q, k, v, gk, **_: naive_recurrent_gla(q, k, v, gk)
 fla.layers.gated_deltanet.causal_conv1d = conv
 fla.layers.gated_deltanet.chunk_gated_delta_rule = gated_delta_rule
 fla.layers.delta_net.fused_recurrent_delta_rule = delta_rule
+fla.layers.kda.chunk_kda = kda
 fla.layers.multiscale_retention.chunk_retention = retention
 for kernel in ("chunk_linear_attn", "fused_chunk_linear_attn", "fused_recurrent_linear_attn"):
     setattr(fla.layers.linear_attn, kernel, linear)
@@ -205,6 +221,14 @@ fla_layer("fla_gated_delta_net_groups", "gated_deltanet.GatedDeltaNet",
 fla_layer("fla_delta_net", "delta_net.DeltaNet",
           lambda: fla.layers.delta_net.DeltaNet(hidden_size=12, num_heads=2),
           {"heads": 2, "key_width": 6, "value_width": 6, "conv": 4, "eps": 1e-5})
+fla_layer("fla_kda", "kda.KimiDeltaAttention",
+          lambda: fla.layers.kda.KimiDeltaAttention(hidden_size=12, head_dim=4, num_heads=2, expand_v=1.5),
+          {"heads": 2, "key_width": 4, "value_width": 6, "gate_rank": 6, "conv": 4, "eps": 1e-5})
+fla_layer("fla_kda_groups", "kda.KimiDeltaAttention",
+          lambda: fla.layers.kda.KimiDeltaAttention(
+              hidden_size=8, head_dim=4, num_heads=1, num_v_heads=2, allow_neg_eigval=True),
+          {"heads": 2, "key_heads": 1, "key_width": 4, "value_width": 4, "gate_rank": 4, "conv": 4,
+           "eps": 1e-5, "beta_two": True}, D=8)
 fla_layer("fla_retention", "multiscale_retention.MultiScaleRetention",
           lambda: fla.layers.multiscale_retention.MultiScaleRetention(hidden_size=8, num_heads=2),
           {"heads": 2, "key_width": 4, "value_width": 8, "base": 10000.0, "eps": 1e-5}, D=8)

@@ -128,7 +128,7 @@ TEST_CASE("tree: a file includes its own folder and folders below it") {
 TEST_CASE("tree: no folder of kernels includes another, but for kernels/common") {
   for (const File& file : files()) {
     const auto own = parts(file.path);
-    if (own.front() != "kernels" || own.size() < 3) continue;  // kernels/all.h names every one
+    if (own.front() != "kernels" || own.size() < 3) continue;
     for (const Include& include : includes(file)) {
       const auto other = parts(include.header);
       if (other.front() == "kernels" && other.size() > 2 && other[1] != own[1] &&

@@ -3,12 +3,14 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "kernels/common/blas.h"
 #include "train/verbs.h"
 #include "train/verbs_kernels.h"
@@ -113,6 +115,16 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
   verb->callback([&] { status = run_data(a); });
 }
 
+void refuse_unknown_verb(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> verbs;
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
+    verbs.push_back(verb->get_name());
+  if (std::find(verbs.begin(), verbs.end(), argv[1]) == verbs.end())
+    fail("unknown verb \"", argv[1], "\"; did you mean \"", nearest_name(argv[1], verbs),
+         "\"? known: ", joined(verbs));
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Weft trains efficient-attention language models from recipes.", "weft");
   app.require_subcommand(1);
@@ -130,6 +142,7 @@ int run(int argc, char** argv) {
   app.add_subcommand("version", "version, build and machine")->callback([&] {
     status = run_version();
   });
+  refuse_unknown_verb(app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {

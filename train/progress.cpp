@@ -108,6 +108,7 @@ void Progress::say(const std::string& line) {
 
 void Progress::finish() {
   if (terminal_ && !line_.empty()) std::printf("\n");
+  line_.clear();
   std::fflush(stdout);
 }
 

@@ -25,6 +25,7 @@ class Progress {
   void step(int64_t step, const std::string& text, double tokens, bool log);
   // Prints a line of its own, above the live line.
   void say(const std::string& line);
+  // Ends the live line; what is said afterwards stands below it.
   void finish();
 
   double tokens_per_second() const { return tokens_per_second_; }

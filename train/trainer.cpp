@@ -100,6 +100,7 @@ int Trainer::run() {
     state_.tokens += r.tokens;
     const bool last = state_.step == steps;
     log(r, last || every(recipe_.train.log_every) || state_.step == 1);
+    if (last) progress_->finish();
     const bool better = (last || every(recipe_.train.eval_every)) && evaluate_now();
     if (!last && every(recipe_.sample.every)) sample_now();
     if (last || better || every(recipe_.train.checkpoint_every)) saved = save();

@@ -169,7 +169,7 @@ TEST_CASE("messages: a text longer than the recipe's context is refused by gener
 
 TEST_CASE("messages: the command line's own mistakes exit with 2 and name the verb") {
   const Folder f;
-  CHECK(run_weft(f, {"trian"}).status == 2);
+  refused(run_weft(f, {"trian"}), {"trian", "\"train\""});
   CHECK(run_weft(f, {}).status == 2);
   CHECK(run_weft(f, {"train"}).status == 2);
   CHECK(run_weft(f, {"--help"}).status == 0);

@@ -123,11 +123,25 @@ namespace {
 // Room for the chunks with their sums, and for what HDF5 keeps about them.
 int64_t room_for(int64_t bytes) { return bytes + (bytes / kChunkBytes + 1) * 128 + 4096; }
 
+// Makes a group and those above it. HDF5 would make them by itself, but with the time in them, and the
+// same tensors must make the same bytes.
+void make_groups(hid_t file, const std::string& name) {
+  const Id settings(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(settings, false);
+  for (size_t end = name.find('/', 1);; end = name.find('/', end + 1)) {
+    const std::string group = name.substr(0, end);
+    if (!group.empty() && H5Lexists(file, group.c_str(), H5P_DEFAULT) <= 0)
+      const Id made(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, settings, H5P_DEFAULT), H5Gclose);
+    if (end == std::string::npos) return;
+  }
+}
+
 Id make_dataset(hid_t file, const std::string& name, Dtype dtype, hid_t space, hid_t settings) {
-  const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links, 1);
-  return {H5Dcreate2(file, name.c_str(), file_type(dtype), space, links, settings, H5P_DEFAULT),
-          H5Dclose};
+  const size_t slash = name.rfind('/');
+  if (slash != std::string::npos) make_groups(file, name.substr(0, slash));
+  return {
+      H5Dcreate2(file, name.c_str(), file_type(dtype), space, H5P_DEFAULT, settings, H5P_DEFAULT),
+      H5Dclose};
 }
 
 }  // namespace
@@ -158,14 +172,8 @@ void Hdf5Writer::attribute(const std::string& object, const std::string& key,
   const std::string what = "attribute \"" + key + "\"";
   s.reserve(65536, what);
   const std::string at = object.empty() ? "/" : object;
-  Id target;
-  if (at == "/" || H5Oexists_by_name(s.file, at.c_str(), H5P_DEFAULT) > 0) {
-    target = Id(H5Oopen(s.file, at.c_str(), H5P_DEFAULT), H5Oclose);
-  } else {
-    const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-    H5Pset_create_intermediate_group(links, 1);
-    target = Id(H5Gcreate2(s.file, at.c_str(), links, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
-  }
+  if (at != "/") make_groups(s.file, at);
+  const Id target(H5Oopen(s.file, at.c_str(), H5P_DEFAULT), H5Oclose);
   s.check(target.valid() && put_attribute(target, key, value), what);
 }
 

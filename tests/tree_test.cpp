@@ -211,3 +211,13 @@ TEST_CASE("tree: only train/main.cpp ends the program") {
         FAIL_CHECK(file.path << ":" << i + 1 << " ends the program; throw an Error instead");
   }
 }
+
+TEST_CASE("tree: no test has a semicolon in its name") {  // CMake would make two names of it
+  const std::regex name(R"re(TEST_CASE\("[^"]*;)re");
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "tests/")) continue;
+    for (std::size_t i = 0; i < file.lines.size(); ++i)
+      if (std::regex_search(file.lines[i], name))
+        FAIL_CHECK(file.path << ":" << i + 1 << " names a test with a semicolon");
+  }
+}

@@ -110,7 +110,7 @@ TEST_CASE("tasks: induction wants what followed the marker") {
   }
 }
 
-TEST_CASE("tasks: examples depend on seed and number alone; training and test differ") {
+TEST_CASE("tasks: examples depend on seed and number alone, and training and test differ") {
   for (const std::string& name : task_names()) {
     INFO(name);
     const TaskOptions options{.name = name};

@@ -71,6 +71,14 @@ double timed_run(const Folder& f) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Is there a finished checkpoint? A run killed in its first save leaves a part under another name.
+bool has_checkpoint(const Folder& f) {
+  if (!std::filesystem::exists(f / "run/checkpoints")) return false;
+  for (const auto& entry : std::filesystem::directory_iterator(f / "run/checkpoints"))
+    if (entry.path().extension() == ".h5") return true;
+  return false;
+}
+
 // Kills and resumes until the run ends, each try within `whole` seconds, what an unbroken run takes.
 // Returns how often it was killed.
 int killed_run(const Folder& f, uint64_t seed, double whole) {
@@ -78,9 +86,7 @@ int killed_run(const Folder& f, uint64_t seed, double whole) {
   int kills = 0;
   for (uint64_t i = 0; i < 200; ++i) {
     std::vector<std::string> arguments{"train", "recipe.toml"};
-    if (std::filesystem::exists(f / "run/checkpoints") &&
-        !std::filesystem::is_empty(f / "run/checkpoints"))
-      arguments.push_back("--resume");
+    if (has_checkpoint(f)) arguments.push_back("--resume");
     const Ran ran = run_weft(f, arguments, whole * (0.1 + 0.6 * random.uniform(i)));
     if (ran.status == 0) return kills;
     INFO(ran.text);

@@ -108,8 +108,10 @@ Var Norm::operator()(const Var& x) const {
   return reshape(y, x.shape());
 }
 
-GatedNorm::GatedNorm(const Builder& b, int64_t width, double eps, bool gate_first, int64_t groups)
+GatedNorm::GatedNorm(const Builder& b, int64_t width, double eps, const std::string& gate,
+                     bool gate_first, int64_t groups)
     : eps_(eps),
+      gate_(gate),
       gate_first_(gate_first),
       groups_(groups),
       weight_(b.parameter("weight", {width}, Init::constant(1))) {}
@@ -118,6 +120,7 @@ Var GatedNorm::operator()(const Var& x, const Var& z) const {
   kernels::GatedNorm::Options o;
   o.eps = eps_;
   o.groups = groups_;
+  o.gate = gate_;
   o.gate_first = gate_first_;
   return reshape(apply<kernels::GatedNorm>({rows(x), rows(z), weight_}, o).y, x.shape());
 }
@@ -149,19 +152,22 @@ Init step_init() {
   });
 }
 
-Decay::Decay(const Builder& b, int64_t H, double low, double high)
-    : A_log_(b.parameter("A_log", {H}, Init::function([low, high](int64_t, double u) {
+Decay::Decay(const Builder& b, int64_t H, double low, double high, int64_t channels)
+    : H_(H),
+      channels_(channels),
+      A_log_(b.parameter("A_log", {H}, Init::function([low, high](int64_t, double u) {
                            return std::log(low + (high - low) * u);
                          }))),
-      dt_bias_(b.parameter("dt_bias", {H}, step_init())) {}
+      dt_bias_(b.parameter("dt_bias", {channels > 0 ? H * channels : H}, step_init())) {}
 
 Var Decay::step(const Var& x) const {
-  return activation(autograd::add_along(x, dt_bias_, -1), "softplus");
+  const Var dt = activation(autograd::add_along(x, dt_bias_, -1), "softplus");
+  return channels_ > 0 ? heads(dt, H_) : dt;
 }
 
 Var Decay::log_decay(const Var& dt) const {
   const Var A = autograd::scale(activation(reshape(A_log_, {1, -1}), "exp"), -1);
-  return autograd::multiply_along(dt, reshape(A, {-1}), -1);
+  return autograd::multiply_along(dt, reshape(A, {-1}), 2);
 }
 
 std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const TomlTable& recipe,

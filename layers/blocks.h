@@ -48,16 +48,17 @@ class Norm {
   Var weight_;
 };
 
-// RMS norm with a gate z of the same shape: n(x) w silu(z), or n(x silu(z)) w where gate_first.
-// Normalises the last dimension in `groups` groups of neighbours.
+// RMS norm with a gate z of the same shape: n(x) w act(z), or n(x act(z)) w where gate_first; act is
+// silu or sigmoid. Normalises the last dimension in `groups` groups of neighbours.
 class GatedNorm {
  public:
-  GatedNorm(const Builder& b, int64_t width, double eps, bool gate_first = false,
-            int64_t groups = 1);
+  GatedNorm(const Builder& b, int64_t width, double eps, const std::string& gate = "silu",
+            bool gate_first = false, int64_t groups = 1);
   Var operator()(const Var& x, const Var& z) const;
 
  private:
   double eps_;
+  std::string gate_;
   bool gate_first_;
   int64_t groups_;
   Var weight_;
@@ -76,16 +77,19 @@ class ShortConv {
   Var weight_, bias_;
 };
 
-// How state spaces and Gated DeltaNet make a step and a decay from a projection x [..., H]:
+// How state spaces and the delta rules make a step and a decay from a projection x:
 //   dt = softplus(x + dt_bias),   g = -exp(A_log) dt   (log decay, <= 0)
-// exp(A_log) starts uniform in [low, high], softplus(dt_bias) log-uniform in [1e-3, 1e-1].
+// x is [B, T, H], or [B, T, H * channels] and then dt and g are [B, T, H, channels]; dt_bias is one a
+// number of it, A_log one a head. exp(A_log) starts uniform in [low, high], softplus(dt_bias)
+// log-uniform in [1e-3, 1e-1].
 class Decay {
  public:
-  Decay(const Builder& b, int64_t H, double low, double high);
+  Decay(const Builder& b, int64_t H, double low, double high, int64_t channels = 0);
   Var step(const Var& x) const;  // dt
   Var log_decay(const Var& dt) const;
 
  private:
+  int64_t H_, channels_;
   Var A_log_, dt_bias_;
 };
 // dt_bias of such a kind.

@@ -8,7 +8,6 @@
 
 #include <optional>
 
-#include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "layers/blocks.h"
 #include "layers/recurrent.h"
@@ -30,13 +29,8 @@ class DeltaNet : public Layer {
     in.beta = activation(b_(x), "sigmoid");
     if (double_beta_) in.beta = autograd::scale(in.beta, 2);
     if (decay_) in.g = decay_->log_decay(decay_->step((*a_)(x)));
-    in.initial_state = remembered(c, "state");
-    kernels::Delta::Options o;
-    o.cu_seqlens = c.cu_seqlens;
-    o.return_state = c.state != nullptr;
-    const auto y = autograd::apply<kernels::Delta>(in, o);
-    remember(c, "state", y.final_state);
-    return o_(merged(norm_ ? (*norm_)(y.o) : (*gated_norm_)(y.o, heads((*g_)(x), size_.H))));
+    const Var y = recurrence<kernels::Delta>(in, {}, c);
+    return o_(merged(norm_ ? (*norm_)(y) : (*gated_norm_)(y, heads((*g_)(x), size_.H))));
   }
 
   double flops_per_token(int64_t) const override { return size_.delta_flops(); }

@@ -3,7 +3,6 @@
 // Weights and wiring as in fla's GatedLinearAttention. Source: arXiv:2312.06635.
 #include "kernels/gated_linear/gated_linear.h"
 
-#include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "layers/blocks.h"
 #include "layers/recurrent.h"
@@ -32,13 +31,8 @@ class Gla final : public Layer {
     in.k = heads(k_(x), size_.Hk);
     in.v = heads(v_(x), size_.H);
     in.g = heads(autograd::scale(gate, 1 / kGateTemperature), size_.H);
-    in.initial_state = remembered(c, "state");
-    kernels::GatedLinear::Options o;
-    o.return_state = c.state != nullptr;
-    o.cu_seqlens = c.cu_seqlens;
-    const auto y = autograd::apply<kernels::GatedLinear>(in, o);
-    remember(c, "state", y.final_state);
-    return o_(merged(norm_(y.o, heads(g_(x), size_.H))));
+    const Var y = recurrence<kernels::GatedLinear>(in, {}, c);
+    return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }
 
   double flops_per_token(int64_t) const override { return size_.linear_flops(); }

@@ -42,8 +42,8 @@ class LinearAttention final : public Layer {
     kernels::Linear::Options o;
     o.normalize = normalize_;
     o.eps = eps_;
-    const Var y =
-        linear_recurrence({.q = feature(q_), .k = feature(k_), .v = heads(v_(x), size_.H)}, o, c);
+    const Var y = recurrence<kernels::Linear>(
+        {.q = feature(q_), .k = feature(k_), .v = heads(v_(x), size_.H)}, o, c);
     return o_(merged(norm_ ? (*norm_)(y) : y));
   }
 
@@ -80,7 +80,7 @@ class Retention final : public Layer {
   Var forward(const Var& x, Context& c) const override {
     const Var q = rotated(heads(q_(x), size_.Hk), base_, c);
     const Var k = rotated(heads(k_(x), size_.Hk), base_, c);
-    const Var y = linear_recurrence(
+    const Var y = recurrence<kernels::Linear>(
         {.q = q, .k = k, .v = heads(v_(x), size_.H), .log_gamma = Var(log_gamma_)}, {}, c);
     return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }
@@ -110,7 +110,7 @@ class SimpleGla final : public Layer {
   Var forward(const Var& x, Context& c) const override {
     const auto [q, k, v] = mixed_(x, c);
     const Var g = autograd::scale(activation(gk_(x), "logsigmoid"), 1 / kGateTemperature);
-    const Var y = linear_recurrence({.q = q, .k = k, .v = v, .g = g}, {}, c);
+    const Var y = recurrence<kernels::Linear>({.q = q, .k = k, .v = v, .g = g}, {}, c);
     return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "kernels/linear/linear.h"
 #include "kernels/selective_scan/selective_scan.h"
@@ -59,13 +58,7 @@ class Mamba final : public Layer {
     in.D = D_;
     in.z = xz[1];
     in.dt_bias = dt_bias_;
-    in.initial_state = remembered(c, "state");
-    kernels::SelectiveScan::Options o;
-    o.cu_seqlens = c.cu_seqlens;
-    o.return_state = c.state != nullptr;
-    const auto y = autograd::apply<kernels::SelectiveScan>(in, o);
-    remember(c, "state", y.final_state);
-    return out_(y.o);
+    return out_(recurrence<kernels::SelectiveScan>(in, {}, c));
   }
 
   double flops_per_token(int64_t) const override { return static_cast<double>((7 * N_ + 10) * E_); }
@@ -92,7 +85,7 @@ class Mamba2 final : public Layer {
         conv_(b, "conv1d", E_ + 2 * size_.Hk * size_.K, at_least(1, t, "conv", 4), /*bias=*/true),
         decay_(b, size_.H, 1, 16),
         D_(b.parameter("D", {size_.H}, Init::constant(1))),
-        norm_(b.within("norm"), E_, 1e-5, /*gate_first=*/true, size_.Hk),
+        norm_(b.within("norm"), E_, 1e-5, "silu", /*gate_first=*/true, size_.Hk),
         out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
 
   Var forward(const Var& u, Context& c) const override {
@@ -107,7 +100,7 @@ class Mamba2 final : public Layer {
     in.g = decay_.log_decay(dt);
     kernels::Linear::Options o;
     o.scale = 1;
-    const Var y = autograd::add(linear_recurrence(in, o, c), multiply_along(x, D_, 2));
+    const Var y = autograd::add(recurrence<kernels::Linear>(in, o, c), multiply_along(x, D_, 2));
     return out_(norm_(merged(y), parts[0]));
   }
 

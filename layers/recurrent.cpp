@@ -46,16 +46,4 @@ MixedQkv::Result MixedQkv::operator()(const Var& x, Context& c) const {
           heads(v_conv_(v_(x), c), size_.H)};
 }
 
-Var linear_recurrence(kernels::Inputs<kernels::Linear, Var> in, kernels::Linear::Options o,
-                      const Context& c) {
-  in.initial_state = remembered(c, "state");
-  if (o.normalize) in.initial_z = remembered(c, "z");
-  o.return_state = c.state != nullptr;
-  o.cu_seqlens = c.cu_seqlens;
-  const auto y = autograd::apply<kernels::Linear>(in, o);
-  remember(c, "state", y.final_state);
-  if (o.normalize) remember(c, "z", y.final_z);
-  return y.o;
-}
-
 }  // namespace weft::layers

@@ -1,9 +1,8 @@
 // What the mixers with a state share: sizes of heads, q, k and v behind short convolutions, and the
-// call of kernels/linear that carries the state on.
+// call of a mechanism that carries the state on.
 #pragma once
 
 #include "autograd/kernel_op.h"
-#include "kernels/linear/linear.h"
 #include "layers/blocks.h"
 
 namespace weft::layers {
@@ -36,9 +35,21 @@ class MixedQkv {
   ShortConv q_conv_, k_conv_, v_conv_;
 };
 
-// o [B, T, H, V] of kernels/linear, from the state on and leaving the new one in it.
-Var linear_recurrence(kernels::Inputs<kernels::Linear, Var> in, kernels::Linear::Options o,
-                      const Context& c);
+// The output o of a mechanism with a state, within the context's documents: from the layer's state on
+// if it keeps one (generation), leaving the new state in it.
+template <class M>
+Var recurrence(kernels::Inputs<M, Var> in, kernels::Options<M> o, const Context& c) {
+  o.cu_seqlens = c.cu_seqlens;
+  o.return_state = c.state != nullptr;
+  in.initial_state = remembered(c, "state");
+  if constexpr (requires { in.initial_z; })
+    if (o.normalize) in.initial_z = remembered(c, "z");
+  const auto y = autograd::apply<M>(in, o);
+  remember(c, "state", y.final_state);
+  if constexpr (requires { in.initial_z; })
+    if (o.normalize) remember(c, "z", y.final_z);
+  return y.o;
+}
 
 // Gates g = logsigmoid(x) / 16 forget slowly at first (arXiv:2312.06635).
 inline constexpr double kGateTemperature = 16;

@@ -2,21 +2,10 @@
 // load of b and eight broadcasts of a.
 #include "kernels/common/tile_gemm.h"
 
+#include "kernels/common/tile.h"
+
 namespace weft::kernels {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
-template <class T, int N>
-struct VectorOf {
-  using Type [[gnu::vector_size(N * sizeof(T)), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
-};
 
 template <class T>
 struct Product {
@@ -32,21 +21,21 @@ struct Product {
 // c[M, N] at (i, j).
 template <class T, int M, int N>
 inline void block(const Product<T>& x, int64_t i, int64_t j) {
-  using Vector = typename VectorOf<T, N>::Type;
+  using Line = Vector<T, N* static_cast<int>(sizeof(T))>;
   T* const c = x.c + i * x.ldc + j;
-  Vector sum[M];
+  Line sum[M];
 #pragma GCC unroll 8
   for (int r = 0; r < M; ++r)
-    sum[r] = x.add ? *reinterpret_cast<const Vector*>(c + r * x.ldc) : Vector{};
+    sum[r] = x.add ? *reinterpret_cast<const Line*>(c + r * x.ldc) : Line{};
   const T* a = x.a.data + i * x.a.row;
   const T* b = x.b + j;
   for (int64_t p = 0; p < x.k; ++p, a += x.a.column, b += x.ldb) {
-    const Vector y = *reinterpret_cast<const Vector*>(b);
+    const Line y = *reinterpret_cast<const Line*>(b);
 #pragma GCC unroll 8
     for (int r = 0; r < M; ++r) sum[r] += a[r * x.a.row] * y;
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < M; ++r) *reinterpret_cast<Vector*>(c + r * x.ldc) = sum[r];
+  for (int r = 0; r < M; ++r) *reinterpret_cast<Line*>(c + r * x.ldc) = sum[r];
 }
 
 // N columns of c from j on.
@@ -72,7 +61,7 @@ void rest(const Product<T>& x, int64_t m, int64_t n, int64_t j) {
 template <class T>
 void tile_gemm(int64_t m, int64_t n, int64_t k, Strided<T> a, const T* b, int64_t ldb, T* c,
                int64_t ldc, bool add) {
-  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T));
+  constexpr int kWidth = kLanes<T>;
   const Product<T> x{a, b, ldb, c, ldc, k, add};
   int64_t j = 0;
   for (; j + kWidth <= n; j += kWidth) columns<T, kWidth>(x, m, j);

@@ -1,6 +1,7 @@
 // The chunkwise form, forward. The state goes from sub-chunk to sub-chunk; where there are too few
 // heads to fill the threads, one pass makes the states at the starts of all chunks, and a second one
 // takes all chunks at once. One token alone (a decode step) is a pass over the state.
+#include "kernels/common/checks.h"
 #include "kernels/gated_linear/problem.h"
 #include "kernels/gated_linear/reference.h"
 
@@ -123,24 +124,11 @@ void step(const Problem<Real>& p, const Outputs<GatedLinear, View<Real>>& y) {
 }  // namespace
 
 void GatedLinear::check(const Inputs<Tensor>& x, const Options& o) {
-  require(x.q.dims() == 4, "gated_linear: q has shape ", x.q.shape(), ", expected [B, T, Hk, K]");
-  require(x.v.dims() == 4, "gated_linear: v has shape ", x.v.shape(), ", expected [B, T, H, V]");
-  const int64_t B = x.q.size(0), T = x.q.size(1), Hk = x.q.size(2), K = x.q.size(3);
-  const int64_t H = x.v.size(2), V = x.v.size(3);
-  require(x.q.numel() > 0 && x.v.numel() > 0, "gated_linear: q has shape ", x.q.shape(), ", v ",
-          x.v.shape(), "; every size must be at least 1");
-  require(x.k.shape() == x.q.shape(), "gated_linear: k has shape ", x.k.shape(), ", expected ",
-          x.q.shape(), " as q");
-  require(x.v.size(0) == B && x.v.size(1) == T, "gated_linear: v has shape ", x.v.shape(),
-          ", expected [", B, ", ", T, ", H, V] for q ", x.q.shape());
-  require(H % Hk == 0, "gated_linear: v has ", H, " heads, expected a multiple of the ", Hk,
-          " heads of k");
-  require(x.g.shape() == Shape{B, T, H, K}, "gated_linear: g has shape ", x.g.shape(),
-          ", expected ", Shape{B, T, H, K});
-  check_documents(name, o.cu_seqlens, B, T);
-  const Shape state{document_count(o.cu_seqlens, B), H, K, V};
-  require(!x.initial_state || x.initial_state.shape() == state,
-          "gated_linear: initial_state has shape ", x.initial_state.shape(), ", expected ", state);
+  const HeadShape s = check_heads_as_q(name, x.q, x.k, x.v);
+  check_shape(name, "g", x.g, {s.B, s.T, s.H, s.K});
+  check_documents(name, o.cu_seqlens, s.B, s.T);
+  check_shape(name, "initial_state", x.initial_state,
+              {document_count(o.cu_seqlens, s.B), s.H, s.K, s.V});
 }
 
 Outputs<GatedLinear> GatedLinear::outputs(const Inputs<Tensor>& x, const Options& o) {

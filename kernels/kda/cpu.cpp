@@ -1,5 +1,6 @@
 // The chunkwise form, forward: heads in parallel, each going from sub-chunk to sub-chunk with its
 // state. A row of one token, the decode step, reads and writes its state once instead.
+#include "kernels/common/checks.h"
 #include "kernels/kda/problem.h"
 #include "kernels/kda/reference.h"
 
@@ -69,24 +70,12 @@ void decode(const Problem<T>& p, int64_t b, int64_t h, T* written, T* out, View<
 }  // namespace
 
 void Kda::check(const Inputs<Tensor>& x, const Options& o) {
-  require(x.v.dims() == 4 && x.v.numel() > 0, "kda: v has shape ", x.v.shape(),
-          ", expected [B, T, H, V], none of them 0");
-  const int64_t B = x.v.size(0), T = x.v.size(1), H = x.v.size(2), V = x.v.size(3);
-  require(x.k.dims() == 4 && x.k.size(0) == B && x.k.size(1) == T && x.k.numel() > 0,
-          "kda: k has shape ", x.k.shape(), ", expected [", B, ", ", T, ", Hk, K] for v ",
-          x.v.shape());
-  const int64_t Hk = x.k.size(2), K = x.k.size(3);
-  require(H % Hk == 0, "kda: k has ", Hk, " heads, v has ", H, "; expected a divisor of that");
-  require(x.q.shape() == x.k.shape(), "kda: q has shape ", x.q.shape(), ", expected ", x.k.shape(),
-          " as k");
-  require(x.beta.shape() == Shape{B, T, H}, "kda: beta has shape ", x.beta.shape(), ", expected ",
-          Shape{B, T, H});
-  require(x.g.shape() == Shape{B, T, H, K}, "kda: g has shape ", x.g.shape(), ", expected ",
-          Shape{B, T, H, K});
-  check_documents(name, o.cu_seqlens, B, T);
-  const Shape state{document_count(o.cu_seqlens, B), H, K, V};
-  require(!x.initial_state || x.initial_state.shape() == state, "kda: initial_state has shape ",
-          x.initial_state.shape(), ", expected ", state);
+  const HeadShape s = check_heads_as_v(name, x.q, x.k, x.v);
+  check_shape(name, "beta", x.beta, {s.B, s.T, s.H});
+  check_shape(name, "g", x.g, {s.B, s.T, s.H, s.K});
+  check_documents(name, o.cu_seqlens, s.B, s.T);
+  check_shape(name, "initial_state", x.initial_state,
+              {document_count(o.cu_seqlens, s.B), s.H, s.K, s.V});
 }
 
 Outputs<Kda> Kda::outputs(const Inputs<Tensor>& x, const Options& o) {

@@ -1,6 +1,7 @@
 // The chunkwise form, forward: a pass over the chunks of each head makes the states at their starts,
 // then all chunks make their outputs at once. The two agree with README.md's equations letter by
 // letter. One token alone (a decode step) takes neither.
+#include "kernels/common/checks.h"
 #include "kernels/linear/problem.h"
 #include "kernels/linear/reference.h"
 
@@ -171,28 +172,13 @@ void step(const Problem<Real>& p, const Outputs<Linear, View<Real>>& y,
 }  // namespace
 
 void Linear::check(const Inputs<Tensor>& x, const Options& o) {
-  require(x.q.dims() == 4, "linear: q has shape ", x.q.shape(), ", expected [B, T, Hk, K]");
-  require(x.v.dims() == 4, "linear: v has shape ", x.v.shape(), ", expected [B, T, H, V]");
-  const int64_t B = x.q.size(0), T = x.q.size(1), Hk = x.q.size(2), K = x.q.size(3);
-  const int64_t H = x.v.size(2), V = x.v.size(3);
-  require(x.q.numel() > 0 && x.v.numel() > 0, "linear: q has shape ", x.q.shape(), ", v ",
-          x.v.shape(), "; every size must be at least 1");
-  require(x.k.shape() == x.q.shape(), "linear: k has shape ", x.k.shape(), ", expected ",
-          x.q.shape(), " as q");
-  require(x.v.size(0) == B && x.v.size(1) == T, "linear: v has shape ", x.v.shape(), ", expected [",
-          B, ", ", T, ", H, V] for q ", x.q.shape());
-  require(H % Hk == 0, "linear: v has ", H, " heads, expected a multiple of the ", Hk,
-          " heads of k");
-  const auto expect = [](const char* name, const Tensor& t, const Shape& shape) {
-    require(!t || t.shape() == shape, "linear: ", name, " has shape ", t.shape(), ", expected ",
-            shape);
-  };
-  check_documents(name, o.cu_seqlens, B, T);
-  const int64_t N = document_count(o.cu_seqlens, B);
-  expect("g", x.g, {B, T, H});
-  expect("log_gamma", x.log_gamma, {H});
-  expect("initial_state", x.initial_state, {N, H, K, V});
-  expect("initial_z", x.initial_z, {N, H, K});
+  const HeadShape s = check_heads_as_q(name, x.q, x.k, x.v);
+  check_documents(name, o.cu_seqlens, s.B, s.T);
+  const int64_t N = document_count(o.cu_seqlens, s.B);
+  check_shape(name, "g", x.g, {s.B, s.T, s.H});
+  check_shape(name, "log_gamma", x.log_gamma, {s.H});
+  check_shape(name, "initial_state", x.initial_state, {N, s.H, s.K, s.V});
+  check_shape(name, "initial_z", x.initial_z, {N, s.H, s.K});
   require(!x.initial_z || o.normalize, "linear: initial_z is given, but normalize is false");
 }
 

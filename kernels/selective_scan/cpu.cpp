@@ -3,6 +3,7 @@
 // grid and makes the states within it anew. What all channels share (dB, dC) is summed over a block of
 // channels first and over the blocks, of which the shape sets the number, at the end.
 #include "core/parallel.h"
+#include "kernels/common/checks.h"
 #include "kernels/common/pieces.h"
 #include "kernels/selective_scan/reference.h"
 #include "kernels/selective_scan/scan.h"
@@ -134,24 +135,20 @@ struct Blocks {
 }  // namespace
 
 void SelectiveScan::check(const Inputs<Tensor>& x, const Options& o) {
-  const auto same = [](const Tensor& t, const char* field, const Shape& shape) {
-    require(!t || t.shape() == shape, name, ": ", field, " has shape ", t.shape(), ", expected ",
-            shape);
-  };
   require(x.x.dims() == 3 && x.x.numel() > 0, name, ": x has shape ", x.x.shape(),
           ", expected [B, T, E], none of them 0");
   const int64_t B = x.x.size(0), T = x.x.size(1), E = x.x.size(2);
   require(x.A_log.dims() == 2 && x.A_log.size(0) == E && x.A_log.size(1) > 0, name,
           ": A_log has shape ", x.A_log.shape(), ", expected [", E, ", K] for x ", x.x.shape());
   const int64_t K = x.A_log.size(1);
-  same(x.dt, "dt", {B, T, E});
-  same(x.B, "B", {B, T, K});
-  same(x.C, "C", {B, T, K});
-  same(x.D, "D", {E});
-  same(x.z, "z", {B, T, E});
-  same(x.dt_bias, "dt_bias", {E});
+  check_shape(name, "dt", x.dt, {B, T, E});
+  check_shape(name, "B", x.B, {B, T, K});
+  check_shape(name, "C", x.C, {B, T, K});
+  check_shape(name, "D", x.D, {E});
+  check_shape(name, "z", x.z, {B, T, E});
+  check_shape(name, "dt_bias", x.dt_bias, {E});
   check_documents(name, o.cu_seqlens, B, T);
-  same(x.initial_state, "initial_state", {document_count(o.cu_seqlens, B), E, K});
+  check_shape(name, "initial_state", x.initial_state, {document_count(o.cu_seqlens, B), E, K});
 }
 
 Outputs<SelectiveScan> SelectiveScan::outputs(const Inputs<Tensor>& x, const Options& o) {

@@ -2,7 +2,6 @@
 #include "core/allocator.h"
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -56,12 +55,14 @@ struct Allocator::State {
   int64_t current = 0, peak = 0, cached = 0;
   std::vector<int64_t> by_owner, at_peak;
   bool poison = false;
+  int64_t emptied = 0;
 
   void drop_cache() {
     for (auto& [bytes, blocks] : cache)
       for (void* data : blocks) backend(device).release(data, static_cast<size_t>(bytes));
     cache.clear();
     cached = 0;
+    ++emptied;
   }
 };
 
@@ -100,7 +101,9 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
              "\nUse a smaller batch or context; `weft inspect RECIPE` shows what a recipe needs.");
       }
     }
-    if (s.poison) std::memset(block.data, 0xff, static_cast<size_t>(rounded));
+    if (s.poison)
+      backend(s.device).fill(block.data, 0xff, static_cast<size_t>(rounded),
+                             current_stream(s.device));
   }
   const auto index = static_cast<size_t>(block.owner);
   if (s.by_owner.size() <= index) s.by_owner.resize(index + 1, 0);
@@ -140,6 +143,11 @@ void Allocator::empty_cache() {
   state_->drop_cache();
 }
 
+int64_t Allocator::times_emptied() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->emptied;
+}
+
 void Allocator::set_poison(bool on) {
   const std::lock_guard lock(state_->mutex);
   state_->poison = on;
@@ -149,9 +157,18 @@ Allocator& allocator(Device device) {
   // Never destroyed: tensors with static lifetime may outlive any order of destruction.
   static Allocator* const cpu = new Allocator(kCpu);
   static Allocator* const meta = new Allocator(kMeta);
+  static Allocator* const meta_cuda = new Allocator(kMetaCuda);
   if (device.is_cpu()) return *cpu;
-  if (device.is_meta()) return *meta;
-  fail("device ", device, ": this build has no such device; use cpu");
+  if (device.is_meta()) return device == kMeta ? *meta : *meta_cuda;
+  static std::mutex mutex;
+  static std::map<int, Allocator*>* const gpus = new std::map<int, Allocator*>;
+  const std::lock_guard lock(mutex);
+  Allocator*& gpu = (*gpus)[device.index];
+  if (!gpu) {
+    backend(device);  // throws where there is none
+    gpu = new Allocator(device);
+  }
+  return *gpu;
 }
 
 OwnerScope::OwnerScope(std::string_view owner) : before_(owner_of_thread) {

@@ -47,6 +47,9 @@ class Allocator {
   MemoryStats stats() const;
   void reset_peak();
   void empty_cache();
+  // How often the cache was given back to the system. A recorded CUDA graph holds addresses of freed
+  // blocks: it is good only while this number stands.
+  int64_t times_emptied() const;
   // Fills what is handed out with NaN bytes, so that tests see reads of unwritten memory.
   void set_poison(bool on);
 

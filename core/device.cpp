@@ -1,6 +1,7 @@
 // The CPU and the meta device.
 #include "core/device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -19,8 +20,8 @@ class CpuBackend final : public Backend {
   void copy(void* to, const void* from, size_t bytes, Stream) override {
     if (bytes) std::memcpy(to, from, bytes);
   }
-  void zero(void* to, size_t bytes, Stream) override {
-    if (bytes) std::memset(to, 0, bytes);
+  void fill(void* to, int byte, size_t bytes, Stream) override {
+    if (bytes) std::memset(to, byte, bytes);
   }
   void synchronize(Stream) override {}
 };
@@ -30,7 +31,7 @@ class MetaBackend final : public Backend {
   void* allocate(size_t) override { return nullptr; }
   void release(void*, size_t) override {}
   void copy(void*, const void*, size_t, Stream) override {}
-  void zero(void*, size_t, Stream) override {}
+  void fill(void*, int, size_t, Stream) override {}
   void synchronize(Stream) override {}
 };
 
@@ -53,16 +54,35 @@ std::ostream& operator<<(std::ostream& out, Device device) {
 Device device_from(std::string_view name) {
   if (name == "cpu") return kCpu;
   if (name == "meta") return kMeta;
-  fail("unknown device \"", name, "\"; this build has: cpu meta");
+  if (name == "auto") return cuda_device_count() > 0 ? kCuda : kCpu;
+  if (name == "cuda") name = "cuda:0";
+  const std::string_view index = name.substr(std::min(name.size(), size_t{5}));
+  require(name.starts_with("cuda:") && !index.empty() && index.size() < 3 &&
+              index.find_first_not_of("0123456789") == std::string_view::npos,
+          "unknown device \"", name, "\"; known: cpu cuda cuda:N auto");
+  const int i = std::stoi(std::string(index));
+  const std::string why = why_no_cuda(i);
+  require(why.empty(), "device ", name, ": ", why);
+  return {DeviceType::cuda, i};
 }
+
+Device meta_of(Device device) { return device.takes_cuda_forms() ? kMetaCuda : kMeta; }
 
 Backend& backend(Device device) {
   static CpuBackend cpu;
   static MetaBackend meta;
   if (device.is_cpu()) return cpu;
   if (device.is_meta()) return meta;
-  fail("device ", device, ": this build has no such device; use cpu");
+  if constexpr (has_cuda) return cuda_backend(device.index);
+  fail("device ", device, ": ", why_no_cuda());
 }
+
+#ifndef WEFT_HAS_CUDA
+int cuda_device_count() { return 0; }
+std::string why_no_cuda(int) {
+  return "this program was built without CUDA; build it where a CUDA toolkit is installed (nvcc)";
+}
+#endif
 
 Stream current_stream(Device) { return stream_of_thread; }
 

@@ -1,10 +1,11 @@
-// Tensor views, copies and casts on the CPU. Meta tensors follow shapes and stop before any loop.
+// Tensor views, copies and casts; the loops are the CPU's, a GPU's are in tensor_cuda.cu. Meta tensors follow shapes and stop before any loop.
 #include "core/tensor.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "core/parallel.h"
+#include "core/tensor_cuda.h"
 
 namespace weft {
 namespace {
@@ -232,9 +233,12 @@ Tensor Tensor::to(Device target) const {
   if (target == device()) return *this;
   const Tensor source = contiguous();
   const Tensor t = empty(shape_, dtype_, target);
-  if (!target.is_meta() && !device().is_meta())
-    backend(target).copy(t.raw(), source.raw(), static_cast<size_t>(numel() * size_of(dtype_)),
-                         current_stream(target));
+  if (target.is_meta() || device().is_meta()) return t;
+  // The GPU's side knows the order of the copy; numbers that reach the CPU are there on return.
+  const Device orders = target.is_cpu() ? device() : target;
+  backend(orders).copy(t.raw(), source.raw(), static_cast<size_t>(numel() * size_of(dtype_)),
+                       current_stream(orders));
+  if (target.is_cpu()) backend(orders).synchronize(current_stream(orders));
   return t;
 }
 
@@ -242,10 +246,13 @@ void Tensor::copy_from(const Tensor& source) const {
   require(shape_ == source.shape_, "copy: ", source.shape_, " into ", shape_);
   mark_written();
   if (is_meta() || source.is_meta()) return;
+  if (source.device() != device()) return copy_from(source.to(device()));
   if (dtype_ == source.dtype_ && is_contiguous() && source.is_contiguous())
     return backend(device()).copy(raw(), source.raw(),
                                   static_cast<size_t>(numel() * size_of(dtype_)),
                                   current_stream(device()));
+  if constexpr (has_cuda)
+    if (device().is_cuda()) return cuda_copy(*this, source);
   for_dtype(dtype_, [&]<class To>() {
     for_dtype(source.dtype_, [&]<class From>() {
       To* const to = data<To>();
@@ -263,7 +270,7 @@ void Tensor::zero() const {
   mark_written();
   if (is_meta()) return;
   if (is_contiguous())
-    return backend(device()).zero(raw(), static_cast<size_t>(numel() * size_of(dtype_)),
+    return backend(device()).fill(raw(), 0, static_cast<size_t>(numel() * size_of(dtype_)),
                                   current_stream(device()));
   fill(0);
 }
@@ -271,6 +278,8 @@ void Tensor::zero() const {
 void Tensor::fill(double value) const {
   mark_written();
   if (is_meta()) return;
+  if constexpr (has_cuda)
+    if (device().is_cuda()) return cuda_fill(*this, value);
   for_dtype(dtype_, [&]<class T>() {
     T* const to = data<T>();
     const T number = cast<T>(value);
@@ -282,9 +291,14 @@ void Tensor::fill(double value) const {
 
 void Tensor::add_from(const Tensor& source) const {
   require(shape_ == source.shape_, "add: ", source.shape_, " to ", shape_);
-  require(dtype_ == source.dtype_ && is_float(dtype_), "add: ", source.dtype_, " to ", dtype_);
+  const bool widens = dtype_ == Dtype::f32 && source.dtype_ == Dtype::bf16;
+  require((dtype_ == source.dtype_ && is_float(dtype_)) || widens, "add: ", source.dtype_, " to ",
+          dtype_);
   mark_written();
   if (is_meta()) return;
+  if constexpr (has_cuda)
+    if (device().is_cuda()) return cuda_add(*this, source);
+  if (widens) return add_from(source.to(Dtype::f32));
   for_dtype(dtype_, [&]<class T>() {
     T* const to = data<T>();
     const T* const from = source.data<T>();
@@ -303,16 +317,17 @@ void Tensor::add_from(const Tensor& source) const {
 double Tensor::item() const {
   require(numel() == 1, "item: a tensor of shape ", shape_, " is not one number");
   require(!is_meta(), "item: a meta tensor holds no numbers");
+  if (!device().is_cpu()) return to(kCpu).item();
   return for_dtype(dtype_, [&]<class T>() { return cast<double>(*data<T>()); });
 }
 
 std::vector<double> to_doubles(const Tensor& t) {
-  const Tensor d = t.to(Dtype::f64).contiguous();
+  const Tensor d = t.to(kCpu).to(Dtype::f64).contiguous();
   return {d.data<double>(), d.data<double>() + d.numel()};
 }
 
 std::vector<int64_t> to_ints(const Tensor& t) {
-  const Tensor d = t.to(Dtype::i64).contiguous();
+  const Tensor d = t.to(kCpu).to(Dtype::i64).contiguous();
   return {d.data<int64_t>(), d.data<int64_t>() + d.numel()};
 }
 

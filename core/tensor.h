@@ -120,7 +120,8 @@ class Tensor {
   void copy_from(const Tensor& source) const;
   void zero() const;
   void fill(double value) const;
-  void add_from(const Tensor& source) const;  // this += source, float types
+  // this += source: one float type, or bf16 into f32.
+  void add_from(const Tensor& source) const;
 
   // One number of a tensor with one element.
   double item() const;

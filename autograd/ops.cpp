@@ -3,12 +3,10 @@
 
 #include <functional>
 
-#include "core/parallel.h"
+#include "kernels/basic/pointwise.h"
 
 namespace weft::autograd {
 namespace {
-
-constexpr int64_t kGrain = 1 << 14;
 
 // A node whose gradient is a function made on the spot. What it captures is what it keeps.
 struct FunctionNode final : Node {
@@ -30,92 +28,6 @@ Var record(const char* name, const std::vector<Var>& inputs, Tensor value,
   node->gradient = std::move(gradient);
   for (const Var& v : inputs) node->inputs.emplace_back(v);
   return Var::made_by(node, 0, std::move(value));
-}
-
-template <class T, class From>
-T number(From value) {
-  if constexpr (std::is_same_v<T, bf16>)
-    return bf16(static_cast<float>(value));
-  else
-    return static_cast<T>(value);
-}
-
-// out[i] = f(a[i], b[i]) over contiguous tensors.
-template <class F>
-Tensor elementwise(const Tensor& a_in, const Tensor& b_in, const F& f) {
-  const Tensor a = a_in.contiguous(), b = b_in.contiguous();
-  const Tensor out = empty(a.shape(), a.dtype(), a.device());
-  if (out.is_meta()) return out;
-  for_dtype(a.dtype(), [&]<class T>() {
-    const T* x = a.data<T>();
-    const T* y = b.data<T>();
-    T* z = out.data<T>();
-    parallel_ranges(a.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) z[i] = number<T>(f(x[i], y[i]));
-    });
-  });
-  return out;
-}
-
-// Sizes before, of and after a dimension.
-struct Around {
-  int64_t before = 1, size = 1, after = 1;
-};
-Around around(const Shape& shape, int dim) {
-  Around a;
-  const int at = dim < 0 ? dim + shape.dims() : dim;
-  for (int i = 0; i < shape.dims(); ++i)
-    (i < at ? a.before : i == at ? a.size : a.after) *= shape[i];
-  return a;
-}
-
-// out = f(x, w[along dim])
-template <class F>
-Tensor along(const Tensor& x_in, const Tensor& w_in, int dim, const F& f) {
-  const Tensor x = x_in.contiguous(), w = w_in.contiguous();
-  const Around s = around(x.shape(), dim);
-  require(w.shape() == Shape{s.size}, "along dimension ", dim, " of ", x.shape(),
-          ": the vector has shape ", w.shape());
-  const Tensor out = empty(x.shape(), x.dtype(), x.device());
-  if (out.is_meta()) return out;
-  for_dtype(x.dtype(), [&]<class T>() {
-    parallel_ranges(s.before * s.size, std::max<int64_t>(1, kGrain / s.after),
-                    [&](int64_t begin, int64_t end) {
-                      for (int64_t r = begin; r < end; ++r) {
-                        const T factor = w.data<T>()[r % s.size];
-                        const T* from = x.data<T>() + r * s.after;
-                        T* to = out.data<T>() + r * s.after;
-                        for (int64_t i = 0; i < s.after; ++i) to[i] = number<T>(f(from[i], factor));
-                      }
-                    });
-  });
-  return out;
-}
-
-// The sum of a * b (or of a, where b is absent) over all but one dimension; in f64 or f32 partial sums
-// of fixed pieces, so that the result does not depend on threads.
-Tensor reduce_to(const Tensor& a_in, const Tensor& b_in, int dim) {
-  const Tensor a = a_in.contiguous(), b = b_in ? b_in.contiguous() : Tensor();
-  const Around s = around(a.shape(), dim);
-  const Tensor out = empty({s.size}, a.dtype(), a.device());
-  if (out.is_meta()) return out;
-  for_dtype(a.dtype(), [&]<class T>() {
-    parallel_ranges(s.size, 16, [&](int64_t begin, int64_t end) {
-      std::vector<double> total(static_cast<size_t>(end - begin), 0.0);
-      for (int64_t r = 0; r < s.before; ++r)
-        for (int64_t j = begin; j < end; ++j) {
-          const int64_t at = (r * s.size + j) * s.after;
-          double part = 0;
-          for (int64_t i = at; i < at + s.after; ++i)
-            part += static_cast<double>(a.data<T>()[i]) *
-                    (b ? static_cast<double>(b.data<T>()[i]) : 1.0);
-          total[static_cast<size_t>(j - begin)] += part;
-        }
-      for (int64_t j = begin; j < end; ++j)
-        out.data<T>()[j] = number<T>(total[static_cast<size_t>(j - begin)]);
-    });
-  });
-  return out;
 }
 
 }  // namespace
@@ -225,59 +137,57 @@ std::vector<Var> split(const Var& x, int dim, const std::vector<int64_t>& sizes)
 
 Var add(const Var& a, const Var& b) {
   require(a.shape() == b.shape(), "add: ", a.shape(), " and ", b.shape());
-  return record("add", {a, b},
-                elementwise(a.value(), b.value(), [](auto x, auto y) { return x + y; }),
-                [](const Tensor& dy) {
-                  return std::vector{dy, dy};
-                });
+  return record("add", {a, b}, kernels::added(a.value(), b.value()), [](const Tensor& dy) {
+    return std::vector{dy, dy};
+  });
 }
 
 Var multiply(const Var& a, const Var& b) {
   require(a.shape() == b.shape(), "multiply: ", a.shape(), " and ", b.shape());
-  const auto times = [](auto x, auto y) { return x * y; };
   const Kept ka = a.value(), kb = b.value();
-  return record("multiply", {a, b}, elementwise(a.value(), b.value(), times),
-                [ka, kb, times](const Tensor& dy) {
-                  return std::vector{elementwise(dy, kb.get("multiply"), times),
-                                     elementwise(dy, ka.get("multiply"), times)};
+  return record("multiply", {a, b}, kernels::multiplied(a.value(), b.value()),
+                [ka, kb](const Tensor& dy) {
+                  return std::vector{kernels::multiplied(dy, kb.get("multiply")),
+                                     kernels::multiplied(dy, ka.get("multiply"))};
                 });
 }
 
 Var scale(const Var& x, double factor) {
-  const auto scaled = [factor](const Tensor& t) {
-    return elementwise(t, t, [factor](auto a, auto) {
-      return number<decltype(a)>(static_cast<double>(a) * factor);
-    });
-  };
-  return record("scale", {x}, scaled(x.value()),
-                [scaled](const Tensor& dy) { return std::vector{scaled(dy)}; });
+  return record("scale", {x}, kernels::scaled(x.value(), factor),
+                [factor](const Tensor& dy) { return std::vector{kernels::scaled(dy, factor)}; });
+}
+
+Var cast(const Var& x, Dtype dtype) {
+  if (x.dtype() == dtype) return x;
+  const Dtype before = x.dtype();
+  return record("cast", {x}, x.value().to(dtype),
+                [before](const Tensor& dy) { return std::vector{dy.to(before)}; });
 }
 
 Var multiply_along(const Var& x, const Var& w, int dim) {
-  const auto times = [](auto a, auto b) { return a * b; };
   const Kept kx = x.value(), kw = w.value();
-  return record("multiply_along", {x, w}, along(x.value(), w.value(), dim, times),
-                [kx, kw, dim, times](const Tensor& dy) {
-                  return std::vector{along(dy, kw.get("multiply_along"), dim, times),
-                                     reduce_to(dy, kx.get("multiply_along"), dim)};
+  return record("multiply_along", {x, w}, kernels::multiplied_along(x.value(), w.value(), dim),
+                [kx, kw, dim](const Tensor& dy) {
+                  return std::vector{kernels::multiplied_along(dy, kw.get("multiply_along"), dim),
+                                     kernels::reduced_to(dy, kx.get("multiply_along"), dim)};
                 });
 }
 
 Var add_along(const Var& x, const Var& b, int dim) {
-  return record("add_along", {x, b},
-                along(x.value(), b.value(), dim, [](auto u, auto v) { return u + v; }),
+  return record("add_along", {x, b}, kernels::added_along(x.value(), b.value(), dim),
                 [dim](const Tensor& dy) {
-                  return std::vector{dy, reduce_to(dy, {}, dim)};
+                  return std::vector{dy, kernels::reduced_to(dy, {}, dim)};
                 });
 }
 
 Var sum(const Var& x) {
   const Shape shape = x.shape();
-  const Tensor total = reduce_to(x.value().reshape({1, -1}), {}, 0);
+  const Tensor total = kernels::reduced_to(x.value().reshape({1, -1}), {}, 0);
   return record("sum", {x}, total, [shape](const Tensor& dy) {
-    const Tensor dx = empty(shape, dy.dtype(), dy.device());
-    if (!dx.is_meta()) dx.fill(dy.item());
-    return std::vector{dx};
+    Tensor dx = dy.reshape({1});  // the one number, repeated
+    return std::vector{
+        dx.as_strided(shape, Shape(std::vector<int64_t>(static_cast<size_t>(shape.dims()), 0)), 0)
+            .contiguous()};
   });
 }
 

@@ -22,6 +22,8 @@ Var add(const Var& a, const Var& b);
 Var multiply(const Var& a, const Var& b);
 // x * factor, and x + sum of a list.
 Var scale(const Var& x, double factor);
+// The same numbers in another float type; the gradient comes back in x's.
+Var cast(const Var& x, Dtype dtype);
 // x [..., D] times w [D], or x [..., H, K] times w [H] with `dim` naming the dimension of w.
 Var multiply_along(const Var& x, const Var& w, int dim);
 // x [..., D] + b [D] along `dim`.

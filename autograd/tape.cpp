@@ -83,7 +83,10 @@ const Tensor& Var::grad() const {
 }
 void Var::zero_grad() const {
   require(body_ && body_->leaf, "zero_grad: not a leaf");
-  if (!body_->grad) body_->grad = empty_like(body_->value);
+  if (!body_->grad) {
+    const Dtype t = dtype() == Dtype::bf16 ? Dtype::f32 : dtype();
+    body_->grad = empty(shape(), t, body_->value.device());
+  }
   body_->grad.zero();
 }
 void Var::drop_grad() const {
@@ -120,7 +123,7 @@ bool finite_checked() { return finite_checks > 0; }
 
 bool all_finite(const Tensor& t) {
   if (!t || t.is_meta() || !is_float(t.dtype())) return true;
-  const Tensor c = t.contiguous();
+  const Tensor c = t.to(kCpu).contiguous();
   return for_dtype(c.dtype(), [&]<class T>() {
     // Not all through float: 1e300 is a number.
     using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;

@@ -32,7 +32,8 @@ class Var {
   Dtype dtype() const { return value().dtype(); }
   bool requires_grad() const;
 
-  // Of a leaf: the sum of the gradients since zero_grad(); undefined before the first.
+  // Of a leaf: the sum of the gradients since zero_grad(), f32 where the leaf is bf16; undefined before
+  // the first.
   const Tensor& grad() const;
   // Sets the gradient to zero, allocating it at first: so its memory is there from the start.
   void zero_grad() const;

@@ -140,6 +140,12 @@ Tensors rounded_to(Dtype dtype, const Tensors& tensors, const std::vector<Field>
   return out;
 }
 
+Tensors on_device(Device device, const Tensors& tensors) {
+  Tensors out;
+  for (const auto& [name, t] : tensors) out[name] = is_float(t.dtype()) ? t.to(device) : t;
+  return out;
+}
+
 Tensors random_gradients(const Tensors& outputs, uint64_t seed) {
   Tensors gradients;
   for (const auto& [name, y] : outputs) {

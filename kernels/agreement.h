@@ -62,6 +62,9 @@ std::string text(const Agreement& a);
 // `names` are those of the fields, or of their gradients.
 Tensors rounded_to(Dtype dtype, const Tensors& tensors, const std::vector<Field>& fields);
 
+// Tensors of float types on `device`; index tensors stay where they are.
+Tensors on_device(Device device, const Tensors& tensors);
+
 // Random output gradients for `outputs`, by gradient name, f64.
 Tensors random_gradients(const Tensors& outputs, uint64_t seed);
 

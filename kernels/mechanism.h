@@ -13,8 +13,10 @@
 //        dy: gradients of the outputs; the first is always there, another may be absent (zero).
 //        dx: for each input whose gradient is wanted, a contiguous uninitialised tensor to be filled
 //        whole; absent where it is not wanted.
+//   cuda_forward, cuda_backward  the same on a GPU, in f32 and bf16; an operation may lack them
 // An absent input is an undefined Tensor. The CPU forms compute in f32 and f64; bf16 is cast here.
-// They allocate all they need first, and then return if the device is meta.
+// The CUDA forms take f32 and bf16 as they come, with wide fields always in f32.
+// All forms allocate what they need first, and then return if the device is meta.
 #pragma once
 
 #include <tuple>
@@ -104,11 +106,91 @@ void check_common(const Inputs<M>& x) {
 
 }  // namespace detail
 
+namespace detail {
+
+template <class M>
+concept HasCudaForm = requires {
+  &M::cuda_forward;
+};
+
+template <class M>
+void require_cuda_form(Dtype t) {
+  require(has_cuda && HasCudaForm<M>, M::name, ": there is no CUDA form of it in this program; ",
+          "use --device cpu");
+  require(t != Dtype::f64, M::name, ": a GPU computes it in f32 and bf16; f64 runs on the CPU");
+}
+
+// Wide fields in f32, the others as they are.
+template <class M>
+Inputs<M> for_cuda(Inputs<M> x) {
+  size_t i = 0;
+  for_fields(
+      [&](Tensor& t) {
+        if (t && M::kInputs[i].wide) t = t.to(Dtype::f32);
+        ++i;
+      },
+      x);
+  return x;
+}
+
+// The outputs' shapes are found on the meta device; their dtypes are the leading one, or f32.
+template <class M>
+Outputs<M> cuda_outputs(const Inputs<M>& x, const Options<M>& o) {
+  const Tensor& first = leading<M>(x);
+  Inputs<M> shapes;
+  for_fields(
+      [](Tensor& s, const Tensor& t) {
+        if (t) s = empty(t.shape(), Dtype::f32, kMeta);
+      },
+      shapes, const_cast<Inputs<M>&>(x));
+  Outputs<M> y = M::outputs(shapes, o);
+  size_t i = 0;
+  for_fields(
+      [&](Tensor& t) {
+        if (t)
+          t = empty(t.shape(), M::kOutputs[i].wide ? Dtype::f32 : first.dtype(), first.device());
+        ++i;
+      },
+      y);
+  return y;
+}
+
+template <class M>
+Inputs<M> cuda_backward(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
+                        Outputs<M> dy, const Inputs<M, bool>& wanted) {
+  require_cuda_form<M>(leading<M>(x).dtype());
+  Inputs<M> dx;
+  if constexpr (has_cuda && HasCudaForm<M>) {
+    const Inputs<M> in = for_cuda<M>(x);
+    for_fields(
+        [](Tensor& d, const Tensor& t, bool want) {
+          if (want && t) d = empty(t.shape(), t.dtype(), t.device());
+        },
+        dx, const_cast<Inputs<M>&>(in), const_cast<Inputs<M, bool>&>(wanted));
+    M::cuda_backward(in, o, saved, dy, dx);
+    for_fields(
+        [](Tensor& d, const Tensor& t) {
+          if (d) d = d.to(t.dtype());
+        },
+        dx, const_cast<Inputs<M>&>(x));
+  }
+  return dx;
+}
+
+}  // namespace detail
+
 // Checks the inputs, allocates the outputs and fills them. `saved` is null where no gradient follows.
 template <class M>
 Outputs<M> forward(const Inputs<M>& x, const Options<M>& o, typename M::Saved* saved = nullptr) {
   detail::check_common<M>(x);
   M::check(x, o);
+  if (detail::leading<M>(x).device().takes_cuda_forms()) {
+    detail::require_cuda_form<M>(detail::leading<M>(x).dtype());
+    Outputs<M> y = detail::cuda_outputs<M>(x, o);
+    if constexpr (has_cuda && detail::HasCudaForm<M>)
+      M::cuda_forward(detail::for_cuda<M>(x), o, y, saved);
+    return y;
+  }
   if (detail::leading<M>(x).dtype() == Dtype::bf16) {
     const auto wide = detail::widened(x);
     auto y = M::outputs(wide, o);
@@ -125,6 +207,8 @@ Outputs<M> forward(const Inputs<M>& x, const Options<M>& o, typename M::Saved* s
 template <class M>
 Inputs<M> backward(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
                    Outputs<M> dy, const Inputs<M, bool>& wanted) {
+  if (detail::leading<M>(x).device().takes_cuda_forms())
+    return detail::cuda_backward<M>(x, o, saved, std::move(dy), wanted);
   const bool narrow = detail::leading<M>(x).dtype() == Dtype::bf16;
   const auto wide = detail::widened(x);
   dy = detail::widened(dy);

@@ -68,6 +68,23 @@ void add_definition(const Operation& op, const NamedCase& c, Dtype dtype, Rows& 
   }
 }
 
+// The CUDA form. A form that throws fails the check in that case's place.
+void add_cuda(const Operation& op, const NamedCase& c, Dtype dtype, Device device, Rows& rows) {
+  const Expected e = expected_of(op, c, dtype);
+  const Tensors in = on_device(device, e.inputs);
+  try {
+    const Tensors y = op.forward(Form::chunkwise, in, c.settings);
+    const Tensors dx =
+        op.backward(Form::chunkwise, in, c.settings, on_device(device, e.output_gradients));
+    for (const Agreement& a : agreement(e, y, dx))
+      rows.add({op.name(), a.tensor, "cuda", dtype, "definition", c.name, a.difference.error,
+                a.bound, a.difference.at, a.difference.got, a.difference.expected});
+  } catch (const Error& error) {
+    rows.add({op.name(), "-", "cuda", dtype, "definition", concat(c.name, "\": ", error.what()),
+              std::numeric_limits<double>::infinity(), 1e-5});
+  }
+}
+
 // The sum of all outputs times their gradients.
 double weighted_sum(const Tensors& outputs, const Tensors& weights) {
   double total = 0;
@@ -133,12 +150,17 @@ int64_t failures(const std::vector<CertificateRow>& rows) {
 
 }  // namespace
 
-std::vector<CertificateRow> certify(const Operation& op,
+std::vector<CertificateRow> certify(const Operation& op, Device device,
                                     const std::function<void(double)>& progress) {
   Rows rows;
   const std::vector<NamedCase> cases = op.cases();
   for (size_t i = 0; i < cases.size(); ++i) {
     if (progress) progress(static_cast<double>(i) / static_cast<double>(cases.size()));
+    if (device.is_cuda()) {
+      for (const Dtype dtype : {Dtype::f32, Dtype::bf16})
+        add_cuda(op, cases[i], dtype, device, rows);
+      continue;
+    }
     add_differences(op, cases[i], rows);
     for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16})
       add_definition(op, cases[i], dtype, rows);
@@ -220,6 +242,7 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
   std::vector<const Operation*> list;
   for (const std::string& name : a.operations) list.push_back(&operation(name));
   if (list.empty()) list = operations();
+  const Device device = device_from(a.device);
   std::vector<CertificateRow> rows;
   {
     LiveLine line("gradcheck");
@@ -228,7 +251,7 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
         line.show((static_cast<double>(i) + part) / static_cast<double>(list.size()),
                   list[i]->name());
       };
-      for (CertificateRow& r : certify(*list[i], progress)) rows.push_back(std::move(r));
+      for (CertificateRow& r : certify(*list[i], device, progress)) rows.push_back(std::move(r));
     }
   }
   if (!a.junit.empty()) write_file(a.junit, certificate_junit(rows));

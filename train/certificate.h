@@ -4,7 +4,8 @@
 //                every element of a small input, along random directions of a large one
 //   definition   f64, f32, bf16: the naive form in f64, differentiated by the machine; the measure and
 //                the bounds are those of kernels/agreement.h
-// Outputs are compared with the definition too.
+// Outputs are compared with the definition too. On a GPU the form under test is the CUDA form in f32 and
+// bf16, and the second way alone is taken: differences in f32 say little.
 #pragma once
 
 #include <functional>
@@ -18,6 +19,7 @@ namespace weft::train {
 
 struct GradcheckArguments {
   std::vector<std::string> operations;  // names; none: all
+  std::string device = "cpu";
   bool json = false;
   std::string junit;  // a file to write
 };
@@ -36,7 +38,7 @@ struct CertificateRow {
 };
 
 // `progress` is called with the part of the operation's work that is done, 0 to 1.
-std::vector<CertificateRow> certify(const kernels::Operation& operation,
+std::vector<CertificateRow> certify(const kernels::Operation& operation, Device device = kCpu,
                                     const std::function<void(double)>& progress = nullptr);
 
 void print_certificate(const std::vector<CertificateRow>& rows, std::ostream& out);

@@ -23,6 +23,7 @@ void add_gradcheck(CLI::App& app, int& status) {
       ->type_name("NAME")
       ->take_all()
       ->allow_extra_args(false);
+  verb->add_option("--device", a->device, "cpu, cuda or auto")->capture_default_str();
   verb->add_flag("--json", a->json, "print JSON instead of a table");
   verb->add_option("--junit", a->junit, "also write the checks as JUnit XML")->type_name("FILE");
   verb->callback([a, &status] { status = run_gradcheck(*a, std::cout); });

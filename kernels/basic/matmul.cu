@@ -1,0 +1,19 @@
+// The products of a linear layer on a GPU, by cuBLASLt.
+#include "kernels/basic/matmul.h"
+
+#include "kernels/common/gemm.h"
+
+namespace weft::kernels {
+
+void Matmul::cuda_forward(const Inputs<Tensor>& x, const Options&, Outputs<Tensor>& y, Saved*) {
+  cuda_gemm(x.x, x.w.transpose(0, 1), y.y, {.bias = x.bias ? x.bias.contiguous() : Tensor()});
+}
+
+void Matmul::cuda_backward(const Inputs<Tensor>& x, const Options&, const Saved&,
+                           const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  if (dx.x) cuda_gemm(dy.y, x.w, dx.x);
+  if (dx.w) cuda_gemm(dy.y.transpose(0, 1), x.x, dx.w);
+  if (dx.bias) cuda_column_sums(dy.y, dx.bias);
+}
+
+}  // namespace weft::kernels

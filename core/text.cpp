@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/error.h"
+
 namespace weft {
 namespace {
 
@@ -24,12 +26,26 @@ size_t distance(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+bool contains(const std::vector<std::string>& list, const std::string& name) {
+  return std::find(list.begin(), list.end(), name) != list.end();
+}
+
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
   const auto best =
       std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
         return distance(name, a) < distance(name, b);
       });
   return best == known.end() ? "" : *best;
+}
+
+std::string suggestion(const std::string& name, const std::vector<std::string>& known) {
+  if (known.empty()) return "none is known";
+  return concat("did you mean \"", nearest_name(name, known), "\"? known: ", joined(known));
+}
+
+std::string unknown_name(const std::string& what, const std::string& name,
+                         const std::vector<std::string>& known) {
+  return concat("unknown ", what, " \"", name, "\"; ", suggestion(name, known));
 }
 
 std::string joined(const std::vector<std::string>& parts, const std::string& separator) {

@@ -35,7 +35,7 @@ struct TomlTable::Node {
     return at == keys.end() ? nullptr : &*at;
   }
   void ask(const std::string& name) {
-    if (std::find(asked.begin(), asked.end(), name) == asked.end()) asked.push_back(name);
+    if (!contains(asked, name)) asked.push_back(name);
   }
 };
 
@@ -131,7 +131,7 @@ std::string in_table(const Node& table) {
       concat(key.where, ": unknown key \"", key.name, "\"",
              table.path.empty() && key.value->type == TomlType::table ? "" : in_table(table));
   if (known.empty()) fail(start, "; nothing may stand here");
-  fail(start, "; did you mean \"", nearest_name(key.name, known), "\"? known: ", joined(known));
+  fail(start, "; ", suggestion(key.name, known));
 }
 
 // --- Typed reading ----------------------------------------------------------------------------------
@@ -305,8 +305,7 @@ void finish_node(const Node& node) {
   for (const NodePtr& element : node.elements)
     if (element->type == TomlType::table) finish_node(*element);
   for (const auto& key : node.keys) {
-    if (std::find(node.asked.begin(), node.asked.end(), key.name) == node.asked.end())
-      unknown_key(node, key, node.asked);
+    if (!contains(node.asked, key.name)) unknown_key(node, key, node.asked);
     finish_node(*key.value);
   }
 }
@@ -428,8 +427,7 @@ void TomlTable::finish() const { finish_node(*node_); }
 
 void TomlTable::check_known(const std::vector<std::string>& known) const {
   for (const auto& key : node_->keys)
-    if (std::find(known.begin(), known.end(), key.name) == known.end())
-      unknown_key(*node_, key, known);
+    if (!contains(known, key.name)) unknown_key(*node_, key, known);
   for (const std::string& name : known) node_->ask(name);
 }
 

@@ -181,9 +181,7 @@ class TaskBatches final : public Batches {
             shape.rows, " rows, share ", shape.rank, " of ", shape.world,
             ": expected positive numbers and a share that is there");
     const auto names = task_names();
-    require(std::find(names.begin(), names.end(), options.name) != names.end(), "unknown task \"",
-            options.name, "\"; did you mean \"", nearest_name(options.name, names),
-            "\"? known: ", joined(names));
+    if (!contains(names, options.name)) fail(unknown_name("task", options.name, names));
     if (options.name == "mqar")
       task_ = std::make_unique<Mqar>(options, vocabulary_, shape.length);
     else if (options.name == "selective_copy")

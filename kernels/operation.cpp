@@ -54,8 +54,7 @@ const Operation& operation(const std::string& name) {
     if (op->name() == name) return *op;
     known.push_back(op->name());
   }
-  fail("unknown operation \"", name, "\"; did you mean \"", nearest_name(name, known),
-       "\"? `weft op --list` shows all");
+  fail(unknown_name("operation", name, known));
 }
 
 Tensor normal(const Shape& shape, uint64_t seed, const std::string& name, double scale) {

@@ -10,7 +10,6 @@
 // The naive form is differentiated by the machine (kernels/common/traced.h).
 #pragma once
 
-#include <algorithm>
 #include <sstream>
 #include <type_traits>
 
@@ -218,15 +217,10 @@ class OperationOf final : public Operation {
           member = detail::parsed<T>(concat(M::name, ": ", name), found->second);
       }
     });
-    const auto known = [](const std::vector<std::string>& list, const std::string& name) {
-      return std::find(list.begin(), list.end(), name) != list.end();
-    };
     for (const auto& [name, tensor] : in)
-      require(known(tensors, name), M::name, ": unknown tensor \"", name, "\"; did you mean \"",
-              nearest_name(name, tensors), "\"? known: ", joined(tensors));
+      if (!contains(tensors, name)) fail(M::name, ": ", unknown_name("tensor", name, tensors));
     for (const auto& [name, value] : settings)
-      require(known(flags, name), M::name, ": unknown option \"", name, "\"; did you mean \"",
-              nearest_name(name, flags), "\"? known: ", joined(flags));
+      if (!contains(flags, name)) fail(M::name, ": ", unknown_name("option", name, flags));
     return {x, o};
   }
 

@@ -177,7 +177,7 @@ std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const
   const TomlTable table = recipe.table("mlp");
   const int64_t D = spec.width;
   if (kind == "gelu") return std::make_unique<Gelu>(spec, at_least(1, table, "width", 4 * D), b);
-  require(kind == "swiglu", "unknown mlp \"", kind, "\"; known: ", joined(kMlpKinds));
+  if (kind != "swiglu") fail(unknown_name("mlp", kind, kMlpKinds));
   // Three matrices of 8/3 D rows weigh as much as two of 4 D.
   const int64_t usual = (8 * D / 3 + 31) / 32 * 32;
   return std::make_unique<SwiGlu>(spec, at_least(1, table, "width", usual), b);
@@ -192,9 +192,8 @@ int64_t at_least(int64_t least, const TomlTable& t, const std::string& key, int6
 std::string one_of(const std::vector<std::string>& known, const TomlTable& t,
                    const std::string& key, const std::string& standard) {
   const std::string value = t.string(key, standard);
-  if (std::find(known.begin(), known.end(), value) == known.end())
-    t.refuse(key, key, " is \"", value, "\"; did you mean \"", nearest_name(value, known),
-             "\"? known: ", joined(known));
+  if (!contains(known, value))
+    t.refuse(key, key, " is \"", value, "\"; ", suggestion(value, known));
   return value;
 }
 

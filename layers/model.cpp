@@ -63,21 +63,15 @@ std::vector<std::string> spelled_out(const TomlTable& t, const std::string& key,
 // The mixer of a name in the pattern: the `type` of the table so named, else the name itself.
 const Maker& maker_of(const TomlTable& recipe, const std::string& name) {
   std::vector<std::string> known = mixer_names();
-  const auto is_known = [&](const std::string& n) {
-    return std::find(known.begin(), known.end(), n) != known.end();
-  };
-  const auto unknown = [&](const TomlTable& t, const std::string& key, const std::string& what) {
-    t.refuse(key, "unknown mixer \"", what, "\"; did you mean \"", nearest_name(what, known),
-             "\"? known: ", joined(known));
-  };
   const TomlTable table = recipe.table(name);
   const std::string type = table.string("type", name);
-  if (is_known(type)) return mixer_maker(type);
-  if (table.has("type")) unknown(table, "type", type);
+  if (contains(known, type)) return mixer_maker(type);
+  if (table.has("type")) table.refuse("type", unknown_name("mixer", type, known));
   for (const std::string& key : recipe.keys())  // names that this recipe gives
-    if (!is_known(key) && recipe.type(key) == TomlType::table && recipe.table(key).has("type"))
+    if (!contains(known, key) && recipe.type(key) == TomlType::table &&
+        recipe.table(key).has("type"))
       known.push_back(key);
-  unknown(recipe.table("model"), "pattern", name);
+  recipe.table("model").refuse("pattern", unknown_name("mixer", name, known));
   return mixer_maker(type);
 }
 
@@ -105,9 +99,7 @@ Outline outline_of(const TomlTable& t, uint64_t seed) {
   const bool one = !t.has("mlp") || t.type("mlp") == TomlType::string;
   o.mlps = spelled_out(t, "mlp", one ? std::vector{t.string("mlp", "swiglu")} : t.strings("mlp"));
   for (const std::string& name : o.mlps)
-    if (std::find(kMlpKinds.begin(), kMlpKinds.end(), name) == kMlpKinds.end())
-      t.refuse("mlp", "unknown mlp \"", name, "\"; did you mean \"", nearest_name(name, kMlpKinds),
-               "\"? known: ", joined(kMlpKinds));
+    if (!contains(kMlpKinds, name)) t.refuse("mlp", unknown_name("mlp", name, kMlpKinds));
   o.tied = t.boolean("tied_embeddings", true);
   o.learned = one_of({"none", "learned"}, t, "positions", "none") == "learned";
   return o;

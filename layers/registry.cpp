@@ -1,5 +1,4 @@
 // Parameters from a seed and their names, and the list of mixers.
-#include <algorithm>
 
 #include "core/parallel.h"
 #include "core/random.h"
@@ -96,9 +95,7 @@ std::vector<std::string> mixer_names() {
 
 const Maker& mixer_maker(const std::string& name) {
   const auto found = makers().find(name);
-  if (found == makers().end())
-    fail("unknown mixer \"", name, "\"; did you mean \"", nearest_name(name, mixer_names()),
-         "\"? known: ", joined(mixer_names()));
+  if (found == makers().end()) fail(unknown_name("mixer", name, mixer_names()));
   return found->second;
 }
 

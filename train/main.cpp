@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -120,9 +119,7 @@ void refuse_unknown_verb(const CLI::App& app, int argc, char** argv) {
   std::vector<std::string> verbs;
   for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
     verbs.push_back(verb->get_name());
-  if (std::find(verbs.begin(), verbs.end(), argv[1]) == verbs.end())
-    fail("unknown verb \"", argv[1], "\"; did you mean \"", nearest_name(argv[1], verbs),
-         "\"? known: ", joined(verbs));
+  if (!contains(verbs, argv[1])) fail(unknown_name("verb", argv[1], verbs));
 }
 
 int run(int argc, char** argv) {

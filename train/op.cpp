@@ -45,10 +45,6 @@ std::vector<std::string> gradient_names(const std::vector<Field>& fields) {
   return names;
 }
 
-bool has(const std::vector<std::string>& list, const std::string& name) {
-  return std::find(list.begin(), list.end(), name) != list.end();
-}
-
 std::string text_of(const Attribute& value, const std::string& where) {
   std::ostringstream text;
   text.precision(17);
@@ -79,9 +75,9 @@ void read_flat(const Hdf5Reader& file, const Operation& op, OperationFile& f) {
     if (info.name.find('/') != std::string::npos) continue;
     std::vector<std::string> all = inputs;
     all.insert(all.end(), dy.begin(), dy.end());
-    require(has(all, info.name), op.name(), ": unknown tensor \"", info.name, "\"; did you mean \"",
-            nearest_name(info.name, all), "\"? known: ", joined(all));
-    (has(inputs, info.name) ? f.inputs : f.output_gradients)[info.name] = file.tensor(info.name);
+    if (!contains(all, info.name)) fail(op.name(), ": ", unknown_name("tensor", info.name, all));
+    (contains(inputs, info.name) ? f.inputs : f.output_gradients)[info.name] =
+        file.tensor(info.name);
   }
 }
 
@@ -121,8 +117,7 @@ decltype(auto) in_file(const std::string& path, const F& f) {
 void check_gradients(const Operation& op, const Tensors& dy, const Tensors& outputs) {
   const std::vector<std::string> known = gradient_names(op.outputs());
   for (const auto& [name, d] : dy) {
-    require(has(known, name), op.name(), ": unknown output gradient \"", name,
-            "\"; did you mean \"", nearest_name(name, known), "\"? known: ", joined(known));
+    if (!contains(known, name)) fail(op.name(), ": ", unknown_name("output gradient", name, known));
     for (const auto& [output, y] : outputs)
       require(name != gradient_name(output) || d.shape() == y.shape(), op.name(), ": ", name,
               " has shape ", d.shape(), ", expected ", y.shape(), " as ", output);

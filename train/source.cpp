@@ -1,7 +1,5 @@
 #include "train/source.h"
 
-#include <algorithm>
-
 #include "core/text.h"
 #include "train/progress.h"
 
@@ -12,8 +10,7 @@ void read_task(const TomlTable& t, DataSettings& s) {
   s.is_task = true;
   s.task.name = t.string("task");
   const auto known = data::task_names();
-  if (std::find(known.begin(), known.end(), s.task.name) == known.end())
-    t.refuse("task", "unknown task \"", s.task.name, "\"; known: ", joined(known));
+  if (!contains(known, s.task.name)) t.refuse("task", unknown_name("task", s.task.name, known));
   s.task.vocabulary = t.integer("vocabulary", s.task.name == "mqar" ? 8192 : 16);
   s.task.pairs = t.integers("pairs", s.task.pairs);
   s.task.random_filler = t.boolean("random_filler", s.task.random_filler);

@@ -187,8 +187,7 @@ struct FunctionList {
   // Throws Error that lists the kinds. `what` is "activation: kind".
   static void check(std::string_view what, const std::string& kind) {
     if (((kind == Functions::kind) || ...)) return;
-    fail(what, " is \"", kind, "\"; did you mean \"", nearest_name(kind, names()),
-         "\"? known: ", joined(names()));
+    fail(what, " is \"", kind, "\"; ", suggestion(kind, names()));
   }
 
   // Calls f.template operator()<Silu>() for "silu", and so on.

@@ -1,6 +1,8 @@
 // The definitions of the router and of the moves of rows, and the cases worth testing.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/basic/routing.h"
 #include "kernels/reference.h"
 

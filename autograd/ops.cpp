@@ -168,26 +168,27 @@ Var multiply_along(const Var& x, const Var& w, int dim) {
   const Kept kx = x.value(), kw = w.value();
   return record("multiply_along", {x, w}, kernels::multiplied_along(x.value(), w.value(), dim),
                 [kx, kw, dim](const Tensor& dy) {
-                  return std::vector{kernels::multiplied_along(dy, kw.get("multiply_along"), dim),
-                                     kernels::reduced_to(dy, kx.get("multiply_along"), dim)};
+                  const Tensor &xs = kx.get("multiply_along"), &ws = kw.get("multiply_along");
+                  return std::vector{kernels::multiplied_along(dy, ws, dim),
+                                     kernels::reduced_to(dy, xs, dim, ws.dtype())};
                 });
 }
 
 Var add_along(const Var& x, const Var& b, int dim) {
+  const Dtype dtype = b.dtype();
   return record("add_along", {x, b}, kernels::added_along(x.value(), b.value(), dim),
-                [dim](const Tensor& dy) {
-                  return std::vector{dy, kernels::reduced_to(dy, {}, dim)};
+                [dim, dtype](const Tensor& dy) {
+                  return std::vector{dy, kernels::reduced_to(dy, {}, dim, dtype)};
                 });
 }
 
 Var sum(const Var& x) {
   const Shape shape = x.shape();
-  const Tensor total = kernels::reduced_to(x.value().reshape({1, -1}), {}, 0);
+  const Tensor total = kernels::reduced_to(x.value().reshape({1, -1}), {}, 0, x.dtype());
   return record("sum", {x}, total, [shape](const Tensor& dy) {
-    Tensor dx = dy.reshape({1});  // the one number, repeated
-    return std::vector{
-        dx.as_strided(shape, Shape(std::vector<int64_t>(static_cast<size_t>(shape.dims()), 0)), 0)
-            .contiguous()};
+    // The one number, repeated.
+    const Shape still(std::vector<int64_t>(static_cast<size_t>(shape.dims()), 0));
+    return std::vector{dy.as_strided(shape, still, 0).contiguous()};
   });
 }
 

@@ -24,6 +24,7 @@ Var multiply(const Var& a, const Var& b);
 Var scale(const Var& x, double factor);
 // The same numbers in another float type; the gradient comes back in x's.
 Var cast(const Var& x, Dtype dtype);
+// In the two that follow the vector is of x's dtype, or f32 beside bf16.
 // x [..., D] times w [D], or x [..., H, K] times w [H] with `dim` naming the dimension of w.
 Var multiply_along(const Var& x, const Var& w, int dim);
 // x [..., D] + b [D] along `dim`.

@@ -92,6 +92,10 @@ void Var::zero_grad() const {
 void Var::drop_grad() const {
   if (body_) body_->grad = {};
 }
+void Var::set_grad(Tensor place) const {
+  require(body_ && body_->leaf && place.shape() == shape(), "set_grad: not a leaf's gradient");
+  body_->grad = std::move(place);
+}
 Var Var::detach() const { return Var(value()); }
 
 Edge::Edge(const Var& from) {

@@ -38,6 +38,8 @@ class Var {
   // Sets the gradient to zero, allocating it at first: so its memory is there from the start.
   void zero_grad() const;
   void drop_grad() const;
+  // Gives a leaf's gradient its place; f32 where the leaf is bf16. Its numbers are the caller's.
+  void set_grad(Tensor place) const;
   // The same value, cut off from what made it.
   Var detach() const;
 

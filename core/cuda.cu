@@ -43,7 +43,10 @@ class CudaBackend final : public Backend {
   }
   void copy(void* to, const void* from, size_t bytes, Stream s) override {
     use();
-    if (bytes) cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, handle(s)));
+    if (!bytes) return;
+    require(!recording(s) || (known(to) && known(from)),
+            "a copy from or to the host's own memory cannot be recorded");
+    cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, handle(s)));
   }
   void fill(void* to, int byte, size_t bytes, Stream s) override {
     use();
@@ -51,6 +54,7 @@ class CudaBackend final : public Backend {
   }
   void synchronize(Stream s) override {
     use();
+    require(!recording(s), "a wait for the device cannot be recorded");
     cuda_check(cudaStreamSynchronize(handle(s)));
   }
 
@@ -68,6 +72,17 @@ class CudaBackend final : public Backend {
   cudaStream_t stream = nullptr;
 
  private:
+  bool recording(Stream s) const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cuda_check(cudaStreamIsCapturing(handle(s), &status));
+    return status != cudaStreamCaptureStatusNone;
+  }
+  // Memory of a GPU, or pinned.
+  static bool known(const void* p) {
+    cudaPointerAttributes a{};
+    return cudaPointerGetAttributes(&a, p) == cudaSuccess && a.type != cudaMemoryTypeUnregistered;
+  }
+
   int index_;
 };
 

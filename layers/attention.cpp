@@ -14,7 +14,7 @@ class Attention final : public Layer {
   Attention(const Spec& spec, const TomlTable& t, const Builder& b)
       : heads_(spec, t, b), window_(at_least(0, t, "window", 0)), softcap_(t.number("softcap", 0)) {
     if (t.boolean("sinks", false))
-      sinks_ = b.parameter("sinks", {heads_.H()}, Init::normal(spec.init));
+      sinks_ = b.wide().parameter("sinks", {heads_.H()}, Init::normal(spec.init));
   }
 
   Var forward(const Var& x, Context& c) const override {

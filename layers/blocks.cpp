@@ -65,6 +65,8 @@ Var product(const Var& x, const Var& weight, const Var& bias) {
   return reshape(y, with_last(x.shape(), y.size(1)));
 }
 
+Var wide(const Var& x) { return x.dtype() == Dtype::bf16 ? autograd::cast(x, Dtype::f32) : x; }
+
 Var gated(const Var& a, const Var& b, const std::string& kind) {
   return reshape(apply<kernels::GatedActivation>({rows(a), rows(b)}, {kind}).y, a.shape());
 }
@@ -155,10 +157,10 @@ Init step_init() {
 Decay::Decay(const Builder& b, int64_t H, double low, double high, int64_t channels)
     : H_(H),
       channels_(channels),
-      A_log_(b.parameter("A_log", {H}, Init::function([low, high](int64_t, double u) {
-                           return std::log(low + (high - low) * u);
-                         }))),
-      dt_bias_(b.parameter("dt_bias", {channels > 0 ? H * channels : H}, step_init())) {}
+      A_log_(b.wide().parameter("A_log", {H}, Init::function([low, high](int64_t, double u) {
+                                  return std::log(low + (high - low) * u);
+                                }))),
+      dt_bias_(b.wide().parameter("dt_bias", {channels > 0 ? H * channels : H}, step_init())) {}
 
 Var Decay::step(const Var& x) const {
   const Var dt = activation(autograd::add_along(x, dt_bias_, -1), "softplus");

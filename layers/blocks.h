@@ -13,6 +13,8 @@ Var rows(const Var& x);
 Var activation(const Var& x, const std::string& kind);
 // x weight', over the last dimension. weight [out, in].
 Var product(const Var& x, const Var& weight, const Var& bias = {});
+// x in f32 where it is bf16: for gates and step sizes, whose rounding would add up over a text.
+Var wide(const Var& x);
 // f(a) * b; shapes equal.
 Var gated(const Var& a, const Var& b, const std::string& kind);
 // The last dimension scaled to length one: x / sqrt(sum x^2 + eps).

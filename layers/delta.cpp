@@ -26,7 +26,7 @@ class DeltaNet : public Layer {
     in.q = l2_norm(q);
     in.k = l2_norm(k);
     in.v = v;
-    in.beta = activation(b_(x), "sigmoid");
+    in.beta = activation(wide(b_(x)), "sigmoid");
     if (double_beta_) in.beta = autograd::scale(in.beta, 2);
     if (decay_) in.g = decay_->log_decay(decay_->step((*a_)(x)));
     const Var y = recurrence<kernels::Delta>(in, {}, c);

@@ -25,7 +25,7 @@ class Gla final : public Layer {
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()) {}
 
   Var forward(const Var& x, Context& c) const override {
-    const Var gate = activation(gk1_(gk0_(x)), "logsigmoid");
+    const Var gate = activation(wide(gk1_(gk0_(x))), "logsigmoid");
     kernels::Inputs<kernels::GatedLinear, Var> in;
     in.q = heads(q_(x), size_.Hk);
     in.k = heads(k_(x), size_.Hk);

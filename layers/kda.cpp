@@ -35,7 +35,7 @@ class Kda final : public Layer {
     in.q = l2_norm(q);
     in.k = l2_norm(k);
     in.v = v;
-    in.beta = activation(b_(x), "sigmoid");
+    in.beta = activation(wide(b_(x)), "sigmoid");
     if (double_beta_) in.beta = autograd::scale(in.beta, 2);
     in.g = decay_.log_decay(decay_.step(f1_(f0_(x))));
     const Var y = recurrence<kernels::Kda>(in, {}, c);

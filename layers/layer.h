@@ -38,6 +38,7 @@ struct Init {
 struct Parameter {
   std::string name;   // "layers.3.mixer.q_proj.weight", as in checkpoints
   Var var;            // a leaf
+  Tensor master;      // its exact numbers: f32 beside a bf16 leaf, else the leaf's own
   bool decay = true;  // weight decay: not for norms, biases, A_log, dt_bias
   std::string part;   // for reports: "embedding", "mixer", "mlp", "norm", "head"
 };
@@ -56,6 +57,8 @@ class Builder {
   Tensor buffer(const Shape& shape, const std::function<double(int64_t)>& value) const;
   // The same builder one step down: within("mixer") names "mixer.q_proj.weight".
   Builder within(const std::string& path) const;
+  // The same builder for parameters that stay f32 in a model of bf16: gates, decays, step sizes.
+  Builder wide() const;
   // The same builder for another part of the model ("mixer", "mlp", ...; see Parameter).
   Builder part(const std::string& name) const;
 

@@ -70,8 +70,8 @@ class Retention final : public Layer {
         g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
         norm_(b.within("g_norm_swish_gate"), size_.V, 1e-5),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()),
-        log_gamma_(
-            b.buffer({size_.H}, [](int64_t h) { return std::log1p(-std::exp2(-5.0 - h)); })) {
+        log_gamma_(b.wide().buffer({size_.H},
+                                   [](int64_t h) { return std::log1p(-std::exp2(-5.0 - h)); })) {
     if (size_.K % 2 != 0)
       t.refuse("key_width", "key_width is ", size_.K,
                "; rotary positions turn pairs, so it must be even");
@@ -109,7 +109,7 @@ class SimpleGla final : public Layer {
 
   Var forward(const Var& x, Context& c) const override {
     const auto [q, k, v] = mixed_(x, c);
-    const Var g = autograd::scale(activation(gk_(x), "logsigmoid"), 1 / kGateTemperature);
+    const Var g = autograd::scale(activation(wide(gk_(x)), "logsigmoid"), 1 / kGateTemperature);
     const Var y = recurrence<kernels::Linear>({.q = q, .k = k, .v = v, .g = g}, {}, c);
     return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }

@@ -37,12 +37,12 @@ class Mamba final : public Layer {
         conv_(b, "conv1d", E_, at_least(1, t, "conv", 4), /*bias=*/true),
         x_(b.within("x_proj"), E_, R_ + 2 * N_, kaiming(E_)),
         dt_weight_(b.parameter("dt_proj.weight", {E_, R_}, kaiming(R_))),
-        dt_bias_(b.parameter("dt_proj.bias", {E_}, step_init())),
-        A_log_(b.parameter("A_log", {E_, N_}, Init::function([N = N_](int64_t i, double) {
-                             return std::log(static_cast<double>(i % N + 1));
-                           }),
-                           /*decay=*/false)),
-        D_(b.parameter("D", {E_}, Init::constant(1))),
+        dt_bias_(b.wide().parameter("dt_proj.bias", {E_}, step_init())),
+        A_log_(b.wide().parameter("A_log", {E_, N_}, Init::function([N = N_](int64_t i, double) {
+                                    return std::log(static_cast<double>(i % N + 1));
+                                  }),
+                                  /*decay=*/false)),
+        D_(b.wide().parameter("D", {E_}, Init::constant(1))),
         out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
 
   Var forward(const Var& u, Context& c) const override {
@@ -84,7 +84,7 @@ class Mamba2 final : public Layer {
             kaiming(spec.width)),
         conv_(b, "conv1d", E_ + 2 * size_.Hk * size_.K, at_least(1, t, "conv", 4), /*bias=*/true),
         decay_(b, size_.H, 1, 16),
-        D_(b.parameter("D", {size_.H}, Init::constant(1))),
+        D_(b.wide().parameter("D", {size_.H}, Init::constant(1))),
         norm_(b.within("norm"), E_, 1e-5, "silu", /*gate_first=*/true, size_.Hk),
         out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
 

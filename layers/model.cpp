@@ -137,8 +137,11 @@ struct Model::Parts {
   double z_loss = 0, softcap = 0, embedding_scale = 1;
   bool recompute = false;
   int64_t context = 0;
+  mutable Tensor row_positions;  // of whole rows, i32 [B * T], and the shape they are for
+  mutable Shape row_positions_of;
 
   Var embed(const Tensor& tokens, const Context& c) const;
+  Var with_positions(const Var& x, const Tensor& positions, const Shape& tokens) const;
   Var through(const Block& block, const Var& x, Context& c) const;
   // [B, T] to [B, T, D], after the final norm.
   Var hidden(const Tensor& tokens, Context& c, Generation* generation) const;
@@ -150,8 +153,8 @@ namespace {
 // The position of each token in its document, i32 [B * T].
 Tensor positions_of(const Tensor& tokens, const Context& c, int64_t limit) {
   const int64_t B = tokens.size(0), T = tokens.size(1);
-  const Tensor p = empty({B * T}, Dtype::i32, tokens.device());
-  if (p.is_meta()) return p;
+  if (tokens.is_meta()) return empty({B * T}, Dtype::i32, tokens.device());
+  const Tensor p = empty({B * T}, Dtype::i32);
   const auto set = [&](int64_t at, int64_t position) {
     require(position < limit, "position ", position, " of a text is past the model's context of ",
             limit, " (model.positions = \"learned\" knows no further)");
@@ -165,7 +168,7 @@ Tensor positions_of(const Tensor& tokens, const Context& c, int64_t limit) {
     for (int64_t b = 0; b < B; ++b)
       for (int64_t t = 0; t < T; ++t) set(b * T + t, c.position + t);
   }
-  return p;
+  return p.to(tokens.device());
 }
 
 }  // namespace
@@ -175,10 +178,23 @@ Var Model::Parts::embed(const Tensor& tokens, const Context& c) const {
   Var x = apply<kernels::Embedding>({embedding}, {tokens.reshape({-1})}).y;
   if (embedding_scale != 1) x = autograd::scale(x, embedding_scale);
   if (positions) {
-    const Tensor p = positions_of(tokens, c, context);
-    x = autograd::add(x, apply<kernels::Embedding>({positions}, {p}).y);
+    // Those of whole rows are the same from step to step, and need no new copy to a GPU.
+    const bool whole = !c.cu_seqlens && c.position == 0;
+    const Shape shape = tokens.shape();
+    if (!whole || !row_positions || !(row_positions_of == shape)) {
+      const Tensor fresh = positions_of(tokens, c, context);
+      if (!whole) return with_positions(x, fresh, shape);
+      row_positions = fresh;
+      row_positions_of = shape;
+    }
+    return with_positions(x, row_positions, shape);
   }
   return autograd::reshape(x, {tokens.size(0), tokens.size(1), -1});
+}
+
+Var Model::Parts::with_positions(const Var& x, const Tensor& p, const Shape& tokens) const {
+  const Var y = autograd::add(x, apply<kernels::Embedding>({positions}, {p}).y);
+  return autograd::reshape(y, {tokens[0], tokens[1], -1});
 }
 
 Var Model::Parts::through(const Block& block, const Var& x, Context& c) const {

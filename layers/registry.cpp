@@ -29,7 +29,6 @@ double value_of(const Init& init, const Random& random, int64_t i) {
 }
 
 void fill(const Tensor& t, const Init& init, const Random& random) {
-  if (t.is_meta()) return;
   for_dtype(t.dtype(), [&]<class T>() {
     T* const to = t.data<T>();
     parallel_ranges(t.numel(), 4096, [&](int64_t begin, int64_t end) {
@@ -44,6 +43,15 @@ void fill(const Tensor& t, const Init& init, const Random& random) {
   });
 }
 
+// Made on the CPU, so that a seed gives the same numbers on every device.
+Tensor numbers(const Shape& shape, Dtype dtype, Device device, const Init& init,
+               const Random& random) {
+  if (device.is_meta()) return empty(shape, dtype, device);
+  const Tensor t = empty(shape, dtype);
+  fill(t, init, random);
+  return t.to(device);
+}
+
 }  // namespace
 
 Var Builder::parameter(const std::string& name, const Shape& shape, const Init& init,
@@ -51,23 +59,28 @@ Var Builder::parameter(const std::string& name, const Shape& shape, const Init& 
   const OwnerScope owner("parameters");
   const std::string full = path_ + name;
   for (const Parameter& p : *list_) require(p.name != full, "two parameters are named ", full);
-  const Tensor value = empty(shape, dtype_, device_);
-  fill(value, init, Random(seed_, stream_of(full)));
-  const Var var = Var::leaf(value);
-  list_->push_back({full, var, decay && shape.dims() > 1, part_});
+  const Dtype exact = dtype_ == Dtype::bf16 ? Dtype::f32 : dtype_;
+  const Tensor master = numbers(shape, exact, device_, init, Random(seed_, stream_of(full)));
+  const Var var = Var::leaf(master.to(dtype_));
+  list_->push_back({full, var, master, decay && shape.dims() > 1, part_});
   return var;
 }
 
 Tensor Builder::buffer(const Shape& shape, const std::function<double(int64_t)>& value) const {
   const OwnerScope owner("parameters");
-  const Tensor t = empty(shape, dtype_, device_);
-  fill(t, Init::function([&value](int64_t i, double) { return value(i); }), Random(0));
-  return t;
+  return numbers(shape, dtype_, device_,
+                 Init::function([&value](int64_t i, double) { return value(i); }), Random(0));
 }
 
 Builder Builder::within(const std::string& path) const {
   Builder b = *this;
   b.path_ += path + ".";
+  return b;
+}
+
+Builder Builder::wide() const {
+  Builder b = *this;
+  if (dtype_ == Dtype::bf16) b.dtype_ = Dtype::f32;
   return b;
 }
 

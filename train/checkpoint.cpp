@@ -48,10 +48,11 @@ std::map<std::string, std::string> flat(const std::string& text) {
 }
 
 bool changes_no_number(const std::string& key) {
-  static const std::set<std::string> keys = {
-      "train.steps",        "train.log_every", "train.eval_every",
-      "train.eval_batches", "train.keep",      "train.checkpoint_every",
-      "train.out",          "train.device",    "name"};
+  static const std::set<std::string> keys = {"train.steps",      "train.log_every",
+                                             "train.eval_every", "train.eval_batches",
+                                             "train.keep",       "train.checkpoint_every",
+                                             "train.out",        "train.device",
+                                             "train.dtype",      "name"};
   return keys.count(key) > 0 || key.rfind("sample.", 0) == 0;
 }
 
@@ -75,9 +76,9 @@ void save_checkpoint(const std::string& path, const RunState& state, const AdamW
   const auto& parameters = optimizer.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     const std::string& name = parameters[i].name;
-    file.tensor("parameters/" + name, parameters[i].var.value());
-    file.tensor("optimizer/m/" + name, optimizer.moments()[i].m);
-    file.tensor("optimizer/v/" + name, optimizer.moments()[i].v);
+    file.tensor("parameters/" + name, parameters[i].master.to(kCpu));
+    file.tensor("optimizer/m/" + name, optimizer.moments()[i].m.to(kCpu));
+    file.tensor("optimizer/v/" + name, optimizer.moments()[i].v.to(kCpu));
   }
   file.commit();
 }
@@ -110,7 +111,8 @@ void load_parameters(const std::string& path, std::vector<layers::Parameter>& pa
     const std::string name = "parameters/" + p.name;
     require(file.has_tensor(name), path, ": tensor \"", name,
             "\" is missing: the checkpoint is of another recipe");
-    load(file, name, p.var.value());
+    load(file, name, p.master);
+    if (!p.var.value().shares_memory(p.master)) p.var.value().copy_from(p.master);
     known.insert(name);
   }
   for (const TensorInfo& t : file.tensors("parameters"))

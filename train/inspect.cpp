@@ -32,7 +32,8 @@ int64_t owned_by(const std::vector<Owned>& owners, const std::string& name) {
 
 Plan make_plan(Recipe& recipe) {
   const DataSettings data = read_data(recipe.toml.table("data"));
-  layers::Model model(recipe.toml, data.vocabulary, recipe.train.dtype, kMeta, recipe.train.seed);
+  layers::Model model(recipe.toml, data.vocabulary, recipe.train.dtype,
+                      meta_of(recipe.train.device), recipe.train.seed);
   AdamW optimizer(recipe.optimizer, model.parameters());
   recipe.finish();
 
@@ -49,10 +50,12 @@ Plan make_plan(Recipe& recipe) {
 
   const BatchShape shape = batch_shape(data, recipe, model.context());
   plan.batch = shape.tokens;
-  MetaBatches batches(shape);
-  const StepResult step = train_step(model, optimizer, recipe, 0, [&] { return batches.next(); });
-  plan.peak = step.peak_bytes;
-  plan.owners = allocator(kMeta).stats().at_peak;
+  const Device meta = meta_of(recipe.train.device);
+  MetaBatches batches(shape, meta);
+  const std::unique_ptr<Stepper> stepper = make_stepper(model, optimizer, recipe);
+  stepper->begin(0, [&] { return batches.next(); });
+  plan.peak = stepper->finish().peak_bytes;
+  plan.owners = allocator(meta).stats().at_peak;
   plan.parameter_bytes = owned_by(plan.owners, "parameters");
   plan.gradient_bytes = owned_by(plan.owners, "gradients");
   plan.optimizer_bytes = owned_by(plan.owners, "optimizer");
@@ -61,7 +64,7 @@ Plan make_plan(Recipe& recipe) {
 
   layers::Generation generation;
   generation.capacity = model.context();
-  model.next(empty({1, 1}, Dtype::i32, kMeta), generation);
+  model.next(empty({1, 1}, Dtype::i32, meta), generation);
   plan.decode_bytes = generation.bytes();
   return plan;
 }

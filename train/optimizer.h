@@ -1,9 +1,10 @@
-// AdamW (Loshchilov and Hutter, arXiv:1711.05101) with decoupled decay, clipping by the global norm,
-// and the learning rate's schedule.
+// AdamW over a model's parameters, and the learning rate's schedule. The arithmetic is that of
+// kernels/basic/adamw.h.
 #pragma once
 
 #include <vector>
 
+#include "kernels/basic/adamw.h"
 #include "layers/layer.h"
 #include "train/recipe.h"
 
@@ -20,12 +21,11 @@ class AdamW {
   // Moments start at zero and are held for "optimizer" in the memory counts.
   AdamW(const OptimizerSettings& settings, const std::vector<layers::Parameter>& parameters);
 
-  // The norm of all gradients together; sums run in f64 over fixed pieces, in order.
-  double gradient_norm() const;
-  // One step at learning rate `lr` with all gradients multiplied by `factor`. `step` counts from 1.
-  //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
-  //   p -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p)
-  void step(int64_t step, double lr, double factor);
+  // What the arithmetic runs over. The leaves' gradients must be there.
+  std::vector<kernels::AdamwTensor> tensors() const;
+  kernels::AdamwSettings settings() const;
+  // The learning rate of `step` (0-based).
+  double rate(int64_t step, int64_t steps, const ScheduleSettings& schedule) const;
 
   struct Moments {
     Tensor m, v;

@@ -25,12 +25,17 @@ RunSettings read_train(const TomlTable& t, const std::string& name) {
   s.batch = at_least(t, "batch", 1, s.batch);
   s.accumulate = at_least(t, "accumulate", 1, s.accumulate);
   s.seed = static_cast<uint64_t>(at_least(t, "seed", 0, 1));
-  const std::string dtype = t.string("dtype", "f32");
-  if (dtype != "f32" && dtype != "f64")
-    t.refuse("dtype", "dtype = \"", dtype, "\", expected \"f32\" or \"f64\" on the CPU");
+  try {
+    s.device = device_from(t.string("device", "auto"));
+  } catch (const Error& e) {
+    t.refuse("device", e.what());
+  }
+  const bool gpu = s.device.is_cuda();
+  const std::string dtype = t.string("dtype", gpu ? "bf16" : "f32");
+  if (dtype != "f32" && dtype != (gpu ? "bf16" : "f64"))
+    t.refuse("dtype", "dtype = \"", dtype, "\", expected \"f32\" or ",
+             gpu ? "\"bf16\" on a GPU" : "\"f64\" on the CPU");
   s.dtype = dtype_from(dtype);
-  const std::string device = t.string("device", "cpu");
-  if (device != "cpu") t.refuse("device", "device = \"", device, "\", this build has \"cpu\"");
   s.log_every = at_least(t, "log_every", 1, s.log_every);
   s.eval_every = at_least(t, "eval_every", 0, s.eval_every);
   s.eval_batches = at_least(t, "eval_batches", 1, s.eval_batches);

@@ -34,14 +34,15 @@ struct BatchShape {
 };
 BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context);
 
-// Batches without numbers, for the meta device: they hold what real ones would.
+// Batches without numbers, for a meta device: they hold what real ones would.
 class MetaBatches {
  public:
-  explicit MetaBatches(const BatchShape& shape) : shape_(shape) {}
+  MetaBatches(const BatchShape& shape, Device device) : shape_(shape), device_(device) {}
   layers::Batch next();
 
  private:
   BatchShape shape_;
+  Device device_;
   Tensor room_;  // stands for the memory of cu_seqlens, whose numbers must be readable
 };
 

@@ -12,66 +12,91 @@ using autograd::Var;
 namespace {
 
 // Runs forward and backward once more with every result checked; what it throws says where.
-std::string cause(const layers::Model& model, const layers::Batch& batch, double factor) {
+std::string cause(const layers::Model& model, const layers::Batch& batch, int64_t count) {
   try {
     const autograd::FiniteCheck check;
-    backward(autograd::scale(model.loss(batch).total, factor));
+    backward(autograd::scale(model.loss(batch).total, 1.0 / static_cast<double>(count)));
   } catch (const Error& e) {
-    return e.what();
+    return count == 1 ? e.what()
+                      : concat("run again, one of ", count, " micro-batches: ", e.what());
   }
-  return "no single operation made it: the sum over micro-batches is too large";
+  if (count == 1) return "no single operation made it: the sum of the squares is too large";
+  return concat("running one of ", count,
+                " micro-batches again shows nothing: another made it, or their sum");
 }
 
-[[noreturn]] void stop(int64_t step, const char* what, double value, const std::string& why) {
-  fail("step ", step + 1, ": ", what, std::isnan(value) ? " is not a number; " : " is infinite; ",
-       why,
-       ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip.");
-}
+class HostStepper final : public Stepper {
+ public:
+  HostStepper(const layers::Model& model, AdamW& optimizer, const Recipe& recipe)
+      : model_(model), optimizer_(optimizer), recipe_(recipe) {}
+
+  void begin(int64_t step, const std::function<layers::Batch()>& next) override {
+    Allocator& memory = allocator(model_.parameters().front().var.value().device());
+    memory.reset_peak();
+    StepResult& result = result_ = {.step = step};
+    {
+      const OwnerScope owner("gradients");
+      for (const layers::Parameter& p : model_.parameters()) p.var.zero_grad();
+    }
+    const auto count = recipe_.train.accumulate;
+    const double factor = 1.0 / static_cast<double>(count);
+    layers::Batch batch;
+    for (int64_t i = 0; i < count; ++i) {
+      batch = next();
+      layers::Loss loss = model_.loss(batch);
+      result.tokens += static_cast<double>(batch.tokens.numel());
+      if (!loss.cross_entropy.is_meta()) {
+        const double value = loss.cross_entropy.item(), total = loss.total.value().item();
+        if (!std::isfinite(value) || !std::isfinite(total))
+          refuse_step(model_, batch, 1, step, std::isfinite(value) ? total : value, 0);
+        result.loss += value * factor;
+      }
+      const Var total = count == 1 ? loss.total : autograd::scale(loss.total, factor);
+      loss = {};
+      backward(total);
+    }
+    const std::vector<kernels::AdamwTensor> tensors = optimizer_.tensors();
+    const kernels::AdamwSettings settings = optimizer_.settings();
+    result.norm = kernels::gradient_norm(tensors);
+    if (!std::isfinite(result.norm)) refuse_step(model_, batch, count, step, 0, result.norm);
+    const double clip = settings.clip;
+    const double shrink = clip > 0 && result.norm > clip ? clip / result.norm : 1.0;
+    result.lr = optimizer_.rate(step, recipe_.train.steps, recipe_.schedule);
+    kernels::adamw(tensors, settings, step + 1, result.lr, shrink);
+    result.peak_bytes = memory.stats().peak;
+  }
+  StepResult finish() override { return result_; }
+
+ private:
+  const layers::Model& model_;
+  AdamW& optimizer_;
+  const Recipe& recipe_;
+  StepResult result_;
+};
 
 }  // namespace
 
-StepResult train_step(const layers::Model& model, AdamW& optimizer, const Recipe& recipe,
-                      int64_t step, const std::function<layers::Batch()>& next) {
-  Allocator& memory = allocator(model.parameters().front().var.value().device());
-  memory.reset_peak();
-  StepResult result;
-  {
-    const OwnerScope owner("gradients");
-    for (const layers::Parameter& p : model.parameters()) p.var.zero_grad();
-  }
-  const auto count = recipe.train.accumulate;
-  const double factor = 1.0 / static_cast<double>(count);
-  layers::Batch batch;
-  for (int64_t i = 0; i < count; ++i) {
-    batch = next();
-    layers::Loss loss = model.loss(batch);
-    result.tokens += static_cast<double>(batch.tokens.numel());
-    if (!loss.cross_entropy.is_meta()) {
-      const double value = loss.cross_entropy.item();
-      const double total = loss.total.value().item();
-      if (!std::isfinite(value) || !std::isfinite(total))
-        stop(step, "the loss", std::isfinite(value) ? total : value, cause(model, batch, factor));
-      result.loss += value * factor;
-    }
-    const Var total = count == 1 ? loss.total : autograd::scale(loss.total, factor);
-    loss = {};
-    backward(total);
-  }
-  result.norm = optimizer.gradient_norm();
-  if (!std::isfinite(result.norm))
-    stop(step, "the gradient norm", result.norm, cause(model, batch, factor));
-  const double clip = recipe.optimizer.clip;
-  const double shrink = clip > 0 && result.norm > clip ? clip / result.norm : 1.0;
-  result.lr = recipe.optimizer.lr * schedule_factor(recipe.schedule, step, recipe.train.steps);
-  optimizer.step(step + 1, result.lr, shrink);
-  result.peak_bytes = memory.stats().peak;
-  return result;
+void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
+                 int64_t step, double loss, double norm) {
+  const bool of_loss = !std::isfinite(loss);
+  fail("step ", step + 1, ": ", of_loss ? "the loss" : "the gradient norm",
+       std::isnan(of_loss ? loss : norm) ? " is not a number; " : " is infinite; ",
+       cause(model, batch, count),
+       ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip.");
+}
+
+std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,
+                                      const Recipe& recipe) {
+  if constexpr (has_cuda)
+    if (model.parameters().front().var.value().device().takes_cuda_forms())
+      return make_cuda_stepper(model, optimizer, recipe);
+  return std::make_unique<HostStepper>(model, optimizer, recipe);
 }
 
 uint64_t parameter_hash(const std::vector<layers::Parameter>& parameters) {
   Hash64 hash;
   for (const layers::Parameter& p : parameters) {
-    const Tensor t = p.var.value().contiguous();
+    const Tensor t = p.master.to(kCpu).contiguous();
     hash.update(p.name);
     hash.update(t.raw(), static_cast<size_t>(t.numel() * size_of(t.dtype())));
   }

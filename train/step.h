@@ -1,8 +1,9 @@
-// One training step, the same code on every device: the real run and the plan made by `weft inspect`
-// call it alike.
+// Training steps. The real run and the plan made by `weft inspect` take them alike: on a meta device
+// nothing is computed and every allocation counted.
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "layers/model.h"
 #include "train/optimizer.h"
@@ -11,19 +12,42 @@
 namespace weft::train {
 
 struct StepResult {
-  double loss = 0;  // mean cross-entropy of the step's labelled tokens, nats
-  double norm = 0;  // gradient norm before clipping
+  int64_t step = 0;  // 0-based
+  double loss = 0;   // mean cross-entropy of the step's labelled tokens, nats
+  double norm = 0;   // gradient norm before clipping
   double lr = 0;
   double tokens = 0;       // positions seen
-  int64_t peak_bytes = 0;  // the most memory held during the step
+  int64_t peak_bytes = 0;  // the most memory held during a step
 };
 
-// Forward and backward over `accumulate` micro-batches, clipping and update. `step` is 0-based.
-// A loss or gradient that is not finite leaves the parameters as they were and throws Error that names
-// the step and the first operation and layer that made it (found by running the step again with
-// every result checked).
-StepResult train_step(const layers::Model& model, AdamW& optimizer, const Recipe& recipe,
-                      int64_t step, const std::function<layers::Batch()>& next);
+// Takes steps: forward and backward over `accumulate` micro-batches, clipping and update.
+// A loss or gradient that is not finite leaves the parameters as they were, and finish() of that step
+// throws Error that names the step and the first operation and layer that made it (found by running
+// the step again with every result checked).
+class Stepper {
+ public:
+  virtual ~Stepper() = default;
+  // Starts step `step` (0-based); next() gives its micro-batches, on the CPU (or the meta device).
+  virtual void begin(int64_t step, const std::function<layers::Batch()>& next) = 0;
+  // The result of the oldest step begun, once it is done.
+  virtual StepResult finish() = 0;
+  // How many steps may be under way when another begins. Where it is 0, begin() computes and the
+  // host has nothing to do meanwhile.
+  virtual int64_t ahead() const { return 0; }
+  // How the steps are run, in a few words for the log; empty where there is nothing to say.
+  virtual std::string how() const { return ""; }
+};
+
+// For the device on which the model's parameters lie.
+std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,
+                                      const Recipe& recipe);
+// Steps on a GPU, or a plan of them; in builds that have CUDA.
+std::unique_ptr<Stepper> make_cuda_stepper(const layers::Model& model, AdamW& optimizer,
+                                           const Recipe& recipe);
+
+// What a step that went wrong throws. `batch` lies on the model's device; it is one of `count`.
+[[noreturn]] void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
+                              int64_t step, double loss, double norm);
 
 // A 64-bit hash of all parameters, in order, names included.
 uint64_t parameter_hash(const std::vector<layers::Parameter>& parameters);

@@ -84,27 +84,21 @@ int Trainer::run() {
   }
   metrics_ = std::make_unique<Metrics>(out, state_.step);
   progress_ = std::make_unique<Progress>(steps, state_.step);
+  stepper_ = make_stepper(*model_, *optimizer_, recipe_);
   const auto every = [&](int64_t n) { return n > 0 && state_.step % n == 0; };
   bool saved = true;
   while (state_.step < steps && !stop_signal) {
-    StepResult r;
-    try {
-      r = train_step(*model_, *optimizer_, recipe_, state_.step,
-                     [&] { return source_->next(recipe_.train.device); });
-    } catch (const Error& e) {
-      progress_->finish();
-      fail(e.what(), last_saved_.empty() ? " No checkpoint was saved yet."
-                                         : concat(" Last good checkpoint: ", last_saved_));
-    }
-    ++state_.step;
-    state_.tokens += r.tokens;
+    begin_step();
     const bool last = state_.step == steps;
-    log(r, last || every(recipe_.train.log_every) || state_.step == 1);
+    const bool due = every(recipe_.train.eval_every) || every(recipe_.sample.every) ||
+                     every(recipe_.train.checkpoint_every);
+    finish_steps(last || due ? 0 : stepper_->ahead());
     if (last) progress_->finish();
     const bool better = (last || every(recipe_.train.eval_every)) && evaluate_now();
     if (!last && every(recipe_.sample.every)) sample_now();
     if (last || better || every(recipe_.train.checkpoint_every)) saved = save();
   }
+  finish_steps(0);
   const int signal = stop_signal;
   if (signal && state_.step < steps) saved = save();
   if (!signal || state_.step == steps) sample_now();
@@ -117,18 +111,48 @@ int Trainer::run() {
   return 0;
 }
 
+// What a step throws, with the place of the last good checkpoint.
+template <class F>
+auto Trainer::guarded(const F& f) {
+  try {
+    return f();
+  } catch (const Error& e) {
+    progress_->finish();
+    fail(e.what(), last_saved_.empty() ? " No checkpoint was saved yet."
+                                       : concat(" Last good checkpoint: ", last_saved_));
+  }
+}
+
+void Trainer::begin_step() {
+  guarded([&] { stepper_->begin(state_.step, [&] { return source_->next(kCpu); }); });
+  ++state_.step;
+  ++under_way_;
+  if (stepper_->how() != how_) progress_->say(how_ = stepper_->how());
+}
+
+void Trainer::finish_steps(int64_t left) {
+  for (; under_way_ > left; --under_way_) {
+    const StepResult r = guarded([&] { return stepper_->finish(); });
+    state_.tokens += r.tokens;
+    const int64_t done = r.step + 1;
+    log(r, done == 1 || done == recipe_.train.steps || done % recipe_.train.log_every == 0);
+  }
+}
+
 void Trainer::log(const StepResult& r, bool due) {
   char text[96];
   std::snprintf(text, sizeof text, "loss %.4f | norm %.2f | lr %.2e", r.loss, r.norm, r.lr);
-  progress_->step(state_.step, text, r.tokens, due);
+  progress_->step(r.step + 1, text, r.tokens, due);
   if (!due) return;
   nlohmann::ordered_json j;
-  j["step"] = state_.step;
+  j["step"] = r.step + 1;
   j["loss"] = r.loss;
   j["lr"] = r.lr;
   j["norm"] = r.norm;
   j["tokens"] = state_.tokens;
-  j["hash"] = to_hex(parameter_hash(model_->parameters()));
+  // On a GPU it would wait for a copy of all parameters, and steps are under way: at the end only.
+  if (stepper_->ahead() == 0 || r.step + 1 == recipe_.train.steps)
+    j["hash"] = to_hex(parameter_hash(model_->parameters()));
   j["peak_bytes"] = r.peak_bytes;
   j["tokens_per_second"] = progress_->tokens_per_second();
   if (!metrics_->write(j.dump()) && !metrics_failed_) {

@@ -33,6 +33,10 @@ class Trainer {
 
  private:
   void announce() const;
+  template <class F>
+  auto guarded(const F& f);
+  void begin_step();
+  void finish_steps(int64_t left);  // until `left` are under way
   void log(const StepResult& r, bool due);
   bool evaluate_now();  // true where it is the best so far
   void sample_now();
@@ -44,10 +48,13 @@ class Trainer {
   std::unique_ptr<layers::Model> model_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Source> source_;
+  std::unique_ptr<Stepper> stepper_;
   std::unique_ptr<Progress> progress_;
   std::unique_ptr<Metrics> metrics_;
   RunState state_;
   std::string last_saved_;
+  int64_t under_way_ = 0;  // steps begun and not finished
+  std::string how_;
   bool metrics_failed_ = false;
 };
 

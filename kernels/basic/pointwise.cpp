@@ -60,6 +60,8 @@ void loop_along(const Tensor& x, const Tensor& w, const Around& s, const Tensor&
 }
 
 Tensor along(Pointwise what, const Tensor& x_in, const Tensor& w_in, int dim) {
+  if (x_in.dtype() != w_in.dtype() && !x_in.device().takes_cuda_forms())
+    return along(what, x_in.to(w_in.dtype()), w_in, dim).to(x_in.dtype());
   const Tensor x = x_in.contiguous(), w = w_in.contiguous();
   const Around s = around(x.shape(), dim);
   require(w.shape() == Shape{s.size}, "along dimension ", dim, " of ", x.shape(),
@@ -97,13 +99,14 @@ Tensor scaled(const Tensor& x_in, double factor) {
   return out;
 }
 
-Tensor reduced_to(const Tensor& a_in, const Tensor& b_in, int dim) {
+Tensor reduced_to(const Tensor& a_in, const Tensor& b_in, int dim, Dtype dtype) {
   const Tensor a = a_in.contiguous(), b = b_in ? b_in.contiguous() : Tensor();
   const Around s = around(a.shape(), dim);
-  const Tensor out = empty({s.size}, a.dtype(), a.device());
+  const Tensor out = empty({s.size}, dtype, a.device());
   if constexpr (has_cuda)
     if (a.device().takes_cuda_forms()) return cuda_reduced(a, b, s, out), out;
   if (out.is_meta()) return out;
+  if (a.dtype() != dtype) return out.copy_from(reduced_to(a, b, dim, a.dtype())), out;
   for_dtype(a.dtype(), [&]<class T>() {
     parallel_ranges(s.size, 16, [&](int64_t begin, int64_t end) {
       std::vector<double> total(static_cast<size_t>(end - begin), 0.0);

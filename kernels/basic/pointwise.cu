@@ -43,8 +43,8 @@ __global__ void elementwise(const T* a, const T* b, T* out, int64_t n, bool pack
     out[j] = from_float<T>(f(to_float(a[j]), to_float(b[j])));
 }
 
-template <class T, class F>
-__global__ void along(const T* x, const T* w, T* out, int64_t n, int64_t size, int64_t after, F f) {
+template <class T, class W, class F>
+__global__ void along(const T* x, const W* w, T* out, int64_t n, int64_t size, int64_t after, F f) {
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n;
        i += gridDim.x * int64_t{kThreads})
     out[i] = from_float<T>(f(to_float(x[i]), to_float(w[i / after % size])));
@@ -91,9 +91,11 @@ void launch_along(const Tensor& x, const Tensor& w, const Around& s, const Tenso
   const int64_t n = out.numel();
   if (n == 0) return;
   for_cuda_dtype(out.dtype(), [&]<class T>() {
-    along<<<static_cast<unsigned>(std::min<int64_t>(ceil_div(n, kThreads), 1 << 20)), kThreads, 0,
-            cuda_stream(out.device())>>>(dptr<const T>(x), dptr<const T>(w), dptr<T>(out), n,
-                                         s.size, s.after, f);
+    for_cuda_dtype(w.dtype(), [&]<class W>() {
+      along<<<static_cast<unsigned>(std::min<int64_t>(ceil_div(n, kThreads), 1 << 20)), kThreads, 0,
+              cuda_stream(out.device())>>>(dptr<const T>(x), dptr<const W>(w), dptr<T>(out), n,
+                                           s.size, s.after, f);
+    });
   });
   check_launch("along");
 }

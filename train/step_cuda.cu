@@ -1,0 +1,217 @@
+// Steps on a GPU. The first is enqueued operation by operation; the second is recorded as a CUDA graph,
+// which is launched from then on. The host waits for nothing but the result of the step before the one
+// that it has just started. The order of the work, and so every bit, is the same in both ways.
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include "autograd/ops.h"
+#include "core/cuda_graph.cuh"
+#include "kernels/basic/pointwise.h"
+#include "train/step.h"
+
+namespace weft::train {
+namespace {
+
+using autograd::Var;
+using kernels::StepNumbers;
+
+constexpr size_t kSlots = 2;  // steps under way
+
+int64_t at(float StepNumbers::*member) {
+  const StepNumbers n;
+  return &(n.*member) - reinterpret_cast<const float*>(&n);
+}
+
+class CudaStepper final : public Stepper {
+ public:
+  CudaStepper(const layers::Model& model, AdamW& optimizer, const Recipe& recipe)
+      : model_(model),
+        optimizer_(optimizer),
+        recipe_(recipe),
+        device_(model.parameters().front().var.value().device()) {
+    place_gradients();
+    const OwnerScope owner("optimizer");
+    fused_.emplace(optimizer_.tensors(), optimizer_.settings());
+    numbers_ = zeros({kernels::kStepNumbers}, Dtype::f32, device_);
+    if (device_.is_meta()) return;
+    graph_.emplace(device_);
+    for (Slot& s : slots_) {
+      s.numbers.emplace(2 * sizeof(StepNumbers), device_);
+      s.done.emplace(device_);
+    }
+  }
+  ~CudaStepper() override {
+    for (const layers::Parameter& p : model_.parameters()) p.var.drop_grad();
+  }
+
+  int64_t ahead() const override { return device_.is_meta() ? 0 : 1; }
+  std::string how() const override { return how_; }
+
+  void begin(int64_t step, const std::function<layers::Batch()>& next) override {
+    Slot& slot = slots_[static_cast<size_t>(step) % kSlots];
+    slot.result = {.step = step};
+    slot.result.lr = optimizer_.rate(step, recipe_.train.steps, recipe_.schedule);
+    take_batches(slot, next);
+    send_numbers(slot, step);
+    run(slot);
+    slot.result.peak_bytes = peak_;
+    fetch_numbers(slot);
+    if (under_way_++ == 0) oldest_ = step;
+  }
+
+  StepResult finish() override {
+    Slot& slot = slots_[static_cast<size_t>(oldest_++) % kSlots];
+    --under_way_;
+    if (device_.is_meta()) return slot.result;
+    slot.done->wait();
+    const StepNumbers& n = slot.numbers->as<StepNumbers>()[1];
+    if (n.failed != 0) {
+      layers::Batch batch = slot.batches.back();
+      batch.tokens = batch.tokens.to(device_);
+      batch.targets = batch.targets.to(device_);
+      cuda_stream(device_);
+      const bool of_loss = !std::isfinite(n.loss) || !std::isfinite(n.total);
+      refuse_step(model_, batch, recipe_.train.accumulate, slot.result.step,
+                  of_loss ? static_cast<double>(std::isfinite(n.loss) ? n.total : n.loss) : 0.0,
+                  n.norm);
+    }
+    slot.result.loss = n.loss;
+    slot.result.norm = n.norm;
+    return slot.result;
+  }
+
+ private:
+  struct Slot {
+    std::vector<layers::Batch> batches;  // on the host
+    std::optional<Pinned> tokens, numbers;
+    std::optional<Event> done;
+    StepResult result;
+  };
+
+  // One block of memory for all gradients, so that one fill clears them.
+  void place_gradients() {
+    const OwnerScope owner("gradients");
+    constexpr int64_t kUnit = 64;  // floats: each gradient begins on 256 bytes
+    int64_t total = 0;
+    for (const layers::Parameter& p : model_.parameters())
+      total += ceil_div(p.var.value().numel(), kUnit) * kUnit;
+    gradients_ = empty({total}, Dtype::f32, device_);
+    int64_t begin = 0;
+    for (const layers::Parameter& p : model_.parameters()) {
+      const int64_t n = p.var.value().numel();
+      p.var.set_grad(gradients_.slice(0, begin, begin + n).reshape(p.var.shape()));
+      begin += ceil_div(n, kUnit) * kUnit;
+    }
+  }
+
+  void take_batches(Slot& slot, const std::function<layers::Batch()>& next) {
+    const OwnerScope owner("batch");
+    slot.batches.clear();
+    for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
+      slot.batches.push_back(next());
+      slot.result.tokens += static_cast<double>(slot.batches.back().tokens.numel());
+    }
+    const int64_t n = slot.batches[0].tokens.numel();
+    if (!inputs_) {
+      const auto count = static_cast<int64_t>(slot.batches.size());
+      inputs_ = empty({count, 2, n}, Dtype::i32, device_);
+    }
+    if (device_.is_meta()) return;
+    if (!slot.tokens) slot.tokens.emplace(static_cast<size_t>(inputs_.numel()) * 4, device_);
+    auto* to = slot.tokens->as<int32_t>();
+    for (const layers::Batch& b : slot.batches)
+      for (const Tensor& t : {b.tokens, b.targets}) to = std::copy_n(t.data<int32_t>(), n, to);
+    backend(device_).copy(inputs_.raw(), slot.tokens->as<void>(),
+                          static_cast<size_t>(inputs_.numel()) * 4, current_stream(device_));
+  }
+
+  void send_numbers(Slot& slot, int64_t step) {
+    if (device_.is_meta()) return;
+    auto* const host = slot.numbers->as<StepNumbers>();
+    host[0] = kernels::step_numbers(optimizer_.settings(), step + 1, slot.result.lr);
+    backend(device_).copy(numbers_.raw(), host, static_cast<size_t>(at(&StepNumbers::loss)) * 4,
+                          current_stream(device_));
+  }
+
+  void fetch_numbers(Slot& slot) {
+    if (device_.is_meta()) return;
+    backend(device_).copy(slot.numbers->as<StepNumbers>() + 1, numbers_.raw(), sizeof(StepNumbers),
+                          current_stream(device_));
+    slot.done->record();
+  }
+
+  void run(const Slot& slot) {
+    if (graph_ && graph_->good()) return graph_->launch();
+    Allocator& memory = allocator(device_);
+    memory.reset_peak();
+    const bool packed = slot.batches[0].cu_seqlens.defined();
+    if (warm_ && graph_ && !packed && !refused_) {
+      try {
+        graph_->record([&] { work(slot); });
+        how_ = "each step one CUDA graph";
+        peak_ = memory.stats().peak;
+        return graph_->launch();
+      } catch (const Error& e) {
+        refused_ = true;
+        how_ = concat("steps are enqueued one operation at a time: ", e.what());
+      }
+    }
+    if (packed)
+      how_ =
+          "steps are enqueued one operation at a time: packed documents differ in their "
+          "borders from step to step";
+    work(slot);
+    warm_ = true;
+    peak_ = memory.stats().peak;
+  }
+
+  // All of a step that runs on the device.
+  void work(const Slot& slot) {
+    const int64_t count = recipe_.train.accumulate;
+    const double factor = 1.0 / static_cast<double>(count);
+    gradients_.zero();
+    numbers_.slice(0, at(&StepNumbers::loss), at(&StepNumbers::norm)).zero();
+    for (int64_t i = 0; i < count; ++i) {
+      layers::Batch batch = slot.batches[static_cast<size_t>(i)];
+      const Shape shape = batch.tokens.shape();
+      const Tensor pair = inputs_.select(0, i);
+      batch.tokens = pair.select(0, 0).reshape(shape);
+      batch.targets = pair.select(0, 1).reshape(shape);
+      layers::Loss loss = model_.loss(batch);
+      add(&StepNumbers::loss, loss.cross_entropy, factor);
+      add(&StepNumbers::total, loss.total.value(), factor);
+      const Var total = count == 1 ? loss.total : autograd::scale(loss.total, factor);
+      loss = {};
+      autograd::backward(total);
+    }
+    fused_->step(numbers_);
+    for (const layers::Parameter& p : model_.parameters()) p.var.value().mark_written();
+  }
+
+  void add(float StepNumbers::*member, const Tensor& value, double factor) {
+    const Tensor place = numbers_.slice(0, at(member), at(member) + 1);
+    place.add_from(kernels::scaled(value, factor).reshape({1}));
+  }
+
+  const layers::Model& model_;
+  AdamW& optimizer_;
+  const Recipe& recipe_;
+  Device device_;
+  Tensor gradients_, numbers_, inputs_;
+  std::optional<kernels::CudaAdamw> fused_;
+  std::optional<Graph> graph_;
+  std::array<Slot, kSlots> slots_;
+  int64_t oldest_ = 0, under_way_ = 0, peak_ = 0;
+  bool warm_ = false, refused_ = false;
+  std::string how_;
+};
+
+}  // namespace
+
+std::unique_ptr<Stepper> make_cuda_stepper(const layers::Model& model, AdamW& optimizer,
+                                           const Recipe& recipe) {
+  return std::make_unique<CudaStepper>(model, optimizer, recipe);
+}
+
+}  // namespace weft::train

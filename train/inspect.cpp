@@ -115,7 +115,7 @@ void print_text(const Recipe& recipe, const Plan& p) {
 }  // namespace
 
 int run_inspect(const InspectArguments& a) {
-  Recipe recipe = read_recipe(a.recipe, a.set);
+  Recipe recipe = read_recipe(a.recipe, a.set, a.device, /*planned=*/true);
   const Plan plan = make_plan(recipe);
   if (a.json)
     print_json(recipe, plan);

@@ -37,6 +37,12 @@ void choose_environment(char** argv) {
   if (changed) execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
 }
 
+void add_device(CLI::App* verb, std::string& device) {
+  verb->add_option(
+      "--device", device,
+      "cpu, cuda, cuda:N or auto (standard: the recipe's; auto where it says nothing)");
+}
+
 void add_set(CLI::App* verb, std::vector<std::string>& set) {
   verb->add_option("--set", set, "override a key of the recipe: --set train.steps=500")
       ->type_name("KEY=VALUE");
@@ -61,6 +67,7 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   verb->add_flag("--resume", a.resume, "go on from the newest checkpoint of this run");
   verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
   verb->add_flag("--overwrite", a.overwrite, "start anew where an earlier run lies");
+  add_device(verb, a.device);
   verb->callback([&] { status = run_train(a); });
 }
 
@@ -70,6 +77,7 @@ void add_eval(CLI::App& app, EvalArguments& a, int& status) {
   verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
   verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
   verb->add_option("--batches", a.batches, "how many batches (standard: all)");
+  add_device(verb, a.device);
   verb->callback([&] { status = run_eval(a); });
 }
 
@@ -86,6 +94,7 @@ void add_generate(CLI::App& app, GenerateArguments& a, int& status) {
   verb->add_option("--top-p", a.top_p, "draw from the likeliest that hold this much probability")
       ->capture_default_str();
   verb->add_option("--seed", a.seed, "the same seed writes the same text")->capture_default_str();
+  add_device(verb, a.device);
   verb->callback([&] { status = run_generate(a); });
 }
 
@@ -95,6 +104,7 @@ void add_inspect(CLI::App& app, InspectArguments& a, int& status) {
   verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
   add_set(verb, a.set);
   verb->add_flag("--json", a.json, "print JSON");
+  add_device(verb, a.device);
   verb->callback([&] { status = run_inspect(a); });
 }
 

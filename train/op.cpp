@@ -129,8 +129,8 @@ struct Run {
 };
 
 Run run(const Operation& op, const OperationFile& file, Settings settings, Form form, Dtype dtype,
-        bool backward) {
-  Tensors inputs = rounded_to(dtype, file.inputs, op.inputs());
+        bool backward, Device device = kCpu) {
+  Tensors inputs = on_device(device, rounded_to(dtype, file.inputs, op.inputs()));
   const bool routes = op.name() == "router";
   if (routes) prepare_router(inputs, settings);
   Run r;
@@ -139,7 +139,8 @@ Run run(const Operation& op, const OperationFile& file, Settings settings, Form 
   check_gradients(op, file.output_gradients, r.outputs);
   if (backward)
     r.gradients =
-        op.backward(form, inputs, settings, rounded_to(dtype, file.output_gradients, op.outputs()));
+        op.backward(form, inputs, settings,
+                    on_device(device, rounded_to(dtype, file.output_gradients, op.outputs())));
   return r;
 }
 
@@ -200,7 +201,7 @@ void print_help(const Operation& op, std::ostream& out) {
   out << "flags of every operation\n";
   row("--form", "chunkwise", joined(forms, " | "));
   row("--dtype", "the first input's", "f64 | f32 | bf16");
-  row("--device", "cpu", "");
+  row("--device", "cpu", "cpu | cuda, where the chunkwise form runs in f32 and bf16");
   row("--backward", "", "write gradients too; implied by output gradients in the file, those that");
   row("", "", "are absent are zero");
   out << "\nexample\n  weft op " << op.name() << " in.h5 out.h5 --backward --dtype f64\n";
@@ -224,7 +225,9 @@ example
 
 int check_files(const OpArguments& a, std::ostream& out) {
   int failed = 0, seen = 0;
-  const Dtype dtype = a.dtype.empty() ? Dtype::f64 : dtype_from(a.dtype);
+  const Device device = device_from(a.device);
+  const Dtype exact = device.is_cuda() ? Dtype::f32 : Dtype::f64;
+  const Dtype dtype = a.dtype.empty() ? exact : dtype_from(a.dtype);
   for (const std::string& path : a.check) {
     const Hdf5Reader file(path, "operation file");
     require(file.has_attribute("", "operation"), path,
@@ -234,7 +237,8 @@ int check_files(const OpArguments& a, std::ostream& out) {
     out << path << "\n";
     for (const Form form : op.forms()) {
       if (!a.form.empty() && form != form_from(a.form)) continue;
-      for (const OpCheck& c : check_operation_file(path, form, dtype)) {
+      if (device.is_cuda() && form != Form::chunkwise) continue;
+      for (const OpCheck& c : check_operation_file(path, form, dtype, device)) {
         out << "  " << std::left << std::setw(10) << c.form
             << (c.passed() ? " ok      " : " FAILED  ") << c.text << "\n";
         ++seen;
@@ -311,12 +315,13 @@ OperationFile read_operation_file(const std::string& path, const Operation& op) 
   return f;
 }
 
-std::vector<OpCheck> check_operation_file(const std::string& path, Form form, Dtype dtype) {
+std::vector<OpCheck> check_operation_file(const std::string& path, Form form, Dtype dtype,
+                                          Device device) {
   return in_file(path, [&] {
     const Operation& op = operation(Hdf5Reader(path, "operation file").text("", "operation"));
     const OperationFile f = read_operation_file(path, op);
     const bool backward = !f.gradients.empty();
-    const Run r = run(op, f, f.settings, form, dtype, backward);
+    const Run r = run(op, f, f.settings, form, dtype, backward, device);
     // What rounding inputs and results does on its own, below f64.
     const Run best = dtype == Dtype::f64 ? Run{f.outputs, f.gradients}
                                          : run(op, f, f.settings, Form::naive, dtype, backward);
@@ -358,9 +363,10 @@ int run_op(const OpArguments& a, std::ostream& out) {
   }
   require(!a.out.empty(), "weft op ", a.name, ": expected IN.h5 OUT.h5; `weft op ", a.name,
           " --help` shows the tensors");
-  require(a.device == "cpu", "weft op: device ", a.device,
-          " is not one that computes here; use cpu");
+  const Device device = device_from(a.device);
   const Form form = form_from(a.form.empty() ? "chunkwise" : a.form);
+  require(!device.is_cuda() || form == Form::chunkwise, "weft op: the ", a.form,
+          " form runs on the CPU; leave out --device cuda");
 
   const OperationFile file = read_operation_file(a.in, op);
   Settings settings = file.settings;
@@ -368,7 +374,8 @@ int run_op(const OpArguments& a, std::ostream& out) {
   const Dtype dtype = a.dtype.empty() ? dtype_of_inputs(op, file.inputs) : dtype_from(a.dtype);
   require(is_float(dtype), "weft op: ", dtype, " is no type to compute in; known: f64 f32 bf16");
   const Run r = in_file(a.in, [&] {
-    return run(op, file, settings, form, dtype, a.backward || !file.output_gradients.empty());
+    return run(op, file, settings, form, dtype, a.backward || !file.output_gradients.empty(),
+               device);
   });
 
   Hdf5Writer writer(a.out);
@@ -376,9 +383,9 @@ int run_op(const OpArguments& a, std::ostream& out) {
   writer.attribute("", "form", name_of(form));
   writer.attribute("", "dtype", std::string(name_of(dtype)));
   for (const auto& [name, t] : r.outputs)
-    writer.tensor((file.grouped ? "outputs/" : "") + name, t.contiguous());
+    writer.tensor((file.grouped ? "outputs/" : "") + name, t.to(kCpu).contiguous());
   for (const auto& [name, t] : r.gradients)
-    writer.tensor((file.grouped ? "gradients/" : "") + name, t.contiguous());
+    writer.tensor((file.grouped ? "gradients/" : "") + name, t.to(kCpu).contiguous());
   writer.commit();
   out << a.out << ": " << r.outputs.size() << " outputs, " << r.gradients.size() << " gradients of "
       << op.name() << " (" << name_of(form) << ", " << name_of(dtype) << ")\n";

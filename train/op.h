@@ -19,7 +19,7 @@ struct OpArguments {
   std::string name, in, out;
   bool backward = false;   // implied by output gradients in the file
   std::string form = "";   // "": chunkwise; with --check, all
-  std::string dtype = "";  // "": that of the file's first input; with --check, f64
+  std::string dtype = "";  // "": that of the file's first input; with --check, f64 (f32 on a GPU)
   std::string device = "cpu";
   kernels::Settings settings;  // the flags that no other field has
   bool list = false, help = false;
@@ -50,6 +50,7 @@ struct OpCheck {
   std::string text;  // where and what
   bool passed() const { return error <= bound; }
 };
-std::vector<OpCheck> check_operation_file(const std::string& path, kernels::Form form, Dtype dtype);
+std::vector<OpCheck> check_operation_file(const std::string& path, kernels::Form form, Dtype dtype,
+                                          Device device = kCpu);
 
 }  // namespace weft::train

@@ -23,11 +23,22 @@ struct Loaded {
   RunState state;
 };
 
-Loaded load(const std::string& where) {
+// The checkpoint's recipe, for the device at hand. A checkpoint holds f32 whatever it was trained in.
+Recipe recipe_for(const std::string& text, const std::string& name, const std::string& device) {
+  TomlTable toml = toml_from_text(text, name);
+  const Device at = device_from(device.empty() ? "auto" : device);
+  const std::string dtype = toml.table("train").string("dtype", "f32");
+  std::vector<std::string> set = {
+      concat("train.device=\"", at.is_cuda() ? concat(at) : "cpu", "\"")};
+  if (dtype == (at.is_cuda() ? "f64" : "bf16")) set.emplace_back("train.dtype=\"f32\"");
+  return recipe_from_text(text, name, set);
+}
+
+Loaded load(const std::string& where, const std::string& device) {
   Loaded l;
   l.path = find_checkpoint(where);
   l.state = read_state(l.path);
-  l.recipe = recipe_from_text(l.state.recipe, l.path + ":recipe");
+  l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device);
   // The vocabulary is the checkpoint's own: the data need not be here.
   const TomlTable table = l.recipe.toml.table("data");
   if (!table.has("dataset")) l.data = read_data(table);
@@ -45,7 +56,7 @@ Loaded load(const std::string& where) {
 }  // namespace
 
 int run_eval(const EvalArguments& a) {
-  Loaded l = load(a.checkpoint);
+  Loaded l = load(a.checkpoint, a.device);
   if (!a.data.empty()) {
     require(!l.data.is_task, l.path, ": was trained on a task; --data takes text");
     l.data = {.sources = {a.data}, .document = l.data.document, .packed = l.data.packed};
@@ -69,7 +80,7 @@ int run_eval(const EvalArguments& a) {
 }
 
 int run_generate(const GenerateArguments& a) {
-  const Loaded l = load(a.checkpoint);
+  const Loaded l = load(a.checkpoint, a.device);
   require(l.tokenizer != nullptr, l.path, ": was trained on a task and writes no text");
   require(!a.prompt.empty(), "--prompt is empty, expected some text to go on from");
   require(a.tokens > 0, "--tokens ", a.tokens, ": expected at least 1");

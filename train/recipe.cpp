@@ -19,14 +19,15 @@ double in_range(const TomlTable& t, const std::string& key, double low, double h
   return value;
 }
 
-RunSettings read_train(const TomlTable& t, const std::string& name) {
+RunSettings read_train(const TomlTable& t, const std::string& name, bool planned) {
   RunSettings s;
   s.steps = at_least(t, "steps", 1, s.steps);
   s.batch = at_least(t, "batch", 1, s.batch);
   s.accumulate = at_least(t, "accumulate", 1, s.accumulate);
   s.seed = static_cast<uint64_t>(at_least(t, "seed", 0, 1));
   try {
-    s.device = device_from(t.string("device", "auto"));
+    const std::string device = t.string("device", "auto");
+    s.device = planned && has_cuda && device == "cuda" ? kCuda : device_from(device);
   } catch (const Error& e) {
     t.refuse("device", e.what());
   }
@@ -80,7 +81,7 @@ SampleSettings read_sample(const TomlTable& t) {
 }
 
 Recipe checked(TomlTable toml, const std::string& fallback_name,
-               const std::vector<std::string>& overrides) {
+               const std::vector<std::string>& overrides, bool planned) {
   for (const std::string& one : overrides) {
     const size_t at = one.find('=');
     require(at != std::string::npos && at > 0, "--set ", one, ": expected KEY=VALUE, for example ",
@@ -90,7 +91,7 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
   Recipe r;
   r.toml = toml;
   r.name = toml.string("name", fallback_name);
-  r.train = read_train(toml.table("train"), r.name);
+  r.train = read_train(toml.table("train"), r.name, planned);
   r.optimizer = read_optimizer(toml.table("optimizer"));
   r.schedule = read_schedule(toml.table("schedule"));
   r.sample = read_sample(toml.table("sample"));
@@ -99,14 +100,17 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
 
 }  // namespace
 
-Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides) {
-  return checked(toml_from_file(path), std::filesystem::path(path).stem().string(), overrides);
+Recipe read_recipe(const std::string& path, std::vector<std::string> overrides,
+                   const std::string& device, bool planned) {
+  if (!device.empty()) overrides.push_back("train.device=\"" + device + "\"");
+  return checked(toml_from_file(path), std::filesystem::path(path).stem().string(), overrides,
+                 planned);
 }
 
 Recipe recipe_from_text(const std::string& text, const std::string& name,
                         const std::vector<std::string>& overrides) {
-  return checked(toml_from_text(text, name), std::filesystem::path(name).stem().string(),
-                 overrides);
+  return checked(toml_from_text(text, name), std::filesystem::path(name).stem().string(), overrides,
+                 false);
 }
 
 }  // namespace weft::train

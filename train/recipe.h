@@ -59,8 +59,10 @@ struct Recipe {
   void finish() const { toml.finish(); }
 };
 
-// `overrides` are "table.key=value". Throw Error with file, line and column.
-Recipe read_recipe(const std::string& path, const std::vector<std::string>& overrides = {});
+// `overrides` are "table.key=value"; `device`, unless empty, stands before the recipe's own. A recipe that
+// is only planned may name a GPU where there is none. Throw Error with file, line and column.
+Recipe read_recipe(const std::string& path, std::vector<std::string> overrides = {},
+                   const std::string& device = "", bool planned = false);
 Recipe recipe_from_text(const std::string& text, const std::string& name,
                         const std::vector<std::string>& overrides = {});
 

@@ -223,7 +223,7 @@ void Trainer::keep_best() const {
 
 int run_train(const TrainArguments& a) {
   catch_stop_signals();
-  Recipe recipe = read_recipe(a.recipe, a.set);
+  Recipe recipe = read_recipe(a.recipe, a.set, a.device);
   const std::string out = recipe.train.out;
   const auto earlier = checkpoints_of(out);
   require(a.from.empty() || a.resume, "--from needs --resume");

@@ -9,6 +9,7 @@
 namespace weft::train {
 
 struct TrainArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
   std::string recipe;
   std::vector<std::string> set;  // "table.key=value"
   bool resume = false;
@@ -18,6 +19,7 @@ struct TrainArguments {
 int run_train(const TrainArguments& a);
 
 struct EvalArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
   std::string checkpoint;
   std::string data;     // a text file or folder instead of the recipe's held-out part
   int64_t batches = 0;  // 0: all of the held-out part
@@ -25,6 +27,7 @@ struct EvalArguments {
 int run_eval(const EvalArguments& a);
 
 struct GenerateArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
   std::string checkpoint, prompt;
   int64_t tokens = 200, top_k = 0;
   double temperature = 0.8, top_p = 1;
@@ -33,6 +36,7 @@ struct GenerateArguments {
 int run_generate(const GenerateArguments& a);
 
 struct InspectArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
   std::string recipe;
   std::vector<std::string> set;
   bool json = false;

@@ -28,7 +28,7 @@ struct Smem {
   T* data = nullptr;
 
   // Bytes from the tile's start to element (r, c).
-  __device__ __forceinline__ static int offset(int r, int c) {
+  __host__ __device__ static constexpr int offset(int r, int c) {
     constexpr int kUnits = panel_bytes / 16;
     int turn = r / (128 / panel_bytes) % kUnits;
     if constexpr (sizeof(T) == 4) turn = (turn * 2 | turn / (kUnits / 2)) % kUnits;

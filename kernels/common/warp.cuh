@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/cuda.cuh"
+
 namespace weft::kernels::tile {
 
 using bf16 = __nv_bfloat16;
@@ -23,17 +25,8 @@ __device__ __forceinline__ int warp_count() { return static_cast<int>(blockDim.x
 
 // --- Numbers -----------------------------------------------------------------------------------
 
-__device__ __forceinline__ float to_float(float x) { return x; }
-__device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
-
-template <class T>
-__device__ __forceinline__ T from_float(float x) {
-  if constexpr (std::is_same_v<T, float>) {
-    return x;
-  } else {
-    return __float2bfloat16_rn(x);
-  }
-}
+using weft::from_float;  // float to T, rounded to nearest even
+using weft::to_float;
 
 // Two numbers rounded to bf16 in one register, `low` at the lower address.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {

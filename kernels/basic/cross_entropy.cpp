@@ -156,7 +156,7 @@ void CrossEntropy::check(const Inputs<Tensor>& x, const Options& o) {
           ", expected [", V, "]");
   require(o.softcap >= 0, "cross_entropy: softcap = ", o.softcap, ", expected 0 (none) or more");
   check_index_shape("cross_entropy: targets", o.targets, {R});
-  if (o.targets.is_meta()) return;
+  if (!o.targets.device().is_cpu()) return;
   const View<const int32_t> targets = view<const int32_t>(o.targets);
   for (int64_t r = 0; r < R; ++r)
     if (targets(r) != kIgnored && (targets(r) < 0 || targets(r) >= V)) [[unlikely]]

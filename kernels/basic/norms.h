@@ -49,6 +49,10 @@ struct RmsNorm {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 struct LayerNorm {
@@ -88,6 +92,10 @@ struct LayerNorm {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 struct GatedNorm {
@@ -131,6 +139,10 @@ struct GatedNorm {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 struct L2Norm {
@@ -167,6 +179,10 @@ struct L2Norm {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

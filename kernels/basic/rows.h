@@ -97,10 +97,10 @@ inline void check_index_shape(std::string_view what, const Tensor& index, const 
 }
 
 // Throws Error that names the first element outside 0 .. limit - 1. `of` says what there are so many
-// of. A meta tensor has no elements to look at.
+// of. Elements on a GPU are not looked at, and a meta tensor has none.
 inline void check_index(std::string_view what, const Tensor& index, int64_t limit,
                         std::string_view of) {
-  if (index.is_meta()) return;
+  if (!index.device().is_cpu()) return;
   const View<const int32_t> v = view<const int32_t>(index);
   for (int64_t i = 0; i < index.numel(); ++i)
     if (v(i) < 0 || v(i) >= limit) [[unlikely]]

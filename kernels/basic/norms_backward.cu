@@ -1,0 +1,274 @@
+// The backward passes of the norms on the GPU. Lanes that share a segment walk down the rows and keep
+// the sums for the gradients of weight and bias in registers; the sums of all walks are rows of a
+// buffer, which a second kernel adds up in order. Who walks where goes by shape alone.
+#include "kernels/basic/column_sums.cuh"
+#include "kernels/basic/norms.cuh"
+
+namespace weft::kernels {
+namespace {
+
+template <class T>
+struct Backward {
+  const T *x, *z, *weight, *dy;  // z and weight may be null
+  int64_t x_stride, z_stride, dy_stride;
+  const float *mean, *rstd;
+  T *dx, *dz;                        // may be null
+  float *weight_parts, *bias_parts;  // [parts, groups W] each; may be null
+  uint32_t segments, groups, walks;
+  int W;
+  float inverse_count;
+  GateKind gate;
+};
+
+// One number: what goes into the sums over a segment, and what comes out of them.
+template <Norm kNorm>
+struct Element {
+  float n, dn;         // x, less the mean; gradient of n
+  float a = 1, slope;  // of the gate
+  float wg;            // dy w
+
+  template <class T>
+  __device__ __forceinline__ Element(const Backward<T>& b, float x, float z, float w, float dy,
+                                     float mean)
+      : n(x - mean), wg(dy * w) {
+    dn = wg;
+    if constexpr (kNorm == Norm::gated) {
+      const float s = gate_sigmoid(z);
+      a = b.gate.silu ? z * s : s;
+      slope = b.gate.silu ? s * (1 + z * (1 - s)) : s * (1 - s);
+      dn *= a;
+    }
+  }
+};
+
+// Adds the sums of a block's walks, [kPerBlock, W] in `shared`, and writes them as its part.
+template <class L>
+__device__ void write_block_sum(const float (&sum)[L::kSlots][L::kWidth], int packs, int W,
+                                float* part) {
+  extern __shared__ float shared[];
+  __syncthreads();
+  float* const mine = shared + threadIdx.x / L::kLanes * W;
+  L::each(packs, [&](int j, int column) { store_floats(mine + column, sum[j]); });
+  __syncthreads();
+  for (int i = threadIdx.x; i < W; i += L::kThreads) {
+    float total = 0;
+#pragma unroll
+    for (int u = 0; u < L::kPerBlock; ++u) total += shared[u * W + i];
+    part[i] = total;
+  }
+}
+
+template <Norm kNorm, class L, class T>
+__global__ void __launch_bounds__(L::kThreads, L::kBlocks)
+    norm_backward(const Backward<T> a, int packs) {
+  constexpr int kWidth = L::kWidth;
+  const uint32_t walk = blockIdx.x * L::kPerBlock + threadIdx.x / L::kLanes;
+  const bool in_block = L::kPacks > 0 && L::kPerBlock > 1 && a.groups == 1;
+  const int start = a.groups == 1 ? 0 : static_cast<int>(walk % a.groups) * a.W;
+  const int64_t part = in_block ? blockIdx.x : walk / a.groups;
+  const int64_t part_at = part * a.groups * a.W + start;
+
+  float dw[L::kSlots][kWidth] = {}, db[L::kSlots][kWidth] = {};
+  if constexpr (L::kPacks == 0) {  // the sums are kept in the parts themselves
+    if (walk < a.walks)
+      L::each(packs, [&](int, int column) {
+        if (a.weight_parts) a.weight_parts[part_at + column] = 0;
+        if (a.bias_parts) a.bias_parts[part_at + column] = 0;
+      });
+  }
+
+  const uint32_t rounds = (a.segments + a.walks - 1) / a.walks;
+  for (uint32_t round = 0; round < rounds; ++round) {
+    const uint32_t s = round * a.walks + walk;
+    const int count = walk < a.walks && s < a.segments ? packs : 0;
+    const Segment<T, L> x(segment_at(a.x, a.x_stride, s, a.groups, a.W), count);
+    const Segment<T, L> dy(segment_at(a.dy, a.dy_stride, s, a.groups, a.W), count);
+    const Segment<T, L> z(segment_at(a.z, a.z_stride, s, a.groups, a.W),
+                          kNorm == Norm::gated ? count : 0);
+    const float mean = kNorm == Norm::centred && count > 0 ? a.mean[s] : 0;
+    const float root = count > 0 ? a.rstd[s] : 0;
+    // Calls f(element, its dy, slot, k, column) for each number of a pack.
+    const auto each_of = [&](int j, int column, const auto& f) {
+      const auto in = x(j, column), flow = dy(j, column);
+      Pack<T, kWidth> gate, weight;
+      if (kNorm == Norm::gated) gate = z(j, column);
+      if (a.weight) weight = load<kWidth>(a.weight + start + column);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const float g = to_float(flow.at[k]);
+        f(Element<kNorm>(a, to_float(in.at[k]), kNorm == Norm::gated ? to_float(gate.at[k]) : 0,
+                         a.weight ? to_float(weight.at[k]) : 1, g, mean),
+          g, k);
+      }
+    };
+
+    float flat = 0, along = 0;  // sums of dn and of dn n
+    L::each(count, [&](int j, int column) {
+      each_of(j, column, [&](const Element<kNorm>& e, float g, int k) {
+        flat += e.dn;
+        along += e.dn * e.n;
+        const float to_weight = g * e.a * e.n * root;
+        if constexpr (L::kPacks > 0) {
+          dw[j][k] += to_weight;
+          if (kNorm == Norm::centred) db[j][k] += g;
+        } else {
+          if (a.weight_parts) a.weight_parts[part_at + column + k] += to_weight;
+          if (a.bias_parts) a.bias_parts[part_at + column + k] += g;
+        }
+      });
+    });
+    along = sum_lanes<L::kLanes>(along) * a.inverse_count * root * root;
+    flat = kNorm == Norm::centred ? sum_lanes<L::kLanes>(flat) * a.inverse_count : 0;
+
+    L::each(count, [&](int j, int column) {
+      Pack<T, kWidth> to_x, to_z;
+      each_of(j, column, [&](const Element<kNorm>& e, float, int k) {
+        if (kNorm != Norm::gated) {
+          to_x.at[k] = from_float<T>(root * (e.dn - flat - e.n * along));
+        } else if (a.gate.first) {  // n is x a, e.n is x: the gradient of n goes to both
+          const float d = root * (e.wg - e.n * e.a * along);
+          to_x.at[k] = from_float<T>(d * e.a);
+          to_z.at[k] = from_float<T>(d * e.n * e.slope);
+        } else {
+          to_x.at[k] = from_float<T>(root * (e.dn - e.n * along));
+          to_z.at[k] = from_float<T>(root * e.wg * e.n * e.slope);
+        }
+      });
+      const int64_t at = static_cast<int64_t>(s) * a.W + column;
+      if (a.dx) store(a.dx + at, to_x);
+      if (kNorm == Norm::gated && a.dz) store(a.dz + at, to_z);
+    });
+  }
+
+  if constexpr (L::kPacks > 0) {
+    if (in_block) {
+      if (a.weight_parts) write_block_sum<L>(dw, packs, a.W, a.weight_parts + part_at);
+      if (kNorm == Norm::centred && a.bias_parts)
+        write_block_sum<L>(db, packs, a.W, a.bias_parts + part_at);
+    } else if (walk < a.walks) {
+      L::each(packs, [&](int j, int column) {
+        if (a.weight_parts) store_floats(a.weight_parts + part_at + column, dw[j]);
+        if (a.bias_parts) store_floats(a.bias_parts + part_at + column, db[j]);
+      });
+    }
+  }
+}
+
+// How many rows of partial sums there are.
+int64_t part_count(Dtype dtype, int64_t R, int64_t groups, int64_t W) {
+  const int64_t lanes = lanes_of(dtype, W);
+  if (groups == 1 && lanes <= 32) return std::min<int64_t>(ceil_div(R, 256 / lanes), 512);
+  return std::min(R, std::max<int64_t>(1, 65536 / (lanes * groups)));
+}
+
+struct Given {
+  Tensor x, z, weight, dy, mean, rstd;
+  int64_t groups;
+  bool mean_of_squares;
+  GateKind gate;
+};
+
+struct Wanted {
+  Tensor x, z, weight, bias;
+};
+
+template <Norm kNorm>
+void launch(const Given& in, const Wanted& out) {
+  const int64_t R = in.x.size(0), D = in.x.size(1), W = std::max<int64_t>(1, D / in.groups);
+  const Device device = in.x.device();
+  const bool sums = out.weight || out.bias;
+  const int64_t parts = sums ? part_count(in.x.dtype(), R, in.groups, W) : 0;
+  const Tensor weight_parts = out.weight ? empty({parts, D}, Dtype::f32, device) : Tensor();
+  const Tensor bias_parts = out.bias ? empty({parts, D}, Dtype::f32, device) : Tensor();
+  if (device.is_meta() || D == 0) return;
+  for_cuda_dtype(in.x.dtype(), [&]<class T>() {
+    const bool vectors = by_vectors<T>(in.x, W) && by_vectors<T>(in.z, W) &&
+                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.dy, W);
+    Backward<T> a{.x = dptr<T>(in.x),
+                  .z = dptr<T>(in.z),
+                  .weight = dptr<T>(in.weight),
+                  .dy = dptr<T>(in.dy),
+                  .x_stride = in.x.stride(0),
+                  .z_stride = in.z ? in.z.stride(0) : 0,
+                  .dy_stride = in.dy.stride(0),
+                  .mean = dptr<float>(in.mean),
+                  .rstd = dptr<float>(in.rstd),
+                  .dx = dptr<T>(out.x),
+                  .dz = dptr<T>(out.z),
+                  .weight_parts = dptr<float>(weight_parts),
+                  .bias_parts = dptr<float>(bias_parts),
+                  .segments = static_cast<uint32_t>(R * in.groups),
+                  .groups = static_cast<uint32_t>(in.groups),
+                  .W = static_cast<int>(W),
+                  .inverse_count = in.mean_of_squares ? 1 / static_cast<float>(W) : 1,
+                  .gate = in.gate};
+    if (R > 0)
+      for_lanes<T>(vectors, W, [&]<class L>(int packs) {
+        const bool in_block = L::kPacks > 0 && L::kPerBlock > 1 && in.groups == 1;
+        const int64_t walks = !sums      ? R * in.groups
+                              : in_block ? parts * L::kPerBlock
+                                         : parts * in.groups;
+        a.walks = static_cast<uint32_t>(walks);
+        const auto blocks = static_cast<unsigned>(ceil_div(walks, L::kPerBlock));
+        const size_t shared = sums && in_block ? L::kPerBlock * W * sizeof(float) : 0;
+        norm_backward<kNorm, L><<<blocks, L::kThreads, shared, cuda_stream(device)>>>(a, packs);
+      });
+    if (out.weight) sum_columns(dptr<float>(weight_parts), parts, D, dptr<T>(out.weight), device);
+    if (out.bias) sum_columns(dptr<float>(bias_parts), parts, D, dptr<T>(out.bias), device);
+  });
+  check_launch("norm backward");
+}
+
+Tensor vector_of(const Tensor& t) { return t ? t.contiguous() : t; }
+
+}  // namespace
+
+void RmsNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  launch<Norm::scaled>({with_rows(x.x),
+                        {},
+                        vector_of(x.weight),
+                        with_rows(dy.y),
+                        {},
+                        saved.rstd,
+                        o.groups,
+                        true,
+                        {}},
+                       {dx.x, {}, dx.weight, {}});
+}
+
+void LayerNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                              const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  launch<Norm::centred>({with_rows(x.x),
+                         {},
+                         vector_of(x.weight),
+                         with_rows(dy.y),
+                         saved.mean,
+                         saved.rstd,
+                         o.groups,
+                         true,
+                         {}},
+                        {dx.x, {}, dx.weight, dx.bias});
+}
+
+void GatedNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                              const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  launch<Norm::gated>({with_rows(x.x),
+                       with_rows(x.z),
+                       vector_of(x.weight),
+                       with_rows(dy.y),
+                       {},
+                       saved.rstd,
+                       o.groups,
+                       true,
+                       {o.gate == "silu", o.gate_first}},
+                      {dx.x, dx.z, dx.weight, {}});
+}
+
+void L2Norm::cuda_backward(const Inputs<Tensor>& x, const Options&, const Saved& saved,
+                           const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  launch<Norm::scaled>({with_rows(x.x), {}, {}, with_rows(dy.y), {}, saved.rstd, 1, false, {}},
+                       {dx.x, {}, {}, {}});
+}
+
+}  // namespace weft::kernels

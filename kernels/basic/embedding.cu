@@ -2,7 +2,7 @@
 #include "kernels/basic/embedding.h"
 
 #include "kernels/basic/gather.cuh"
-#include "kernels/basic/rows.h"
+#include "kernels/basic/matrix.h"
 
 namespace weft::kernels {
 

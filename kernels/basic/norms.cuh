@@ -3,9 +3,9 @@
 // kPacks packs each, or, where it is too long or lies unaligned, read it as often as they need it.
 #pragma once
 
+#include "kernels/basic/matrix.h"
 #include "kernels/basic/norms.h"
 #include "kernels/basic/rows.cuh"
-#include "kernels/basic/rows.h"
 
 namespace weft::kernels {
 

@@ -199,6 +199,7 @@ void launch(const Given& in, const Wanted& out) {
                   .bias_parts = dptr<float>(bias_parts),
                   .segments = static_cast<uint32_t>(R * in.groups),
                   .groups = static_cast<uint32_t>(in.groups),
+                  .walks = 0,  // below
                   .W = static_cast<int>(W),
                   .inverse_count = in.mean_of_squares ? 1 / static_cast<float>(W) : 1,
                   .gate = in.gate};

@@ -7,15 +7,10 @@
 #include <string_view>
 
 #include "core/parallel.h"
-#include "core/tensor.h"
+#include "kernels/basic/matrix.h"
 #include "kernels/common/vmath.h"
 
 namespace weft::kernels {
-
-// A matrix [R, D] whose rows lie contiguous is used as it is; any other is copied.
-inline Tensor with_rows(const Tensor& t) {
-  return !t || t.stride(1) == 1 || t.size(1) == 1 ? t : t.contiguous();
-}
 
 template <class T>
 struct Rows {

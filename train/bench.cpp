@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "kernels/agreement.h"
 #include "kernels/common/blas.h"
+#include "train/bench_cuda.h"
 #include "train/report.h"
 
 namespace weft::train {
@@ -250,6 +251,9 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
 
 int run_bench(const BenchArguments& a, std::ostream& out) {
   require(a.budget >= 0, "weft bench --budget: ", a.budget, " is not a number of seconds");
+  if constexpr (has_cuda)
+    if (device_from(a.device).is_cuda()) return run_cuda_bench(a, out);
+  require(device_from(a.device).is_cpu(), "weft bench --device ", a.device, ": nothing runs there");
   variants_of(a);  // names are refused before anything is timed
   const MachineRates rates = measure_machine(std::max(a.budget, 0.1));
   if (a.json)

@@ -15,6 +15,8 @@ struct BenchArguments {
   std::vector<int64_t> lengths;      // none: 512 to 8192
   std::vector<std::string> set;      // "window=512": options of the operation
   std::vector<std::string> without;  // optional inputs that its benchmark would have
+  std::string device = "cpu";        // cuda: the kernel table of train/bench_cuda.h
+  std::string peers;                 // cuda: a file of a peer's times
   double budget = 0.5;               // seconds of repeats a figure, at least three repeats
   bool json = false;                 // a JSON object a line, as they come
 };

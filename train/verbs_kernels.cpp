@@ -61,6 +61,10 @@ void add_bench(CLI::App& app, int& status) {
       ->take_all()
       ->allow_extra_args(false);
   verb->add_option("--budget", a->budget, "seconds of repeats a figure")->capture_default_str();
+  verb->add_option("--device", a->device, "cpu; cuda: the kernel table, on shapes of real models")
+      ->capture_default_str();
+  verb->add_option("--peers", a->peers, "with cuda: times of tests/peers/cuda_ops.py, to compare")
+      ->type_name("FILE");
   verb->add_flag("--json", a->json, "print a JSON object a line instead of a table");
   verb->callback([a, &status] { status = run_bench(*a, std::cout); });
 }

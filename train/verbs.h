@@ -51,6 +51,13 @@ struct DataArguments {
 };
 int run_data(const DataArguments& a);
 
+struct ExportArguments {
+  std::string recipe, out;
+  std::vector<std::string> set;
+  int64_t steps = 100;
+};
+int run_export(const ExportArguments& a);
+
 int run_version();
 
 }  // namespace weft::train

@@ -15,6 +15,7 @@ struct TrainArguments {
   bool resume = false;
   std::string from;        // resume from this checkpoint instead of the newest
   bool overwrite = false;  // start anew where a run lies already
+  std::string profile;     // a file for the trace of a few steps
 };
 int run_train(const TrainArguments& a);
 

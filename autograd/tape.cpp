@@ -7,7 +7,6 @@
 #include <queue>
 
 #include "core/parallel.h"
-#include "core/trace.h"
 
 namespace weft::autograd {
 
@@ -183,7 +182,6 @@ void backward(const std::vector<std::pair<Var, Tensor>>& results) {
     const std::shared_ptr<Node> node = open.top();
     open.pop();
     const OwnerScope owner(node->owner);
-    const TraceScope trace(node->name);
     std::vector<Tensor> dx = node->backward(std::exchange(node->flow, {}));
     node->release();
     std::vector<Edge> edges = std::exchange(node->inputs, {});

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "autograd/tape.h"
+#include "core/trace.h"
 #include "kernels/mechanism.h"
 
 namespace weft::autograd {
@@ -55,6 +56,7 @@ kernels::Outputs<M, Var> apply(const kernels::Inputs<M, Var>& in,
   std::shared_ptr<KernelNode<M>> node;
   if (records(list)) node = std::make_shared<KernelNode<M>>();
   if (node) node->saved.emplace();
+  const TraceScope trace(M::name.data());
   auto y = kernels::forward<M>(values, options, node ? &*node->saved : nullptr);
   int index = 0;
   kernels::for_fields(

@@ -7,6 +7,7 @@
 #include <queue>
 
 #include "core/parallel.h"
+#include "core/trace.h"
 
 namespace weft::autograd {
 
@@ -182,6 +183,7 @@ void backward(const std::vector<std::pair<Var, Tensor>>& results) {
     const std::shared_ptr<Node> node = open.top();
     open.pop();
     const OwnerScope owner(node->owner);
+    const TraceScope trace(node->name);
     std::vector<Tensor> dx = node->backward(std::exchange(node->flow, {}));
     node->release();
     std::vector<Edge> edges = std::exchange(node->inputs, {});

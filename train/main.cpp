@@ -54,6 +54,7 @@ struct Arguments {
   GenerateArguments generate;
   InspectArguments inspect;
   DataArguments data;
+  ExportArguments export_;
 };
 
 void add_train(CLI::App& app, TrainArguments& a, int& status) {
@@ -66,6 +67,8 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   add_set(verb, a.set);
   verb->add_flag("--resume", a.resume, "go on from the newest checkpoint of this run");
   verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
+  verb->add_option("--profile", a.profile, "write a trace of five steady steps on a GPU (Perfetto)")
+      ->type_name("FILE");
   verb->add_flag("--overwrite", a.overwrite, "start anew where an earlier run lies");
   add_device(verb, a.device);
   verb->callback([&] { status = run_train(a); });
@@ -124,6 +127,17 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
   verb->callback([&] { status = run_data(a); });
 }
 
+void add_export(CLI::App& app, ExportArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand(
+      "export", "write a run's first parameters and batches, for another framework to follow it");
+  verb->footer("Example:\n  weft export recipes/gpt.toml --steps 500 --out gpt.h5");
+  verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
+  add_set(verb, a.set);
+  verb->add_option("--steps", a.steps, "steps whose batches are written")->capture_default_str();
+  verb->add_option("--out", a.out, "the file to write (HDF5)")->required();
+  verb->callback([&] { status = run_export(a); });
+}
+
 void refuse_unknown_verb(const CLI::App& app, int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-') return;
   std::vector<std::string> verbs;
@@ -145,6 +159,7 @@ int run(int argc, char** argv) {
   add_generate(app, a.generate, status);
   add_inspect(app, a.inspect, status);
   add_data(app, a.data, status);
+  add_export(app, a.export_, status);
   add_kernel_verbs(app, status);
   app.add_subcommand("version", "version, build and machine")->callback([&] {
     status = run_version();

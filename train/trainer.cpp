@@ -87,7 +87,9 @@ int Trainer::run() {
   stepper_ = make_stepper(*model_, *optimizer_, recipe_);
   const auto every = [&](int64_t n) { return n > 0 && state_.step % n == 0; };
   bool saved = true;
+  const int64_t first = state_.step;
   while (state_.step < steps && !stop_signal) {
+    profile_steps(state_.step - first);
     begin_step();
     const bool last = state_.step == steps;
     const bool due = every(recipe_.train.eval_every) || every(recipe_.sample.every) ||
@@ -99,6 +101,7 @@ int Trainer::run() {
     if (last || better || every(recipe_.train.checkpoint_every)) saved = save();
   }
   finish_steps(0);
+  profile_steps(-1);
   const int signal = stop_signal;
   if (signal && state_.step < steps) saved = save();
   if (!signal || state_.step == steps) sample_now();
@@ -111,11 +114,39 @@ int Trainer::run() {
   return 0;
 }
 
+void Trainer::profile_to(const std::string& path) {
+  require(recipe_.train.device.is_cuda(), "--profile records the work of a GPU; this run is on ",
+          recipe_.train.device);
+  profile_path_ = path;
+  if constexpr (has_cuda) profiler_ = make_profiler();
+}
+
+// Records the steps from the fifth of this run to the ninth, or to its end (`begun` < 0).
+void Trainer::profile_steps(int64_t begun) {
+  constexpr int64_t kFrom = 4, kTo = 9;
+  if (!profiler_) return;
+  if (begun == kFrom) {
+    finish_steps(0);
+    profiler_->start();
+    profiling_ = true;
+  } else if (profiling_ && (begun == kTo || begun < 0)) {
+    finish_steps(0);
+    progress_->say(concat(profile_path_, ": ", text(profiler_->stop(profile_path_), 12)));
+    profiler_.reset();
+  }
+}
+
 // What a step throws, with the place of the last good checkpoint.
 template <class F>
 auto Trainer::guarded(const F& f) {
   try {
     return f();
+  } catch (const OutOfMemory& e) {
+    progress_->finish();
+    const std::string smaller = smaller_batch(recipe_);
+    fail(e.what(), smaller.empty() ? "" : concat("\n", smaller, "."), "\n",
+         last_saved_.empty() ? "No checkpoint was saved yet."
+                             : concat("Last good checkpoint: ", last_saved_));
   } catch (const Error& e) {
     progress_->finish();
     fail(e.what(), last_saved_.empty() ? " No checkpoint was saved yet."
@@ -241,6 +272,7 @@ int run_train(const TrainArguments& a) {
             ": holds no checkpoint to go on from; start the run without --resume");
     trainer.resume(a.from.empty() ? earlier.back() : a.from);
   }
+  if (!a.profile.empty()) trainer.profile_to(a.profile);
   return trainer.run();
 }
 

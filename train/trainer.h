@@ -7,6 +7,7 @@
 
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/profile.h"
 #include "train/progress.h"
 #include "train/source.h"
 #include "train/step.h"
@@ -24,6 +25,8 @@ class Trainer {
 
   // Goes on from a checkpoint, as the run that made it would have.
   void resume(const std::string& checkpoint);
+  // Has run() write a trace of a few steady steps.
+  void profile_to(const std::string& path);
   // Runs to the last step or to a stop signal. Returns the exit status: 0; 130 or 143 where it was
   // stopped; 2 where the last state could not be saved.
   int run();
@@ -33,6 +36,7 @@ class Trainer {
 
  private:
   void announce() const;
+  void profile_steps(int64_t begun);
   template <class F>
   auto guarded(const F& f);
   void begin_step();
@@ -54,8 +58,9 @@ class Trainer {
   RunState state_;
   std::string last_saved_;
   int64_t under_way_ = 0;  // steps begun and not finished
-  std::string how_;
-  bool metrics_failed_ = false;
+  std::string how_, profile_path_;
+  std::unique_ptr<Profiler> profiler_;
+  bool metrics_failed_ = false, profiling_ = false;
 };
 
 }  // namespace weft::train

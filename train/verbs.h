@@ -15,6 +15,7 @@ struct TrainArguments {
   bool resume = false;
   std::string from;        // resume from this checkpoint instead of the newest
   bool overwrite = false;  // start anew where a run lies already
+  std::string profile;     // a file for the trace of a few steps
 };
 int run_train(const TrainArguments& a);
 
@@ -43,6 +44,11 @@ struct InspectArguments {
 };
 int run_inspect(const InspectArguments& a);
 
+// "train.batch = 16 with train.accumulate = 2 would need 31.02 GiB of 79.10 GiB": the largest half, quarter,
+// ... of the recipe's batch that fits the device, by a plan. Empty where none does.
+struct Recipe;
+std::string smaller_batch(const Recipe& recipe);
+
 struct DataArguments {
   std::vector<std::string> sources;
   std::string out, tokenizer = "bytes", document = "file";
@@ -50,6 +56,13 @@ struct DataArguments {
   std::string describe;  // print what a token dataset holds
 };
 int run_data(const DataArguments& a);
+
+struct ExportArguments {
+  std::string recipe, out;
+  std::vector<std::string> set;
+  int64_t steps = 100;
+};
+int run_export(const ExportArguments& a);
 
 int run_version();
 

@@ -1,0 +1,38 @@
+// `weft train --profile FILE`: a few steady steps as a trace that Perfetto (ui.perfetto.dev) and
+// chrome://tracing show: the kernels and copies of the GPU, and the operations on the host that started
+// them. While it records, operations are NVTX ranges too. In builds that have CUDA.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace weft::train {
+
+// What the GPU did between two moments.
+struct GpuUse {
+  double seconds = 0;  // from the first kernel's start to the last one's end
+  double busy = 0;     // of these, with a kernel or a copy at work
+  int64_t kernels = 0;
+  struct Part {
+    std::string name;
+    double seconds = 0;
+    int64_t count = 0;
+  };
+  std::vector<Part> parts;  // by kernel, longest first
+};
+
+class Profiler {
+ public:
+  virtual ~Profiler() = default;
+  virtual void start() = 0;
+  // Waits for the GPU, writes the trace, and says what it holds.
+  virtual GpuUse stop(const std::string& path) = 0;
+};
+
+// Throws Error where CUPTI is not installed.
+std::unique_ptr<Profiler> make_profiler();
+
+std::string text(const GpuUse& use, size_t rows);
+
+}  // namespace weft::train

@@ -54,7 +54,8 @@ struct Linear {
   };
 
   // Beside the inputs. States are those at the starts of chunks 1, 2, ... of the grid; a chunk that
-  // starts with a document leaves its place unset.
+  // starts with a document leaves its place unset. The CUDA form keeps neither states nor sums, its
+  // backward makes them again.
   struct Saved {
     Tensor states;          // [B, chunks - 1, H, K, V]
     Tensor sums;            // [B, chunks - 1, H, K], z, with normalize
@@ -67,6 +68,10 @@ struct Linear {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

@@ -1,0 +1,146 @@
+// The arithmetic of pieces on tiles: the decays that scalar log gates make between their tokens, and
+// what scans do with left operands and stages.
+#pragma once
+
+#include "kernels/common/tile.cuh"
+
+namespace weft::kernels {
+
+// A log gate for each token and head, natural, <= 0: g + log_gamma, each of which may be absent.
+struct ScalarGates {
+  const float* g = nullptr;          // [B, T, H]
+  const float* log_gamma = nullptr;  // [H]
+  int64_t by_row = 0, by_token = 0, by_head = 0;
+
+  __device__ explicit operator bool() const { return g || log_gamma; }
+  __device__ float at(int b, int t, int h) const {
+    return (g ? g[b * by_row + t * by_token + h * by_head] : 0.f) +
+           (log_gamma ? log_gamma[h] : 0.f);
+  }
+};
+
+// Of C tokens, base 2. With G_i = g_0 + .. + g_i, summed in double and kept as two floats: a gate of
+// -1000 must not cost the differences of later ones their digits. No exponent is ever positive.
+template <int C>
+struct Decay {
+  static_assert(C == 64);  // two tokens a lane
+  static constexpr int kFloats = 4 * C + 4;
+  float* data;
+
+  __device__ float* high() const { return data; }  // G_i = high + low, times log2(e)
+  __device__ float* low() const { return data + C; }
+  __device__ float* from_start() const { return data + 2 * C; }  // e^{G_i}: to token i
+  __device__ float* to_end() const { return data + 3 * C; }      // e^{G_{n-1} - G_i}: from it on
+  __device__ float& total() const { return data[4 * C]; }        // e^{G_{n-1}}
+
+  // By one warp: lane l has the gates of tokens 2 l and 2 l + 1, zero beyond the last.
+  __device__ void set(float first, float second) const {
+    constexpr double kLog2e = 1.4426950408889634;
+    const int lane = tile::lane_index();
+    const double a = first * kLog2e, pair = a + second * kLog2e;
+    double sum = pair;
+#pragma unroll
+    for (int m = 1; m < 32; m <<= 1) {
+      const double before = __shfl_up_sync(~0u, sum, m);
+      if (lane >= m) sum += before;
+    }
+    const double all = __shfl_sync(~0u, sum, 31);
+    put(2 * lane, sum - pair + a, all);
+    put(2 * lane + 1, sum, all);
+    if (lane == 0) total() = tile::ex2(static_cast<float>(all));
+  }
+  // e^{G_i - G_j} for j <= i.
+  __device__ float between(int i, int j) const {
+    return tile::ex2(high()[i] - high()[j] + (low()[i] - low()[j]));
+  }
+
+ private:
+  __device__ void put(int i, double sum, double all) const {
+    const float rounded = static_cast<float>(sum);
+    high()[i] = rounded;
+    low()[i] = static_cast<float>(sum - rounded);
+    from_start()[i] = tile::ex2(rounded);
+    to_end()[i] = tile::ex2(static_cast<float>(all - sum));
+  }
+};
+
+// The two gates of this lane for the tokens begin .. end - 1 of a piece.
+__device__ inline float2 lane_gates(const ScalarGates& gates, int b, int begin, int end, int h) {
+  const int t = begin + 2 * tile::lane_index();
+  return {gates && t < end ? gates.at(b, t, h) : 0.f,
+          gates && t + 1 < end ? gates.at(b, t + 1, h) : 0.f};
+}
+
+// a[i, k] *= factor[k], a warp's left operand.
+template <int K>
+__device__ __forceinline__ void scale_inner(tile::Frag<tile::bf16, K>& a, const float* factor) {
+#pragma unroll
+  for (int k = 0; k < K / 16; ++k) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 by = tile::load_pair(factor + tile::acc_col(2 * k + half, 0));
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        uint32_t& pair = a.x[k][2 * half + r];
+        pair = tile::pack_bf16(tile::low_of(pair) * by.x, tile::high_of(pair) * by.y);
+      }
+    }
+  }
+}
+template <int K>
+__device__ __forceinline__ void scale_inner(tile::Frag<float, K>& a, const float* factor) {
+#pragma unroll
+  for (int j = 0; j < K / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a.x[j][i] *= factor[tile::acc_col(j, i)];
+  }
+}
+
+// Columns 16 j .. 16 j + 15 of an accumulator, to be added to.
+template <int N>
+__device__ __forceinline__ tile::Acc<16>& outer_part(tile::Acc<N>& acc, int j) {
+  return reinterpret_cast<tile::Acc<16>&>(acc.x[2 * j]);
+}
+// Columns 16 j .. 16 j + 15 of a left operand.
+template <int K>
+__device__ __forceinline__ tile::Frag<tile::bf16, 16> inner_part(const tile::Frag<tile::bf16, K>& a,
+                                                                 int j) {
+  return {{{a.x[j][0], a.x[j][1], a.x[j][2], a.x[j][3]}}};
+}
+template <int K>
+__device__ __forceinline__ tile::Frag<float, 16> inner_part(const tile::Frag<float, K>& a, int j) {
+  tile::Frag<float, 16> part;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    part.x[0][i] = a.x[2 * j][i];
+    part.x[1][i] = a.x[2 * j + 1][i];
+  }
+  return part;
+}
+
+// The tile of one stage, of tiles that lie one behind the other.
+template <class T, int R, int C>
+__device__ __forceinline__ tile::Smem<T, R, C> stage_of(tile::Smem<T, R, C> first, int stage) {
+  return {first.data + stage * R * C};
+}
+
+// to[r * row_stride + c] = from(r, col0 + c) for 16 columns, by one warp.
+template <class T, int R, int C>
+__device__ __forceinline__ void store_columns(tile::Smem<T, R, C> from, int col0, T* to,
+                                              int64_t row_stride, int rows_valid, int cols_valid) {
+  constexpr int kUnit = tile::Smem<T, R, C>::unit_cols, kUnits = 16 / kUnit;
+  const bool vectors = tile::rows_are_aligned(to, row_stride);
+#pragma unroll 4
+  for (int at = tile::lane_index(); at < R * kUnits; at += 32) {
+    const int r = at / kUnits, c = at % kUnits * kUnit;
+    if (r >= rows_valid || c >= cols_valid) continue;
+    const T* unit = from.ptr(r, col0 + c);
+    if (vectors && c + kUnit <= cols_valid) {
+      *reinterpret_cast<uint4*>(to + r * row_stride + c) = *reinterpret_cast<const uint4*>(unit);
+    } else {
+      for (int i = 0; i < kUnit && c + i < cols_valid; ++i) to[r * row_stride + c + i] = unit[i];
+    }
+  }
+}
+
+}  // namespace weft::kernels

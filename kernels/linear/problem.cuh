@@ -1,0 +1,64 @@
+// What linear's kernels share: the tensors and sizes of a call.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/common/chunk.cuh"
+#include "kernels/common/pieces.cuh"
+#include "kernels/linear/linear.h"
+
+namespace weft::kernels::linear {
+
+inline constexpr int kTokens = 64;  // of a chunk
+
+template <class T>
+struct CudaProblem {
+  // cu_seqlens lies on the device. The tensors of x have contiguous rows.
+  CudaProblem(const Inputs<Linear>& x, const Options<Linear>& o, const Tensor& cu_seqlens)
+      : q(token_rows<const T>(x.q)),
+        k(token_rows<const T>(x.k)),
+        v(token_rows<const T>(x.v)),
+        initial_state(dptr<const float>(x.initial_state)),
+        initial_z(dptr<const float>(x.initial_z)),
+        B(static_cast<int>(x.q.size(0))),
+        H(static_cast<int>(x.v.size(2))),
+        group(static_cast<int>(x.v.size(2) / x.q.size(2))),
+        K(static_cast<int>(x.q.size(3))),
+        V(static_cast<int>(x.v.size(3))),
+        scale(static_cast<float>(o.scale != 0 ? o.scale : 1 / std::sqrt(x.q.size(3)))),
+        eps(static_cast<float>(o.eps)),
+        normalize(o.normalize) {
+    documents.cu = dptr<const int32_t>(cu_seqlens);
+    documents.T = static_cast<int>(x.q.size(1));
+    documents.N = static_cast<int>(document_count(o.cu_seqlens, x.q.size(0)));
+    gates.log_gamma = dptr<const float>(x.log_gamma);
+    if (!x.g) return;
+    gates.g = dptr<const float>(x.g);
+    gates.by_row = x.g.stride(0);
+    gates.by_token = x.g.stride(1);
+    gates.by_head = x.g.stride(2);
+  }
+
+  int64_t chunks() const { return ceil_div(documents.T, kTokens); }
+
+  TokenRows<const T> q, k, v;
+  ScalarGates gates;
+  const float *initial_state, *initial_z;  // [N, H, K, V], [N, H, K]; absent: zero
+  DocumentWalk<kTokens> documents;
+  int B, H, group, K, V;
+  float scale, eps;
+  bool normalize;
+};
+
+// The inputs as the kernels take them. Refuses the widths that they do not cover.
+inline Inputs<Linear> cuda_inputs(const Inputs<Linear>& x) {
+  require(x.q.size(3) <= 256 && x.v.size(3) <= 256, "linear: K = ", x.q.size(3),
+          ", V = ", x.v.size(3), "; the CUDA kernels take K and V up to 256");
+  Inputs<Linear> y = x;
+  for (Tensor* t : {&y.q, &y.k, &y.v}) *t = with_rows(*t);
+  for (Tensor* t : {&y.log_gamma, &y.initial_state, &y.initial_z})
+    if (*t) *t = t->contiguous();
+  return y;
+}
+
+}  // namespace weft::kernels::linear

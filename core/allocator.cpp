@@ -96,9 +96,11 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
         std::string held;
         for (const Owned& o : largest_first(s.by_owner))
           held += concat("\n  ", o.bytes / 1048576, " MiB held by ", o.owner);
-        fail("out of memory on ", s.device, ": ", owners().name_of(owner_of_thread), " asked for ",
-             rounded / 1048576, " MiB, ", s.current / 1048576, " MiB are in use:", held,
-             "\nUse a smaller batch or context; `weft inspect RECIPE` shows what a recipe needs.");
+        throw OutOfMemory(concat(
+            "out of memory on ", s.device, ": ", owners().name_of(owner_of_thread), " asked for ",
+            rounded / 1048576, " MiB, ", s.current / 1048576, " MiB are in use:", held,
+            "\nUse a smaller batch or context; `weft inspect RECIPE` shows what "
+            "a recipe needs."));
       }
     }
     if (s.poison)

@@ -58,6 +58,13 @@ class CudaBackend final : public Backend {
     cuda_check(cudaStreamSynchronize(handle(s)));
   }
 
+  int64_t memory() const override {
+    use();
+    size_t free = 0, total = 0;
+    cuda_check(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(total);
+  }
+
   cudaStream_t handle(Stream s) const {
     return s.handle ? static_cast<cudaStream_t>(s.handle) : stream;
   }

@@ -1,6 +1,8 @@
 // The CPU and the meta device.
 #include "core/device.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -24,6 +26,9 @@ class CpuBackend final : public Backend {
     if (bytes) std::memset(to, byte, bytes);
   }
   void synchronize(Stream) override {}
+  int64_t memory() const override {
+    return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  }
 };
 
 class MetaBackend final : public Backend {
@@ -33,6 +38,7 @@ class MetaBackend final : public Backend {
   void copy(void*, const void*, size_t, Stream) override {}
   void fill(void*, int, size_t, Stream) override {}
   void synchronize(Stream) override {}
+  int64_t memory() const override { return 0; }
 };
 
 thread_local Stream stream_of_thread;
@@ -65,6 +71,8 @@ Device device_from(std::string_view name) {
   require(why.empty(), "device ", name, ": ", why);
   return {DeviceType::cuda, i};
 }
+
+int64_t memory_of(Device device) { return backend(device).memory(); }
 
 Device meta_of(Device device) { return device.takes_cuda_forms() ? kMetaCuda : kMeta; }
 

@@ -49,6 +49,8 @@ std::ostream& operator<<(std::ostream& out, Device device);
 // "cpu", "cuda", "cuda:1", "meta", or "auto": a GPU where one can be used, else the CPU. Throws Error
 // that says what there is, or why there is no GPU.
 Device device_from(std::string_view name);
+// Bytes of memory that the device has, used or not; 0 where nobody knows (meta).
+int64_t memory_of(Device device);
 // The meta device that plans for `device`.
 Device meta_of(Device device);
 
@@ -68,6 +70,7 @@ class Backend {
   virtual void copy(void* to, const void* from, size_t bytes, Stream stream) = 0;
   virtual void fill(void* to, int byte, size_t bytes, Stream stream) = 0;
   virtual void synchronize(Stream stream) = 0;
+  virtual int64_t memory() const = 0;
 };
 
 // Throws Error for a device that this build lacks.

@@ -15,6 +15,12 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A device has no more memory; the message says who asked and who holds what.
+class OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
+
 // A check that was asked for and did not hold (a gradient check, a verification). Exit status 1.
 class CheckFailed : public std::runtime_error {
  public:

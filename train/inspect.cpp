@@ -114,6 +114,25 @@ void print_text(const Recipe& recipe, const Plan& p) {
 
 }  // namespace
 
+std::string smaller_batch(const Recipe& recipe) {
+  constexpr double kUsable = 0.95;  // the rest is the driver's
+  const auto memory = static_cast<double>(memory_of(recipe.train.device));
+  for (int64_t parts = 2; recipe.train.batch / parts > 0; parts *= 2) {
+    const int64_t batch = recipe.train.batch / parts;
+    if (batch * parts != recipe.train.batch) break;
+    const int64_t accumulate = recipe.train.accumulate * parts;
+    Recipe smaller =
+        recipe_from_text(recipe.toml.to_text(), recipe.name,
+                         {concat("train.batch=", batch), concat("train.accumulate=", accumulate),
+                          concat("train.device=\"", recipe.train.device, "\"")});
+    const auto peak = static_cast<double>(make_plan(smaller).peak);
+    if (peak < kUsable * memory)
+      return concat("train.batch = ", batch, " with train.accumulate = ", accumulate,
+                    " would need ", bytes_text(peak), " of ", bytes_text(memory));
+  }
+  return "";
+}
+
 int run_inspect(const InspectArguments& a) {
   Recipe recipe = read_recipe(a.recipe, a.set, a.device, /*planned=*/true);
   const Plan plan = make_plan(recipe);

@@ -141,6 +141,12 @@ template <class F>
 auto Trainer::guarded(const F& f) {
   try {
     return f();
+  } catch (const OutOfMemory& e) {
+    progress_->finish();
+    const std::string smaller = smaller_batch(recipe_);
+    fail(e.what(), smaller.empty() ? "" : concat("\n", smaller, "."), "\n",
+         last_saved_.empty() ? "No checkpoint was saved yet."
+                             : concat("Last good checkpoint: ", last_saved_));
   } catch (const Error& e) {
     progress_->finish();
     fail(e.what(), last_saved_.empty() ? " No checkpoint was saved yet."

@@ -44,6 +44,11 @@ struct InspectArguments {
 };
 int run_inspect(const InspectArguments& a);
 
+// "train.batch = 16 with train.accumulate = 2 would need 31.02 GiB of 79.10 GiB": the largest half, quarter,
+// ... of the recipe's batch that fits the device, by a plan. Empty where none does.
+struct Recipe;
+std::string smaller_batch(const Recipe& recipe);
+
 struct DataArguments {
   std::vector<std::string> sources;
   std::string out, tokenizer = "bytes", document = "file";

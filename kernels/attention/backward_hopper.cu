@@ -1,0 +1,25 @@
+// Backward on sm_90a: the loops of kernels/common/softmax_hopper_backward.cuh with the band of attention.
+#include "kernels/attention/hopper.cuh"
+#include "kernels/common/softmax_hopper_backward.cuh"
+
+namespace weft::kernels::softmax {
+namespace {
+
+template <int D>
+void run(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in, const Heads<bf16>& dq,
+         const Heads<bf16>& dk, const Heads<bf16>& dv) {
+  if (dk.data) run_hopper_key_gradients<D>(x, band, in, dk, dv);
+  if (dq.data) run_hopper_query_gradients<D>(x, band, in, dq);
+}
+
+}  // namespace
+
+void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in,
+                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv) {
+  if (std::max(x.q.width, x.v.width) <= 64)
+    run<64>(x, band, in, dq, dk, dv);
+  else
+    run<128>(x, band, in, dq, dk, dv);
+}
+
+}  // namespace weft::kernels::softmax

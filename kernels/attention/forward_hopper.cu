@@ -1,0 +1,14 @@
+// Forward on sm_90a: the loop of kernels/common/softmax_hopper.cuh with the band of attention.
+#include "kernels/attention/hopper.cuh"
+#include "kernels/common/softmax_hopper.cuh"
+
+namespace weft::kernels::softmax {
+
+void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse) {
+  if (std::max(x.q.width, x.v.width) <= 64)
+    run_hopper_forward<64>(x, band, o, lse);
+  else
+    run_hopper_forward<128>(x, band, o, lse);
+}
+
+}  // namespace weft::kernels::softmax

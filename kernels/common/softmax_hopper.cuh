@@ -1,0 +1,267 @@
+// The loops of softmax attention on sm_90a, for bf16 and heads up to 128 (FlashAttention-3,
+// arXiv:2407.08608): one thread copies tiles by TMA into rings, two warpgroups of 64 rows each multiply
+// by wgmma and do the softmax. Blocks stay for many tiles, so that the next tile's operands arrive while
+// the last one's results leave. Who sees whom is a Sight, as in softmax.cuh. Scores are counted in units
+// of q.k, so that scale is one factor of the exponent: scale > 0, and no soft cap.
+// As in softmax_backward.cuh, backward is two kernels, and no sum crosses blocks.
+#pragma once
+
+#include "kernels/common/hopper.cuh"
+#include "kernels/common/softmax.cuh"
+
+namespace weft::kernels::softmax {
+
+using tile::kHopper;
+using tile::Ring;
+using tile::Turn;
+
+inline constexpr int kGroups = 2;          // warpgroups that compute
+inline constexpr int kOwn = 64 * kGroups;  // rows or keys that a block owns at a time
+inline constexpr int kHopperThreads = 128 * (kGroups + 1);
+inline constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+
+// The tiles of a call in the order in which blocks take them: long ones first, and heads in sections
+// whose other side stays in L2. Block i takes the i-th of each round, every other round backwards.
+struct Schedule {
+  int tiles = 1, heads = 1, section = 1;
+  int64_t units = 0;
+  bool last_first = true;
+
+  __device__ int64_t at(int round) const {
+    const int64_t blocks = gridDim.x, place = blockIdx.x;
+    return round * blocks + (round % 2 ? blocks - 1 - place : place);
+  }
+  __device__ int rounds() const { return static_cast<int>((units + gridDim.x - 1) / gridDim.x); }
+  // The tile and the head, counted over the batch.
+  __device__ int2 unit(int64_t i) const {
+    const int64_t in_section = int64_t{section} * tiles;
+    const int first = static_cast<int>(i / in_section) * section;
+    const int width = min(section, heads - first), rest = static_cast<int>(i % in_section);
+    const int place = rest / width;
+    return {last_first ? tiles - 1 - place : place, first + rest % width};
+  }
+};
+
+// Calls f(tile, h, b) for the units of this block.
+template <class F>
+__device__ __forceinline__ void for_units(const Schedule& s, int heads_a_row, F&& f) {
+  for (int round = 0; round < s.rounds(); ++round) {
+    const int64_t i = s.at(round);
+    if (i >= s.units) continue;
+    const int2 unit = s.unit(i);
+    f(unit.x, unit.y % heads_a_row, unit.y / heads_a_row);
+  }
+}
+
+// kCount tiles, one after the other.
+template <class Tile, int kCount>
+struct Tiles {
+  using type = bf16;
+  static constexpr int bytes = kCount * Tile::bytes, alignment = Tile::alignment;
+  static_assert(Tile::bytes % Tile::alignment == 0);
+  bf16* data = nullptr;
+  __device__ Tile operator[](int i) const { return {data + i * (Tile::bytes / 2)}; }
+};
+
+// --- Forward -------------------------------------------------------------------------------------
+
+template <int D>
+struct HopperForward {
+  static constexpr int N = 128, kStages = 2;
+  using Rows = Smem<bf16, 64, D>;
+  using Keys = Smem<bf16, N, D>;
+  Tiles<Rows, 2 * kGroups> q;  // of this unit and of the next; the results leave through it
+  Tiles<Keys, kStages> k, v;
+  Ring<2> q_ring;
+  Ring<kStages> k_ring, v_ring;
+  __host__ __device__ static HopperForward carve(Arena& arena) {
+    HopperForward s;
+    s.q = arena.carve<Tiles<Rows, 2 * kGroups>>();
+    s.k = arena.carve<Tiles<Keys, kStages>>();
+    s.v = arena.carve<Tiles<Keys, kStages>>();
+    s.q_ring = arena.carve<Ring<2>>();
+    s.k_ring = arena.carve<Ring<kStages>>();
+    s.v_ring = arena.carve<Ring<kStages>>();
+    return s;
+  }
+};
+
+struct ForwardMaps {
+  CUtensorMap q, k, v, o;
+};
+
+template <int D, class Sight>
+__device__ __forceinline__ void load_forward(const HopperForward<D>& s, const Call<bf16>& x,
+                                             const Sight& sight, const Schedule& schedule,
+                                             const ForwardMaps& maps) {
+  using Shape = HopperForward<D>;
+  Turn q_turn, turn;
+  for_units(schedule, x.H, [&](int own, int h, int b) {
+    s.q_ring.acquire(q_turn, kGroups * Shape::Rows::bytes);
+    for (int g = 0; g < kGroups; ++g)
+      tile::tma_load(s.q[q_turn.stage * kGroups + g], maps.q, s.q_ring.full(q_turn), b,
+                     own * kOwn + 64 * g, h, 0);
+    q_turn.next<2>();
+    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, own);
+    for (Visit n = walk.next(); n; n = walk.next()) {
+      const int key0 = n.tile * Shape::N, hk = h / x.group;
+      s.k_ring.acquire(turn, Shape::Keys::bytes);
+      tile::tma_load(s.k[turn.stage], maps.k, s.k_ring.full(turn), b, key0, hk, 0);
+      s.v_ring.acquire(turn, Shape::Keys::bytes);
+      tile::tma_load(s.v[turn.stage], maps.v, s.v_ring.full(turn), b, key0, hk, 0);
+      turn.next<Shape::kStages>();
+    }
+  });
+}
+
+// S of the next tile is under way while the softmax of this one is done, and so is P V: see the waits.
+template <int D, class Sight>
+__device__ __forceinline__ void attend(const HopperForward<D>& s, const Call<bf16>& x,
+                                       const Sight& sight, const Schedule& schedule,
+                                       const ForwardMaps& maps, float* lse) {
+  using Shape = HopperForward<D>;
+  constexpr int N = Shape::N;
+  const int group = tile::warpgroup_index() - 1, row0 = 16 * (tile::warp_index() % 4);
+  const bool one_lane = tile::lane_index() == 0;
+  Turn q_turn, k_turn, v_turn;
+  for_units(schedule, x.H, [&](int own, int h, int b) {
+    const int t0 = own * kOwn + 64 * group;
+    const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
+    const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
+    const auto sink = [&](int row) {
+      return x.sink != nullptr && row < x.T ? x.sink[sight.sink(h, row)] / x.scale : -INFINITY;
+    };
+    Stream stream(x.scale, sink(t[0]), sink(t[1]));
+    const auto q = s.q[q_turn.stage * kGroups + group];
+    auto walk = sight.template key_tiles<kOwn, N>(h, own);
+    Acc<D> out;
+    tile::fill(out, 0.f);
+    s.q_ring.wait(q_turn);
+
+    const auto soften = [&](Acc<N>& p, Visit n) {
+      hide(p, n, range, n.tile * N, [&](int half, int j) { return sight.sees(h, t[half], j); });
+      return stream.add(p);
+    };
+    Visit n = walk.next();
+    if (n) {
+      Acc<N> p;
+      s.k_ring.wait(k_turn);
+      tile::wgmma_begin();
+      tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
+      tile::wgmma_commit();
+      tile::wgmma_wait<0>(p);
+      if (one_lane) s.k_ring.release(k_turn);
+      k_turn.next<Shape::kStages>();
+      soften(p, n);
+      auto weights = tile::to_frag<bf16>(p);
+      for (n = walk.next(); n; n = walk.next()) {
+        s.k_ring.wait(k_turn);
+        tile::wgmma_begin(out);
+        tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
+        tile::wgmma_commit();
+        s.v_ring.wait(v_turn);
+        tile::wgmma_ab(out, weights, s.v[v_turn.stage], 0, 0);
+        tile::wgmma_commit();
+        tile::wgmma_wait<1>(p);
+        if (one_lane) s.k_ring.release(k_turn);
+        k_turn.next<Shape::kStages>();
+        const tile::Rows shrink = soften(p, n);
+        tile::wgmma_wait<0>(out);
+        if (one_lane) s.v_ring.release(v_turn);
+        v_turn.next<Shape::kStages>();
+        tile::scale_rows(out, shrink);
+        weights = tile::to_frag<bf16>(p);
+      }
+      s.v_ring.wait(v_turn);
+      tile::wgmma_begin(out);
+      tile::wgmma_ab(out, weights, s.v[v_turn.stage], 0, 0);
+      tile::wgmma_commit();
+      tile::wgmma_wait<0>(out);
+      if (one_lane) s.v_ring.release(v_turn);
+      v_turn.next<Shape::kStages>();
+    }
+    stream.finish(out);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (t[half] < x.T && tile::lane_index() % 4 == 0)
+        lse[(int64_t{b} * x.H + h) * x.T + t[half]] = stream.most[half];
+    }
+    tile::named_sync(1 + group, 128);  // no warp reads q any more
+    tile::acc_to_smem(out, q, row0, 0);
+    tile::publish();
+    tile::named_sync(1 + group, 128);
+    if (threadIdx.x % 128 == 0) {
+      tile::tma_store(maps.o, q, b, t0, h, 0);
+      tile::tma_store_commit();
+      tile::tma_store_read<0>();
+      s.q_ring.release(q_turn);
+    }
+    q_turn.next<2>();
+  });
+}
+
+template <int D, class Sight>
+__global__ void __launch_bounds__(kHopperThreads, 1)
+    hopper_forward(const Call<bf16> x, const Sight sight, const Schedule schedule,
+                   const __grid_constant__ ForwardMaps maps, float* lse) {
+  if constexpr (kHopper) {
+    Arena arena(tile::dynamic_memory());
+    const auto s = HopperForward<D>::carve(arena);
+    if (threadIdx.x == 0) {
+      s.q_ring.init(1, kGroups);
+      s.k_ring.init(1, 4 * kGroups);
+      s.v_ring.init(1, 4 * kGroups);
+      tile::barriers_ready();
+    }
+    __syncthreads();
+    if (tile::warpgroup_index() == 0) {
+      tile::give_registers<kProducerRegisters>();
+      if (threadIdx.x == 0) load_forward(s, x, sight, schedule, maps);
+    } else {
+      tile::take_registers<kConsumerRegisters>();
+      attend(s, x, sight, schedule, maps, lse);
+    }
+  }
+}
+
+// --- The host's side -----------------------------------------------------------------------------
+
+// A tensor as TMA takes it; the strides of dimensions of one entry do not matter.
+template <class Tile, class E>
+CUtensorMap map_of(const Heads<E>& x, int64_t B, int64_t T, int64_t H) {
+  const int64_t any = 8 * ((x.width + 7) / 8);
+  return tile::tensor_map<Tile>(
+      x.data, {B, T, H, x.width},
+      {B == 1 ? any : x.batch, T == 1 ? any : x.token, H == 1 ? any : x.head});
+}
+
+// `bytes`: of the other side's tokens of one head, which should stay in L2 for a section of heads.
+inline Schedule schedule_of(int64_t tokens, int64_t heads, int64_t bytes, bool last_first) {
+  constexpr int64_t kInCache = int64_t{24} << 20;
+  const int64_t tiles = ceil_div_int(tokens, kOwn);
+  return {.tiles = static_cast<int>(tiles),
+          .heads = static_cast<int>(heads),
+          .section = static_cast<int>(
+              std::clamp<int64_t>(kInCache / std::max<int64_t>(1, bytes), 1, heads)),
+          .units = tiles * heads,
+          .last_first = last_first};
+}
+inline int64_t blocks_of(const Schedule& s) { return std::min<int64_t>(s.units, cuda_sms()); }
+
+template <int D, class Sight>
+void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf16>& o, float* lse) {
+  using Shape = HopperForward<D>;
+  Arena count;
+  Shape::carve(count);
+  const int64_t key_heads = x.H / x.group;
+  const ForwardMaps maps{map_of<typename Shape::Rows>(x.q, x.B, x.T, x.H),
+                         map_of<typename Shape::Keys>(x.k, x.B, x.S, key_heads),
+                         map_of<typename Shape::Keys>(x.v, x.B, x.S, key_heads),
+                         map_of<typename Shape::Rows>(o, x.B, x.T, x.H)};
+  const Schedule schedule =
+      schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group, /*last_first=*/true);
+  launch(hopper_forward<D, Sight>, blocks_of(schedule), kHopperThreads, count.used(), x, sight,
+         schedule, maps, lse);
+}
+
+}  // namespace weft::kernels::softmax

@@ -53,9 +53,11 @@ struct Delta {
     }
   };
 
-  // The state before each chunk but the first of a row, which begins a document.
+  // The state before each chunk but the first of a row, which begins a document. On a GPU, where chunks
+  // have 64 tokens, in the dtype of v and transposed, [.., V, K]; and what each token wrote.
   struct Saved {
-    Tensor states;  // [B, chunks - 1, H, K, V]
+    Tensor states;   // [B, chunks - 1, H, K, V]
+    Tensor written;  // [B, T, H, V]
   };
 
   static void check(const Inputs<Tensor>& x, const Options& o);
@@ -64,6 +66,10 @@ struct Delta {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

@@ -32,7 +32,7 @@ int64_t owned_by(const std::vector<Owned>& owners, const std::string& name) {
 
 Plan make_plan(Recipe& recipe) {
   const DataSettings data = read_data(recipe.toml.table("data"));
-  layers::Model model(recipe.toml, data.vocabulary, recipe.train.dtype,
+  layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype,
                       meta_of(recipe.train.device), recipe.train.seed);
   AdamW optimizer(recipe.optimizer, model.parameters());
   recipe.finish();

@@ -40,8 +40,7 @@ Loaded load(const std::string& where, const std::string& device) {
   l.state = read_state(l.path);
   l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device);
   // The vocabulary is the checkpoint's own: the data need not be here.
-  const TomlTable table = l.recipe.toml.table("data");
-  if (!table.has("dataset")) l.data = read_data(table);
+  l.data = read_data(l.recipe.toml.table("data"));
   if (!l.data.is_task) {
     l.tokenizer = l.state.tokenizer.empty() ? data::byte_tokenizer()
                                             : data::sentencepiece_tokenizer(l.state.tokenizer);
@@ -69,7 +68,6 @@ int run_eval(const EvalArguments& a) {
                 evaluate(*l.model, held_out, a.batches, l.recipe.train.device).text().c_str());
     return 0;
   }
-  if (l.recipe.toml.table("data").has("dataset")) l.data = read_data(l.recipe.toml.table("data"));
   Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
   require(source.held_out() != nullptr, l.path,
           ": the recipe holds nothing out; name a text with --data");

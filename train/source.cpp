@@ -42,7 +42,9 @@ DataSettings read_data(const TomlTable& t) {
   }
   if (t.has("dataset")) {
     s.sources = {t.string("dataset")};
-    s.vocabulary = data::open_token_dataset(s.sources[0]).tokenizer()->vocabulary();
+    if (!data::is_token_dataset(s.sources))
+      t.refuse("dataset", "dataset = \"", s.sources[0],
+               "\", expected a file *.h5 made by `weft data`; text is named by source");
   } else {
     if (!t.has("source"))
       t.refuse("source",
@@ -70,6 +72,12 @@ DataSettings read_data(const TomlTable& t) {
     t.refuse("held_out", "held_out = ", s.held_out, ", expected a part from 0 to below 1");
   s.packed = t.boolean("packed", s.packed);
   return s;
+}
+
+int64_t vocabulary_of(const DataSettings& s) {
+  return data::is_token_dataset(s.sources)
+             ? data::open_token_dataset(s.sources[0]).tokenizer()->vocabulary()
+             : s.vocabulary;
 }
 
 BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context) {

@@ -13,18 +13,20 @@
 namespace weft::train {
 
 struct DataSettings {
-  std::vector<std::string> sources;  // text files, folders, "kjv", or one token dataset
+  std::vector<std::string> sources;  // text files, folders, "kjv", or one token dataset (*.h5)
   bool is_task = false;
   data::TaskOptions task;
   int64_t test_examples = 512;  // tasks: how many examples the held-out part has
   std::string tokenizer = "bytes", method = "bpe", document = "file";
-  int64_t vocabulary = 256;
+  int64_t vocabulary = 256;  // of text; a dataset has its own
   double held_out = 0.05;
   bool packed = false;
 };
 
-// Reads [data]; opens nothing but a token dataset, for its vocabulary.
+// Reads [data] and opens nothing.
 DataSettings read_data(const TomlTable& table);
+// How many tokens there are; opens a token dataset for it.
+int64_t vocabulary_of(const DataSettings& data);
 
 // The shape of every micro-batch of a recipe.
 struct BatchShape {

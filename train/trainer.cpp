@@ -29,9 +29,9 @@ void catch_stop_signals() {
 
 Trainer::Trainer(Recipe recipe) : recipe_(std::move(recipe)) {
   data_settings_ = read_data(recipe_.toml.table("data"));
-  model_ =
-      std::make_unique<layers::Model>(recipe_.toml, data_settings_.vocabulary, recipe_.train.dtype,
-                                      recipe_.train.device, recipe_.train.seed);
+  model_ = std::make_unique<layers::Model>(recipe_.toml, vocabulary_of(data_settings_),
+                                           recipe_.train.dtype, recipe_.train.device,
+                                           recipe_.train.seed);
   recipe_.finish();
   optimizer_ = std::make_unique<AdamW>(recipe_.optimizer, model_->parameters());
   source_ = std::make_unique<Source>(data_settings_, recipe_, model_->context());

@@ -69,7 +69,8 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
   verb->add_option("--profile", a.profile, "write a trace of five steady steps on a GPU (Perfetto)")
       ->type_name("FILE");
-  verb->add_flag("--overwrite", a.overwrite, "start anew where an earlier run lies");
+  verb->add_flag("--overwrite", a.overwrite,
+                 "start anew where an earlier run lies; with --from: give up what came after it");
   add_device(verb, a.device);
   verb->callback([&] { status = run_train(a); });
 }

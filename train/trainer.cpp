@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -252,27 +253,51 @@ void Trainer::keep_best() const {
   if (!failed) fs::rename(fresh, best, failed);
 }
 
+namespace {
+
+void remove_run(const std::string& out) {
+  std::error_code ignored;
+  fs::remove_all(fs::path(out) / "checkpoints", ignored);
+  fs::remove(fs::path(out) / "best.h5", ignored);
+}
+
+// Checkpoints after `step`, the one gone on from, are of another future: --resume would take the newest
+// of them, and pruning would keep them. Their names rise with the step.
+void give_up_later(const std::string& out, int64_t step, const std::vector<std::string>& all,
+                   const TrainArguments& a) {
+  const auto first = std::upper_bound(all.begin(), all.end(), checkpoint_path(out, step));
+  if (first == all.end()) return;
+  require(a.overwrite, out, " holds checkpoints after step ", step, " of ", a.from,
+          " (newest: ", all.back(),
+          "). Give them up with --overwrite, or choose another folder with --set train.out=FOLDER");
+  std::error_code ignored;
+  std::for_each(first, all.end(), [&](const std::string& path) { fs::remove(path, ignored); });
+  const fs::path best = fs::path(out) / "best.h5";
+  if (fs::exists(best) && read_state(best.string()).step > step) fs::remove(best, ignored);
+}
+
+}  // namespace
+
 int run_train(const TrainArguments& a) {
   catch_stop_signals();
   Recipe recipe = read_recipe(a.recipe, a.set, a.device);
   const std::string out = recipe.train.out;
   const auto earlier = checkpoints_of(out);
   require(a.from.empty() || a.resume, "--from needs --resume");
-  if (!a.resume && !earlier.empty()) {
-    require(a.overwrite, out, " holds a run already (newest: ", earlier.back(),
-            "). Go on with --resume, start anew with --overwrite, or choose another folder with "
-            "--set train.out=FOLDER");
-    std::error_code ignored;
-    fs::remove_all(fs::path(out) / "checkpoints", ignored);
-    fs::remove(fs::path(out) / "best.h5", ignored);
-  }
+  require(a.resume || a.overwrite || earlier.empty(), out,
+          " holds a run already (newest: ", earlier.empty() ? "" : earlier.back(),
+          "). Go on with --resume, start anew with --overwrite, or choose another folder with "
+          "--set train.out=FOLDER");
+  require(!a.resume || !a.from.empty() || !earlier.empty(), out,
+          ": holds no checkpoint to go on from; start the run without --resume");
   Trainer trainer(std::move(recipe));
-  if (a.resume) {
-    require(!a.from.empty() || !earlier.empty(), out,
-            ": holds no checkpoint to go on from; start the run without --resume");
-    trainer.resume(a.from.empty() ? earlier.back() : a.from);
-  }
+  if (a.resume) trainer.resume(a.from.empty() ? earlier.back() : a.from);
   if (!a.profile.empty()) trainer.profile_to(a.profile);
+  // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
+  if (a.resume)
+    give_up_later(out, trainer.step(), earlier, a);
+  else if (!earlier.empty())
+    remove_run(out);
   return trainer.run();
 }
 

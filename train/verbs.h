@@ -14,7 +14,7 @@ struct TrainArguments {
   std::vector<std::string> set;  // "table.key=value"
   bool resume = false;
   std::string from;        // resume from this checkpoint instead of the newest
-  bool overwrite = false;  // start anew where a run lies already
+  bool overwrite = false;  // start anew where a run lies already; after `from`, where one is given
   std::string profile;     // a file for the trace of a few steps
 };
 int run_train(const TrainArguments& a);

@@ -96,6 +96,43 @@ TEST_CASE("messages: a run that lies already is neither overwritten nor mistaken
           {"another recipe", "model.width"});
 }
 
+TEST_CASE("messages: --overwrite keeps the old run until the new one can begin") {
+  const Folder f;
+  REQUIRE(train(f, recipe()).status == 0);
+  const std::string path = "run/checkpoints/step-0000000004.h5", good = f.read(path);
+  REQUIRE(!good.empty());
+  refused(train(f, recipe("heads = 2", "heads = 3"), {"--overwrite"}), {"recipe.toml:7"});
+  refused(train(f, recipe("text.txt", "nowhere.txt"), {"--overwrite"}), {"nowhere.txt"});
+  refused(train(f, recipe(), {"--overwrite", "--set", "train.stepz=3"}), {"stepz"});
+  CHECK(f.read(path) == good);
+  CHECK(train(f, recipe(), {"--overwrite", "--set", "train.steps=2"}).status == 0);
+  CHECK_FALSE(std::filesystem::exists(f / path));
+}
+
+TEST_CASE("messages: an older checkpoint is gone on from only where the later ones are given up") {
+  const Folder f;
+  REQUIRE(train(f, recipe(), {"--set", "train.steps=6", "--set", "train.keep=3"}).status == 0);
+  const std::string newest = f.read("run/checkpoints/step-0000000006.h5");
+  const std::vector<std::string> from_2{"--resume", "--from", "run/checkpoints/step-0000000002.h5"};
+  refused(train(f, recipe(), from_2), {"step-0000000006.h5", "step 2", "--overwrite"});
+  CHECK(f.read("run/checkpoints/step-0000000006.h5") == newest);
+
+  auto given_up = from_2;
+  given_up.insert(given_up.end(), {"--overwrite", "--set", "train.keep=1"});
+  const Ran ran = train(f, recipe(), given_up);  // to step 4
+  INFO(ran.text);
+  CHECK(ran.status == 0);
+  CHECK(std::filesystem::exists(f / "run/checkpoints/step-0000000004.h5"));
+  CHECK_FALSE(std::filesystem::exists(f / "run/checkpoints/step-0000000006.h5"));
+  const Ran next = train(f, recipe(), {"--resume", "--set", "train.steps=6"});
+  CHECK_THAT(next.text, ContainsSubstring("going on from step 4"));
+
+  // Into another folder nothing needs to be given up.
+  CHECK(train(f, recipe("\"run\"", "\"fork\""),
+              {"--resume", "--from", "run/checkpoints/step-0000000004.h5"})
+            .status == 0);
+}
+
 TEST_CASE("messages: damaged and foreign checkpoints name the file and the tensor") {
   const Folder f;
   REQUIRE(train(f, recipe()).status == 0);

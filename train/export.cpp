@@ -13,7 +13,7 @@ namespace weft::train {
 int run_export(const ExportArguments& a) {
   Recipe recipe = read_recipe(a.recipe, a.set, "cpu");
   const DataSettings data = read_data(recipe.toml.table("data"));
-  const layers::Model model(recipe.toml, data.vocabulary, recipe.train.dtype, kCpu,
+  const layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype, kCpu,
                             recipe.train.seed);
   recipe.finish();
   Source source(data, recipe, model.context());

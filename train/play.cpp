@@ -44,7 +44,8 @@ Loaded load(const std::string& where, const std::string& device) {
   if (!l.data.is_task) {
     l.tokenizer = l.state.tokenizer.empty() ? data::byte_tokenizer()
                                             : data::sentencepiece_tokenizer(l.state.tokenizer);
-    l.data.vocabulary = l.tokenizer->vocabulary();
+    const bool given = data::is_token_dataset(l.data.sources) && l.data.vocabulary > 0;
+    if (!given) l.data.vocabulary = l.tokenizer->vocabulary();
   }
   l.model = std::make_unique<layers::Model>(l.recipe.toml, l.data.vocabulary, l.recipe.train.dtype,
                                             l.recipe.train.device, l.recipe.train.seed);

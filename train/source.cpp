@@ -45,6 +45,7 @@ DataSettings read_data(const TomlTable& t) {
     if (!data::is_token_dataset(s.sources))
       t.refuse("dataset", "dataset = \"", s.sources[0],
                "\", expected a file *.h5 made by `weft data`; text is named by source");
+    s.vocabulary = t.integer("vocabulary", 0);
   } else {
     if (!t.has("source"))
       t.refuse("source",
@@ -75,7 +76,7 @@ DataSettings read_data(const TomlTable& t) {
 }
 
 int64_t vocabulary_of(const DataSettings& s) {
-  return data::is_token_dataset(s.sources)
+  return data::is_token_dataset(s.sources) && s.vocabulary == 0
              ? data::open_token_dataset(s.sources[0]).tokenizer()->vocabulary()
              : s.vocabulary;
 }
@@ -132,6 +133,9 @@ void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t cont
   }
   const data::TokenDataset all = data::open_data(s.sources, options, tokenizer_);
   tokenizer_ = all.tokenizer();
+  require(s.vocabulary == 0 || tokenizer_->vocabulary() <= s.vocabulary, joined(s.sources),
+          ": has a vocabulary of ", tokenizer_->vocabulary(), ", the recipe's data.vocabulary is ",
+          s.vocabulary, "; leave the key out, or set it to at least that");
   const auto [training, rest] = all.split(s.held_out);
   const data::BatchShape shape = rank_shape(recipe, context);
   train_ = std::make_unique<data::BatchSource>(

@@ -88,6 +88,7 @@ TEST_CASE("documents: every recipe of the recipes' manual and folder is taken") 
     INFO(block);
     inspect(f / "recipe.toml");
   }
-  for (const auto& entry : std::filesystem::directory_iterator(WEFT_SOURCE_DIR "/recipes"))
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(WEFT_SOURCE_DIR "/recipes"))
     if (entry.path().extension() == ".toml") inspect(entry.path().string());
 }

@@ -39,7 +39,10 @@ struct CrossEntropy {
     }
   };
   struct Saved {
-    Tensor lse;  // [R], of labelled rows
+    Tensor lse;  // [R], of labelled rows; on the CPU
+    // On a GPU, f32: the gradients of the sum over labelled rows of (lse - logit[target]), and 1 / how
+    // many there are.
+    Tensor dx, dw, dbias, share;  // [R, D], [V, D], [V] (if there is a bias), [1]
   };
 
   // The rows of a tile of logits: by shape alone.
@@ -52,6 +55,10 @@ struct CrossEntropy {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

@@ -1,7 +1,7 @@
-// The scatter sorts positions by their row. The sorted order is cut into chunks of 32 positions: a warp
+// The scatter sorts positions by their row. The sorted order is cut into chunks of 16 positions: a warp
 // adds up, for 32 packs of columns, the runs of equal rows in its chunk, and writes those that lie in it
 // whole. What a chunk has of a run that began before it or goes on after it becomes a part; a second
-// pass adds the parts of each run in order. However often a row was taken, no warp adds more than 32.
+// pass adds the parts of each run in order. However often a row was taken, no warp adds more than 16.
 #include "kernels/basic/gather.cuh"
 #include "kernels/basic/rows.cuh"
 
@@ -9,7 +9,7 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kChunk = 32;
+constexpr int kChunk = 16;
 
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads)
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) join_parts(const Scatter<T> a) {
   const float* from = a.parts + (chunk * 2 + 1) * a.D + d;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) sum[k] = from[k];
-#pragma unroll 4
+#pragma unroll 8
   for (int64_t c = chunk + 1; c <= last; ++c) {
     const float* const part = a.parts + c * 2 * a.D + d;
 #pragma unroll

@@ -86,6 +86,7 @@ void for_lanes(bool vectors, int64_t W, const F& f) {
   if (!vectors) return f.template operator()<Lanes<1, 512, 0>>(static_cast<int>(W));
   if (packs <= 8) return f.template operator()<Lanes<kWidth, 8, 1>>(packs);
   if (packs <= 16) return f.template operator()<Lanes<kWidth, 16, 1>>(packs);
+  if (packs <= 32) return f.template operator()<Lanes<kWidth, 32, 1>>(packs);
   if (packs <= 64) return f.template operator()<Lanes<kWidth, 32, 2>>(packs);
   if (packs <= 96) return f.template operator()<Lanes<kWidth, 32, 3>>(packs);
   if (packs <= 128) return f.template operator()<Lanes<kWidth, 64, 2>>(packs);

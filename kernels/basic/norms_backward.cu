@@ -28,14 +28,13 @@ struct Element {
   float wg;            // dy w
 
   template <class T>
-  __device__ __forceinline__ Element(const Backward<T>& b, float x, float z, float w, float dy,
-                                     float mean)
+  __device__ __forceinline__ Element(const Backward<T>& b, float x, float z, float s, float w,
+                                     float dy, float mean)
       : n(x - mean), wg(dy * w) {
     dn = wg;
     if constexpr (kNorm == Norm::gated) {
-      const float s = gate_sigmoid(z);
       a = b.gate.silu ? z * s : s;
-      slope = b.gate.silu ? s * (1 + z * (1 - s)) : s * (1 - s);
+      slope = b.gate.silu ? s + a * (1 - s) : a * (1 - s);
       dn *= a;
     }
   }
@@ -72,8 +71,10 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   if constexpr (L::kPacks == 0) {  // the sums are kept in the parts themselves
     if (walk < a.walks)
       L::each(packs, [&](int, int column) {
-        if (a.weight_parts) a.weight_parts[part_at + column] = 0;
-        if (a.bias_parts) a.bias_parts[part_at + column] = 0;
+        for (int k = 0; k < kWidth; ++k) {
+          if (a.weight_parts) a.weight_parts[part_at + column + k] = 0;
+          if (a.bias_parts) a.bias_parts[part_at + column + k] = 0;
+        }
       });
   }
 
@@ -87,7 +88,14 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
                           kNorm == Norm::gated ? count : 0);
     const float mean = kNorm == Norm::centred && count > 0 ? a.mean[s] : 0;
     const float root = count > 0 ? a.rstd[s] : 0;
-    // Calls f(element, its dy, slot, k, column) for each number of a pack.
+    float sigmoids[L::kSlots][kWidth];
+    if (kNorm == Norm::gated && L::kPacks > 0)
+      L::each(count, [&](int j, int column) {
+        const auto gate = z(j, column);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) sigmoids[j][k] = gate_sigmoid(to_float(gate.at[k]));
+      });
+    // Calls f(element, its dy, k) for each number of a pack.
     const auto each_of = [&](int j, int column, const auto& f) {
       const auto in = x(j, column), flow = dy(j, column);
       Pack<T, kWidth> gate, weight;
@@ -95,10 +103,13 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
       if (a.weight) weight = load<kWidth>(a.weight + start + column);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const float g = to_float(flow.at[k]);
-        f(Element<kNorm>(a, to_float(in.at[k]), kNorm == Norm::gated ? to_float(gate.at[k]) : 0,
-                         a.weight ? to_float(weight.at[k]) : 1, g, mean),
-          g, k);
+        const float g = to_float(flow.at[k]), w = a.weight ? to_float(weight.at[k]) : 1;
+        float of_gate = 0, sigmoid = 0;
+        if (kNorm == Norm::gated) {
+          of_gate = to_float(gate.at[k]);
+          sigmoid = L::kPacks > 0 ? sigmoids[j][k] : gate_sigmoid(of_gate);
+        }
+        f(Element<kNorm>(a, to_float(in.at[k]), of_gate, sigmoid, w, g, mean), g, k);
       }
     };
 

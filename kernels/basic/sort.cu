@@ -9,7 +9,7 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kDigits = 256, kThreads = 256, kWarps = kThreads / 32;
-constexpr int kRounds = 8;  // keys a thread
+constexpr int kRounds = 4;  // keys a thread
 constexpr int kTile = kThreads * kRounds;
 
 // The keys of a warp are neighbours; in round i a lane has number base + 32 i + lane.
@@ -64,6 +64,10 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t at = warp_base() + i * 32 + lane;
     key[i] = at < n ? keys[at] : 0;
     position[i] = at >= n ? 0 : positions ? positions[at] : static_cast<int32_t>(at);
+  }
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i) {
+    const int64_t at = warp_base() + i * 32 + lane;
     const int digit = at < n ? key[i] >> shift & (kDigits - 1) : -1;
     const unsigned equals = __match_any_sync(~0u, digit);
     const int before = __popc(equals & ((1u << lane) - 1));
@@ -75,6 +79,7 @@ __global__ void __launch_bounds__(kThreads)
 
   // This thread's digit: keys of it in the tiles before, and of smaller digits anywhere.
   int32_t before = 0, all = 0;
+#pragma unroll 8
   for (unsigned tile = 0; tile < gridDim.x; ++tile) {
     const int32_t count = counts[tile * kDigits + threadIdx.x];
     before += tile < blockIdx.x ? count : 0;

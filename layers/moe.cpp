@@ -2,7 +2,6 @@
 // best, weighted by its probabilities. No token is dropped: rows are sorted by expert, and the
 // sorted matrix has R * top_k rows however they fall, so that memory depends on shapes alone.
 // Sources: arXiv:2401.04088 (routing), 2101.03961 (balance loss), 2202.08906 (z loss).
-#include <algorithm>
 #include <optional>
 
 #include "autograd/kernel_op.h"
@@ -14,33 +13,6 @@ namespace weft::layers {
 namespace {
 
 using autograd::apply;
-
-// Where rows go: position q of the sorted rows holds token[q]; slot[r * k + j] is where the j-th
-// choice of row r lies; the rows of expert e are offsets[e] .. offsets[e + 1].
-struct Order {
-  Tensor token, slot;  // i32 [R * k]
-  Tensor offsets;      // i64 [E + 1]
-};
-
-Order sorted_by_expert(const Tensor& index, int64_t E) {
-  const int64_t R = index.size(0), k = index.size(1);
-  const Order order{empty({R * k}, Dtype::i32, index.device()),
-                    empty({R * k}, Dtype::i32, index.device()),
-                    empty({E + 1}, Dtype::i64, index.device())};
-  if (index.is_meta()) return order;
-  const int32_t* const expert = index.data<int32_t>();
-  int64_t* const offsets = order.offsets.data<int64_t>();
-  std::fill_n(offsets, E + 1, 0);
-  for (int64_t i = 0; i < R * k; ++i) ++offsets[expert[i] + 1];
-  for (int64_t e = 0; e < E; ++e) offsets[e + 1] += offsets[e];
-  std::vector<int64_t> next(offsets, offsets + E);
-  for (int64_t i = 0; i < R * k; ++i) {
-    const int64_t q = next[static_cast<size_t>(expert[i])]++;
-    order.token.data<int32_t>()[q] = static_cast<int32_t>(i / k);
-    order.slot.data<int32_t>()[i] = static_cast<int32_t>(q);
-  }
-  return order;
-}
 
 class Moe final : public Layer {
  public:
@@ -73,7 +45,7 @@ class Moe final : public Layer {
     o.top_k = top_k_;
     o.index = empty({in.size(0), top_k_}, Dtype::i32, in.value().device());
     const auto routed = apply<kernels::Router>({product(in, router_)}, o);
-    const Order order = sorted_by_expert(o.index, experts_);
+    const kernels::ExpertOrder order = kernels::sorted_by_expert(o.index, experts_);
 
     const Var sorted = apply<kernels::PermuteRows>({in, {}}, {order.token}).y;
     const auto expert = [&](const Var& a, const Var& w) {

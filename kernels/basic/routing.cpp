@@ -37,6 +37,31 @@ void for_tiles(const Tensor& offsets, const F& f) {
 
 }  // namespace
 
+ExpertOrder sorted_by_expert(const Tensor& index, int64_t E) {
+  if (index.device().takes_cuda_forms()) {
+    if constexpr (has_cuda) return cuda_sorted_by_expert(index, E);
+    fail("sorted_by_expert: this program has no CUDA form of it");
+  }
+  const int64_t R = index.size(0), k = index.size(1);
+  const Tensor chosen = index.contiguous();
+  const ExpertOrder order{empty({R * k}, Dtype::i32, index.device()),
+                          empty({R * k}, Dtype::i32, index.device()),
+                          empty({E + 1}, Dtype::i64, index.device())};
+  if (index.is_meta()) return order;
+  const int32_t* const expert = chosen.data<int32_t>();
+  int64_t* const offsets = order.offsets.data<int64_t>();
+  std::fill_n(offsets, E + 1, 0);
+  for (int64_t i = 0; i < R * k; ++i) ++offsets[expert[i] + 1];
+  for (int64_t e = 0; e < E; ++e) offsets[e + 1] += offsets[e];
+  std::vector<int64_t> next(offsets, offsets + E);
+  for (int64_t i = 0; i < R * k; ++i) {
+    const int64_t q = next[static_cast<size_t>(expert[i])]++;
+    order.token.data<int32_t>()[q] = static_cast<int32_t>(i / k);
+    order.slot.data<int32_t>()[i] = static_cast<int32_t>(q);
+  }
+  return order;
+}
+
 void GroupedMatmul::check(const Inputs<Tensor>& x, const Options& o) {
   require(x.x.dims() == 2, "grouped_matmul: x has shape ", x.x.shape(), ", expected [R, I]");
   const int64_t R = x.x.size(0), I = x.x.size(1);

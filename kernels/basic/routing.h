@@ -50,8 +50,9 @@ struct Router {
     }
   };
   struct Saved {
-    Tensor index;  // i32 [R, k]
-    Tensor lse;    // [R]
+    Tensor index;   // i32 [R, k]
+    Tensor lse;     // [R]
+    Tensor counts;  // on a GPU, i32 [E]: the slots that went to each expert
   };
 
   static void check(const Inputs<Tensor>& x, const Options& o);
@@ -60,6 +61,10 @@ struct Router {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 // y[r] = w[e] x[r] for the expert e with offsets[e] <= r < offsets[e + 1].
@@ -81,7 +86,7 @@ struct GroupedMatmul {
   static constexpr Field kOutputs[] = {{"y", "[R, O]"}};
 
   struct Options {
-    Tensor offsets;  // i64 [E + 1] on the CPU: 0, ..., R, never falling
+    Tensor offsets;  // i64 [E + 1]: 0, ..., R, never falling
     template <class F>
     void each(F&& f) {
       f("offsets", offsets, "[E + 1]");
@@ -95,6 +100,10 @@ struct GroupedMatmul {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 // y[q] = weight[q] x[index[q]]; weights absent are one.
@@ -130,6 +139,10 @@ struct PermuteRows {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 // y[r] = sum_j weight[r, j] x[index[r k + j]].
@@ -165,6 +178,23 @@ struct CombineRows {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
+
+// Where rows go when they are sorted by expert, those of one expert in their order: position q of the
+// sorted rows holds token[q]; slot[r k + j] is where the j-th choice of row r lies; the rows of expert e
+// are offsets[e] .. offsets[e + 1].
+struct ExpertOrder {
+  Tensor token, slot;  // i32 [R k]
+  Tensor offsets;      // i64 [E + 1]
+};
+
+// index: i32 [R, k], each in 0 .. E - 1; all stays on its device, and the host reads nothing of a GPU.
+ExpertOrder sorted_by_expert(const Tensor& index, int64_t E);
+// The form that sorted_by_expert takes there.
+ExpertOrder cuda_sorted_by_expert(const Tensor& index, int64_t E);
 
 }  // namespace weft::kernels

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <limits>
 
+#include "kernels/common/rounding.h"
+
 namespace weft::kernels {
 namespace {
 
@@ -115,6 +117,37 @@ std::vector<Agreement> agreement(const Expected& e, const Tensors& outputs,
   std::vector<Agreement> list;
   compare(e, outputs, e.outputs, e.operation->outputs(), list);
   compare(e, gradients, e.gradients, e.operation->inputs(), list);
+  return list;
+}
+
+Errors rounding_errors(const Expected& e) {
+  const Operation& op = *e.operation;
+  require(e.dtype == Dtype::bf16, op.name(), ": rounding_errors() is for bf16, not ", e.dtype);
+  const OperandRounding rounding;
+  const Tensors in = rounded_to(Dtype::f64, e.inputs, op.inputs());
+  const Tensors dy = rounded_to(Dtype::f64, e.output_gradients, op.outputs());
+  Errors errors;
+  const auto add = [&](const Tensors& got, const Tensors& expected,
+                       const std::vector<Field>& fields) {
+    for (const auto& [name, wanted] : expected) {
+      const Tensor& t = got.at(name);
+      errors[name] =
+          difference(is_wide(fields, name) ? t : t.to(e.dtype), wanted, floor_of(e.dtype)).error;
+    }
+  };
+  add(op.forward(Form::chunkwise, in, e.settings), e.outputs, op.outputs());
+  add(op.backward(Form::chunkwise, in, e.settings, dy), e.gradients, op.inputs());
+  return errors;
+}
+
+std::vector<Agreement> agreement_by_form(const Expected& e, const Tensors& outputs,
+                                         const Tensors& gradients) {
+  std::vector<Agreement> list = agreement(e, outputs, gradients);
+  if (e.dtype != Dtype::bf16) return list;
+  const Errors errors = rounding_errors(e);
+  for (Agreement& a : list)
+    a.bound = std::max(1.5 * errors.at(a.tensor),
+                       bound_of(e.operation->name(), e.name, a.tensor, Dtype::f32));
   return list;
 }
 

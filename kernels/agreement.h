@@ -8,9 +8,12 @@
 // What is expected is the naive form in f64, on inputs and output gradients rounded to the dtype in
 // question, so that it is the form that is judged and not the rounding of what it was given.
 //   f64, f32  bound_of(), a number a dtype; the looser ones stand in a table with their reasons
-//   bf16      1.5 times the best that the dtype allows, which is the error of the expected numbers
-//             rounded to bf16, plus the bound of f32, in which the arithmetic is done. Fields that stay
-//             f32 beside bf16 ones ("wide") have the bound of f32.
+//   bf16      on the CPU, 1.5 times the best that the dtype allows, which is the error of the expected
+//             numbers rounded to bf16, plus the bound of f32, in which the arithmetic is done. Fields
+//             that stay f32 beside bf16 ones ("wide") have the bound of f32.
+//   bf16 of   1.5 times rounding_errors(), which is what the tensor cores' operands of bf16 cost in the
+//   a GPU     form at best; nothing is added, but where that is below the bound of f32 (a wide output
+//             without products, an output that bf16 holds exactly) the bound is that of f32.
 #pragma once
 
 #include <string>
@@ -54,6 +57,16 @@ struct Agreement {
 };
 std::vector<Agreement> agreement(const Expected& expected, const Tensors& outputs,
                                  const Tensors& gradients);
+
+// For a case in bf16, the error of each output and gradient of the chunkwise form evaluated in f64 with
+// inputs, outputs and operands of matrix products rounded to bf16 and all else exact. Its outputs are
+// rounded before its backward pass reads them, as a form that keeps them in bf16 would have them; its
+// gradients are rounded like their inputs. kernels/common/rounding.h says what is a product.
+using Errors = std::map<std::string, double>;
+Errors rounding_errors(const Expected& expected);
+// agreement() of a GPU's form with bounds from those errors; the same as above where dtype is f32.
+std::vector<Agreement> agreement_by_form(const Expected& expected, const Tensors& outputs,
+                                         const Tensors& gradients);
 
 // "dq: error 3.1e-04, bound 1.0e-05, at [0, 3, 1] got 0.25, expected 0.5".
 std::string text(const Agreement& a);

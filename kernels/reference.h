@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "core/text.h"
+#include "kernels/common/rounding.h"
 #include "kernels/common/traced.h"
 #include "kernels/operation.h"
 
@@ -131,7 +132,11 @@ class OperationOf final : public Operation {
 
   Tensors forward(Form form, const Tensors& in, const Settings& settings) const override {
     const auto [x, o] = pack(in, settings);
-    if (form == Form::chunkwise) return named(kernels::forward<M>(x, o), M::kOutputs, false);
+    if (form == Form::chunkwise) {
+      Outputs<M> y = kernels::forward<M>(x, o);
+      round_outputs(y);
+      return named(y, M::kOutputs, false);
+    }
     Outputs<M> y = reference_outputs(x, o, form);
     const Dtype t = detail::leading<M>(x).dtype();
     if (form == Form::naive)
@@ -160,9 +165,10 @@ class OperationOf final : public Operation {
             ": a gradient was given for no output of it; known: ", known_gradients());
     if (form == Form::chunkwise) {
       typename M::Saved saved;
-      const Outputs<M> y = kernels::forward<M>(x, o, &saved);
+      Outputs<M> y = kernels::forward<M>(x, o, &saved);
+      round_outputs(y);
       Tensor& first = std::get<0>(dy.fields());
-      if (!first) first = zeros_like(std::get<0>(const_cast<Outputs<M>&>(y).fields()));
+      if (!first) first = zeros_like(std::get<0>(y.fields()));
       Inputs<M, bool> wanted;
       for_fields([](bool& want) { want = true; }, wanted);
       return named(kernels::backward<M>(x, o, saved, dy, wanted), M::kInputs, true);
@@ -222,6 +228,19 @@ class OperationOf final : public Operation {
     for (const auto& [name, value] : settings)
       if (!contains(flags, name)) fail(M::name, ": ", unknown_name("option", name, flags));
     return {x, o};
+  }
+
+  // Where operands of products are rounded outputs are too, but for wide ones: in place, since backward
+  // may have kept them.
+  static void round_outputs(Outputs<M>& y) {
+    if (!OperandRounding::on()) return;
+    size_t i = 0;
+    for_fields(
+        [&](Tensor& t) {
+          if (t && !M::kOutputs[i].wide) t.copy_from(t.to(Dtype::bf16));
+          ++i;
+        },
+        y);
   }
 
   template <class Fields, size_t N>

@@ -76,7 +76,7 @@ void add_cuda(const Operation& op, const NamedCase& c, Dtype dtype, Device devic
     const Tensors y = op.forward(Form::chunkwise, in, c.settings);
     const Tensors dx =
         op.backward(Form::chunkwise, in, c.settings, on_device(device, e.output_gradients));
-    for (const Agreement& a : agreement(e, y, dx))
+    for (const Agreement& a : agreement_by_form(e, y, dx))
       rows.add({op.name(), a.tensor, "cuda", dtype, "definition", c.name, a.difference.error,
                 a.bound, a.difference.at, a.difference.got, a.difference.expected});
   } catch (const Error& error) {

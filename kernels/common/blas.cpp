@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/parallel.h"
+#include "kernels/common/rounding.h"
 
 namespace weft::kernels {
 namespace {
@@ -56,6 +57,16 @@ template <class T>
 void gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
           Matrix<T> c) {
   if (m == 0 || n == 0) return;
+  std::vector<T> rounded_a, rounded_b;
+  if (rounds_operands<T>()) [[unlikely]] {
+    const auto round = [](Matrix<const T>& x, int64_t rows, int64_t columns, std::vector<T>& to) {
+      if (x.transposed) std::swap(rows, columns);
+      to = rounded_operand(rows, columns, x.data, x.stride);
+      x = {to.data(), std::max<int64_t>(1, columns), x.transposed};
+    };
+    round(a, m, k, rounded_a);
+    round(b, k, n, rounded_b);
+  }
   const OneThread one;
   call(as_int(m), as_int(n), as_int(k), alpha, a, b, beta, c);
 }

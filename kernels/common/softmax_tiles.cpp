@@ -60,7 +60,9 @@ template <class T>
 void ForwardTile<T>::start(Rows<const T> q, int64_t rows, int64_t position, const KeyBand& band) {
   rows_ = rows, position_ = position, band_ = band;
   const double scale = shape_.softcap > 0 ? shape_.scale / shape_.softcap : shape_.scale;
-  const T factor = static_cast<T>(scale);
+  // Where operands are rounded a query must not be scaled before, or it would be rounded twice.
+  late_ = rounds_operands<T>() && rows > 1 ? static_cast<T>(scale) : T(1);
+  const T factor = static_cast<T>(scale) / late_;
   if (rows == 1) {
     for (int64_t c = 0; c < shape_.K; ++c) q_[c] = factor * q.data[c];
   } else {
@@ -109,6 +111,9 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
   T* const __restrict__ shrink = shrink_ + a;
   tile_gemm<T>(keys, width, shape_.K, {k[begin], k.stride, 1}, q_ + a, kSoftmaxTile, x,
                kSoftmaxTile, false);
+  if (late_ != T(1))
+    for (int64_t j = 0; j < keys; ++j)
+      for (int64_t i = 0; i < width; ++i) x[j * kSoftmaxTile + i] *= late_;
   if (shape_.softcap > 0) {
     const T cap = static_cast<T>(shape_.softcap);
     for (int64_t j = 0; j < keys; ++j)

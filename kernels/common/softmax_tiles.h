@@ -92,6 +92,7 @@ class ForwardTile {
   SoftmaxShape shape_;
   KeyBand band_;
   int64_t rows_ = 0, position_ = 0;
+  T late_ = 1;                     // what of the scale is not in q_
   T* q_;                           // [K, kSoftmaxTile], scaled and transposed; of one query [K]
   T* x_;                           // [keys, kSoftmaxTile] scores; of one query [keys]
   T *o_, *most_, *sum_, *shrink_;  // [kSoftmaxTile, V]; [kSoftmaxTile] each

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/common/rounding.h"
+
 namespace weft::kernels {
 
 inline constexpr int64_t kTile = 16;
@@ -144,6 +146,14 @@ void for_panels(int64_t n, const F& f) {
 template <class T, bool kTransposed>
 void product(int64_t m, int64_t n, int64_t k, Tile<const T> a, Tile<const T> b, T keep, Tile<T> c,
              Band band) {
+  std::vector<T> rounded_a, rounded_b;
+  if (rounds_operands<T>()) [[unlikely]] {
+    const int64_t width = kTransposed ? m : k;
+    rounded_a = rounded_operand(kTransposed ? k : m, width, a.data, a.stride);
+    rounded_b = rounded_operand(k, n, b.data, b.stride);
+    a = {rounded_a.data(), width};
+    b = {rounded_b.data(), n};
+  }
   for_panels<T>(n, [&]<int kVectors>(int64_t j) {
     for (int64_t i = 0; i < m; i += kTileRows) {
       const int64_t from = band == Band::upper ? i : 0;

@@ -61,6 +61,13 @@ void rest(const Product<T>& x, int64_t m, int64_t n, int64_t j) {
 template <class T>
 void tile_gemm(int64_t m, int64_t n, int64_t k, Strided<T> a, const T* b, int64_t ldb, T* c,
                int64_t ldc, bool add) {
+  std::vector<T> rounded_a, rounded_b;
+  if (rounds_operands<T>()) [[unlikely]] {
+    rounded_a = rounded_operand(m, k, a.data, a.row, a.column);
+    rounded_b = rounded_operand(k, n, b, ldb);
+    a = {rounded_a.data(), k, 1};
+    b = rounded_b.data(), ldb = n;
+  }
   constexpr int kWidth = kLanes<T>;
   const Product<T> x{a, b, ldb, c, ldc, k, add};
   int64_t j = 0;

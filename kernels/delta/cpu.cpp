@@ -189,7 +189,7 @@ void Delta::cpu_backward(const Inputs<Tensor>& in, const Options& options, const
           tiles.backward([&](Tile<T> rows) {
             if (dv) store(n, x.V, rows, dv.at(b, t, h), dv.stride(1));
           });
-          if (dq) store(n, x.K, tiles.dq_dk, dq.at(b, t, kh), dq.stride(1), add, x.scale);
+          if (dq) store(n, x.K, tiles.dq_dk, dq.at(b, t, kh), dq.stride(1), add);
           if (dk) store(n, x.K, tiles.dk, dk.at(b, t, kh), dk.stride(1), add);
           for (int64_t r = 0; r < n && dbeta; ++r) dbeta(b, t + r, h) = tiles.dbeta[r];
           if (p.first && !x.state) tiles.dg[0] = 0;  // nothing to forget; the sum leaves rounding

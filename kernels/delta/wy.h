@@ -31,11 +31,12 @@ struct Tiles {
 
   int64_t K, V;  // padded
   int64_t n = 0, m = 0;
+  T scale = 1;
   bool gated;
   Decay<T> decay;
   T* beta;              // [m]
-  Tile<T> qk, kT;       // [2 m, K]: scale * q, then k from row m on; [K, m]
-  Tile<T> P, M, gamma;  // [m, m]: (q k') Gamma; (k k') Gamma, used below its diagonal
+  Tile<T> qk, kT;       // [2 m, K]: q, then k from row m on; [K, m]
+  Tile<T> P, M, gamma;  // [m, m]: scale (q k') Gamma; (k k') Gamma, used below its diagonal
   Tile<T> S;            // [K, V]: the state before the piece, then after it
   Tile<T> read;         // [2 m, V]: q S, then k S from row m on; then o in its place
   Tile<T> missed, U;    // [m, V]: v less what the memory returns for k; beta * missed
@@ -53,10 +54,10 @@ struct Tiles {
 
   // n tokens: rows of q, k, v, and beta(i), g(i) of token i.
   template <class Beta, class Gate>
-  void load(int64_t tokens, T scale, int64_t key_width, Rows<const T> q_rows, Rows<const T> k_rows,
+  void load(int64_t tokens, T factor, int64_t key_width, Rows<const T> q_rows, Rows<const T> k_rows,
             int64_t value_width, Rows<const T> v_rows, const Beta& beta_of, const Gate& gate_of) {
-    n = tokens, m = tiled(n);
-    kernels::load(n, key_width, q_rows, q(), scale);
+    n = tokens, m = tiled(n), scale = factor;
+    kernels::load(n, key_width, q_rows, q());
     kernels::load(n, key_width, k_rows, k());
     kernels::load(n, value_width, v_rows, missed);
     for (int64_t i = 0; i < m; ++i) beta[i] = i < n ? beta_of(i) : T(0);
@@ -68,7 +69,7 @@ struct Tiles {
     scores();
     product(2 * m, V, K, qk, S, T(0), read);
     solve();
-    if (gated) scale_rows(n, V, decay.from_start, read);
+    from_start(scale, read);
     product(m, V, m, P, U, T(1), read, Band::lower);
     if (gated) scale_rows(n, K, decay.to_end, k());
     product_of_transposed(K, V, m, k(), U, decay.total, S);
@@ -97,14 +98,11 @@ struct Tiles {
     transpose(m, V, U, uT);
     lower_product(m, V, dO, uT, dP);
     lower_product(m, V, R, uT, dM);
-    decay_scores(n, T(1), dP, gamma_or_ones(), dP);
+    decay_scores(n, scale, dP, gamma_or_ones(), dP);
     decay_scores(n, T(-1), dM, gamma_or_ones(), dM);
     for (int64_t i = 0; i < n; ++i) dM.row(i)[i] = 0;
-    if (gated) scale_rows(n, V, decay.from_start, dO);
-    for (int64_t i = 0; i < n; ++i) {
-      const T factor = gated ? -decay.from_start[i] : T(-1);
-      for (int64_t c = 0; c < V; c += kLanes<T>) lanes(R.row(i) + c) *= factor;
-    }
+    from_start(scale, dO);
+    from_start(T(-1), R);
 
     transpose(K, V, S, ST);
     product(2 * m, K, V, dO_R, ST, T(0), dq_dk);
@@ -138,10 +136,17 @@ struct Tiles {
     lower_product(m, K, q(), kT, P);
     lower_product(m, K, k(), kT, M);
     if (gated) decay.matrix(n, gamma);
-    decay_scores(n, T(1), P, gamma_or_ones(), P);
+    decay_scores(n, scale, P, gamma_or_ones(), P);
     decay_scores(n, T(1), M, gamma_or_ones(), M);
   }
   Tile<T> gamma_or_ones() const { return gated ? gamma : Tile<T>{}; }
+  // rows[i] times `factor` and the decay from before the piece to token i.
+  void from_start(T factor, Tile<T> rows) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const T by = gated ? factor * decay.from_start[i] : factor;
+      for (int64_t c = 0; c < V; c += kLanes<T>) lanes(rows.row(i) + c) *= by;
+    }
+  }
 
   // missed = (1 + M Diag(beta))^-1 (v - exp(G) k S), U = beta * missed, by forward substitution.
   // `missed` holds v on entry, `read` holds k S from row m on.
@@ -151,6 +156,7 @@ struct Tiles {
       for (int64_t c = 0; c < V; c += kLanes<T>)
         lanes(missed.row(i) + c) -= factor * lanes(read.row(m + i) + c);
     }
+    if (rounds_operands<T>()) return solve_rounded();
     constexpr int kRows = kTileRows;
     detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
       const auto at = [&](Tile<T> t, int64_t i, int j) {
@@ -180,6 +186,7 @@ struct Tiles {
   void solve_back() {
     constexpr int kRows = kTileRows;
     const Tile<T> R = dO_R.below(m);
+    if (rounds_operands<T>()) return solve_back_rounded(R);
     detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
       const auto at = [&](Tile<T> t, int64_t i, int j) {
         return &lanes(t.row(i) + column + j * kLanes<T>);
@@ -203,6 +210,26 @@ struct Tiles {
           }
       }
     });
+  }
+
+  // The same with every product's operands rounded.
+  void solve_rounded() {
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t c = 0; c < V; ++c) {
+        T rest = missed.row(i)[c];
+        for (int64_t l = 0; l < i; ++l) rest -= operand(M.row(i)[l]) * operand(U.row(l)[c]);
+        missed.row(i)[c] = rest;
+        U.row(i)[c] = beta[i] * rest;
+      }
+  }
+  void solve_back_rounded(Tile<T> R) {
+    for (int64_t i = m - 1; i >= 0; --i)
+      for (int64_t c = 0; c < V; ++c) {
+        T rest = dU.row(i)[c];
+        for (int64_t l = i + 1; l < m; ++l) rest -= operand(M.row(l)[i]) * operand(R.row(l)[c]);
+        dU.row(i)[c] = rest;
+        R.row(i)[c] = beta[i] * rest;
+      }
   }
 
   // The sum of a (.) b over rows of V columns.

@@ -2,7 +2,7 @@
 // (wgmma), copies of whole tiles by one thread (TMA), barriers that count bytes, and registers that
 // move between warpgroups. Tiles are the Smem<bf16, R, C> of the tile layer, accumulators its Acc<N>:
 // a warpgroup's 64 rows are the stripes of its four warps, so every elementwise line is shared.
-// A kernel puts what uses these into `if constexpr (kHopper)`; the host asks cuda_arch() >= 90.
+// A kernel puts what uses these into `if constexpr (kHopper)`; the host asks on_hopper().
 //
 // Two rules keep it correct:
 //   * What threads wrote into a tile is seen by wgmma and TMA only after publish() by every writing
@@ -27,6 +27,16 @@ inline constexpr bool kHopper = true;
 #else
 inline constexpr bool kHopper = false;
 #endif
+
+// Host: whether kernels that need it run on this device. They must also have been built for it.
+inline bool on_hopper(Device device) {
+#if defined(WEFT_HAS_SM90A)
+  return cuda_arch(device) == 90;
+#else
+  static_cast<void>(device);
+  return false;
+#endif
+}
 
 // --- Warpgroups ----------------------------------------------------------------------------------
 
@@ -277,10 +287,11 @@ CUtensorMap tensor_map(const bf16* x, const std::array<int64_t, 4>& sizes,
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
   }();
   const auto unsigned_of = [](int64_t n) { return static_cast<cuuint64_t>(n); };
+  // Nobody steps along a dimension of one; its stride need not be legal.
+  const auto stride_of = [&](int i) { return unsigned_of(sizes[i] == 1 ? 16 : strides[i] * 2); };
   const cuuint64_t dims[4] = {unsigned_of(sizes[3]), unsigned_of(sizes[2]), unsigned_of(sizes[1]),
                               unsigned_of(sizes[0])};
-  const cuuint64_t bytes[3] = {unsigned_of(strides[2] * 2), unsigned_of(strides[1] * 2),
-                               unsigned_of(strides[0] * 2)};
+  const cuuint64_t bytes[3] = {stride_of(2), stride_of(1), stride_of(0)};
   const cuuint32_t box[4] = {Tile::panel_cols, 1, Tile::rows, 1}, steps[4] = {1, 1, 1, 1};
   constexpr auto kSwizzle = Tile::panel_bytes == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
                             : Tile::panel_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B

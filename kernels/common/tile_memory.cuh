@@ -46,6 +46,20 @@ struct Smem {
   }
 };
 
+// N tiles one behind the other, for stages of a pipeline: unlike an array of handles, an index that is
+// known at run time costs a multiplication.
+template <class Tile, int N>
+struct Stages {
+  using type = typename Tile::type;
+  static constexpr int bytes = N * Tile::bytes, alignment = Tile::alignment;
+
+  type* data = nullptr;
+
+  __device__ __forceinline__ Tile operator[](int i) const {
+    return {data + i * (Tile::rows * Tile::cols)};
+  }
+};
+
 // Hands out dynamic shared memory. On the host, or made from nullptr, it only counts:
 //   Arena arena(dynamic_memory());  const auto q = arena.carve<Smem<T, 64, 128>>();
 //   float* decay = arena.carve<float>(64);

@@ -133,12 +133,48 @@ __device__ __forceinline__ Cols<N> col_sum(const Acc<N>& acc) {
 
 // --- Registers and shared memory -----------------------------------------------------------------
 
+// Offsets into tiles are multiples of 8.
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+inline constexpr bool kHasStmatrix = true;
+#else
+inline constexpr bool kHasStmatrix = false;
+#endif
+
+// Columns 8 j .. 8 j + 15 as four 8 x 8 blocks of bf16 to the rows that the lanes name, lane l row
+// l % 8 of block l / 8. kTranspose turns each.
+template <bool kTranspose, int N>
+__device__ __forceinline__ void store_matrices(const Acc<N>& acc, int j, uint32_t address) {
+  uint32_t x[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float* pair = &acc.x[j + i / 2][2 * (i % 2)];
+    x[i] = pack_bf16(pair[0], pair[1]);
+  }
+  if constexpr (kTranspose) {
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+        "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+        : "memory");
+  } else {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address),
+                 "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+                 : "memory");
+  }
+}
+
 // tile(row0 + i, col0 + j) = acc[i, j], rounded to T. Synchronise before others read it.
 template <class T, int N, int R, int C>
 __device__ __forceinline__ void acc_to_smem(const Acc<N>& acc, Smem<T, R, C> tile, int row0,
                                             int col0) {
+  constexpr int kPaired = kHasStmatrix && sizeof(T) == 2 ? N / 16 * 2 : 0;
+  const int lane = lane_index();
 #pragma unroll
-  for (int j = 0; j < N / 8; ++j) {
+  for (int j = 0; j < kPaired; j += 2) {
+    store_matrices<false>(acc, j, tile.address(row0 + lane % 16, col0 + 8 * j + lane / 16 * 8));
+  }
+#pragma unroll
+  for (int j = kPaired; j < N / 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
       store_pair(tile.ptr(row0 + acc_row(i), col0 + acc_col(j, i)), acc.x[j][i], acc.x[j][i + 1]);
@@ -150,8 +186,15 @@ __device__ __forceinline__ void acc_to_smem(const Acc<N>& acc, Smem<T, R, C> til
 template <class T, int N, int R, int C>
 __device__ __forceinline__ void acc_to_smem_t(const Acc<N>& acc, Smem<T, R, C> tile, int row0,
                                               int col0) {
+  constexpr int kPaired = kHasStmatrix && sizeof(T) == 2 ? N / 16 * 2 : 0;
+  const int lane = lane_index();
 #pragma unroll
-  for (int j = 0; j < N / 8; ++j) {
+  for (int j = 0; j < kPaired; j += 2) {
+    store_matrices<true>(
+        acc, j, tile.address(row0 + 8 * j + lane % 8 + lane / 16 * 8, col0 + lane / 8 % 2 * 8));
+  }
+#pragma unroll
+  for (int j = kPaired; j < N / 8; ++j) {
     if constexpr (std::is_same_v<T, float>) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -162,8 +205,7 @@ __device__ __forceinline__ void acc_to_smem_t(const Acc<N>& acc, Smem<T, R, C> t
       for (int i = 0; i < 4; i += 2) {  // an 8 x 8 block turned within the warp
         uint32_t pair = pack_bf16(acc.x[j][i], acc.x[j][i + 1]);
         asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
-        const int r = row0 + 8 * j + lane_index() / 4;
-        const int c = col0 + 8 * (i / 2) + 2 * (lane_index() % 4);
+        const int r = row0 + 8 * j + lane / 4, c = col0 + 8 * (i / 2) + 2 * (lane % 4);
         *reinterpret_cast<uint32_t*>(tile.ptr(r, c)) = pair;
       }
     }

@@ -296,6 +296,7 @@ void Linear::cuda_forward(const Inputs<Tensor>& inputs, const Options& o, Output
     saved->denominator = empty({x.v.size(0), x.v.size(1), x.v.size(2)}, Dtype::f32, x.q.device());
   }
   if (x.q.is_meta()) return;
+  if (x.q.size(1) > 1 && linear::hopper_forward(x, o, y)) return;
   for_cuda_dtype(x.q.dtype(), [&]<class T>() {
     const CudaProblem<T> p(x, o, cu_seqlens);
     const Results<T> results{token_rows<T>(y.o), dptr<float>(y.final_state), dptr<float>(y.final_z),

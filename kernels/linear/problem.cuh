@@ -50,6 +50,10 @@ struct CudaProblem {
   bool normalize;
 };
 
+// The forward pass for Hopper, forward_hopper.cu. False, and nothing done, where it does not cover the
+// call: other types than bf16, K above 128, packed documents, `normalize`, rows not aligned for TMA.
+bool hopper_forward(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& y);
+
 // The inputs as the kernels take them. Refuses the widths that they do not cover.
 inline Inputs<Linear> cuda_inputs(const Inputs<Linear>& x) {
   require(x.q.size(3) <= 256 && x.v.size(3) <= 256, "linear: K = ", x.q.size(3),

@@ -11,9 +11,10 @@ namespace {
 // Adds the rows' hits and labelled positions, by slice.
 void count_hits(const Tensor& logits, const data::Batch& batch,
                 std::map<int64_t, std::pair<double, double>>& by_slice) {
-  const Tensor x = logits.to(Dtype::f32).contiguous();
+  const Tensor x = logits.to(kCpu).to(Dtype::f32).contiguous();
   const int64_t B = batch.tokens.size(0), T = batch.tokens.size(1), V = x.size(-1);
-  const int32_t* const target = batch.targets.data<int32_t>();
+  const Tensor targets = batch.targets.to(kCpu);
+  const int32_t* const target = targets.data<int32_t>();
   for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < T; ++t) {
       const int64_t row = b * T + t;

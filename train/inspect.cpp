@@ -51,7 +51,7 @@ Plan make_plan(Recipe& recipe) {
   const BatchShape shape = batch_shape(data, recipe, model.context());
   plan.batch = shape.tokens;
   const Device meta = meta_of(recipe.train.device);
-  MetaBatches batches(shape, meta);
+  MetaBatches batches(shape);
   const std::unique_ptr<Stepper> stepper = make_stepper(model, optimizer, recipe);
   stepper->begin(0, [&] { return batches.next(); });
   plan.peak = stepper->finish().peak_bytes;

@@ -97,13 +97,13 @@ void Progress::draw(const std::string& line) {
   std::fflush(stdout);
 }
 
-void Progress::say(const std::string& line) {
+void Progress::say(const std::string& line, bool counted) {
   if (terminal_)
     std::printf("\r\x1b[K%s\n%s", line.c_str(), line_.c_str());
   else
     std::printf("%s\n", line.c_str());
   std::fflush(stdout);
-  last_step_ = Clock::now();
+  if (!counted) last_step_ = Clock::now();
 }
 
 void Progress::finish() {

@@ -23,8 +23,9 @@ class Progress {
   // Shows "step 120/2000 | loss ... | 12.3k tok/s | 3m 20s left". On a terminal the line is redrawn in
   // place at most ten times a second; elsewhere a line is printed only when `log` is set.
   void step(int64_t step, const std::string& text, double tokens, bool log);
-  // Prints a line of its own, above the live line.
-  void say(const std::string& line);
+  // Prints a line of its own, above the live line. What the run did since the last step (an evaluation,
+  // say) is not counted as the time of the next, unless `counted`.
+  void say(const std::string& line, bool counted = false);
   // Ends the live line; what is said afterwards stands below it.
   void finish();
 

@@ -89,10 +89,10 @@ BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t c
 
 layers::Batch MetaBatches::next() {
   layers::Batch batch;
-  batch.tokens = empty(shape_.tokens, Dtype::i32, device_);
-  batch.targets = empty(shape_.tokens, Dtype::i32, device_);
+  batch.tokens = empty(shape_.tokens, Dtype::i32, kMeta);
+  batch.targets = empty(shape_.tokens, Dtype::i32, kMeta);
   if (shape_.borders) {
-    room_ = empty({shape_.borders}, Dtype::i32, device_);
+    room_ = empty({shape_.borders}, Dtype::i32, kMeta);
     // Rows of the context's length, as long as documents can be.
     std::vector<int32_t> borders{0};
     while (borders.back() < shape_.tokens[1])

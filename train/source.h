@@ -36,15 +36,14 @@ struct BatchShape {
 };
 BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context);
 
-// Batches without numbers, for a meta device: they hold what real ones would.
+// Batches without numbers, for a plan: they hold on the meta device what real ones do on the CPU.
 class MetaBatches {
  public:
-  MetaBatches(const BatchShape& shape, Device device) : shape_(shape), device_(device) {}
+  explicit MetaBatches(const BatchShape& shape) : shape_(shape) {}
   layers::Batch next();
 
  private:
   BatchShape shape_;
-  Device device_;
   Tensor room_;  // stands for the memory of cu_seqlens, whose numbers must be readable
 };
 

@@ -159,7 +159,7 @@ void Trainer::begin_step() {
   guarded([&] { stepper_->begin(state_.step, [&] { return source_->next(kCpu); }); });
   ++state_.step;
   ++under_way_;
-  if (stepper_->how() != how_) progress_->say(how_ = stepper_->how());
+  if (stepper_->how() != how_) progress_->say(how_ = stepper_->how(), /*counted=*/true);
 }
 
 void Trainer::finish_steps(int64_t left) {

@@ -51,7 +51,9 @@ struct SelectiveScan {
 
   // The state before each segment but the first of a row, which begins a document.
   struct Saved {
-    Tensor states;  // [B, segments - 1, K, E]
+    // CPU: [B, segments - 1, K, E], 64 tokens each. CUDA: [B, segments - 1, E, K], 32 tokens each and
+    // K a multiple of 16.
+    Tensor states;
   };
 
   static void check(const Inputs<Tensor>& x, const Options& o);
@@ -60,6 +62,10 @@ struct SelectiveScan {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

@@ -83,7 +83,11 @@ class Arena {
   __host__ __device__ unsigned char* take(int bytes, int alignment) {
     const int start = (used_ + alignment - 1) / alignment * alignment;
     used_ = start + bytes;
+#if defined(__CUDA_ARCH__)
+    return base_ + start;  // without a question: the compiler then knows that it is shared memory
+#else
     return base_ == nullptr ? nullptr : base_ + start;
+#endif
   }
   unsigned char* base_;
   int used_ = 0;

@@ -2,12 +2,20 @@
 // backward: the decayed scores, the inverse of the triangular system, and the decays of its tokens.
 #pragma once
 
-#include "kernels/common/overwrite.cuh"
+#include "kernels/common/overwrite_scan.cuh"
 #include "kernels/delta/delta.h"
 
 namespace weft::kernels::delta {
 
 using namespace overwrite;
+
+// A sum of log2 gates in two floats: a gate of -1000 must not cost the later ones their digits.
+struct GateSum {
+  float high = 0, low = 0;
+};
+__device__ __forceinline__ float decay_between(const GateSum& later, const GateSum& earlier) {
+  return ex2((later.high - earlier.high) + (later.low - earlier.low));
+}
 
 template <class T>
 struct Chunks {
@@ -18,15 +26,33 @@ struct Chunks {
   Heads<const float> beta, g;  // g may be null
   T *inverse, *scores;         // [B, H, T, 64]
   Gate* gates;                 // [B, H, T]
-  double* sums;                // [B, H, T]: of the log2 gates, from the piece's start
+  GateSum* sums;               // [B, H, T]: of the log2 gates, from the piece's start
 };
 
-// Sums of the piece's log2 gates in fp64 (a gate of -1000 must not cost the later ones their digits):
-// sum[i] of 64, those after the last token equal to its. One warp, two tokens a lane.
+template <class T, int KP>
+struct ChunkTiles {
+  Smem<T, kChunk, KP> q, k;
+  Smem<T, kChunk, kChunk> scores;  // in the place of q
+  float* system;  // [64, kPitch]: beta (k k') Gamma below the diagonal; its inverse
+  GateSum* sum;   // [64]
+  float* beta;    // [64]
+  __host__ __device__ explicit ChunkTiles(Arena& arena) {
+    q = arena.carve<Smem<T, kChunk, KP>>();
+    k = arena.carve<Smem<T, kChunk, KP>>();
+    scores.data = q.data;
+    system = arena.carve<float>(kChunk * kPitch);
+    sum = arena.carve<GateSum>(kChunk);
+    beta = arena.carve<float>(kChunk);
+  }
+};
+
+// Sums of the piece's log2 gates, made in fp64; those after the last token are equal to its. One warp,
+// two tokens a lane. Also what the scans need of them.
 template <class T>
-__device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h, double* sum) {
+__device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h, GateSum* sum) {
   const int lane = lane_index();
   double two[2] = {0, 0};
+#pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int at = 2 * lane + i;
     if (a.g.data && at < s.n) two[i] = *a.g.at(b, s.begin + at, h) * 1.4426950408889634;
@@ -37,69 +63,63 @@ __device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h
     const double before = __shfl_up_sync(~0u, both, m);
     if (lane >= m) both += before;
   }
-  sum[2 * lane] = both - two[1];
-  sum[2 * lane + 1] = both;
+  const double last = __shfl_sync(~0u, both, 31);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int at = 2 * lane + i;
+    const double x = i ? both : both - two[1];
+    const auto high = static_cast<float>(x);
+    sum[at] = {high, static_cast<float>(x - high)};
+    if (at >= s.n) continue;
+    const int64_t token = a.grid.token(b, h, s.begin) + at;
+    a.gates[token] = {ex2(high), ex2(static_cast<float>(last - x)), *a.beta.at(b, s.begin + at, h),
+                      0.f};
+    a.sums[token] = sum[at];
+  }
 }
 
 template <class T, int KP>
-struct ChunkTiles {
-  Smem<T, kChunk, KP> q, k;
-  float* system;  // [64, kPitch]: beta (k k') Gamma below the diagonal, then the inverse
-  double* sum;    // [64]
-  float* beta;    // [64]
-  __host__ __device__ explicit ChunkTiles(Arena& arena) {
-    q = arena.carve<Smem<T, kChunk, KP>>();
-    k = arena.carve<Smem<T, kChunk, KP>>();
-    system = arena.carve<float>(kChunk * kPitch);
-    sum = arena.carve<double>(kChunk);
-    beta = arena.carve<float>(kChunk);
-  }
-};
-
-template <class T, int KP>
-__global__ void __launch_bounds__(128) prepare(const __grid_constant__ Chunks<T> a) {
+__global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
+    prepare(const __grid_constant__ Chunks<T> a) {
   Arena arena(dynamic_memory());
   const ChunkTiles<T, KP> x(arena);
   const int h = static_cast<int>(blockIdx.x) % a.grid.H;
   const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
   const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
-  const int top = 16 * warp_index(), at = static_cast<int>(threadIdx.x);
+  const int top = stripe(), at = static_cast<int>(threadIdx.x);
 
   a.grid.for_spans(b, chunk, [&](const Span& s) {
     __syncthreads();  // the piece before is done
-    load_tile_async(x.k, a.k.at(b, s.begin, h / a.group), a.k.token, s.n, a.K);
-    load_tile_async(x.q, a.q.at(b, s.begin, h / a.group), a.q.token, s.n, a.K);
+    load_rows<128>(x.k, a.k.at(b, s.begin, h / a.group), a.k.token, s.n, a.K, at);
+    load_rows<128>(x.q, a.q.at(b, s.begin, h / a.group), a.q.token, s.n, a.K, at);
     async_commit();
-    const int64_t token = a.grid.token(b, h, s.begin);
     if (top == 0) sum_gates(a, s, b, h, x.sum);
     if (at >= 64) x.beta[at - 64] = at - 64 < s.n ? *a.beta.at(b, s.begin + at - 64, h) : 0.f;
     async_wait<0>();
+    if constexpr (kWide<T>) publish();
     __syncthreads();
-    if (at < s.n) {
-      const double sum = x.sum[at];
-      a.gates[token + at] = {ex2(static_cast<float>(sum)),
-                             ex2(static_cast<float>(x.sum[kChunk - 1] - sum)), x.beta[at], 0};
-      a.sums[token + at] = sum;
-    }
     Acc<kChunk> P, M;
     fill(P, 0.f);
     fill(M, 0.f);
-    mma_abt<KP>(P, x.q, top, 0, x.k, 0, 0);
-    mma_abt<KP>(M, x.k, top, 0, x.k, 0, 0);
+    rows_abt<KP>(P, x.q, x.k);
+    rows_abt<KP>(M, x.k, x.k);
 #pragma unroll
     for (int j = 0; j < kChunk / 8; ++j) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int r = top + acc_row(i), c = acc_col(j, i);
-        const float gamma = c <= r ? ex2(static_cast<float>(x.sum[r] - x.sum[c])) : 0.f;
+        const float gamma = c <= r ? decay_between(x.sum[r], x.sum[c]) : 0.f;
         P.x[j][i] = c <= r ? a.scale * gamma * P.x[j][i] : 0.f;
         M.x[j][i] = c < r ? x.beta[r] * gamma * M.x[j][i] : 0.f;
       }
       store_pair(x.system + (top + acc_row(0)) * kPitch + acc_col(j, 0), M.x[j][0], M.x[j][1]);
       store_pair(x.system + (top + acc_row(2)) * kPitch + acc_col(j, 0), M.x[j][2], M.x[j][3]);
     }
-    store_acc(P, a.scores + (token + top) * kChunk, kChunk, s.n - top, kChunk);
+    __syncthreads();  // q has been read
+    acc_to_smem(P, x.scores, top, 0);
     __syncthreads();
+    const int64_t token = a.grid.token(b, h, s.begin);
+    store_rows<128>(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk, at);
     invert(x.system);
     store_inverse(x.system, a.inverse + token * kChunk, s.n);
   });
@@ -109,9 +129,9 @@ __global__ void __launch_bounds__(128) prepare(const __grid_constant__ Chunks<T>
 template <class T>
 struct Problem {
   Problem(const Inputs<Delta>& x, const Options<Delta>& o)
-      : q(with_rows(x.q)),
-        k(with_rows(x.k)),
-        v(with_rows(x.v)),
+      : q(aligned(x.q)),
+        k(aligned(x.k)),
+        v(aligned(x.v)),
         initial(x.initial_state ? x.initial_state.contiguous() : x.initial_state) {
     const int64_t B = v.size(0), L = v.size(1), H = v.size(2);
     const Device device = v.device();
@@ -122,7 +142,7 @@ struct Problem {
     inverse = empty({B, H, L, kChunk}, v.dtype(), device);
     scores = empty({B, H, L, kChunk}, v.dtype(), device);
     gates = empty({B, H, L, 4}, Dtype::f32, device);
-    sums = empty({B, H, L}, Dtype::f64, device);
+    sums = empty({B, H, L, 2}, Dtype::f32, device);
     chunks = {grid,
               K,
               group,
@@ -134,17 +154,24 @@ struct Problem {
               dptr<T>(inverse),
               dptr<T>(scores),
               reinterpret_cast<Gate*>(dptr<float>(gates)),
-              dptr<double>(sums)};
+              reinterpret_cast<GateSum*>(dptr<float>(sums))};
     scan.grid = grid;
     scan.K = K, scan.V = V, scan.group = group, scan.scale = scale;
+    scan.state_pitch = pitch<T>(K), scan.row_pitch = pitch<T>(V);
     scan.q = chunks.q, scan.k = chunks.k;
     scan.inverse = chunks.inverse, scan.scores = chunks.scores, scan.gates = chunks.gates;
     scan.v = heads<const T>(v);
     scan.initial_state = initial ? dptr<float>(initial) : nullptr;
   }
+  // Memory for the states before (or the gradients after) all chunks of a row but one; for rows of V.
+  Tensor states() const {
+    if (grid.chunks == 1) return {};
+    return empty({grid.B, grid.chunks - 1, grid.H, V, scan.state_pitch}, v.dtype(), v.device());
+  }
+  Tensor rows() const {
+    return empty({grid.B, grid.T, grid.H, scan.row_pitch}, v.dtype(), v.device());
+  }
   int64_t chunk_heads() const { return int64_t{grid.B} * grid.chunks * grid.H; }
-  // Blocks of a scan.
-  int64_t columns() const { return int64_t{grid.count} * grid.H * ceil_div(V, kColumns); }
 
   template <int KP>
   void prepare_chunks() const {
@@ -160,5 +187,14 @@ struct Problem {
   Chunks<T> chunks;
   Scan<T> scan{};
 };
+
+// The two directions for one type: forward.cuh, backward.cuh.
+template <class T>
+void forward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
+                  Delta::Outputs<Tensor>& y, Delta::Saved* saved);
+template <class T>
+void backward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
+                   const Delta::Saved& saved, const Delta::Outputs<Tensor>& dy,
+                   Delta::Inputs<Tensor>& dx);
 
 }  // namespace weft::kernels::delta

@@ -1,0 +1,441 @@
+// The delta rule on a GPU, backward: a scan from the last piece to the first that carries the gradient of
+// the state (R and dV come of it), then all pieces by themselves (token_gradients): dq, dk, dbeta, dg.
+//
+// With U what was written, S before the piece, dS after it, P and M masked and decayed by Gamma:
+//   dP = scale (dO U') Gamma      dL = -(R U') Gamma, below the diagonal      dM = beta dL
+//   dQ = scale e^G dO S' + dP K
+//   E  = -e^G R S' + dL K         so that beta E is the gradient of k where it erases
+//   W  = e^{G_last - G} U dS' + dP' Q + dM' K
+//   dK = beta E + W               dbeta = R . V + K . E
+//   dG = Q . dQ + K . beta E - K . W, without the terms of one token with itself
+// So the triangular system is not met again, and nothing is divided by beta.
+#pragma once
+
+#include "kernels/common/overwrite_hopper.cuh"
+#include "kernels/delta/chunks.cuh"
+
+namespace weft::kernels::delta {
+
+template <class T>
+struct Gradients {
+  Grid grid;
+  int K, V, group, state_pitch, row_pitch;
+  float scale;
+  Heads<const T> q, k, v, dout;
+  const T *written, *erased;                  // U, R: [B, T, H, row_pitch]
+  const T *states, *dstates;                  // [B, chunks - 1, H, V, state_pitch]
+  const float *initial_state, *dfinal_state;  // [N, H, K, V] or null
+  const Gate* gates;
+  const GateSum* sums;
+  T *dq, *dk;                // [B, T, H, K] where every head has its key, or null
+  float *dq_part, *dk_part;  // the same, a head each, where they share
+  float *dbeta, *dg;         // [B, T, H] or null
+};
+
+// Three warpgroups, for dQ, E and W. Slices of V come two ahead.
+inline constexpr int kGradientThreads = 384;
+
+template <class T, int kKeyColumns>
+struct GradientTiles {
+  static constexpr int kKeys = kKeyColumns;                // columns of K at a time
+  static constexpr int kSlice = sizeof(T) == 2 ? 64 : 32;  // and of V
+  using Rows = Smem<T, kChunk, kSlice>;
+  using State = Smem<T, kSlice, kKeys>;
+  using Square = Smem<T, kChunk, kChunk>;
+  Smem<T, kChunk, kKeys> q, k;
+  Rows dout, written, erased, value;  // of an even slice; that of an odd one lies after it
+  State state, dstate;
+  Smem<T, kChunk, kKeys> query, key;  // dQ and dK on their way out, in the place of dout, written
+  Smem<float, kChunk, kKeys> erase;   // beta E, in the place of the states
+  Square dP, dL, dM;
+  Gate* gates;     // [64]
+  GateSum* sum;    // [64]
+  float* own;      // [64]: dP of a token with itself
+  float* dots;     // [6][64]
+  float* closing;  // [4]: of dS . S, a warp each
+  __host__ __device__ explicit GradientTiles(Arena& arena) {
+    q = arena.carve<Smem<T, kChunk, kKeys>>();
+    k = arena.carve<Smem<T, kChunk, kKeys>>();
+    for (Rows* t : {&dout, &written, &erased, &value}) {
+      *t = arena.carve<Rows>();
+      (void)arena.carve<Rows>();
+    }
+    for (State* t : {&state, &dstate}) {
+      *t = arena.carve<State>();
+      (void)arena.carve<State>();
+    }
+    query.data = dout.data;
+    key.data = written.data;
+    erase.data = reinterpret_cast<float*>(state.data);
+    static_assert(query.bytes <= 2 * Rows::bytes && erase.bytes <= 2 * State::bytes);
+    for (Square* t : {&dP, &dL, &dM}) *t = arena.carve<Square>();
+    gates = arena.carve<Gate>(kChunk);
+    sum = arena.carve<GateSum>(kChunk);
+    own = arena.carve<float>(kChunk);
+    dots = arena.carve<float>(6 * kChunk);
+    closing = arena.carve<float>(4);
+  }
+  template <class Tile>
+  __device__ static Tile of(Tile even, int slice) {
+    return {even.data + slice % 2 * (Tile::bytes / static_cast<int>(sizeof(T)))};
+  }
+};
+
+// sum over columns of acc * tile(row0 + row, column) to to[row0 + row], or added to it.
+template <class T, int N, int R, int C>
+__device__ __forceinline__ void put_dots(float* to, const Acc<N>& acc, Smem<T, R, C> tile, int row0,
+                                         bool add) {
+  float sum[2] = {0, 0};
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float2 pair = load_pair(tile.ptr(row0 + acc_row(2 * r), acc_col(j, 0)));
+      sum[r] = fmaf(acc.x[j][2 * r], pair.x, fmaf(acc.x[j][2 * r + 1], pair.y, sum[r]));
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float whole = quad_sum(sum[r]);
+    float& x = to[row0 + acc_row(2 * r)];
+    if (lane_index() % 4 == 0) x = add ? x + whole : whole;
+  }
+}
+// acc += factor[row] * tile(row0 + row, column).
+template <class T, int N, int R, int C>
+__device__ __forceinline__ void add_rows(Acc<N>& acc, const float* factor, Smem<T, R, C> tile,
+                                         int row0) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float by = factor[row0 + acc_row(2 * r)];
+#pragma unroll
+    for (int j = 0; j < N / 8; ++j) {
+      const float2 pair = load_pair(tile.ptr(row0 + acc_row(2 * r), acc_col(j, 0)));
+      acc.x[j][2 * r] = fmaf(by, pair.x, acc.x[j][2 * r]);
+      acc.x[j][2 * r + 1] = fmaf(by, pair.y, acc.x[j][2 * r + 1]);
+    }
+  }
+}
+
+// acc += tile(row0 + row, column).
+template <int N, int R, int C>
+__device__ __forceinline__ void add_tile(Acc<N>& acc, Smem<float, R, C> tile, int row0) {
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const float2 pair = load_pair(tile.ptr(row0 + acc_row(i), acc_col(j, 0)));
+      acc.x[j][i] += pair.x;
+      acc.x[j][i + 1] += pair.y;
+    }
+  }
+}
+
+// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or zeros.
+template <class T, int R, int C>
+__device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
+                                           const float* wide, int K, int V, int v0, int k0,
+                                           int rank) {
+  if (kept) {
+    load_rows<128>(tile, kept + int64_t{v0} * width + k0, width, V - v0, K - k0, rank);
+    return;
+  }
+#pragma unroll 1
+  for (int at = rank; at < R * C; at += 128) {
+    const int r = at % R, c = at / R;
+    const bool valid = wide && v0 + r < V && k0 + c < K;
+    tile.at(r, c) = from_float<T>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
+  }
+}
+
+// A gradient of q or k, whole or a head's part, through `tile`, by one warpgroup.
+template <class T, int N>
+__device__ __forceinline__ void store_gradient(const Acc<N>& acc, Smem<T, kChunk, N> tile, T* whole,
+                                               float* part, int64_t stride, int n, int cols,
+                                               int barrier) {
+  if (part) store_acc(acc, part + stripe() * stride, stride, n - stripe(), cols);
+  if (!whole) return;
+  acc_to_smem(acc, tile, stripe(), 0);
+  named_sync(barrier, 128);
+  store_rows<128>(tile, whole, stride, n, cols, static_cast<int>(threadIdx.x) % 128);
+}
+
+enum Dots { kOfQuery, kOfErase, kOfWrite, kOfEnd, kOfValue };  // the last one in two halves
+
+// dbeta and dg of a piece, by one warp: dg_t is what is read from t on, within and through S, and
+// what was written before t to last.
+template <class T, class Tiles>
+__device__ __forceinline__ void gate_gradients(const Gradients<T>& a, const Tiles& x, const Span& s,
+                                               int b, int h, bool has_initial) {
+  const float total = x.gates[s.n - 1].up;
+  float inner[2], end[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int t = 2 * lane_index() + i;
+    const float erase = x.dots[kOfErase * kChunk + t];
+    end[i] = x.dots[kOfEnd * kChunk + t];  // which the dots of W hold as well
+    inner[i] = x.dots[kOfQuery * kChunk + t] + x.gates[t].beta * erase -
+               (x.dots[kOfWrite * kChunk + t] - end[i]);
+    if (a.dbeta && t < s.n) {
+      a.dbeta[(b * a.grid.T + s.begin + t) * a.grid.H + h] =
+          x.dots[kOfValue * kChunk + t] + x.dots[(kOfValue + 1) * kChunk + t] + erase;
+    }
+  }
+  const float end_before = warp_prefix_sum(end[0] + end[1]) - (end[0] + end[1]);
+  float from = inner[0] + inner[1];  // of this lane's tokens and all later ones
+#pragma unroll
+  for (int m = 1; m < 32; m <<= 1) {
+    const float later = __shfl_down_sync(~0u, from, m);
+    if (lane_index() + m < 32) from += later;
+  }
+  const float state = total * ((x.closing[0] + x.closing[1]) + (x.closing[2] + x.closing[3]));
+#pragma unroll
+  for (int i = 0; i < 2 && a.dg; ++i) {
+    const int t = 2 * lane_index() + i;
+    const float dg = state + end_before + (i ? end[0] : 0.f) + from - (i ? inner[0] : 0.f);
+    // Before a document's first token there is nothing to forget: the sum leaves rounding.
+    const bool none = t == 0 && s.first && !has_initial;
+    if (t < s.n) a.dg[(b * a.grid.T + s.begin + t) * a.grid.H + h] = none ? 0.f : dg;
+  }
+}
+
+template <class T, int kKeys>
+__global__ void __launch_bounds__(kGradientThreads, 1)
+    token_gradients(const __grid_constant__ Gradients<T> a) {
+  using Tiles = GradientTiles<T, kKeys>;
+  constexpr int kSlice = Tiles::kSlice;
+  Arena arena(dynamic_memory());
+  const Tiles x(arena);
+  const int h = static_cast<int>(blockIdx.x) % a.grid.H;
+  const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
+  const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
+  const int role = warpgroup_index(), top = stripe(), rank = static_cast<int>(threadIdx.x) % 128;
+  const int slices = (a.V + kSlice - 1) / kSlice;
+
+  a.grid.for_spans(b, chunk, [&](const Span& s) {
+    const int64_t token = a.grid.token(b, h, s.begin), hk = h / a.group;
+    const int64_t row = (b * a.grid.T + s.begin) * a.grid.H + h;
+    const int64_t rows = int64_t{a.grid.H} * a.row_pitch, keys = int64_t{a.grid.H} * a.K;
+    const int64_t of_document = (int64_t{s.document} * a.grid.H + h) * a.K * a.V;
+    const int64_t size = int64_t{a.V} * a.state_pitch;
+    const T* const before = s.first ? nullptr : a.states + a.grid.kept(b, chunk - 1, h) * size;
+    const T* const after = s.last ? nullptr : a.dstates + a.grid.kept(b, chunk, h) * size;
+    const float* const initial = a.initial_state ? a.initial_state + of_document : nullptr;
+    const float* const dfinal = a.dfinal_state ? a.dfinal_state + of_document : nullptr;
+    __syncthreads();  // the piece before is done
+    if (role == 0 && rank < kChunk) {
+      x.gates[rank] = rank < s.n ? a.gates[token + rank] : Gate{0.f, 0.f, 0.f, 0.f};
+      x.sum[rank] = a.sums[token + min(rank, s.n - 1)];  // so that no difference is positive
+    }
+    float closing = 0;
+#pragma unroll 1
+    for (int k0 = 0; k0 < a.K; k0 += kKeys) {
+      if (k0 > 0) __syncthreads();
+      const auto issue = [&](int slice) {
+        const int v0 = slice * kSlice;
+        if (slice < slices && role == 0) {
+          load_rows<128>(x.of(x.dout, slice), a.dout.at(b, s.begin, h) + v0, a.dout.token, s.n,
+                         a.V - v0, rank);
+          load_slice(x.of(x.state, slice), before, a.state_pitch, initial, a.K, a.V, v0, k0, rank);
+        } else if (slice < slices && role == 1) {
+          load_rows<128>(x.of(x.erased, slice), a.erased + row * a.row_pitch + v0, rows, s.n,
+                         a.V - v0, rank);
+          load_rows<128>(x.of(x.written, slice), a.written + row * a.row_pitch + v0, rows, s.n,
+                         a.V - v0, rank);
+          if (k0 == 0) {
+            load_rows<128>(x.of(x.value, slice), a.v.at(b, s.begin, h) + v0, a.v.token, s.n,
+                           a.V - v0, rank);
+          }
+        } else if (slice < slices) {
+          load_slice(x.of(x.dstate, slice), after, a.state_pitch, dfinal, a.K, a.V, v0, k0, rank);
+        }
+      };
+      issue(0);
+      async_commit();
+      issue(1);
+      if (role == 1) {
+        load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
+      } else if (role == 2) {
+        load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
+      }
+      async_commit();
+
+      Acc<kKeys> grad;     // of this group: dQ, E or W
+      Acc<kChunk> scores;  // the first two: dP or dL
+      fill(grad, 0.f);
+      fill(scores, 0.f);
+      float value_dot = 0;
+#pragma unroll 1
+      for (int slice = 0; slice < slices; ++slice) {
+        async_wait<1>();
+        if constexpr (kWide<T>) publish();
+        __syncthreads();
+        const auto state = x.of(x.state, slice), dstate = x.of(x.dstate, slice);
+        const auto written = x.of(x.written, slice), erased = x.of(x.erased, slice);
+        if (role == 2) {
+          rows_ab<kSlice>(grad, written, dstate);
+          // dS . S: both lie alike, so the place of a number does not matter.
+          for (int i = rank; i < Tiles::State::bytes / 16; i += 128) {
+            const T* const one = state.data + i * Tiles::State::unit_cols;
+            const T* const other = dstate.data + i * Tiles::State::unit_cols;
+#pragma unroll
+            for (int c = 0; c < Tiles::State::unit_cols; c += 2) {
+              const float2 S = load_pair(one + c), dS = load_pair(other + c);
+              closing = fmaf(S.x, dS.x, fmaf(S.y, dS.y, closing));
+            }
+          }
+          if (k0 == 0) {
+            const auto value = x.of(x.value, slice);
+            const int r = rank % kChunk, first = rank / kChunk * (kSlice / 2);
+            for (int c = first; c < first + kSlice / 2; c += 2) {
+              const float2 R = load_pair(erased.ptr(r, c)), V = load_pair(value.ptr(r, c));
+              value_dot = fmaf(R.x, V.x, fmaf(R.y, V.y, value_dot));
+            }
+          }
+        } else {
+          const auto left = role == 0 ? x.of(x.dout, slice) : erased;
+          rows_ab<kSlice>(grad, left, state);
+          if (k0 == 0) rows_abt<kSlice>(scores, left, written);
+        }
+        if (slice + 2 < slices) {
+          __syncthreads();
+          issue(slice + 2);
+        }
+        async_commit();
+      }
+      async_wait<0>();
+      if (k0 == 0 && role < 2) {
+        each(scores, [&](int row, int c, float& d) {
+          const int r = top + row;
+          const float gamma = c <= r ? decay_between(x.sum[r], x.sum[c]) : 0.f;
+          d *= role == 0 ? a.scale * gamma : -gamma;
+          if (role == 0 && c == r) x.own[r] = d;
+          if (c >= r) d = 0;
+        });
+        acc_to_smem(scores, role == 0 ? x.dP : x.dL, top, 0);
+        if (role == 1) {
+          each(scores, [&](int row, int, float& d) { d *= x.gates[top + row].beta; });
+          acc_to_smem(scores, x.dM, top, 0);
+        }
+      } else if (k0 == 0) {
+        x.dots[kOfValue * kChunk + rank] = value_dot;
+      }
+      if constexpr (kWide<T>) publish();
+      __syncthreads();
+
+      Rows factor;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const Gate& gate = x.gates[top + acc_row(2 * i)];
+        factor.x[i] = role == 0 ? a.scale * gate.up : role == 1 ? -gate.up : gate.down;
+      }
+      scale_rows(grad, factor);
+      const int64_t place = row * a.K + k0;
+      if (role == 0) {
+        rows_ab<kChunk>(grad, x.dP, x.k);
+        put_dots(x.dots + kOfQuery * kChunk, grad, x.q, top, k0 > 0);
+        add_rows(grad, x.own, x.k, top);
+        store_gradient(grad, x.query, a.dq ? a.dq + place : nullptr,
+                       a.dq_part ? a.dq_part + place : nullptr, keys, s.n, a.K - k0, 1);
+      } else if (role == 1) {
+        rows_ab<kChunk>(grad, x.dL, x.k);
+        put_dots(x.dots + kOfErase * kChunk, grad, x.k, top, k0 > 0);
+        each(grad, [&](int row, int, float& d) { d *= x.gates[top + row].beta; });
+        acc_to_smem(grad, x.erase, top, 0);
+      } else {
+        put_dots(x.dots + kOfEnd * kChunk, grad, x.k, top, k0 > 0);
+        rows_atb<kChunk>(grad, x.dP, x.q);
+        rows_atb<kChunk>(grad, x.dM, x.k);
+        put_dots(x.dots + kOfWrite * kChunk, grad, x.k, top, k0 > 0);
+      }
+      __syncthreads();
+      if (role == 2) {
+        add_tile(grad, x.erase, top);
+        add_rows(grad, x.own, x.q, top);
+        store_gradient(grad, x.key, a.dk ? a.dk + place : nullptr,
+                       a.dk_part ? a.dk_part + place : nullptr, keys, s.n, a.K - k0, 2);
+      }
+    }
+    if (role == 2) {
+      closing = warp_sum(closing);
+      if (lane_index() == 0) x.closing[top / 16] = closing;
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) gate_gradients(a, x, s, b, h, initial != nullptr);
+  });
+}
+
+template <class T>
+void backward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
+                   const Delta::Saved& saved, const Delta::Outputs<Tensor>& dy,
+                   Delta::Inputs<Tensor>& dx) {
+  const int64_t B = in.v.size(0), L = in.v.size(1), H = in.v.size(2), K = in.k.size(3);
+  const Device device = in.v.device();
+  Problem<T> p(in, o);
+  const Tensor dout = aligned(dy.o);
+  const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;
+  const Tensor erased = p.rows(), dstates = p.states();
+  const bool shared = p.group > 1;
+  Tensor dq_part, dk_part;
+  if (shared && dx.q) dq_part = empty({B, L, H, K}, Dtype::f32, device);
+  if (shared && dx.k) dk_part = empty({B, L, H, K}, Dtype::f32, device);
+  if (in.v.is_meta()) return;
+  const auto wide = [](const Tensor& t) { return t ? dptr<float>(t) : nullptr; };
+  const auto narrow = [](const Tensor& t) { return t ? dptr<T>(t) : nullptr; };
+  p.scan.dout = heads<const T>(dout);
+  p.scan.erased = dptr<T>(erased);
+  p.scan.dv = narrow(dx.v);
+  p.scan.dstates = narrow(dstates);
+  p.scan.dfinal_state = wide(dfinal);
+  p.scan.dinitial_state = wide(dx.initial_state);
+  for_key_width<T>(K, [&]<int KP>() {
+    p.template prepare_chunks<KP>();
+    run_scan<T, KP, false, true>(p.scan);
+  });
+
+  if (!dx.q && !dx.k && !dx.beta && !dx.g) return;
+  const Gradients<T> gradients{p.grid,
+                               p.K,
+                               p.V,
+                               p.group,
+                               p.scan.state_pitch,
+                               p.scan.row_pitch,
+                               p.scale,
+                               p.chunks.q,
+                               p.chunks.k,
+                               p.scan.v,
+                               p.scan.dout,
+                               dptr<T>(saved.written),
+                               dptr<T>(erased),
+                               narrow(saved.states),
+                               narrow(dstates),
+                               p.scan.initial_state,
+                               p.scan.dfinal_state,
+                               p.chunks.gates,
+                               p.chunks.sums,
+                               shared ? nullptr : narrow(dx.q),
+                               shared ? nullptr : narrow(dx.k),
+                               wide(dq_part),
+                               wide(dk_part),
+                               wide(dx.beta),
+                               wide(dx.g)};
+  const auto run = [&]<int kKeys>(std::integral_constant<int, kKeys>) {
+    Arena count;
+    (void)GradientTiles<T, kKeys>(count);
+    launch(token_gradients<T, kKeys>, p.chunk_heads(), kGradientThreads, count.used(), gradients);
+  };
+  if constexpr (sizeof(T) == 2) {
+    if (K > 64)
+      run(std::integral_constant<int, 128>{});
+    else
+      run(std::integral_constant<int, 64>{});
+  } else {
+    run(std::integral_constant<int, 64>{});
+  }
+  for (const auto& [part, d] : {std::pair{dq_part, dx.q}, std::pair{dk_part, dx.k}})
+    if (part)
+      launch(sum_groups<T>, ceil_div(d.numel(), 256), 256, 0, dptr<float>(part), dptr<T>(d),
+             d.numel(), p.group, p.K);
+}
+
+}  // namespace weft::kernels::delta

@@ -27,7 +27,14 @@ struct KernelNode final : Node {
     kernels::Outputs<M> dys;
     size_t i = 0;
     kernels::for_fields([&](Tensor& d) { d = std::move(dy[i++]); }, dys);
-    kernels::Inputs<M> dx = kernels::backward<M>(x, options, *saved, std::move(dys), wanted);
+    kernels::Inputs<M, bool> made = wanted;
+    if constexpr (kernels::detail::AddsGradient<M>)
+      if (const Tensor sum = inputs[M::kAdded].sum()) {
+        kernels::add_gradient<M>(x, options, *saved, dys, sum);
+        if (finite_checked()) check_finite(sum, name, "the gradient");
+        std::get<M::kAdded>(made.fields()) = false;
+      }
+    kernels::Inputs<M> dx = kernels::backward<M>(x, options, *saved, std::move(dys), made);
     std::vector<Tensor> list;
     kernels::for_fields([&](Tensor& d) { list.push_back(std::move(d)); }, dx);
     return list;

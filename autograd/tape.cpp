@@ -106,6 +106,11 @@ Edge::Edge(const Var& from) {
   index = from.body_->index;
 }
 
+Tensor Edge::sum() const {
+  if (!leaf || !leaf->grad || leaf->grad.dtype() != Dtype::f32) return {};
+  return leaf->grad.device().takes_cuda_forms() ? leaf->grad : Tensor();
+}
+
 const Tensor& Kept::get(const std::string& operation) const {
   require(tensor_.version() == version_, operation, ": a tensor of shape ", tensor_.shape(),
           " kept for the backward pass was changed in place after the forward pass; "

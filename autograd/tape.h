@@ -61,6 +61,8 @@ struct Edge {
   int index = 0;
   std::shared_ptr<Var::Body> leaf;
   bool wanted() const { return node || leaf; }
+  // On a GPU: where a leaf's gradient is summed in f32, for an operation that can add to it. Else absent.
+  Tensor sum() const;
 };
 
 // A tensor kept for backward, with its version: get() throws Error if it was changed in place since.

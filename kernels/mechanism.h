@@ -14,6 +14,9 @@
 //        dx: for each input whose gradient is wanted, a contiguous uninitialised tensor to be filled
 //        whole; absent where it is not wanted.
 //   cuda_forward, cuda_backward  the same on a GPU, in f32 and bf16; an operation may lack them
+//   kAdded, cuda_add_gradient(x, o, saved, dy, sum)
+//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted in dx:
+//        a weight's gradient goes straight to where those of all uses and micro-batches are summed
 // An absent input is an undefined Tensor. The CPU forms compute in f32 and f64; bf16 is cast here.
 // The CUDA forms take f32 and bf16 as they come, with wide fields always in f32.
 // All forms allocate what they need first, and then return if the device is meta.
@@ -111,6 +114,11 @@ namespace detail {
 template <class M>
 concept HasCudaForm = requires {
   &M::cuda_forward;
+};
+
+template <class M>
+concept AddsGradient = HasCudaForm<M> && requires {
+  M::kAdded;
 };
 
 template <class M>
@@ -226,6 +234,14 @@ Inputs<M> backward(const Inputs<M>& x, const Options<M>& o, const typename M::Sa
         },
         dx, const_cast<Inputs<M>&>(x));
   return dx;
+}
+
+// Adds the gradient of input M::kAdded to `sum`, f32, on a GPU.
+template <class M>
+requires detail::AddsGradient<M>
+void add_gradient(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
+                  const Outputs<M>& dy, const Tensor& sum) {
+  if constexpr (has_cuda) M::cuda_add_gradient(detail::for_cuda<M>(x), o, saved, dy, sum);
 }
 
 }  // namespace weft::kernels

@@ -16,4 +16,9 @@ void Matmul::cuda_backward(const Inputs<Tensor>& x, const Options&, const Saved&
   if (dx.bias) cuda_column_sums(dy.y, dx.bias);
 }
 
+void Matmul::cuda_add_gradient(const Inputs<Tensor>& x, const Options&, const Saved&,
+                               const Outputs<Tensor>& dy, const Tensor& sum) {
+  cuda_gemm(dy.y.transpose(0, 1), x.x, sum, {.beta = 1});
+}
+
 }  // namespace weft::kernels

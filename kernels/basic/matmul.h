@@ -38,6 +38,9 @@ struct Matmul {
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
   static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                            Saved* saved);
+  static constexpr size_t kAdded = 1;  // w
+  static void cuda_add_gradient(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                                const Outputs<Tensor>& dy, const Tensor& sum);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };

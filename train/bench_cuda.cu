@@ -45,6 +45,21 @@ Problem attention(int64_t B, int64_t T, int64_t H, int64_t K, int64_t window = 0
   return p;
 }
 
+// Blocks of 64 of which a query sees its own and every `stride`-th one before it.
+Problem block_sparse(int64_t B, int64_t T, int64_t H, int64_t K, int64_t stride) {
+  double pairs = 0;
+  for (int64_t row = 0; row < T / 64; ++row) pairs += 64 * 64 * (of(row / stride) + 0.5);
+  const double flops = 4 * of(B) * of(H) * pairs * of(K);
+  return {
+      concat("block_sparse B", B, " T", T, " H", H, " K", K, " strided", stride),
+      "block_sparse",
+      {{"B", B}, {"T", T}, {"S", T}, {"H", H}, {"Hk", H}, {"K", K}, {"V", K}, {"stride", stride}},
+      {},
+      {{"block", "64"}},
+      flops,
+      2.5 * flops};
+}
+
 // The chunkwise recurrences in chunks of 64: products a token and head.
 Problem recurrence(const std::string& op, const std::string& label, int64_t B, int64_t T, int64_t H,
                    int64_t Hk, int64_t K, int64_t V, std::vector<std::string> with) {
@@ -77,6 +92,7 @@ std::vector<Problem> problems() {
   std::vector<Problem> list = {attention(4, 4096, 16, 128), attention(32, 1024, 12, 64),
                                attention(1, 16384, 16, 128), attention(4, 4096, 16, 128, 512),
                                attention(1, 16384, 16, 128, 1024)};
+  list.push_back(block_sparse(1, 16384, 16, 128, 8));
   list.push_back(recurrence("linear", "linear", 4, 4096, 16, 16, 128, 128, {}));
   list.push_back(recurrence("linear", "retention", 4, 4096, 16, 16, 128, 128, {"log_gamma"}));
   list.push_back(recurrence("linear", "simple_gla", 4, 4096, 16, 16, 128, 128, {"g"}));
@@ -194,13 +210,25 @@ Tensor input_of(const Field& f, const Problem& p) {
   return noise(shape, name, name == "w" ? 0.02 : 1, dtype);
 }
 
+Tensor strided_mask(int64_t blocks, int64_t stride) {  // u8 [1, blocks, blocks]
+  const Tensor mask = zeros({1, blocks, blocks}, Dtype::u8);
+  for (int64_t row = 0; row < blocks; ++row)
+    for (int64_t column = row % stride; column <= row; column += stride)
+      mask.data<uint8_t>()[row * blocks + column] = 1;
+  return mask.to(kCuda);
+}
+
 Tensors inputs_of(const Operation& op, const Problem& p) {
   Tensors in;
   for (const Field& f : op.inputs())
     if (!f.optional || std::find(p.with.begin(), p.with.end(), f.name) != p.with.end())
       in[f.name] = input_of(f, p);
-  for (const Setting& s : op.settings()) {  // token ids
+  for (const Setting& s : op.settings()) {  // the mask, or token ids
     if (!s.tensor || s.name == "cu_seqlens") continue;
+    if (s.name == "block_mask") {
+      in[s.name] = strided_mask(p.sizes.at("T") / 64, p.sizes.at("stride"));
+      continue;
+    }
     const Tensor ids = empty({p.sizes.at("R")}, Dtype::i32);
     const Random random(5, stream_of("ids"));
     for (int64_t i = 0; i < ids.numel(); ++i)

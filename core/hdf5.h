@@ -99,4 +99,7 @@ class Hdf5Reader {
   std::unique_ptr<State> state_;
 };
 
+// The version of the library, "1.14.5".
+std::string hdf5_version();
+
 }  // namespace weft

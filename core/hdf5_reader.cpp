@@ -339,4 +339,10 @@ std::vector<std::string> Hdf5Reader::texts(const std::string& object,
   state_->wrong_attribute(object, key, "no list of texts, expected one");
 }
 
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return concat(major, ".", minor, ".", release);
+}
+
 }  // namespace weft

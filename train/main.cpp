@@ -6,11 +6,13 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <string_view>
 
 #include "core/error.h"
 #include "core/text.h"
 #include "kernels/common/blas.h"
+#include "train/doctor.h"
 #include "train/verbs.h"
 #include "train/verbs_kernels.h"
 
@@ -54,6 +56,7 @@ struct Arguments {
   GenerateArguments generate;
   InspectArguments inspect;
   DataArguments data;
+  DoctorArguments doctor;
   ExportArguments export_;
 };
 
@@ -139,6 +142,16 @@ void add_export(CLI::App& app, ExportArguments& a, int& status) {
   verb->callback([&] { status = run_export(a); });
 }
 
+void add_doctor(CLI::App& app, DoctorArguments& a, int& status) {
+  CLI::App* verb =
+      app.add_subcommand("doctor", "what this machine has, what is missing, and what to do");
+  verb->footer(
+      "Example:\n  weft doctor --device cuda\nExits with 2 if that device cannot be used.");
+  verb->add_option("--device", a.device, "what is wanted: cpu, cuda or cuda:N");
+  verb->add_option("--out", a.out, "where runs will lie")->capture_default_str();
+  verb->callback([&] { status = run_doctor(a, std::cout); });
+}
+
 void refuse_unknown_verb(const CLI::App& app, int argc, char** argv) {
   if (argc < 2 || argv[1][0] == '-') return;
   std::vector<std::string> verbs;
@@ -162,6 +175,7 @@ int run(int argc, char** argv) {
   add_data(app, a.data, status);
   add_export(app, a.export_, status);
   add_kernel_verbs(app, status);
+  add_doctor(app, a.doctor, status);
   app.add_subcommand("version", "version, build and machine")->callback([&] {
     status = run_version();
   });

@@ -143,4 +143,32 @@ __device__ __forceinline__ void store_columns(tile::Smem<T, R, C> from, int col0
   }
 }
 
+// A warp's 16 columns of a state [K, V], transposed, by blocks of up to 64 channels: the left operand of
+// S' q' as it stands.
+template <int K>
+struct TransposedState {
+  static constexpr int kWidth = K < 64 ? K : 64, kBlocks = K / kWidth;
+  tile::Acc<kWidth> s[kBlocks];
+
+  // f(column of V, channel, value)
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+      tile::each(s[block], [&](int v, int d, float& x) { f(v, block * kWidth + d, x); });
+  }
+  // `state` is where the warp's first column starts, of which `columns` exist; absent: zero.
+  __device__ void load(const float* state, int channels, int V, int columns) {
+    each([&](int v, int d, float& x) {
+      const bool inside = state && v < columns && d < channels;
+      x = inside ? state[int64_t{d} * V + v] : 0.f;
+    });
+  }
+  __device__ void store(float* state, int channels, int V, int columns) {
+    each([&](int v, int d, float& x) {
+      if (v < columns && d < channels) state[int64_t{d} * V + v] = x;
+    });
+  }
+};
+
 }  // namespace weft::kernels

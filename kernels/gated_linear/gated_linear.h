@@ -45,7 +45,7 @@ struct GatedLinear {
   };
 
   // Beside the inputs: the states at the starts of chunks 1, 2, ... of the grid. A chunk that starts
-  // with a document leaves its place unset.
+  // with a document leaves its place unset. The CUDA form keeps nothing, its backward makes them again.
   struct Saved {
     Tensor states;  // [B, chunks - 1, H, K, V]
   };
@@ -56,6 +56,10 @@ struct GatedLinear {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

@@ -48,25 +48,10 @@ struct ScanTiles {
   }
 };
 
-// S' of 16 columns of V, by blocks of up to 64 channels.
-template <int K>
-struct State {
-  static constexpr int kWidth = K < 64 ? K : 64, kBlocks = K / kWidth;
-  Acc<kWidth> s[kBlocks];
-
-  // f(column of V, channel, value)
-  template <class F>
-  __device__ __forceinline__ void each(F&& f) {
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block)
-      tile::each(s[block], [&](int v, int d, float& x) { f(v, block * kWidth + d, x); });
-  }
-};
-
 template <class T, int K>
 __global__ void __launch_bounds__(kThreads)
     scan(const CudaProblem<T> p, const Results<T> y, const int slices) {
-  using S = State<K>;
+  using S = TransposedState<K>;
   constexpr int kStages = ScanTiles<T, K>::kStages, kSub = kTokens / 16;
   constexpr bool kExact = std::is_same_v<T, float>;
   Arena arena(tile::dynamic_memory());
@@ -91,10 +76,7 @@ __global__ void __launch_bounds__(kThreads)
   S s;
   const int64_t state = (int64_t{n} * p.H + h) * p.K * p.V + v0 + 16 * warp;
   const int columns = p.V - v0 - 16 * warp;  // of this warp that exist
-  s.each([&](int v, int d, float& x) {
-    const bool inside = p.initial_state && v < columns && d < p.K;
-    x = inside ? p.initial_state[state + int64_t{d} * p.V + v] : 0.f;
-  });
+  s.load(p.initial_state ? p.initial_state + state : nullptr, p.K, p.V, columns);
   if (p.normalize)
     for (int d = threadIdx.x; d < K; d += kThreads)
       w.z[d] = p.initial_z && d < p.K ? p.initial_z[(int64_t{n} * p.H + h) * p.K + d] : 0.f;
@@ -220,10 +202,7 @@ __global__ void __launch_bounds__(kThreads)
     piece = next;
   }
 
-  if (y.final_state)
-    s.each([&](int v, int d, float& x) {
-      if (v < columns && d < p.K) y.final_state[state + int64_t{d} * p.V + v] = x;
-    });
+  if (y.final_state) s.store(y.final_state + state, p.K, p.V, columns);
   if (p.normalize) {
     if (y.final_z && slice == 0)
       for (int d = threadIdx.x; d < p.K; d += kThreads)

@@ -55,9 +55,10 @@ struct Kda {
   };
 
   // The state before each chunk but the first of a row. A chunk that starts with a document leaves
-  // its place unset.
+  // its place unset. On a GPU in the dtype of v and transposed, [.., V, K]; and what each token wrote.
   struct Saved {
-    Tensor states;  // [B, chunks - 1, H, K, V]
+    Tensor states;   // [B, chunks - 1, H, K, V]
+    Tensor written;  // [B, T, H, V]
   };
 
   static void check(const Inputs<Tensor>& x, const Options& o);
@@ -66,6 +67,10 @@ struct Kda {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
+                           Saved* saved);
+  static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

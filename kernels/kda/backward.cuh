@@ -1,0 +1,476 @@
+// kda on a GPU, backward: a scan from the last piece to the first that carries the gradient of the state
+// (R and dV come of it), then all pieces by themselves (token_gradients): dq, dk, dbeta, dg.
+//
+// As for delta, with decays that are vectors (up, down: within a block of 16 tokens; D_J over block J):
+//   dP = scale dO U'      dL = -R U', below the diagonal      dM = beta dL
+//   dQ_i = up_i . X_i     X = sum of what lies before i's block, decayed to its start:
+//                         begin with scale dO S', then for each block J: X <- D_J . X + dP_iJ down . K_J
+//   E_i  = up_i . X_i     the same with -R S' and dL; beta E is the gradient of k where it erases
+//   W_j  = down_j . Y_j   Y = sum of what lies after j's block, decayed to its end, from the last block
+//                         back: Y <- D_I . Y + dP_Ij' up . Q_I + dM_Ij' up . K_I
+//   Z_j  = down_j . D_{J+1} .. D_4 . (U dS')_j
+//   dK = beta E + W + Z   dbeta = R . V + K . E
+// each with the pairs within the block added, token by token in fp32. Per channel,
+//   dg_t = sum_{i >= t} (q_i dQ_i + k_i beta E_i - k_i W_i) + sum_{j < t} k_j Z_j + total <dS, S>
+// without the terms of one token with itself.
+#pragma once
+
+#include "kernels/common/overwrite_hopper.cuh"
+#include "kernels/kda/chunks.cuh"
+
+namespace weft::kernels::kda {
+
+template <class T>
+struct TokenGradients {
+  Grid grid;
+  int K, V, group, state_pitch, row_pitch;
+  float scale;
+  Heads<const T> q, k, v, dout;
+  Heads<const float> g;
+  const T *written, *erased;                  // U, R: [B, T, H, row_pitch]
+  const T *states, *dstates;                  // [B, chunks - 1, H, V, state_pitch]
+  const float *initial_state, *dfinal_state;  // [N, H, K, V] or null
+  const Gate* gates;
+  T *dq, *dk;                // [B, T, H, K] where every head has its key, or null
+  float *dq_part, *dk_part;  // the same, a head each, where they share
+  float *dbeta, *dg;         // [B, T, H], [B, T, H, K] or null
+};
+
+// Three warpgroups, for dQ, E and W; a warp has a block of 16 tokens. Slices of V come two ahead.
+inline constexpr int kGradientThreads = 384, kKeys = 64;  // columns of K at a time
+
+enum Pairs { kP, kPt, kL, kMt };                     // gradients of a block's scores, fp32
+enum Sums { kOfQuery, kOfErase, kOfWrite, kOfEnd };  // of a block, a channel each
+
+template <class T>
+struct GradientTiles {
+  static constexpr int kSlice = sizeof(T) == 2 ? 64 : 16;  // columns of V at a time
+  using Rows = Smem<T, kChunk, kSlice>;
+  using State = Smem<T, kSlice, kKeys>;
+  using Keys = Smem<T, kChunk, kKeys>;
+  using Wide = Smem<float, kChunk, kKeys>;
+  using Square = Smem<T, kChunk, kChunk>;
+  Keys q, k, q_up, k_up, k_down;
+  // In one place: the operands of the products with states, of an even slice (that of an odd one lies
+  // after it); then what the groups made.
+  Rows dout, written, erased, value;
+  State state, dstate;
+  Wide query, erase, write, end;
+  Square dP, dL, dM;
+  float* pairs;    // [4][kBlocks][16][16]
+  Gate* gates;     // [64]
+  float* own;      // [64]: dP of a token with itself
+  float* rows;     // [3][64]: k . E, R . V in two halves
+  float* decay;    // [kBlocks][kKeys]: of a whole block
+  float* sums;     // [4][kBlocks][kKeys]
+  float* closing;  // [2][kKeys]: of dS . S
+  __host__ __device__ explicit GradientTiles(Arena& arena) {
+    for (Keys* t : {&q, &k, &q_up, &k_up, &k_down}) *t = arena.carve<Keys>();
+    Arena later = arena;
+    for (Rows* t : {&dout, &written, &erased, &value}) {
+      *t = arena.carve<Rows>();
+      (void)arena.carve<Rows>();
+    }
+    for (State* t : {&state, &dstate}) {
+      *t = arena.carve<State>();
+      (void)arena.carve<State>();
+    }
+    for (Wide* t : {&query, &erase, &write, &end}) *t = later.carve<Wide>();
+    if (later.used() > arena.used()) arena = later;
+    for (Square* t : {&dP, &dL, &dM}) *t = arena.carve<Square>();
+    pairs = arena.carve<float>(4 * kBlocks * kBlock * kBlock);
+    gates = arena.carve<Gate>(kChunk);
+    own = arena.carve<float>(kChunk);
+    rows = arena.carve<float>(3 * kChunk);
+    decay = arena.carve<float>(kBlocks * kKeys);
+    sums = arena.carve<float>(4 * kBlocks * kKeys);
+    closing = arena.carve<float>(2 * kKeys);
+  }
+  template <class Tile>
+  __device__ static Tile of(Tile even, int slice) {
+    return {even.data + slice % 2 * (Tile::bytes / static_cast<int>(sizeof(T)))};
+  }
+  __device__ float* pair(Pairs kind, int block) const {
+    return pairs + (kind * kBlocks + block) * kBlock * kBlock;
+  }
+  __device__ float* sum(Sums kind, int block) const {
+    return sums + (kind * kBlocks + block) * kKeys;
+  }
+};
+
+// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or zeros.
+template <class T, int R, int C>
+__device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
+                                           const float* wide, int K, int V, int v0, int k0,
+                                           int rank) {
+  if (kept) {
+    load_rows<128>(tile, kept + int64_t{v0} * width + k0, width, V - v0, K - k0, rank);
+    return;
+  }
+#pragma unroll 1
+  for (int at = rank; at < R * C; at += 128) {
+    const int r = at % R, c = at / R;
+    const bool valid = wide && v0 + r < V && k0 + c < K;
+    tile.at(r, c) = from_float<T>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
+  }
+}
+
+// Two neighbouring channels c, c + 1 of a row, those below K.
+template <class T>
+__device__ __forceinline__ void store_channels(T* row, int c, int K, bool pairs, float2 x) {
+  if (pairs && c + 1 < K) {
+    store_pair(row + c, x.x, x.y);
+  } else {
+    if (c < K) row[c] = from_float<T>(x.x);
+    if (c + 1 < K) row[c + 1] = from_float<T>(x.y);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kGradientThreads, 1)
+    token_gradients(const __grid_constant__ TokenGradients<T> a) {
+  using Tiles = GradientTiles<T>;
+  constexpr int kSlice = Tiles::kSlice;
+  Arena arena(dynamic_memory());
+  const Tiles x(arena);
+  const int h = static_cast<int>(blockIdx.x) % a.grid.H;
+  const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
+  const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
+  const int role = warpgroup_index(), block = warp_index() % 4, top = kBlock * block;
+  const int at = static_cast<int>(threadIdx.x), rank = at % 128, lane = lane_index(), c = 2 * lane;
+  const int slices = (a.V + kSlice - 1) / kSlice;
+  const bool pairs = a.K % 2 == 0;
+
+  a.grid.for_spans(b, chunk, [&](const Span& s) {
+    const int64_t token = a.grid.token(b, h, s.begin), hk = h / a.group;
+    const int64_t place = (b * a.grid.T + s.begin) * a.grid.H + h;  // in [B, T, H]
+    const int64_t rows = int64_t{a.grid.H} * a.row_pitch, size = int64_t{a.V} * a.state_pitch;
+    const int64_t of_document = (int64_t{s.document} * a.grid.H + h) * a.K * a.V;
+    const T* const before = s.first ? nullptr : a.states + a.grid.kept(b, chunk - 1, h) * size;
+    const T* const after = s.last ? nullptr : a.dstates + a.grid.kept(b, chunk, h) * size;
+    const float* const initial = a.initial_state ? a.initial_state + of_document : nullptr;
+    const float* const dfinal = a.dfinal_state ? a.dfinal_state + of_document : nullptr;
+    __syncthreads();  // the piece before is done
+    if (at < kChunk) x.gates[at] = at < s.n ? a.gates[token + at] : Gate{};
+
+    for (int k0 = 0; k0 < a.K; k0 += kKeys) {
+      if (k0 > 0) __syncthreads();
+      const auto issue = [&](int slice) {
+        const int v0 = slice * kSlice;
+        if (slice < slices && role == 0) {
+          load_rows<128>(x.of(x.dout, slice), a.dout.at(b, s.begin, h) + v0, a.dout.token, s.n,
+                         a.V - v0, rank);
+          load_slice(x.of(x.state, slice), before, a.state_pitch, initial, a.K, a.V, v0, k0, rank);
+        } else if (slice < slices && role == 1) {
+          load_rows<128>(x.of(x.erased, slice), a.erased + place * a.row_pitch + v0, rows, s.n,
+                         a.V - v0, rank);
+          load_rows<128>(x.of(x.written, slice), a.written + place * a.row_pitch + v0, rows, s.n,
+                         a.V - v0, rank);
+          if (k0 == 0) {
+            load_rows<128>(x.of(x.value, slice), a.v.at(b, s.begin, h) + v0, a.v.token, s.n,
+                           a.V - v0, rank);
+          }
+        } else if (slice < slices) {
+          load_slice(x.of(x.dstate, slice), after, a.state_pitch, dfinal, a.K, a.V, v0, k0, rank);
+        }
+      };
+      issue(0);
+      async_commit();
+      issue(1);
+      if (role == 1) {
+        load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
+      } else if (role == 2) {
+        load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
+      }
+      async_commit();
+      Acc<kKeys> grad;     // of this group: dQ, E or Z, before decays
+      Acc<kChunk> scores;  // the first two: dP or dL
+      fill(grad, 0.f);
+      fill(scores, 0.f);
+      float value_dot = 0, closing = 0;
+#pragma unroll 1
+      for (int slice = 0; slice < slices; ++slice) {
+        async_wait<1>();
+        if constexpr (kWide<T>) publish();
+        __syncthreads();
+        const auto state = x.of(x.state, slice), dstate = x.of(x.dstate, slice);
+        const auto written = x.of(x.written, slice), erased = x.of(x.erased, slice);
+        if (role == 2) {
+          rows_ab<kSlice>(grad, written, dstate);
+          const int half = rank / kKeys * (kSlice / 2);
+          for (int r = half; r < half + kSlice / 2; ++r) {
+            closing = fmaf(to_float(state.at(r, rank % kKeys)),
+                           to_float(dstate.at(r, rank % kKeys)), closing);
+          }
+          if (k0 == 0) {
+            const auto value = x.of(x.value, slice);
+            const int r = rank % kChunk, first = rank / kChunk * (kSlice / 2);
+            for (int v = first; v < first + kSlice / 2; v += 2) {
+              const float2 R = load_pair(erased.ptr(r, v)), V = load_pair(value.ptr(r, v));
+              value_dot = fmaf(R.x, V.x, fmaf(R.y, V.y, value_dot));
+            }
+          }
+        } else {
+          const auto left = role == 0 ? x.of(x.dout, slice) : erased;
+          rows_ab<kSlice>(grad, left, state);
+          if (k0 == 0) rows_abt<kSlice>(scores, left, written);
+        }
+        if (slice + 2 < slices) {
+          __syncthreads();
+          issue(slice + 2);
+        }
+        async_commit();
+      }
+      async_wait<0>();
+      __syncthreads();  // q and k are there; the slices have been used
+      if (role == 2) {
+        x.closing[rank] = closing;
+        if (k0 == 0) x.rows[kChunk + rank] = value_dot;
+      } else if (k0 == 0) {
+        float* const plain = x.pair(role == 0 ? kP : kL, block);
+        float* const turned = x.pair(role == 0 ? kPt : kMt, block);
+        each(scores, [&](int row, int col, float& d) {
+          const int r = top + row;
+          d = col > r ? 0.f : role == 0 ? a.scale * d : -d;
+          if (role == 0 && col == r) x.own[r] = d;
+          if (col >= r) d = 0;
+          if (col >= top && col < top + kBlock) {
+            plain[row * kBlock + col - top] = d;
+            turned[(col - top) * kBlock + row] = role == 0 ? d : x.gates[r].beta * d;
+          }
+        });
+        acc_to_smem(scores, role == 0 ? x.dP : x.dL, top, 0);
+        if (role == 1) {
+          each(scores, [&](int row, int, float& d) { d *= x.gates[top + row].beta; });
+          acc_to_smem(scores, x.dM, top, 0);
+        }
+      }
+
+      // The block's gates, and the operands that hold them: a group makes one.
+      float2 gate[kBlock];
+      float2 sum = {0, 0};
+#pragma unroll
+      for (int i = 0; i < kBlock; ++i) {
+        const float* const g = a.g.at(b, s.begin + min(top + i, s.n - 1), h) + k0;
+        const bool valid = top + i < s.n;
+        gate[i].x = valid && k0 + c < a.K ? kLog2e * g[c] : 0.f;
+        gate[i].y = valid && k0 + c + 1 < a.K ? kLog2e * g[c + 1] : 0.f;
+        sum = plus(sum, gate[i]);
+        gate[i] = {ex2(gate[i].x), ex2(gate[i].y)};
+      }
+      if (role == 0) store_pair(x.decay + block * kKeys + c, ex2(sum.x), ex2(sum.y));
+      float2 factor = {1, 1};
+#pragma unroll
+      for (int i = 0; i < kBlock; ++i) {
+        const int r = role == 2 ? kBlock - 1 - i : i;
+        if (role < 2) factor = times(factor, gate[i]);
+        const float2 from = load_pair((role == 0 ? x.q : x.k).ptr(top + r, c));
+        const auto to = role == 0 ? x.q_up : role == 1 ? x.k_up : x.k_down;
+        store_pair(to.ptr(top + r, c), from.x * factor.x, from.y * factor.y);
+        if (role == 2) factor = times(factor, gate[kBlock - 1 - i]);
+      }
+      __syncthreads();
+
+      // Across blocks.
+      if (role < 2) {
+        scale(grad, role == 0 ? a.scale : -1.f);
+        for (int other = 0; other < block; ++other) {
+          scale_cols(grad, load_cols<kKeys>(x.decay + other * kKeys));
+          mma_ab<kBlock>(grad, role == 0 ? x.dP : x.dL, top, kBlock * other, x.k_down,
+                         kBlock * other, 0);
+        }
+        acc_to_smem(grad, role == 0 ? x.query : x.erase, top, 0);
+      } else {
+        Acc<kKeys> within;
+        fill(within, 0.f);
+        for (int other = kBlocks - 1; other > block; --other) {
+          const Cols<kKeys> decay = load_cols<kKeys>(x.decay + other * kKeys);
+          scale_cols(grad, decay);
+          scale_cols(within, decay);
+          mma_atb<kBlock>(within, x.dP, kBlock * other, top, x.q_up, kBlock * other, 0);
+          mma_atb<kBlock>(within, x.dM, kBlock * other, top, x.k_up, kBlock * other, 0);
+        }
+        acc_to_smem(within, x.write, top, 0);
+        acc_to_smem(grad, x.end, top, 0);
+      }
+      __syncwarp();
+
+      // Within the block: a lane has two channels.
+      const int64_t key = place * a.K + k0, keys = int64_t{a.grid.H} * a.K;
+      if (role < 2) {
+        const float* const d = x.pair(role == 0 ? kP : kL, block);
+        const auto out = role == 0 ? x.query : x.erase;
+        float2 k[kBlock], up = {1, 1}, total = {0, 0};
+#pragma unroll
+        for (int i = 0; i < kBlock; ++i) k[i] = load_pair(x.k.ptr(top + i, c));
+#pragma unroll
+        for (int i = 0; i < kBlock; ++i) {
+          const int r = top + i;
+          float2 inner = {0, 0};
+#pragma unroll
+          for (int j = 0; j < i; ++j) {
+            if (j > 0) inner = times(inner, gate[j]);
+            inner = fma(d[i * kBlock + j], k[j], inner);
+          }
+          up = times(up, gate[i]);
+          float2 grad = fma(load_pair(out.ptr(r, c)), up, times(inner, gate[i]));
+          if (role == 0) {
+            const float2 read = times(load_pair(x.q.ptr(r, c)), grad);
+            store_pair(out.ptr(r, c), read.x, read.y);
+            total = plus(total, read);
+            grad = fma(x.own[r], k[i], grad);
+            if (r < s.n) {
+              if (a.dq) store_channels(a.dq + key + r * keys, c, a.K - k0, pairs, grad);
+              if (a.dq_part) store_channels(a.dq_part + key + r * keys, c, a.K - k0, pairs, grad);
+            }
+          } else {
+            const float row = warp_sum(k[i].x * grad.x + k[i].y * grad.y);
+            if (lane == 0) x.rows[r] = k0 == 0 ? row : x.rows[r] + row;
+            const float beta = x.gates[r].beta;
+            grad = {beta * grad.x, beta * grad.y};
+            store_pair(out.ptr(r, c), grad.x, grad.y);
+            total = fma(k[i], grad, total);
+          }
+        }
+        store_pair(x.sum(role == 0 ? kOfQuery : kOfErase, block) + c, total.x, total.y);
+      } else {
+        const float *const dP = x.pair(kPt, block), *const dM = x.pair(kMt, block);
+        float2 q[kBlock], k[kBlock], down = {1, 1}, of_write = {0, 0}, of_end = {0, 0};
+#pragma unroll
+        for (int i = 0; i < kBlock; ++i) {
+          q[i] = load_pair(x.q.ptr(top + i, c));
+          k[i] = load_pair(x.k.ptr(top + i, c));
+        }
+#pragma unroll
+        for (int j = kBlock - 1; j >= 0; --j) {
+          float2 inner = {0, 0};
+#pragma unroll
+          for (int i = kBlock - 1; i > j; --i) {
+            inner = fma(dP[j * kBlock + i], q[i], inner);
+            inner = fma(dM[j * kBlock + i], k[i], inner);
+            inner = times(inner, gate[i]);
+          }
+          const float2 write = fma(load_pair(x.write.ptr(top + j, c)), down, inner);
+          const float2 end = times(load_pair(x.end.ptr(top + j, c)), down);
+          store_pair(x.write.ptr(top + j, c), write.x, write.y);
+          store_pair(x.end.ptr(top + j, c), end.x, end.y);
+          of_write = fma(k[j], write, of_write);
+          of_end = fma(k[j], end, of_end);
+          down = times(down, gate[j]);
+        }
+        store_pair(x.sum(kOfWrite, block) + c, of_write.x, of_write.y);
+        store_pair(x.sum(kOfEnd, block) + c, of_end.x, of_end.y);
+      }
+      __syncthreads();
+
+      if (role == 2) {
+#pragma unroll 4
+        for (int i = 0; i < kBlock; ++i) {
+          const int r = top + i;
+          if (r >= s.n) break;
+          float2 grad = plus(load_pair(x.write.ptr(r, c)), load_pair(x.end.ptr(r, c)));
+          grad = plus(grad, load_pair(x.erase.ptr(r, c)));
+          grad = fma(x.own[r], load_pair(x.q.ptr(r, c)), grad);
+          if (a.dk) store_channels(a.dk + key + r * keys, c, a.K - k0, pairs, grad);
+          if (a.dk_part) store_channels(a.dk_part + key + r * keys, c, a.K - k0, pairs, grad);
+        }
+      } else if (role == 0 && a.dg) {
+        float2 from = {0, 0}, till = {0, 0}, total = {1, 1};
+        for (int other = 0; other < kBlocks; ++other) {
+          total = times(total, load_pair(x.decay + other * kKeys + c));
+          if (other < block) till = plus(till, load_pair(x.sum(kOfEnd, other) + c));
+          if (other <= block) continue;
+          from = plus(from, load_pair(x.sum(kOfQuery, other) + c));
+          from = plus(from, load_pair(x.sum(kOfErase, other) + c));
+          from = fma(-1.f, load_pair(x.sum(kOfWrite, other) + c), from);
+        }
+        till = fma(total, plus(load_pair(x.closing + c), load_pair(x.closing + kKeys + c)), till);
+        float2 past[kBlock];  // what tokens before this one gave to the state after, and it passes
+#pragma unroll
+        for (int i = 0; i < kBlock; ++i) {
+          past[i] = till;
+          till = fma(load_pair(x.k.ptr(top + i, c)), load_pair(x.end.ptr(top + i, c)), till);
+        }
+#pragma unroll
+        for (int i = kBlock - 1; i >= 0; --i) {
+          const int r = top + i;
+          const float2 k = load_pair(x.k.ptr(r, c)), write = load_pair(x.write.ptr(r, c));
+          const float2 erase = load_pair(x.erase.ptr(r, c));
+          from = plus(from, load_pair(x.query.ptr(r, c)));
+          from = fma(k, float2{erase.x - write.x, erase.y - write.y}, from);
+          // Before a document's first token there is nothing to forget: the sum leaves rounding.
+          const bool none = r == 0 && s.first && !initial;
+          const float2 dg = none ? float2{0, 0} : plus(past[i], from);
+          if (r < s.n) store_channels(a.dg + key + r * keys, c, a.K - k0, pairs, dg);
+        }
+      }
+    }
+    if (a.dbeta && at < s.n) {  // x.rows is done: the loop above synchronised after it
+      a.dbeta[place + at * a.grid.H] = x.rows[at] + x.rows[kChunk + at] + x.rows[2 * kChunk + at];
+    }
+  });
+}
+
+template <class T>
+void backward_form(const Kda::Inputs<Tensor>& in, const Kda::Options& o, const Kda::Saved& saved,
+                   const Kda::Outputs<Tensor>& dy, Kda::Inputs<Tensor>& dx) {
+  const int64_t B = in.v.size(0), L = in.v.size(1), H = in.v.size(2), K = in.k.size(3);
+  const Device device = in.v.device();
+  CudaProblem<T> p(in, o);
+  const Tensor dout = aligned(dy.o);
+  const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;
+  const Tensor erased = p.rows(), dstates = p.states();
+  const bool shared = p.group > 1;
+  Tensor dq_part, dk_part;
+  if (shared && dx.q) dq_part = empty({B, L, H, K}, Dtype::f32, device);
+  if (shared && dx.k) dk_part = empty({B, L, H, K}, Dtype::f32, device);
+  if (in.v.is_meta()) return;
+  const auto wide = [](const Tensor& t) { return t ? dptr<float>(t) : nullptr; };
+  const auto narrow = [](const Tensor& t) { return t ? dptr<T>(t) : nullptr; };
+  p.scan.dout = heads<const T>(dout);
+  p.scan.erased = dptr<T>(erased);
+  p.scan.dv = narrow(dx.v);
+  p.scan.dstates = narrow(dstates);
+  p.scan.dfinal_state = wide(dfinal);
+  p.scan.dinitial_state = wide(dx.initial_state);
+  for_key_width<T>(K, [&]<int KP>() {
+    p.template prepare_chunks<KP>();
+    run_scan<T, KP, true, true>(p.scan);
+  });
+
+  if (!dx.q && !dx.k && !dx.beta && !dx.g) return;
+  const TokenGradients<T> gradients{p.grid,
+                                    p.K,
+                                    p.V,
+                                    p.group,
+                                    p.scan.state_pitch,
+                                    p.scan.row_pitch,
+                                    p.scale,
+                                    p.chunks.q,
+                                    p.chunks.k,
+                                    p.scan.v,
+                                    p.scan.dout,
+                                    p.chunks.g,
+                                    dptr<T>(saved.written),
+                                    dptr<T>(erased),
+                                    narrow(saved.states),
+                                    narrow(dstates),
+                                    p.scan.initial_state,
+                                    p.scan.dfinal_state,
+                                    p.chunks.gates,
+                                    shared ? nullptr : narrow(dx.q),
+                                    shared ? nullptr : narrow(dx.k),
+                                    wide(dq_part),
+                                    wide(dk_part),
+                                    wide(dx.beta),
+                                    wide(dx.g)};
+  Arena count;
+  (void)GradientTiles<T>(count);
+  launch(token_gradients<T>, p.chunk_heads(), kGradientThreads, count.used(), gradients);
+  for (const auto& [part, d] : {std::pair{dq_part, dx.q}, std::pair{dk_part, dx.k}})
+    if (part)
+      launch(sum_groups<T>, ceil_div(d.numel(), 256), 256, 0, dptr<float>(part), dptr<T>(d),
+             d.numel(), p.group, p.K);
+}
+
+}  // namespace weft::kernels::kda

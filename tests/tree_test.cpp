@@ -167,8 +167,9 @@ TEST_CASE("tree: an outside library is included by its one file") {
 }
 
 TEST_CASE("tree: a mechanism's folder is complete") {
-  const std::vector<std::string> headings = {"What it computes", "Shapes",   "Naive", "Recurrent",
-                                             "Chunkwise",        "Backward", "Cost",  "Source"};
+  const std::vector<std::string> headings = {"What it computes", "Shapes",    "Naive",
+                                             "Recurrent",        "Chunkwise", "Backward",
+                                             "On a GPU",         "Cost",      "Source"};
   for (const auto& entry : fs::directory_iterator(kRoot / "kernels")) {
     const std::string name = entry.path().filename().string();
     if (!entry.is_directory() || name == "common" || name == "basic") continue;
@@ -180,8 +181,10 @@ TEST_CASE("tree: a mechanism's folder is complete") {
     std::vector<std::string> found;
     for (const std::string& line : read(entry.path() / "README.md").lines)
       if (starts_with(line, "## ")) found.push_back(line.substr(3));
+    std::vector<std::string> wanted = headings;
+    if (!fs::exists(entry.path() / "forward.cu")) std::erase(wanted, "On a GPU");
     INFO("kernels/" << name << "/README.md");
-    CHECK(found == headings);
+    CHECK(found == wanted);
   }
 }
 

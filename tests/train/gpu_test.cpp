@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "core/device.h"
+#include "core/error.h"
 #include "core/random.h"
 #include "tests/catch.h"
 #include "tests/train/program.h"

@@ -96,6 +96,36 @@ __device__ __forceinline__ void scale_inner(tile::Frag<float, K>& a, const float
   }
 }
 
+// a[i, k] *= factor[i].
+template <int K>
+__device__ __forceinline__ void scale_outer(tile::Frag<tile::bf16, K>& a,
+                                            const tile::Rows& factor) {
+#pragma unroll
+  for (int k = 0; k < K / 16; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float by = factor.x[i % 2];
+      a.x[k][i] = tile::pack_bf16(tile::low_of(a.x[k][i]) * by, tile::high_of(a.x[k][i]) * by);
+    }
+  }
+}
+template <int K>
+__device__ __forceinline__ void scale_outer(tile::Frag<float, K>& a, const tile::Rows& factor) {
+#pragma unroll
+  for (int j = 0; j < K / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a.x[j][i] *= factor.x[i / 2];
+  }
+}
+// acc += other
+template <int N>
+__device__ __forceinline__ void add_to(tile::Acc<N>& acc, const tile::Acc<N>& other) {
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) acc.x[j][i] += other.x[j][i];
+  }
+}
 // Columns 16 j .. 16 j + 15 of an accumulator, to be added to.
 template <int N>
 __device__ __forceinline__ tile::Acc<16>& outer_part(tile::Acc<N>& acc, int j) {

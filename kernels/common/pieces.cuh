@@ -75,12 +75,12 @@ inline Tensor on_device(const Tensor& cu_seqlens, Device device) {
   return upload(std::vector<int32_t>(cu, cu + cu_seqlens.numel()), device);
 }
 
-// Calls f.template operator()<N>() with the least N of 32, 64, 128, 256 that holds `width`.
-template <class F>
+// Calls f.template operator()<N>() with the least N of 64, 128, 256 that holds `width`; in f32, which
+// is there for checks and small models, of 64 and 256.
+template <class T, class F>
 void for_padded_width(int64_t width, F&& f) {
-  if (width <= 32) return f.template operator()<32>();
   if (width <= 64) return f.template operator()<64>();
-  if (width <= 128) return f.template operator()<128>();
+  if (sizeof(T) == 2 && width <= 128) return f.template operator()<128>();
   f.template operator()<256>();
 }
 

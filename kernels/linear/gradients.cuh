@@ -1,0 +1,441 @@
+// The kernels of linear backward: one pass over the chunks of each head makes the states at their
+// starts again and the gradients of the states at their ends (`chunk_states`, states.cuh); then all
+// chunks make the gradients of their tokens at once (`chunk_gradients`). README.md, Backward, has the
+// equations. Chunk states are kept in the dtype of q, as the products that read them want them.
+#pragma once
+
+#include "kernels/linear/states.cuh"
+
+namespace weft::kernels::linear {
+
+template <class T>
+struct Gradients {
+  StateGradient<T> state;
+  TokenRows<const T> o;
+  KeptStates<T> before, after;  // of the chunks, and gradients
+  TokenRows<T> dq, dk, dv;
+  float *dd, *dg, *gate_parts;  // [B, T, H], [B, T, H], [B, chunks, H]
+  int chunks;
+};
+
+// dd = - dout . o / denominator, a warp for each token and head.
+template <class T>
+__global__ void __launch_bounds__(256)
+    denominator_gradients(const CudaProblem<T> p, const Gradients<T> f) {
+  const int64_t row = int64_t{blockIdx.x} * 8 + tile::warp_index();
+  if (row >= int64_t{p.B} * p.documents.T * p.H) return;
+  const int h = static_cast<int>(row % p.H), t = static_cast<int>(row / p.H % p.documents.T);
+  const int b = static_cast<int>(row / p.H / p.documents.T);
+  const T *const dout = f.state.dout.at(b, t, h), *const o = f.o.at(b, t, h);
+  float sum = 0.f;
+  for (int e = tile::lane_index(); e < p.V; e += 32)
+    sum += tile::to_float(dout[e]) * tile::to_float(o[e]);
+  sum = tile::warp_sum(sum);
+  if (tile::lane_index() == 0) f.dd[row] = -sum / f.state.denominator[row];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kStateThreads)
+    chunk_states(const CudaProblem<T> p, const Gradients<T> f, const int of_gradients) {
+  const int index = static_cast<int>(blockIdx.x);
+  if (index < of_gradients)
+    walk_states<true>(p, f.state, f.after, index);
+  else
+    walk_states<false>(p, f.state, f.before, index - of_gradients);
+}
+
+// Warp (r, c) has tokens 16 r .. 16 r + 15 and part c of the columns.
+inline constexpr int kColumnParts = 4, kTokenThreads = 32 * 4 * kColumnParts;
+
+template <class T, int K>
+struct TokenTiles {
+  static constexpr bool kRoomy = K * sizeof(T) <= 512;
+  static constexpr int kSlice = K * sizeof(T) <= 256 ? 64 : kRoomy ? 32 : 16;  // columns of V
+  static constexpr int kStages = kRoomy ? 2 : 1;
+  Smem<T, kTokens, K> q, k;
+  Smem<T, kTokens, kSlice> v, dout;  // kStages of each
+  Smem<T, K, kSlice> s, ds;          // kStages of each
+  Smem<T, kTokens, kTokens> p;       // P, then D
+  Decay<kTokens> decay;
+  float *z, *dz;        // [K]
+  float *by_norm, *dd;  // [kTokens]: 1 / denominator, its gradient
+  float *pairs_of_rows, *pairs_of_cols, *before, *after;  // [4, kTokens]: by part of cols, rows
+  float* through;                                         // [16]: of each warp
+
+  __host__ __device__ explicit TokenTiles(Arena& arena)
+      : q(arena.carve<Smem<T, kTokens, K>>()),
+        k(arena.carve<Smem<T, kTokens, K>>()),
+        v(stages<Smem<T, kTokens, kSlice>>(arena)),
+        dout(stages<Smem<T, kTokens, kSlice>>(arena)),
+        s(stages<Smem<T, K, kSlice>>(arena)),
+        ds(stages<Smem<T, K, kSlice>>(arena)),
+        p(arena.carve<Smem<T, kTokens, kTokens>>()),
+        decay{arena.carve<float>(Decay<kTokens>::kFloats)},
+        z(arena.carve<float>(K)),
+        dz(arena.carve<float>(K)),
+        by_norm(arena.carve<float>(kTokens)),
+        dd(arena.carve<float>(kTokens)),
+        pairs_of_rows(arena.carve<float>(4 * kTokens)),
+        pairs_of_cols(arena.carve<float>(4 * kTokens)),
+        before(arena.carve<float>(4 * kTokens)),
+        after(arena.carve<float>(4 * kTokens)),
+        through(arena.carve<float>(16)) {}
+
+ private:
+  template <class Tile>
+  __host__ __device__ static Tile stages(Arena& arena) {
+    const Tile first = arena.carve<Tile>();
+    for (int i = 1; i < kStages; ++i) arena.carve<Tile>();
+    return first;
+  }
+};
+
+// The gradient of each gate of a piece from its shares, by one warp with two tokens a lane.
+// Returns their sum.
+template <class Tiles>
+__device__ float finish_gates(const Tiles& w, int n, float* dg, int64_t stride) {
+  const int lane = tile::lane_index();
+  const float through = tile::warp_sum(lane < 16 ? w.through[lane] : 0.f) * w.decay.total();
+  float later[2], earlier[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    later[i] = earlier[i] = 0.f;
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      const int at = part * kTokens + 2 * lane + i;
+      later[i] += w.before[at] + (w.pairs_of_rows[at] - w.pairs_of_cols[at]);
+      earlier[i] += w.after[at];
+    }
+  }
+  // Of this token and later ones; of earlier ones.
+  const float own = later[0] + later[1];
+  float suffix = own;
+#pragma unroll
+  for (int m = 1; m < 32; m <<= 1) {
+    const float x = __shfl_down_sync(~0u, suffix, m);
+    if (lane + m < 32) suffix += x;
+  }
+  const float prefix = tile::warp_prefix_sum(earlier[0] + earlier[1]);
+  const float from_before = __shfl_up_sync(~0u, prefix, 1);
+  const float from_after = __shfl_down_sync(~0u, suffix, 1);
+  const float rest = lane < 31 ? from_after : 0.f;
+  const float start = (lane > 0 ? from_before : 0.f) + through;
+  const float gradient[2] = {rest + own + start, rest + later[1] + (start + earlier[0])};
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (2 * lane + i >= n) continue;
+    if (dg) dg[(2 * lane + i) * stride] = gradient[i];
+    sum += gradient[i];
+  }
+  return tile::warp_sum(sum);
+}
+
+// sum of s * ds over this thread's share of two tiles
+template <class T, int R, int C>
+__device__ __forceinline__ float share_of_product(Smem<T, R, C> s, Smem<T, R, C> ds) {
+  float sum = 0.f;
+  for (int i = threadIdx.x; i < R * C / 2; i += kTokenThreads) {
+    const float2 a = tile::load_pair(s.data + 2 * i), b = tile::load_pair(ds.data + 2 * i);
+    sum = fmaf(a.x, b.x, fmaf(a.y, b.y, sum));
+  }
+  return sum;
+}
+
+// A row sum of acc (.) tile(row0 + .., col0 + ..), for both of a lane's rows.
+template <int N, class T, int R, int C>
+__device__ __forceinline__ void add_row_dots(float (&sum)[2], const Acc<N>& acc, Smem<T, R, C> with,
+                                             int row0, int col0) {
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const float2 pair =
+          tile::load_pair(with.ptr(row0 + tile::acc_row(i), col0 + tile::acc_col(j, i)));
+      sum[i / 2] = fmaf(acc.x[j][i], pair.x, fmaf(acc.x[j][i + 1], pair.y, sum[i / 2]));
+    }
+  }
+}
+__device__ __forceinline__ void put_row_sums(float* to, const float (&sum)[2], int row0) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float whole = tile::quad_sum(sum[i]);
+    if (tile::lane_index() % 4 == 0) to[row0 + tile::acc_row(2 * i)] = whole;
+  }
+}
+
+// The heads that share a key follow each other in one block, so that their sum has one order. There
+// dout and v are scaled by rows before the products that are summed over heads; a head that is alone
+// scales their results.
+template <class T, int K>
+__global__ void __launch_bounds__(kTokenThreads)
+    chunk_gradients(const CudaProblem<T> p, const Gradients<T> f) {
+  using Tiles = TokenTiles<T, K>;
+  constexpr int kSlice = Tiles::kSlice, kStages = Tiles::kStages, kWidth = K / kColumnParts;
+  constexpr int kSliceWidth = kSlice / kColumnParts < 8 ? 8 : kSlice / kColumnParts;
+  Arena arena(tile::dynamic_memory());
+  const Tiles w(arena);
+  const int warp = tile::warp_index(), r = warp % 4, c = warp / 4, row0 = 16 * r;
+  const int heads = p.H / p.group, hk = blockIdx.x % heads;
+  const int chunk = blockIdx.x / heads % f.chunks, b = blockIdx.x / heads / f.chunks;
+  const bool gates = p.gates && (f.dg || f.gate_parts), decays = static_cast<bool>(p.gates);
+  const bool shared = p.group > 1, below = c <= r;  // this warp's part of P has a lower half
+  const int stop = min(p.documents.T, (chunk + 1) * kTokens);
+  const auto sliced = [&](int h) { return h < (hk + 1) * p.group; };
+
+  int n = p.documents.of(b, chunk * kTokens);
+  for (int t = chunk * kTokens; t < stop; ++n) {
+    const Segment piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
+    const int size = piece.size();
+    t = piece.end;
+    const auto fetch = [&](int h, int v0, int stage) {
+      const int columns = p.V - v0;
+      load_tile_async(stage_of(w.v, stage), p.v.at(b, piece.begin, h) + v0, p.v.by_token, size,
+                      columns);
+      load_tile_async(stage_of(w.dout, stage), f.state.dout.at(b, piece.begin, h) + v0,
+                      f.state.dout.by_token, size, columns);
+      const int64_t head = (int64_t{n} * p.H + h) * p.K * p.V + v0;
+      if (!piece.first)
+        load_tile_async(stage_of(w.s, stage),
+                        f.before.states + f.before.place(b, chunk - 1, h, p.H) * p.K * p.V + v0,
+                        p.V, p.K, columns);
+      else if (p.initial_state)
+        load_tile(stage_of(w.s, stage), p.initial_state + head, p.V, p.K, columns);
+      else
+        zero_tile(stage_of(w.s, stage));
+      if (!piece.last)
+        load_tile_async(stage_of(w.ds, stage),
+                        f.after.states + f.after.place(b, chunk, h, p.H) * p.K * p.V + v0, p.V, p.K,
+                        columns);
+      else if (f.state.dfinal_state)
+        load_tile(stage_of(w.ds, stage), f.state.dfinal_state + head, p.V, p.K, columns);
+      else
+        zero_tile(stage_of(w.ds, stage));
+      tile::async_commit();
+    };
+    __syncthreads();
+    load_tile_async(w.q, p.q.at(b, piece.begin, hk), p.q.by_token, size, p.K);
+    load_tile_async(w.k, p.k.at(b, piece.begin, hk), p.k.by_token, size, p.K);
+    fetch(hk * p.group, 0, 0);
+    tile::async_wait<0>();
+    __syncthreads();
+
+    Acc<16> scores, d_sum;  // of tokens 16 r + .. and 16 c + ..
+    Acc<kWidth> dq, dk;
+    fill(scores, 0.f);
+    fill(d_sum, 0.f);
+    fill(dq, 0.f);
+    fill(dk, 0.f);
+    if (below) mma_abt<K>(scores, w.q, row0, 0, w.k, 16 * c, 0);
+    int stage = 0;
+
+    for (int h = hk * p.group; sliced(h); ++h) {
+      if (warp == 0) {
+        const float2 g = lane_gates(p.gates, b, piece.begin, piece.end, h);
+        w.decay.set(g.x, g.y);
+      }
+      for (int i = threadIdx.x; i < kTokens; i += kTokenThreads) {
+        const int64_t at = (int64_t{b} * p.documents.T + piece.begin + i) * p.H + h;
+        w.by_norm[i] = !p.normalize ? 1.f : i < size ? 1.f / f.state.denominator[at] : 0.f;
+        w.dd[i] = p.normalize && i < size ? f.dd[at] : 0.f;
+      }
+      if (p.normalize) {
+        const float* const z = piece.first ? p.initial_z : f.before.sums;
+        const float* const dz = piece.last ? f.state.dfinal_z : f.after.sums;
+        const int64_t own = int64_t{n} * p.H + h;
+        const int64_t at_z = piece.first ? own : f.before.place(b, chunk - 1, h, p.H);
+        const int64_t at_dz = piece.last ? own : f.after.place(b, chunk, h, p.H);
+        for (int d = threadIdx.x; d < K; d += kTokenThreads) {
+          w.z[d] = z && d < p.K ? z[at_z * p.K + d] : 0.f;
+          w.dz[d] = dz && d < p.K ? dz[at_dz * p.K + d] : 0.f;
+        }
+      }
+      __syncthreads();
+
+      // scale * e^{G_i - G_j} up to the diagonal, zero above.
+      const auto factor = [&](int row, int col) {
+        const int at = row0 + row, from = 16 * c + col;
+        if (at < from) return 0.f;
+        return decays ? p.scale * w.decay.between(at, from) : p.scale;
+      };
+      const tile::Rows to_end = tile::load_rows(w.decay.to_end() + row0);
+      const tile::Rows by_norm = tile::load_rows(w.by_norm + row0);
+      tile::Rows from_start = tile::load_rows(w.decay.from_start() + row0);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) from_start.x[i] *= p.scale;
+      if (below) {
+        Acc<16> part = scores;
+        tile::each(part, [&](int row, int col, float& x) { x *= factor(row, col); });
+        acc_to_smem(part, w.p, row0, 16 * c);
+      }
+
+      // What goes through the states, a slice of V at a time.
+      Acc<16> dp;
+      fill(dp, 0.f);
+      float through = 0.f, read[2] = {0.f, 0.f}, given[2] = {0.f, 0.f};
+      for (int v0 = 0; v0 < p.V; v0 += kSlice) {
+        const bool same = v0 + kSlice < p.V;
+        const bool more = same || sliced(h + 1);
+        if (kStages > 1 && more) fetch(same ? h : h + 1, same ? v0 + kSlice : 0, 1 - stage);
+        if (kStages > 1 && more)
+          tile::async_wait<1>();
+        else
+          tile::async_wait<0>();
+        __syncthreads();
+        const auto v = stage_of(w.v, stage), dout = stage_of(w.dout, stage);
+        const auto s = stage_of(w.s, stage), ds = stage_of(w.ds, stage);
+
+        if (below) mma_abt<kSlice>(dp, dout, row0, 0, v, 16 * c, 0);
+#pragma unroll(sizeof(T) == 2 ? kSlice / 16 : 1)
+        for (int e = 0; e < kSlice; e += 16) {
+          auto left = tile::load_frag<T, 16>(dout, row0, e);
+          if (shared)
+            scale_outer(left, {from_start.x[0] * by_norm.x[0], from_start.x[1] * by_norm.x[1]});
+          mma_abt(dq, left, s, kWidth * c, e);
+          left = tile::load_frag<T, 16>(v, row0, e);
+          if (shared) scale_outer(left, to_end);
+          mma_abt(dk, left, ds, kWidth * c, e);
+        }
+        if (gates) through += share_of_product(s, ds);
+        if (c * kSliceWidth < kSlice) {
+          const int col0 = c * kSliceWidth;
+          Acc<kSliceWidth> part;
+          if (gates && shared) {
+            fill(part, 0.f);
+            mma_ab<K>(part, w.q, row0, 0, s, 0, col0);
+            add_row_dots(read, part, dout, row0, col0);
+          }
+          // dV = e^{G_C - G} . (K dS) + P' (dout / denominator)
+          fill(part, 0.f);
+          mma_ab<K>(part, w.k, row0, 0, ds, 0, col0);
+          scale_rows(part, to_end);
+          if (gates) add_row_dots(given, part, v, row0, col0);
+          if (f.dv) {
+            for (int i = r; i < 4; ++i) {
+              auto left = tile::load_frag_t<T, 16>(w.p, 16 * i, row0);
+              if (p.normalize) scale_inner(left, w.by_norm + 16 * i);
+              mma_ab(part, left, dout, 16 * i, col0);
+            }
+            store_acc(part, f.dv.at(b, piece.begin + row0, h) + v0 + col0, f.dv.by_token,
+                      size - row0, p.V - v0 - col0);
+          }
+        }
+        __syncthreads();
+        if (kStages > 1)
+          stage = 1 - stage;
+        else if (more)
+          fetch(same ? h : h + 1, same ? v0 + kSlice : 0, 0);
+      }
+
+      const tile::Rows dd = tile::load_rows(w.dd + row0);
+      if (p.normalize) {
+        tile::each(dp,
+                   [&](int row, int, float& x) { x = fmaf(x, by_norm.x[row / 8], dd.x[row / 8]); });
+      }
+      if (!shared) {
+        scale_rows(dq, {from_start.x[0] * by_norm.x[0], from_start.x[1] * by_norm.x[1]});
+        scale_rows(dk, to_end);
+        add_row_dots(read, dq, w.q, row0, kWidth * c);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) read[i] *= from_start.x[i] * by_norm.x[i];
+      }
+      if (p.normalize) {
+        Acc<kWidth> of_z;
+        tile::each(of_z, [&](int row, int col, float& x) {
+          x = from_start.x[row / 8] * dd.x[row / 8] * w.z[kWidth * c + col];
+        });
+        add_row_dots(read, of_z, w.q, row0, kWidth * c);
+        add_to(dq, of_z);
+        tile::each(of_z, [&](int row, int col, float& x) {
+          x = to_end.x[row / 8] * w.dz[kWidth * c + col];
+        });
+        add_row_dots(given, of_z, w.k, row0, kWidth * c);
+        add_to(dk, of_z);
+        for (int d = threadIdx.x; d < K; d += kTokenThreads) through += w.z[d] * w.dz[d];
+      }
+
+      // The shares of the gates' gradients.
+      if (gates) {
+        Acc<16> part = dp;
+        int at = 0;
+        tile::each(part, [&](int row, int col, float& x) {
+          const bool off = row0 + row > 16 * c + col;
+          x = off ? x * scores.x[at / 4][at % 4] * factor(row, col) : 0.f;
+          ++at;
+        });
+        const tile::Rows rows = row_sum(part);
+        const tile::Cols<16> cols = col_sum(part);
+        if (tile::lane_index() < 4) {
+#pragma unroll
+          for (int block = 0; block < 2; ++block) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+              w.pairs_of_cols[r * kTokens + 16 * c + tile::acc_col(block, i)] = cols.x[block][i];
+          }
+        }
+        if (tile::lane_index() % 4 == 0) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            w.pairs_of_rows[c * kTokens + row0 + tile::acc_row(2 * i)] = rows.x[i];
+        }
+        put_row_sums(w.before + c * kTokens, read, row0);
+        put_row_sums(w.after + c * kTokens, given, row0);
+        through = tile::warp_sum(through);
+        if (tile::lane_index() == 0) w.through[warp] = through;
+        __syncthreads();
+        if (warp == 0) {
+          const int64_t first = (int64_t{b} * p.documents.T + piece.begin) * p.H + h;
+          const float sum = finish_gates(w, size, f.dg ? f.dg + first : nullptr, p.H);
+          if (f.gate_parts && tile::lane_index() == 0) {
+            float& whole = f.gate_parts[(int64_t{b} * f.chunks + chunk) * p.H + h];
+            whole = piece.begin == chunk * kTokens ? sum : whole + sum;
+          }
+        }
+      }
+      int at = 0;
+      tile::each(dp, [&](int row, int col, float& x) {
+        d_sum.x[at / 4][at % 4] += x * factor(row, col);
+        ++at;
+      });
+      __syncthreads();  // the next head's decays
+    }
+
+    // dQ += D K, dK += D' Q
+    acc_to_smem(d_sum, w.p, row0, 16 * c);
+    __syncthreads();
+    for (int j = 0; j <= r; ++j) mma_ab<16>(dq, w.p, row0, 16 * j, w.k, 16 * j, kWidth * c);
+    for (int i = r; i < 4; ++i) mma_atb<16>(dk, w.p, 16 * i, row0, w.q, 16 * i, kWidth * c);
+    const int columns = p.K - kWidth * c;
+    if (f.dq)
+      store_acc(dq, f.dq.at(b, piece.begin + row0, hk) + kWidth * c, f.dq.by_token, size - row0,
+                columns);
+    if (f.dk)
+      store_acc(dk, f.dk.at(b, piece.begin + row0, hk) + kWidth * c, f.dk.by_token, size - row0,
+                columns);
+  }
+}
+
+template <class T>
+void launch_backward(const CudaProblem<T>& p, const Gradients<T>& f) {
+  if (p.normalize)
+    launch(denominator_gradients<T>, ceil_div(int64_t{p.B} * p.documents.T * p.H, 8), 256, 0, p, f);
+  const int64_t blocks = state_blocks(p.documents.N, p.H, p.K, p.V);
+  const bool of_gradients = f.chunks > 1 || f.state.dinitial_state || f.state.dinitial_z;
+  const int64_t gradients = of_gradients ? blocks : 0, states = f.chunks > 1 ? blocks : 0;
+  if (gradients + states > 0) {
+    Arena size;
+    StateTiles<T>{size};
+    launch(chunk_states<T>, gradients + states, kStateThreads, size.used(), p, f,
+           static_cast<int>(gradients));
+  }
+  for_padded_width<T>(p.K, [&]<int K>() {
+    Arena size;
+    TokenTiles<T, K>{size};
+    launch(chunk_gradients<T, K>, int64_t{p.B} * f.chunks * (p.H / p.group), kTokenThreads,
+           size.used(), p, f);
+  });
+}
+extern template void launch_backward(const CudaProblem<float>&, const Gradients<float>&);
+
+}  // namespace weft::kernels::linear

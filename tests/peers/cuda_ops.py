@@ -6,8 +6,9 @@
 A NAME is a row's or the start of one ("attention", "linear B4"); without names all rows are timed, with
 --more those of longer shapes too. One JSON line a row and peer, milliseconds:
     {"name", "peer", "op", "shape", "forward_ms", "both_ms", "forward_call_ms", "both_call_ms"}
-forward_ms and both_ms (forward and backward) are those of a replayed CUDA graph, or per call where no
-graph can be recorded; the *_call_ms are those of single calls. A peer that is not installed, or cannot
+forward_ms and both_ms (forward and backward) are those of a replayed CUDA graph or of single calls,
+whichever is the faster (some peers cannot be recorded); the *_call_ms are those of single calls. The
+first run takes minutes, most of them for Triton to compile and choose. A peer that is not installed, or cannot
 take a shape, is told on stderr and left out. Inputs are bf16, gates f32 where the peer takes them so.
 
 Peers: scaled_dot_product_attention by cuDNN and by FlashAttention, FlexAttention, cuBLAS and the
@@ -120,7 +121,7 @@ def measured(name, peer, run, inputs, budget):
     for what, pass_ in (("forward", forward), ("both", both)):
         call = by_call(pass_, budget)
         graph = by_graph(pass_, budget)
-        line[f"{what}_ms"] = round(call if graph is None else graph, 5)
+        line[f"{what}_ms"] = round(min(call, graph or call), 5)
         line[f"{what}_call_ms"] = round(call, 5)
     return line
 

@@ -78,7 +78,8 @@ __device__ __forceinline__ void scale_cols(Acc<N>& acc, const Cols<N>& factor) {
   }
 }
 
-// A vector in memory as factors of rows (from row0 on, this warp's first) or of columns.
+// A vector in memory as factors of rows (from this warp's first on) or of columns, where p is aligned to
+// two floats.
 __device__ __forceinline__ Rows load_rows(const float* p) {
   return {p[lane_index() / 4], p[lane_index() / 4 + 8]};
 }
@@ -87,8 +88,9 @@ __device__ __forceinline__ Cols<N> load_cols(const float* p) {
   Cols<N> cols;
 #pragma unroll
   for (int j = 0; j < N / 8; ++j) {
-    cols.x[j][0] = p[acc_col(j, 0)];
-    cols.x[j][1] = p[acc_col(j, 1)];
+    const float2 pair = load_pair(p + acc_col(j, 0));
+    cols.x[j][0] = pair.x;
+    cols.x[j][1] = pair.y;
   }
   return cols;
 }

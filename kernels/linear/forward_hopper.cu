@@ -25,14 +25,12 @@ using tile::Turn;
 constexpr int kSlice = 64;                // columns of V of a block
 constexpr int kStages = 4, kBuffers = 3;  // chunks of q, k, v; of scores and decays
 constexpr int kThreads = 384;
-constexpr int kOutputBarrier = 1;
 
 template <int K>
 struct Tiles {
   using Keys = Smem<bf16, kTokens, K>;
   using Values = Smem<bf16, kTokens, kSlice>;
   using Scores = Smem<bf16, kTokens, kTokens>;
-  static constexpr int kStageBytes = 2 * Keys::bytes + Values::bytes;
   Stages<Keys, kStages> q, k;
   Stages<Values, kStages> v;
   Stages<Values, 2> o;
@@ -67,9 +65,10 @@ struct Work {
 // One thread: every chunk of q, k and v, as stages become free.
 template <int K>
 __device__ void load_chunks(const Tiles<K>& w, const Maps& maps, const Work& at) {
+  constexpr int kBytes = 2 * Tiles<K>::Keys::bytes + Tiles<K>::Values::bytes;
   Turn turn;
   for (int c = 0; c < at.chunks; ++c) {
-    w.loaded.acquire(turn, Tiles<K>::kStageBytes);
+    w.loaded.acquire(turn, kBytes);
     tile::Barrier* full = w.loaded.full(turn);
     tma_load(w.k[turn.stage], maps.k, full, at.b, c * kTokens, at.hk, 0);
     tma_load(w.q[turn.stage], maps.q, full, at.b, c * kTokens, at.hk, 0);
@@ -95,6 +94,37 @@ __device__ void make_decays(const Tiles<K>& w, const CudaProblem<bf16>& p, const
   }
 }
 
+// The logarithms of decays that a lane needs for its scores, in registers before the scores are there.
+template <int C>
+struct LaneDecays {
+  tile::Rows row_high, row_low;
+  tile::Cols<C> col_high, col_low;
+
+  __device__ LaneDecays(const Decay<C>& decay, int row0)
+      : row_high(tile::load_rows(decay.high() + row0)),
+        row_low(tile::load_rows(decay.low() + row0)),
+        col_high(tile::load_cols<C>(decay.high())),
+        col_low(tile::load_cols<C>(decay.low())) {}
+  // e^{G_row - G_col} for element i of column block j.
+  __device__ float at(int j, int i) const {
+    return tile::ex2(row_high.x[i / 2] - col_high.x[j][i % 2] +
+                     (row_low.x[i / 2] - col_low.x[j][i % 2]));
+  }
+};
+
+// Zero above the diagonal; `factor` (j, i) elsewhere. It may be infinite where it is not used.
+template <class F>
+__device__ __forceinline__ void mask_and_scale(Acc<kTokens>& p, int row0, F&& factor) {
+#pragma unroll
+  for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool sees = row0 + tile::acc_row(i) >= tile::acc_col(j, i);
+      p.x[j][i] = sees ? p.x[j][i] * factor(j, i) : 0.f;
+    }
+  }
+}
+
 // One warpgroup: P = tril(Q K' . decays) of every chunk.
 template <int K, bool kDecays>
 __device__ void make_scores(const Tiles<K>& w, const Work& at) {
@@ -108,17 +138,17 @@ __device__ void make_scores(const Tiles<K>& w, const Work& at) {
     tile::wgmma_abt<K, kFirst>(p, w.q[load.stage], 0, 0, w.k[load.stage], 0, 0);
     tile::wgmma_commit();
     w.scored.acquire(turn);
-    if constexpr (kDecays) w.decayed.wait(turn);
-    tile::wgmma_wait<0>(p);
+    if constexpr (kDecays) {
+      w.decayed.wait(turn);
+      const LaneDecays<kTokens> decays(w.decay(turn), row0);
+      tile::wgmma_wait<0>(p);
+      mask_and_scale(p, row0, [&](int j, int i) { return decays.at(j, i); });
+    } else {
+      tile::wgmma_wait<0>(p);
+      mask_and_scale(p, row0, [](int, int) { return 1.f; });
+    }
     __syncwarp();
     if (speaks) w.loaded.release(load);
-    tile::each(p, [&](int row, int col, float& x) {
-      if (row0 + row < col) {
-        x = 0.f;
-      } else if constexpr (kDecays) {
-        x *= w.decay(turn).between(row0 + row, col);
-      }
-    });
     acc_to_smem(p, w.scores[turn.stage], row0, 0);
     tile::publish();
     __syncwarp();
@@ -143,6 +173,7 @@ __device__ void each_of_state(Acc<K>& s, const CudaProblem<bf16>& p, int v0, F&&
 template <int K, bool kDecays>
 __device__ void carry_state(const Tiles<K>& w, const CudaProblem<bf16>& p, const Maps& maps,
                             float* final_state, const Work& at) {
+  constexpr int kOutputBarrier = 1;
   const int warp = tile::warp_index() % 4;
   const bool speaks = tile::lane_index() == 0, stores = threadIdx.x % 128 == 0;
   const int64_t of_head = (int64_t{at.b} * p.H + at.h) * p.K * p.V;

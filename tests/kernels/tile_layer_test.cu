@@ -329,7 +329,6 @@ template <class T, Form kForm>
 void check_products() {
   check_product<T, kForm, 8, 16>();
   check_product<T, kForm, 24, 48>();
-  check_product<T, kForm, 64, 64>();
   check_product<T, kForm, 64, 128>();
 }
 

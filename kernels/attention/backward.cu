@@ -5,6 +5,16 @@
 #include "kernels/common/softmax_backward.cuh"
 
 namespace weft::kernels {
+namespace softmax {
+
+extern template void run_backward(const Call<float>&, const Band&, const Band&,
+                                  const Incoming<float>&, const Heads<float>&, const Heads<float>&,
+                                  const Heads<float>&);
+extern template void run_backward(const Call<bf16>&, const Band&, const Band&,
+                                  const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
+                                  const Heads<bf16>&);
+
+}  // namespace softmax
 
 using namespace softmax;
 
@@ -16,6 +26,7 @@ void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const 
   const Tensor dout = with_rows(dy.o);
   const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), x.q.device());
   const RowDeltas deltas(saved.lse, dy.lse);
+  const Tensor taken = counters_of(2, x.q.device());
   if (x.q.is_meta()) return;
   const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, o.window);
   const bool hopper = fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, dout, dx.q, dx.k, dx.v}) &&
@@ -26,12 +37,12 @@ void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const 
     const Heads<E> dq = heads_of<E>(dx.q), dk = heads_of<E>(dx.k), dv = heads_of<E>(dx.v);
     if (dx.sink) deltas.sink(x.sink, dx.sink);
     if constexpr (std::is_same_v<E, bf16>) {
-      if (hopper) return backward_on_hopper(call, band, incoming, dq, dk, dv);
+      if (hopper) {
+        taken.zero();
+        return backward_on_hopper(call, band, incoming, dq, dk, dv, dptr<int>(taken));
+      }
     }
-    for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
-      run_key_gradients<E, D>(call, band, incoming, dk, dv);
-      run_query_gradients<E, D>(call, band, incoming, dq);
-    });
+    run_backward(call, band, band, incoming, dq, dk, dv);
   });
   check_launch("attention backward");
 }

@@ -7,19 +7,20 @@ namespace {
 
 template <int D>
 void run(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in, const Heads<bf16>& dq,
-         const Heads<bf16>& dk, const Heads<bf16>& dv) {
-  if (dk.data) run_hopper_key_gradients<D>(x, band, in, dk, dv);
-  if (dq.data) run_hopper_query_gradients<D>(x, band, in, dq);
+         const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
+  if (dk.data) run_hopper_key_gradients<D>(x, band, in, dk, dv, taken);
+  if (dq.data) run_hopper_query_gradients<D>(x, band, in, dq, taken + 1);
 }
 
 }  // namespace
 
 void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in,
-                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv) {
+                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv,
+                        int* taken) {
   if (std::max(x.q.width, x.v.width) <= 64)
-    run<64>(x, band, in, dq, dk, dv);
+    run<64>(x, band, in, dq, dk, dv, taken);
   else
-    run<128>(x, band, in, dq, dk, dv);
+    run<128>(x, band, in, dq, dk, dv, taken);
 }
 
 }  // namespace weft::kernels::softmax

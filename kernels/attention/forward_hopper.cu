@@ -4,11 +4,12 @@
 
 namespace weft::kernels::softmax {
 
-void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse) {
+void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse,
+                       int* taken) {
   if (std::max(x.q.width, x.v.width) <= 64)
-    run_hopper_forward<64>(x, band, o, lse);
+    run_hopper_forward<64, 128>(x, band, o, lse, taken);
   else
-    run_hopper_forward<128>(x, band, o, lse);
+    run_hopper_forward<128, 128>(x, band, o, lse, taken);
 }
 
 }  // namespace weft::kernels::softmax

@@ -1,14 +1,17 @@
 // The way to the kernels of sm_90a (kernels/common/softmax_hopper.cuh) for the band of attention. They
-// take what fits_hopper() says; heads are padded to 64 or 128.
+// take what fits_hopper() says; heads are padded to 64 or 128. `taken`: counters at zero, one for the
+// forward pass and two for backward.
 #pragma once
 
 #include "kernels/common/softmax.cuh"
 
 namespace weft::kernels::softmax {
 
-void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse);
+void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse,
+                       int* taken);
 // Absent gradients are not computed, but dk and dv come together.
 void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in,
-                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv);
+                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv,
+                        int* taken);
 
 }  // namespace weft::kernels::softmax

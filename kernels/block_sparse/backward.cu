@@ -1,9 +1,19 @@
 // The chunkwise form on CUDA, backward: the loops of attention; dk and dv walk the mask's columns, dq its
 // rows (sight.cuh).
-#include "kernels/block_sparse/sight.cuh"
+#include "kernels/block_sparse/hopper.cuh"
 #include "kernels/common/softmax_backward.cuh"
 
 namespace weft::kernels {
+namespace softmax {
+
+extern template void run_backward(const Call<float>&, const BlockSight&, const BlockSight&,
+                                  const Incoming<float>&, const Heads<float>&, const Heads<float>&,
+                                  const Heads<float>&);
+extern template void run_backward(const Call<bf16>&, const BlockSight&, const BlockSight&,
+                                  const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
+                                  const Heads<bf16>&);
+
+}  // namespace softmax
 
 using namespace softmax;
 
@@ -12,25 +22,40 @@ void BlockSparse::cuda_backward(const Inputs<Tensor>& in, const Options& o, cons
   check_head_size(name, in.q, in.v);
   const Inputs<Tensor> x{with_rows(in.q), with_rows(in.k), with_rows(in.v)};
   const Tensor dout = with_rows(dy.o);
+  const int64_t T = x.q.size(1), S = x.k.size(1);
   const Device device = x.q.device();
-  const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), device);
+  const Tensor cu = documents_on(o.cu_seqlens, T, device);
   const Tensor mask = o.block_mask.contiguous().to(device);
+  const Tensor taken = counters_of(2, device);
   const RowDeltas deltas(saved.lse, dy.lse);
   for_cuda_dtype(x.q.dtype(), [&]<class E>() {
     for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
       using Shape = BackwardShape<E, D>;
-      const auto lists = [&](BlockLists::Side side) {
-        return BlockLists(side, mask, x.q.size(1), x.k.size(1), Shape::M, Shape::N, device);
-      };
-      const BlockLists rows = lists(BlockLists::rows), keys = lists(BlockLists::keys);
+      const ListShape rows{true, Shape::M, Shape::N}, keys{false, Shape::M, Shape::N};
+      const Tensor row_lists = list_memory(rows, mask, T, S, device);
+      const Tensor key_lists = list_memory(keys, mask, T, S, device);
       if (x.q.is_meta()) return;
       const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, 0);
       const BlockMask blocks = mask_of(mask, o.block);
       const Call<E> call = call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap);
       const Incoming<E> incoming = deltas.find<E>(saved.o, dout);
-      run_key_gradients<E, D>(call, keys.find(band, blocks), incoming, heads_of<E>(dx.k),
-                              heads_of<E>(dx.v));
-      run_query_gradients<E, D>(call, rows.find(band, blocks), incoming, heads_of<E>(dx.q));
+      const Heads<E> dq = heads_of<E>(dx.q), dk = heads_of<E>(dx.k), dv = heads_of<E>(dx.v);
+      if constexpr (std::is_same_v<E, bf16>) {
+        if (fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, dout, dx.q, dx.k, dx.v}) &&
+            dx.k.defined() == dx.v.defined()) {
+          taken.zero();
+          constexpr int N = backward_tile(D);
+          if (dk.data)
+            keys_on_hopper(call, find_lists({false, kOwn, N, kGroups}, key_lists, band, blocks),
+                           incoming, dk, dv, dptr<int>(taken));
+          if (dq.data)
+            queries_on_hopper(call, find_lists({true, kOwn, N, kGroups}, row_lists, band, blocks),
+                              incoming, dq, dptr<int>(taken) + 1);
+          return;
+        }
+      }
+      run_backward(call, find_lists(keys, key_lists, band, blocks),
+                   find_lists(rows, row_lists, band, blocks), incoming, dq, dk, dv);
     });
   });
   if (!x.q.is_meta()) check_launch("block_sparse backward");

@@ -1,8 +1,14 @@
 // The chunkwise form on CUDA, forward: the tiles of attention, as the mask lists them (sight.cuh).
-#include "kernels/block_sparse/sight.cuh"
+#include "kernels/block_sparse/hopper.cuh"
 #include "kernels/common/softmax_forward.cuh"
 
 namespace weft::kernels {
+namespace softmax {
+
+extern template void run_forward(const Call<float>&, const BlockSight&, const Outgoing<float>&);
+extern template void run_forward(const Call<bf16>&, const BlockSight&, const Outgoing<bf16>&);
+
+}  // namespace softmax
 
 using namespace softmax;
 
@@ -10,20 +16,32 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
                                Saved* saved) {
   check_head_size(name, in.q, in.v);
   const Inputs<Tensor> x{with_rows(in.q), with_rows(in.k), with_rows(in.v)};
+  const int64_t T = x.q.size(1), S = x.k.size(1);
   const Device device = x.q.device();
-  const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), device);
+  const Tensor cu = documents_on(o.cu_seqlens, T, device);
   const Tensor mask = o.block_mask.contiguous().to(device);
+  const Tensor taken = counters_of(1, device);
   if (saved) *saved = {y.o, y.lse};
   for_cuda_dtype(x.q.dtype(), [&]<class E>() {
     for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
       using Shape = ForwardShape<E, D>;
-      const BlockLists lists(BlockLists::rows, mask, x.q.size(1), x.k.size(1), Shape::M, Shape::N,
-                             device);
+      const ListShape shape{true, Shape::M, Shape::N};
+      const Tensor lists = list_memory(shape, mask, T, S, device);
       if (x.q.is_meta()) return;
       const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, 0);
-      run_forward<E, D>(call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap),
-                        lists.find(band, mask_of(mask, o.block)),
-                        Outgoing<E>{heads_of<E>(y.o), dptr<float>(y.lse)});
+      const BlockMask blocks = mask_of(mask, o.block);
+      const Call<E> call = call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap);
+      const Heads<E> out = heads_of<E>(y.o);
+      if constexpr (std::is_same_v<E, bf16>) {
+        if (fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, y.o})) {
+          taken.zero();
+          const BlockSight rows =
+              find_lists({true, kOwn, kSparseKeys, kGroups}, lists, band, blocks);
+          return forward_on_hopper(call, rows, out, dptr<float>(y.lse), dptr<int>(taken));
+        }
+      }
+      run_forward(call, find_lists(shape, lists, band, blocks),
+                  Outgoing<E>{out, dptr<float>(y.lse)});
     });
   });
   if (!x.q.is_meta()) check_launch("block_sparse forward");

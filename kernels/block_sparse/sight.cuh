@@ -19,12 +19,12 @@ struct BlockMask {
 };
 
 struct ListWalk {
-  const int* entries;  // 4 * tile + 2 * cut + fine
+  const int* entries;  // 16 * tile + 4 * fine + uses
   int left;
   __device__ Visit next() {
     if (left-- <= 0) return {};
     const int entry = *entries++;
-    return {entry >> 2, (entry & 2) != 0, (entry & 1) != 0};
+    return {entry >> 4, entry & 3u, entry >> 2 & 3u};
   }
 };
 
@@ -36,6 +36,8 @@ struct BlockSight {
 
   __device__ Range keys(int t) const { return band.keys(t); }
   __device__ Range queries(int j) const { return band.queries(j); }
+  __device__ Bounds bounds_of_rows(int t, int count) const { return band.bounds_of_rows(t, count); }
+  __device__ Bounds bounds_of_keys(int j, int count) const { return band.bounds_of_keys(j, count); }
   __device__ int head(int h) const { return mask.heads == 1 ? 0 : h; }
   __device__ int sink(int h, int) const { return h; }
 
@@ -84,60 +86,62 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int h
 }
 
 // The lists of one side: a warp a tile. kRows: tiles of M rows meet tiles of N keys; else the reverse.
+// The tile of M is that of `groups` warpgroups.
 template <bool kRows>
-__global__ void __launch_bounds__(128) list_tiles(const Band band, const BlockMask mask, int M,
-                                                  int N, int tiles, int others, int* lists) {
+__global__ void __launch_bounds__(128)
+    list_tiles(const Band band, const BlockMask mask, int M, int N, int groups, int tiles,
+               int others, int* lists) {
   const int64_t line = blockIdx.x * int64_t{4} + tile::warp_index();  // of [heads, tiles]
   if (line >= int64_t{mask.heads} * tiles) return;
   const int own = static_cast<int>(line % tiles), head = static_cast<int>(line / tiles);
   const int size = kRows ? band.T : band.S, other_size = kRows ? band.S : band.T;
-  const Range mine{own * M, min(size, (own + 1) * M)};
-  const Range first = kRows ? band.keys(mine.begin) : band.queries(mine.begin);
-  const Range last = kRows ? band.keys(mine.end - 1) : band.queries(mine.end - 1);
+  const Bounds bounds = kRows ? band.bounds_of_rows(own * M, M) : band.bounds_of_keys(own * M, M);
   int* const list = lists + line * (others + 1);
   int count = 0;
-  for (int n0 = first.begin / N; n0 * N < last.end; n0 += 32) {
+  for (int n0 = bounds.begin / N; n0 * N < bounds.end; n0 += 32) {
     const int n = n0 + tile::lane_index();
     const Range other{n * N, min(other_size, (n + 1) * N)};
-    Overlap found;
-    if (other.begin < last.end)
-      found =
+    unsigned uses = 0, fine = 0;
+    for (int g = 0; g < groups; ++g) {
+      const int first = own * M + g * (M / groups);
+      const Range mine{first, min(size, first + M / groups)};
+      if (other.begin >= bounds.end || mine.begin >= mine.end) continue;
+      const Overlap found =
           kRows ? overlap(band, mask, head, mine, other) : overlap(band, mask, head, other, mine);
-    const bool cut = other.begin < last.begin || (n + 1) * N > first.end;
-    const unsigned hits = __ballot_sync(~0u, found.any);
+      uses |= static_cast<unsigned>(found.any) << g;
+      fine |= static_cast<unsigned>(!found.all) << g;
+    }
+    const unsigned hits = __ballot_sync(~0u, uses != 0);
     const int before = __popc(hits & ((1u << tile::lane_index()) - 1));
-    if (found.any) list[1 + count + before] = 4 * n + 2 * cut + !found.all;
+    if (uses != 0) list[1 + count + before] = static_cast<int>(16u * n + 4 * fine + uses);
     count += __popc(hits);
   }
   if (tile::lane_index() == 0) list[0] = count;
 }
 
-// The mask and the lists in GPU memory. Allocates, by shapes alone.
-class BlockLists {
- public:
-  enum Side { rows, keys };
-  // Tiles of M of one side meet tiles of N of the other.
-  BlockLists(Side side, const Tensor& mask, int64_t T, int64_t S, int M, int N, Device device)
-      : side_(side),
-        M_(M),
-        N_(N),
-        tiles_(ceil_div_int(side == rows ? T : S, M)),
-        others_(ceil_div_int(side == rows ? S : T, N)),
-        lists_(empty({mask.size(0), tiles_, others_ + 1}, Dtype::i32, device)) {}
+// Tiles of M rows (or keys), of so many warpgroups, with lists of tiles of N of the other side.
+struct ListShape {
+  bool rows = true;
+  int M = 64, N = 64, groups = 1;
 
-  BlockSight find(const Band& band, const BlockMask& mask) const {
-    const int64_t lines = int64_t{mask.heads} * tiles_;
-    int* const lists = dptr<int>(lists_);
-    launch(side_ == rows ? list_tiles<true> : list_tiles<false>, (lines + 3) / 4, 128, 0, band,
-           mask, M_, N_, tiles_, others_, lists);
-    return {.band = band, .mask = mask, .lists = lists, .tiles = tiles_, .others = others_};
-  }
-
- private:
-  Side side_;
-  int M_, N_, tiles_, others_;
-  Tensor lists_;
+  int tiles(int64_t T, int64_t S) const { return ceil_div_int(rows ? T : S, M); }
+  int others(int64_t T, int64_t S) const { return ceil_div_int(rows ? S : T, N); }
 };
+
+// Memory for lists of this shape, and of any with larger tiles.
+inline Tensor list_memory(const ListShape& shape, const Tensor& mask, int64_t T, int64_t S,
+                          Device device) {
+  return empty({mask.size(0), shape.tiles(T, S), shape.others(T, S) + 1}, Dtype::i32, device);
+}
+
+inline BlockSight find_lists(const ListShape& shape, const Tensor& memory, const Band& band,
+                             const BlockMask& mask) {
+  const int tiles = shape.tiles(band.T, band.S), others = shape.others(band.T, band.S);
+  int* const lists = dptr<int>(memory);
+  launch(shape.rows ? list_tiles<true> : list_tiles<false>, (int64_t{mask.heads} * tiles + 3) / 4,
+         128, 0, band, mask, shape.M, shape.N, shape.groups, tiles, others, lists);
+  return {.band = band, .mask = mask, .lists = lists, .tiles = tiles, .others = others};
+}
 
 inline BlockMask mask_of(const Tensor& mask, int64_t block) {
   return {.data = dptr<const uint8_t>(mask),

@@ -88,6 +88,14 @@ __device__ __forceinline__ void pin(Acc<N>& acc) {
     for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(acc.x[j][i])::"memory");
   }
 }
+template <int K>
+__device__ __forceinline__ void pin(Frag<bf16, K>& frag) {
+#pragma unroll
+  for (int k = 0; k < K / 16; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(frag.x[k][i])::"memory");
+  }
+}
 template <class... Accs>
 __device__ __forceinline__ void wgmma_begin(Accs&... accs) {
   (pin(accs), ...);

@@ -3,6 +3,7 @@
 // loops, the Sight:
 //   Range keys(int t)             the keys that row t may see; begin and end rise with t
 //   Range queries(int j)          the rows that may see key j; both rise with j
+//   Bounds bounds_of_rows(t, n)   of n rows from t on; bounds_of_keys(j, n) likewise
 //   key_tiles<M, N>(h, tile)      walks the tiles of N keys that a tile of M rows meets
 //   query_tiles<M, N>(h, tile)    walks the tiles of N rows that a tile of M keys meets
 //   bool sees(h, t, j)            asked within the ranges where a Visit says `fine`
@@ -29,30 +30,39 @@ struct Range {
   int begin = 0, end = 0;
 };
 
-// A tile that a walk comes to. cut: some row sees not all of it by its range. fine: sees() is to be
-// asked as well.
+// A tile that a walk comes to. A block of two warpgroups has a bit for each: `uses` where it meets the
+// tile at all, `fine` where sees() is to be asked for single pairs.
 struct Visit {
   int tile = -1;  // -1: the walk is over
-  bool cut = false, fine = false;
+  unsigned uses = 3, fine = 0;
   __device__ explicit operator bool() const { return tile >= 0; }
 };
 
-// The tiles of N in [first.begin, last.end), where `first` and `last` are the ranges of the first and
-// of the last row that walks. A part of several walks its share of them.
-struct Walk {
-  int next_tile = 0, stop = 0, all_begin = 0, all_end = 0, size = 1;
+// What lies between the ranges of the first and of the last row of some that are neighbours: none of
+// them sees anything outside of [begin, end), and all see [all_begin, all_end).
+struct Bounds {
+  int begin, end, all_begin, all_end;
+  __device__ Bounds(Range first, Range last)
+      : begin(first.begin), end(last.end), all_begin(last.begin), all_end(first.end) {}
+  __device__ bool meets(int from, int size) const { return from < end && from + size > begin; }
+  __device__ bool cuts(int from, int size) const {
+    return from < all_begin || from + size > all_end;
+  }
+};
 
-  __device__ Walk(Range first, Range last, int size, int part = 0, int parts = 1)
-      : all_begin(last.begin), all_end(first.end), size(size) {
-    const int begin = first.begin / size, end = max(begin, (last.end + size - 1) / size);
+// The tiles of `size` within bounds, rising. A part of several walks its share of them.
+struct Walk {
+  int next_tile = 0, stop = 0;
+
+  __device__ Walk(const Bounds& bounds, int size, int part = 0, int parts = 1) {
+    const int begin = bounds.begin / size, end = max(begin, (bounds.end + size - 1) / size);
     const int share = (end - begin + parts - 1) / parts;
     next_tile = begin + part * share;
     stop = min(end, next_tile + share);
   }
   __device__ Visit next() {
     if (next_tile >= stop) return {};
-    const int begin = next_tile++ * size;
-    return {begin / size, begin < all_begin || begin + size > all_end, false};
+    return {next_tile++};
   }
 };
 
@@ -88,13 +98,20 @@ struct Band {
                                        : in.begin),
             min(in.end, window > 0 ? t + window : in.end)};
   }
+  // Of `count` rows from t on, or keys from j on.
+  __device__ Bounds bounds_of_rows(int t, int count) const {
+    return Bounds(keys(t), keys(max(t, min(T, t + count) - 1)));
+  }
+  __device__ Bounds bounds_of_keys(int j, int count) const {
+    return Bounds(queries(j), queries(max(j, min(S, j + count) - 1)));
+  }
   template <int M, int N>
   __device__ Walk key_tiles(int, int tile, int part = 0, int parts = 1) const {
-    return Walk(keys(tile * M), keys(min(T, (tile + 1) * M) - 1), N, part, parts);
+    return Walk(bounds_of_rows(tile * M, M), N, part, parts);
   }
   template <int M, int N>
   __device__ Walk query_tiles(int, int tile) const {
-    return Walk(queries(tile * M), queries(min(S, (tile + 1) * M) - 1), N);
+    return Walk(bounds_of_keys(tile * M, M), N);
   }
   __device__ bool sees(int, int, int) const { return true; }
   __device__ int sink(int h, int) const { return h; }  // which sink belongs to row t of head h
@@ -158,16 +175,16 @@ __device__ __forceinline__ void score(Acc<N>& x, float scale, float softcap) {
 }
 
 // -infinity for the pairs that do not see each other. `range` is what each of the lane's two rows sees
-// of columns col0...; sees(half, column) is asked where the visit is fine.
+// of columns col0...; sees(half, column) is asked as well where `fine`.
 template <int N, class F>
-__device__ __forceinline__ void hide(Acc<N>& x, Visit visit, const Range (&range)[2], int col0,
-                                     F&& sees) {
-  if (visit.cut || visit.fine) {
+__device__ __forceinline__ void hide(Acc<N>& x, bool cut, bool fine, const Range (&range)[2],
+                                     int col0, F&& sees) {
+  if (cut || fine) {
     each_half(x, [&](int half, int c, float& s) {
       if (col0 + c < range[half].begin || col0 + c >= range[half].end) s = -INFINITY;
     });
   }
-  if (visit.fine) {
+  if (fine) {
     each_half(x, [&](int half, int c, float& s) {
       if (s > -INFINITY && !sees(half, col0 + c)) s = -INFINITY;
     });
@@ -301,6 +318,14 @@ inline bool fits_hopper(double scale, double softcap, std::initializer_list<Tens
     return !t || (t.dtype() == Dtype::bf16 && t.size(3) <= 128 && tma_reaches(t));
   });
 }
+
+// How softmax_hopper.cuh cuts: kOwn rows or keys a block, in kGroups warpgroups, and the tiles of keys
+// of a sparse forward pass or, backward, of either side.
+inline constexpr int kGroups = 2, kOwn = 64 * kGroups, kSparseKeys = 64;
+inline constexpr int backward_tile(int D) { return D == 64 ? 128 : 64; }
+
+// Counters for `n` launches of those loops, which leave them used.
+inline Tensor counters_of(int64_t n, Device device) { return empty({n}, Dtype::i32, device); }
 
 // Dynamic shared memory beyond 48 KB has to be asked for.
 template <class... Parameters, class... Arguments>

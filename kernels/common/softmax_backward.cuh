@@ -7,25 +7,39 @@
 #pragma once
 
 #include "kernels/common/softmax.cuh"
+#include "kernels/common/vectors.cuh"
 
 namespace weft::kernels::softmax {
 
-// A warp a row of [B, T, H].
+// Eight lanes a row of [B, T, H], each with pieces of eight numbers. `vectors`: every row and the width
+// are whole pieces.
 template <class E>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(256)
     row_deltas(const Heads<const E> o, const Heads<const E> dout, const float* dlse, float* delta,
-               int64_t rows, int T, int H) {
-  const int64_t row = blockIdx.x * int64_t{4} + tile::warp_index();
-  if (row >= rows) return;
-  const int h = static_cast<int>(row % H), t = static_cast<int>(row / H % T);
-  const int b = static_cast<int>(row / H / T);
+               int64_t rows, int T, int H, bool vectors) {
+  constexpr int kLanes = 8, kPiece = 8;
+  const int64_t row = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / kLanes;
+  const int64_t safe = row < rows ? row : 0;
+  const int h = static_cast<int>(safe % H), t = static_cast<int>(safe / H % T);
+  const int b = static_cast<int>(safe / H / T);
   const E *const y = o.at(b, t, h), *const dy = dout.at(b, t, h);
   float sum = 0;
-  for (int c = tile::lane_index(); c < o.width; c += 32)
-    sum += tile::to_float(y[c]) * tile::to_float(dy[c]);
-  sum = tile::warp_sum(sum);
+  for (int c = static_cast<int>(threadIdx.x) % kLanes * kPiece; c < o.width; c += kLanes * kPiece) {
+    float left[kPiece], right[kPiece];
+    if (vectors) {
+      load(y + c, left);
+      load(dy + c, right);
+    } else {
+      load_some(y + c, o.width - c, left);
+      load_some(dy + c, o.width - c, right);
+    }
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) sum += left[i] * right[i];
+  }
+#pragma unroll
+  for (int m = kLanes / 2; m > 0; m /= 2) sum += __shfl_xor_sync(~0u, sum, m);
   const int64_t at = (int64_t{b} * H + h) * T + t;  // [B, H, T]
-  if (tile::lane_index() == 0) delta[at] = dlse != nullptr ? sum - dlse[at] : sum;
+  if (row < rows && threadIdx.x % kLanes == 0) delta[at] = dlse != nullptr ? sum - dlse[at] : sum;
 }
 
 // dsink[h] = -sum over b, t of exp(sink[h] - lse) delta. A block a head.
@@ -134,6 +148,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   tile::load_tile_async(s.own_b, x.v.at(b, j0, unit.h), x.v.token, keys, x.v.width);
   const int j[2] = {j0 + row0 + tile::acc_row(0), j0 + row0 + tile::acc_row(2)};
   const Range range[2] = {sight.queries(j[0]), sight.queries(j[1])};
+  const Bounds bounds = sight.bounds_of_keys(j0, M);
   Acc<D> dk_sum, dv_sum;
   tile::fill(dk_sum, 0.f);
   tile::fill(dv_sum, 0.f);
@@ -151,7 +166,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
     tile::fill(p, 0.f);
     tile::mma_abt<D>(p, s.own_a, row0, 0, s.met_a[stage], 0, 0);
     score(p, x.scale, x.softcap);
-    hide(p, now, range, now.tile * N,
+    hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
          [&](int half, int t) { return sight.sees(now_head, t, j[half]); });
     Acc<N> d = p;  // the scores, for the cap's slope
     each_half(p,
@@ -203,6 +218,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   tile::load_tile_async(s.own_b, in.dout.at(b, t0, h), in.dout.token, rows, in.dout.width);
   const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
   const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
+  const Bounds bounds = sight.bounds_of_rows(t0, M);
   float lse[2], delta[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -228,7 +244,8 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
     tile::fill(dp, 0.f);
     tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
     score(d, x.scale, x.softcap);
-    hide(d, now, range, now.tile * N, [&](int half, int j) { return sight.sees(h, t[half], j); });
+    hide(d, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
+         [&](int half, int j) { return sight.sees(h, t[half], j); });
 #pragma unroll
     for (int col = 0; col < N / 8; ++col) {
 #pragma unroll
@@ -255,9 +272,10 @@ class RowDeltas {
   template <class E>
   Incoming<E> find(const Tensor& o, const Tensor& dout) const {
     const int64_t rows = lse_.numel();
-    launch(row_deltas<E>, (rows + 3) / 4, 128, 0, heads_of<const E>(o), heads_of<const E>(dout),
+    launch(row_deltas<E>, (rows + 31) / 32, 256, 0, heads_of<const E>(o), heads_of<const E>(dout),
            dlse_ ? dptr<const float>(dlse_) : nullptr, dptr<float>(delta_), rows,
-           static_cast<int>(lse_.size(2)), static_cast<int>(lse_.size(1)));
+           static_cast<int>(lse_.size(2)), static_cast<int>(lse_.size(1)),
+           o.size(3) % 8 == 0 && vector_rows(o, 8) && vector_rows(dout, 8));
     return {heads_of<const E>(dout), dptr<const float>(lse_), dptr<const float>(delta_)};
   }
   void sink(const Tensor& sink, const Tensor& dsink) const {
@@ -293,6 +311,16 @@ void run_query_gradients(const Call<E>& x, const Sight& sight, const Incoming<E>
   const int64_t blocks = int64_t{ceil_div_int(x.T, Shape::M)} * x.H * x.B;
   if (dq.data)
     launch(query_gradients<E, D, Sight>, blocks, Shape::kThreads, Shape::bytes(), x, sight, in, dq);
+}
+
+template <class E, class Sight>
+void run_backward(const Call<E>& x, const Sight& of_keys, const Sight& of_rows,
+                  const Incoming<E>& in, const Heads<E>& dq, const Heads<E>& dk,
+                  const Heads<E>& dv) {
+  for_head_size(x.q.width, x.v.width, [&]<int D>() {
+    run_key_gradients<E, D>(x, of_keys, in, dk, dv);
+    run_query_gradients<E, D>(x, of_rows, in, dq);
+  });
 }
 
 }  // namespace weft::kernels::softmax

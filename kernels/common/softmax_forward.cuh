@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
 
   const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
   const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
+  const Bounds bounds = sight.bounds_of_rows(t0, M);
   const auto sink = [&](int row) {
     return x.sink != nullptr && part == 0 && row < x.T ? x.sink[sight.sink(h, row)] : -INFINITY;
   };
@@ -80,7 +81,8 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
     load_keys(s.k, k, x.k, n);
 
     score(p, x.scale, x.softcap);
-    hide(p, now, range, now.tile * N, [&](int half, int j) { return sight.sees(h, t[half], j); });
+    hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
+         [&](int half, int j) { return sight.sees(h, t[half], j); });
     tile::scale_rows(out, stream.add(p));
     tile::mma_ab(out, tile::to_frag<E>(p), s.v, 0, 0);
     __syncthreads();  // v may be written
@@ -133,6 +135,11 @@ void run_forward(const Call<E>& x, const Sight& sight, const Outgoing<R>& y) {
   const int64_t tiles = ceil_div_int(x.T, Shape::M);
   launch(forward_tiles<E, D, Sight, R>, tiles * x.H * x.B * y.parts, Shape::kThreads, count.used(),
          x, sight, y);
+}
+
+template <class E, class Sight, class R>
+void run_forward(const Call<E>& x, const Sight& sight, const Outgoing<R>& y) {
+  for_head_size(x.q.width, x.v.width, [&]<int D>() { run_forward<E, D>(x, sight, y); });
 }
 
 }  // namespace weft::kernels::softmax

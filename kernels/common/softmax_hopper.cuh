@@ -1,9 +1,10 @@
-// The loops of softmax attention on sm_90a, for bf16 and heads up to 128 (FlashAttention-3,
-// arXiv:2407.08608): one thread copies tiles by TMA into rings, two warpgroups of 64 rows each multiply
-// by wgmma and do the softmax. Blocks stay for many tiles, so that the next tile's operands arrive while
-// the last one's results leave. Who sees whom is a Sight, as in softmax.cuh. Scores are counted in units
-// of q.k, so that scale is one factor of the exponent: scale > 0, and no soft cap.
-// As in softmax_backward.cuh, backward is two kernels, and no sum crosses blocks.
+// Softmax attention on sm_90a, for bf16 and heads up to 128 (FlashAttention-3, arXiv:2407.08608): one
+// warp copies tiles by TMA into rings, two warpgroups of 64 rows each multiply by wgmma and do the
+// softmax. Here are the parts that forward and backward share, and the forward loop.
+// A block stays for many tiles: it takes the next one by a counter, and while the last one's results
+// leave, the next one's operands arrive. Which block does a tile changes no bit of it.
+// Who sees whom is a Sight, as in softmax.cuh. Scores are counted in units of q.k, so that scale is one
+// factor of the exponent: scale > 0, and no soft cap.
 #pragma once
 
 #include "kernels/common/hopper.cuh"
@@ -15,43 +16,8 @@ using tile::kHopper;
 using tile::Ring;
 using tile::Turn;
 
-inline constexpr int kGroups = 2;          // warpgroups that compute
-inline constexpr int kOwn = 64 * kGroups;  // rows or keys that a block owns at a time
 inline constexpr int kHopperThreads = 128 * (kGroups + 1);
 inline constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
-
-// The tiles of a call in the order in which blocks take them: long ones first, and heads in sections
-// whose other side stays in L2. Block i takes the i-th of each round, every other round backwards.
-struct Schedule {
-  int tiles = 1, heads = 1, section = 1;
-  int64_t units = 0;
-  bool last_first = true;
-
-  __device__ int64_t at(int round) const {
-    const int64_t blocks = gridDim.x, place = blockIdx.x;
-    return round * blocks + (round % 2 ? blocks - 1 - place : place);
-  }
-  __device__ int rounds() const { return static_cast<int>((units + gridDim.x - 1) / gridDim.x); }
-  // The tile and the head, counted over the batch.
-  __device__ int2 unit(int64_t i) const {
-    const int64_t in_section = int64_t{section} * tiles;
-    const int first = static_cast<int>(i / in_section) * section;
-    const int width = min(section, heads - first), rest = static_cast<int>(i % in_section);
-    const int place = rest / width;
-    return {last_first ? tiles - 1 - place : place, first + rest % width};
-  }
-};
-
-// Calls f(tile, h, b) for the units of this block.
-template <class F>
-__device__ __forceinline__ void for_units(const Schedule& s, int heads_a_row, F&& f) {
-  for (int round = 0; round < s.rounds(); ++round) {
-    const int64_t i = s.at(round);
-    if (i >= s.units) continue;
-    const int2 unit = s.unit(i);
-    f(unit.x, unit.y % heads_a_row, unit.y / heads_a_row);
-  }
-}
 
 // kCount tiles, one after the other.
 template <class Tile, int kCount>
@@ -63,17 +29,48 @@ struct Tiles {
   __device__ Tile operator[](int i) const { return {data + i * (Tile::bytes / 2)}; }
 };
 
+// The tiles of a call in the order in which blocks take them: long ones first, and heads in sections
+// whose other side stays in L2.
+struct Schedule {
+  int tiles = 1, heads = 1, section = 1;  // heads are those of the batch
+  int units = 0;
+  bool last_first = true;
+  int* taken = nullptr;  // zero at the start
+
+  // The tile and the head of unit i; tile -1 beyond the last.
+  __device__ int2 unit(int i) const {
+    if (i >= units) return {-1, 0};
+    const int first = i / (section * tiles) * section, width = min(section, heads - first);
+    const int rest = i % (section * tiles), place = rest / width;
+    return {last_first ? tiles - 1 - place : place, first + rest % width};
+  }
+  // The unit after the one that the block has; one thread asks.
+  __device__ int next() const { return static_cast<int>(gridDim.x) + atomicAdd(taken, 1); }
+};
+
+// The same number in all lanes, and known to be so.
+__device__ __forceinline__ int uniform(int x) { return __shfl_sync(~0u, x, 0); }
+
+// The consumers' side of a tile that this warpgroup does not meet.
+template <int kStages>
+__device__ __forceinline__ void pass(const Ring<kStages>& ring, Turn& turn) {
+  ring.wait(turn);
+  if (tile::lane_index() == 0) ring.release(turn);
+  turn.next<kStages>();
+}
+
 // --- Forward -------------------------------------------------------------------------------------
 
-template <int D>
+template <int D, int N>
 struct HopperForward {
-  static constexpr int N = 128, kStages = 2;
+  static constexpr int kStages = D * N <= 64 * 128 ? 4 : 2;
   using Rows = Smem<bf16, 64, D>;
   using Keys = Smem<bf16, N, D>;
   Tiles<Rows, 2 * kGroups> q;  // of this unit and of the next; the results leave through it
   Tiles<Keys, kStages> k, v;
   Ring<2> q_ring;
   Ring<kStages> k_ring, v_ring;
+  int* unit;  // [2] what the stages of q_ring hold
   __host__ __device__ static HopperForward carve(Arena& arena) {
     HopperForward s;
     s.q = arena.carve<Tiles<Rows, 2 * kGroups>>();
@@ -82,6 +79,7 @@ struct HopperForward {
     s.q_ring = arena.carve<Ring<2>>();
     s.k_ring = arena.carve<Ring<kStages>>();
     s.v_ring = arena.carve<Ring<kStages>>();
+    s.unit = arena.carve<int>(2);
     return s;
   }
 };
@@ -90,73 +88,97 @@ struct ForwardMaps {
   CUtensorMap q, k, v, o;
 };
 
-template <int D, class Sight>
-__device__ __forceinline__ void load_forward(const HopperForward<D>& s, const Call<bf16>& x,
+// One thread.
+template <int D, int N, class Sight>
+__device__ __forceinline__ void load_forward(const HopperForward<D, N>& s, const Call<bf16>& x,
                                              const Sight& sight, const Schedule& schedule,
                                              const ForwardMaps& maps) {
-  using Shape = HopperForward<D>;
+  using Shape = HopperForward<D, N>;
   Turn q_turn, turn;
-  for_units(schedule, x.H, [&](int own, int h, int b) {
-    s.q_ring.acquire(q_turn, kGroups * Shape::Rows::bytes);
+  for (int i = static_cast<int>(blockIdx.x);; i = schedule.next()) {
+    const int2 unit = schedule.unit(i);
+    s.q_ring.acquire(q_turn);
+    s.unit[q_turn.stage] = i;
+    if (unit.x < 0) return tile::barrier_arrive(s.q_ring.full(q_turn));
+    const int own = unit.x, h = unit.y % x.H, b = unit.y / x.H;
+    tile::barrier_arrive_expecting(s.q_ring.full(q_turn), kGroups * Shape::Rows::bytes);
     for (int g = 0; g < kGroups; ++g)
       tile::tma_load(s.q[q_turn.stage * kGroups + g], maps.q, s.q_ring.full(q_turn), b,
                      own * kOwn + 64 * g, h, 0);
     q_turn.next<2>();
-    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, own);
+    auto walk = sight.template key_tiles<kOwn, N>(h, own);
     for (Visit n = walk.next(); n; n = walk.next()) {
-      const int key0 = n.tile * Shape::N, hk = h / x.group;
       s.k_ring.acquire(turn, Shape::Keys::bytes);
-      tile::tma_load(s.k[turn.stage], maps.k, s.k_ring.full(turn), b, key0, hk, 0);
+      tile::tma_load(s.k[turn.stage], maps.k, s.k_ring.full(turn), b, n.tile * N, h / x.group, 0);
       s.v_ring.acquire(turn, Shape::Keys::bytes);
-      tile::tma_load(s.v[turn.stage], maps.v, s.v_ring.full(turn), b, key0, hk, 0);
+      tile::tma_load(s.v[turn.stage], maps.v, s.v_ring.full(turn), b, n.tile * N, h / x.group, 0);
       turn.next<Shape::kStages>();
     }
-  });
+  }
 }
 
-// S of the next tile is under way while the softmax of this one is done, and so is P V: see the waits.
-template <int D, class Sight>
-__device__ __forceinline__ void attend(const HopperForward<D>& s, const Call<bf16>& x,
+// ptxas would move the wait that follows above the exponentials, since nothing says that they shall
+// run meanwhile. A sum of them is never negative, but it does not know.
+__device__ __forceinline__ void after(const Stream& stream) {
+  asm volatile(
+      "{.reg .pred never; setp.lt.f32 never, %0, 0f00000000; @never nanosleep.u32 1;}" ::"f"(
+          fminf(stream.sum[0], stream.sum[1])));
+}
+
+// While the softmax of a tile is done, P V of the tile before runs; S of this one was issued with it.
+template <int D, int N, class Sight>
+__device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<bf16>& x,
                                        const Sight& sight, const Schedule& schedule,
                                        const ForwardMaps& maps, float* lse) {
-  using Shape = HopperForward<D>;
-  constexpr int N = Shape::N;
+  using Shape = HopperForward<D, N>;
   const int group = tile::warpgroup_index() - 1, row0 = 16 * (tile::warp_index() % 4);
   const bool one_lane = tile::lane_index() == 0;
   Turn q_turn, k_turn, v_turn;
-  for_units(schedule, x.H, [&](int own, int h, int b) {
-    const int t0 = own * kOwn + 64 * group;
+  for (;; q_turn.next<2>()) {
+    s.q_ring.wait(q_turn);
+    const int2 unit = schedule.unit(uniform(s.unit[q_turn.stage]));
+    if (unit.x < 0) return;
+    const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
+    const Bounds bounds = sight.bounds_of_rows(t0, 64);
     const auto sink = [&](int row) {
       return x.sink != nullptr && row < x.T ? x.sink[sight.sink(h, row)] / x.scale : -INFINITY;
     };
     Stream stream(x.scale, sink(t[0]), sink(t[1]));
     const auto q = s.q[q_turn.stage * kGroups + group];
-    auto walk = sight.template key_tiles<kOwn, N>(h, own);
     Acc<D> out;
     tile::fill(out, 0.f);
-    s.q_ring.wait(q_turn);
 
+    const auto meets = [&](Visit n) {
+      return (n.uses >> group & 1) && bounds.meets(n.tile * N, N);
+    };
     const auto soften = [&](Acc<N>& p, Visit n) {
-      hide(p, n, range, n.tile * N, [&](int half, int j) { return sight.sees(h, t[half], j); });
+      hide(p, bounds.cuts(n.tile * N, N), n.fine >> group & 1, range, n.tile * N,
+           [&](int half, int j) { return sight.sees(h, t[half], j); });
       return stream.add(p);
     };
-    Visit n = walk.next();
-    if (n) {
+    auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
+    for (Visit n = walk.next(); n;) {
+      if (!meets(n)) {
+        pass(s.k_ring, k_turn);
+        pass(s.v_ring, v_turn);
+        n = walk.next();
+        continue;
+      }
       Acc<N> p;
       s.k_ring.wait(k_turn);
-      tile::wgmma_begin();
+      tile::wgmma_begin(p, out);
       tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
       tile::wgmma_commit();
       tile::wgmma_wait<0>(p);
       if (one_lane) s.k_ring.release(k_turn);
       k_turn.next<Shape::kStages>();
-      soften(p, n);
+      tile::scale_rows(out, soften(p, n));
       auto weights = tile::to_frag<bf16>(p);
-      for (n = walk.next(); n; n = walk.next()) {
+      for (n = walk.next(); n && meets(n); n = walk.next()) {
         s.k_ring.wait(k_turn);
-        tile::wgmma_begin(out);
+        tile::wgmma_begin(p, out, weights);
         tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
         tile::wgmma_commit();
         s.v_ring.wait(v_turn);
@@ -166,6 +188,7 @@ __device__ __forceinline__ void attend(const HopperForward<D>& s, const Call<bf1
         if (one_lane) s.k_ring.release(k_turn);
         k_turn.next<Shape::kStages>();
         const tile::Rows shrink = soften(p, n);
+        after(stream);
         tile::wgmma_wait<0>(out);
         if (one_lane) s.v_ring.release(v_turn);
         v_turn.next<Shape::kStages>();
@@ -173,7 +196,7 @@ __device__ __forceinline__ void attend(const HopperForward<D>& s, const Call<bf1
         weights = tile::to_frag<bf16>(p);
       }
       s.v_ring.wait(v_turn);
-      tile::wgmma_begin(out);
+      tile::wgmma_begin(out, weights);
       tile::wgmma_ab(out, weights, s.v[v_turn.stage], 0, 0);
       tile::wgmma_commit();
       tile::wgmma_wait<0>(out);
@@ -196,17 +219,16 @@ __device__ __forceinline__ void attend(const HopperForward<D>& s, const Call<bf1
       tile::tma_store_read<0>();
       s.q_ring.release(q_turn);
     }
-    q_turn.next<2>();
-  });
+  }
 }
 
-template <int D, class Sight>
+template <int D, int N, class Sight>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_forward(const Call<bf16> x, const Sight sight, const Schedule schedule,
                    const __grid_constant__ ForwardMaps maps, float* lse) {
   if constexpr (kHopper) {
     Arena arena(tile::dynamic_memory());
-    const auto s = HopperForward<D>::carve(arena);
+    const auto s = HopperForward<D, N>::carve(arena);
     if (threadIdx.x == 0) {
       s.q_ring.init(1, kGroups);
       s.k_ring.init(1, 4 * kGroups);
@@ -236,21 +258,27 @@ CUtensorMap map_of(const Heads<E>& x, int64_t B, int64_t T, int64_t H) {
 }
 
 // `bytes`: of the other side's tokens of one head, which should stay in L2 for a section of heads.
-inline Schedule schedule_of(int64_t tokens, int64_t heads, int64_t bytes, bool last_first) {
+// Sections are alike, so that the last one fills the GPU too.
+inline Schedule schedule_of(int64_t tokens, int64_t heads, int64_t bytes, bool last_first,
+                            int* taken) {
   constexpr int64_t kInCache = int64_t{24} << 20;
   const int64_t tiles = ceil_div_int(tokens, kOwn);
+  const int64_t most = std::clamp<int64_t>(kInCache / std::max<int64_t>(1, bytes), 1, heads);
+  const int64_t sections = ceil_div_int(heads, most);
+  require(tiles * heads < (int64_t{1} << 30), "softmax attention: ", tiles * heads, " tiles");
   return {.tiles = static_cast<int>(tiles),
           .heads = static_cast<int>(heads),
-          .section = static_cast<int>(
-              std::clamp<int64_t>(kInCache / std::max<int64_t>(1, bytes), 1, heads)),
-          .units = tiles * heads,
-          .last_first = last_first};
+          .section = ceil_div_int(heads, sections),
+          .units = static_cast<int>(tiles * heads),
+          .last_first = last_first,
+          .taken = taken};
 }
-inline int64_t blocks_of(const Schedule& s) { return std::min<int64_t>(s.units, cuda_sms()); }
+inline int64_t blocks_of(const Schedule& s) { return std::min(s.units, cuda_sms()); }
 
-template <int D, class Sight>
-void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf16>& o, float* lse) {
-  using Shape = HopperForward<D>;
+template <int D, int N, class Sight>
+void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf16>& o, float* lse,
+                        int* taken) {
+  using Shape = HopperForward<D, N>;
   Arena count;
   Shape::carve(count);
   const int64_t key_heads = x.H / x.group;
@@ -258,9 +286,9 @@ void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf1
                          map_of<typename Shape::Keys>(x.k, x.B, x.S, key_heads),
                          map_of<typename Shape::Keys>(x.v, x.B, x.S, key_heads),
                          map_of<typename Shape::Rows>(o, x.B, x.T, x.H)};
-  const Schedule schedule =
-      schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group, /*last_first=*/true);
-  launch(hopper_forward<D, Sight>, blocks_of(schedule), kHopperThreads, count.used(), x, sight,
+  const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
+                                        /*last_first=*/true, taken);
+  launch(hopper_forward<D, N, Sight>, blocks_of(schedule), kHopperThreads, count.used(), x, sight,
          schedule, maps, lse);
 }
 

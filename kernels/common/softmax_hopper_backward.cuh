@@ -1,6 +1,6 @@
-// The backward loops of softmax attention on sm_90a, as softmax_backward.cuh and with the means of
-// softmax_hopper.cuh: a producer warp, rings, two warpgroups. One kernel owns 128 keys and walks tiles of
-// 64 rows, the other owns 128 rows and walks tiles of 64 keys.
+// The backward loops of softmax attention on sm_90a: those of softmax_backward.cuh with the means of
+// softmax_hopper.cuh. One kernel owns 128 keys and walks tiles of rows, the other owns 128 rows and walks
+// tiles of keys.
 #pragma once
 
 #include "kernels/common/softmax_backward.cuh"
@@ -11,14 +11,15 @@ namespace weft::kernels::softmax {
 // Operands a and b: k and v owned and q and dout met, or the reverse.
 template <int D>
 struct HopperBackward {
-  static constexpr int N = 64, kStages = 2;
+  static constexpr int N = backward_tile(D), kStages = 2;
   using Own = Smem<bf16, 64, D>;
   using Met = Smem<bf16, N, D>;
-  Tiles<Own, 2 * kGroups> own_a, own_b;  // of this unit and of the next
+  Tiles<Own, 2 * kGroups> own_a, own_b;  // of this unit and of the next; results leave through them
   Tiles<Met, kStages> met_a, met_b;
   float *lse, *delta;  // [kStages, N] of the rows met; lse in powers of two
   Ring<2> own_ring;
   Ring<kStages> met_ring;
+  int* unit;  // [2] what the stages of own_ring hold
   __host__ __device__ static HopperBackward carve(Arena& arena) {
     HopperBackward s;
     s.own_a = arena.carve<Tiles<Own, 2 * kGroups>>();
@@ -29,6 +30,7 @@ struct HopperBackward {
     s.delta = arena.carve<float>(kStages * N);
     s.own_ring = arena.carve<Ring<2>>();
     s.met_ring = arena.carve<Ring<kStages>>();
+    s.unit = arena.carve<int>(2);
     return s;
   }
   static int bytes() {
@@ -39,29 +41,47 @@ struct HopperBackward {
 };
 
 struct BackwardMaps {
-  CUtensorMap q, dout, k, v, da, db;  // da, db: the results, dk and dv or dq
+  CUtensorMap own_a, own_b, met_a, met_b, da, db;  // da, db: the results, dk and dv or dq
 };
 
+// One thread: the operands of unit i, or word that there is none.
 template <int D>
-__device__ __forceinline__ void load_own(const HopperBackward<D>& s, Turn& turn,
-                                         const CUtensorMap& a, const CUtensorMap& b_map, int b,
-                                         int own, int h) {
+__device__ __forceinline__ void load_own(const HopperBackward<D>& s, Turn& turn, int i,
+                                         const BackwardMaps& maps, int own, int h, int b) {
   using Own = typename HopperBackward<D>::Own;
-  s.own_ring.acquire(turn, 2 * kGroups * Own::bytes);
+  s.own_ring.acquire(turn);
+  s.unit[turn.stage] = i;
+  if (own < 0) return tile::barrier_arrive(s.own_ring.full(turn));
+  tile::barrier_arrive_expecting(s.own_ring.full(turn), 2 * kGroups * Own::bytes);
   for (int g = 0; g < kGroups; ++g) {
-    const int first = own * kOwn + 64 * g;
-    tile::tma_load(s.own_a[turn.stage * kGroups + g], a, s.own_ring.full(turn), b, first, h, 0);
-    tile::tma_load(s.own_b[turn.stage * kGroups + g], b_map, s.own_ring.full(turn), b, first, h, 0);
+    const int first = own * kOwn + 64 * g, at = turn.stage * kGroups + g;
+    tile::tma_load(s.own_a[at], maps.own_a, s.own_ring.full(turn), b, first, h, 0);
+    tile::tma_load(s.own_b[at], maps.own_b, s.own_ring.full(turn), b, first, h, 0);
   }
   turn.next<2>();
 }
-
-// A warpgroup's result leaves through its part of the tile that it owned.
 template <int D>
-__device__ __forceinline__ void send(Acc<D>& acc, float factor, Smem<bf16, 64, D> through,
-                                     int row0) {
-  tile::scale(acc, factor);
-  tile::acc_to_smem(acc, through, row0, 0);
+__device__ __forceinline__ void load_met(const HopperBackward<D>& s, Turn turn,
+                                         const BackwardMaps& maps, int first, int h, int b) {
+  tile::barrier_arrive_expecting(s.met_ring.full(turn), 2 * HopperBackward<D>::Met::bytes);
+  tile::tma_load(s.met_a[turn.stage], maps.met_a, s.met_ring.full(turn), b, first, h, 0);
+  tile::tma_load(s.met_b[turn.stage], maps.met_b, s.met_ring.full(turn), b, first, h, 0);
+}
+
+// A warpgroup's results leave through its part of the tiles that it owned; `b` may be left out.
+template <int D, class Out, class... More>
+__device__ __forceinline__ void send(const HopperBackward<D>& s, Turn turn, int group, Out&& write,
+                                     const More&... store) {
+  tile::named_sync(1 + group, 128);  // no warp reads the tiles any more
+  write();
+  tile::publish();
+  tile::named_sync(1 + group, 128);
+  if (threadIdx.x % 128 == 0) {
+    (store(), ...);
+    tile::tma_store_commit();
+    tile::tma_store_read<0>();
+    s.own_ring.release(turn);
+  }
 }
 
 // --- dk and dv -----------------------------------------------------------------------------------
@@ -73,42 +93,39 @@ __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const 
                                               const BackwardMaps& maps, const Incoming<bf16>& in) {
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
-  const int lane = tile::lane_index();
+  const int lane = tile::lane_index(), key_heads = x.H / x.group;
   Turn own_turn, turn;
-  for_units(schedule, x.H / x.group, [&](int own, int hk, int b) {
-    if (lane == 0) load_own(s, own_turn, maps.k, maps.v, b, own, hk);
+  for (int i = static_cast<int>(blockIdx.x);;) {
+    const int2 unit = schedule.unit(i);
+    const int hk = unit.y % key_heads, b = unit.y / key_heads;
+    if (lane == 0) load_own(s, own_turn, i, maps, unit.x, hk, b);
+    if (unit.x < 0) return;
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = sight.template query_tiles<kOwn, N>(h, own);
+      const int64_t first = (int64_t{b} * x.H + h) * x.T;
+      auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
-        const int t0 = n.tile * N, rows = x.T - t0;
-        const int64_t at = (int64_t{b} * x.H + h) * x.T + t0;
-        float lse[N / 32], delta[N / 32];
-#pragma unroll
-        for (int i = 0; i < N / 32; ++i) {
-          const int r = lane + 32 * i;
-          lse[i] = r < rows ? live_lse(in.lse[at + r]) * tile::kLog2e : INFINITY;
-          delta[i] = r < rows ? in.delta[at + r] : 0.f;
-        }
+        const int t0 = n.tile * N;
         s.met_ring.acquire(turn);
+        if (lane == 0) load_met(s, turn, maps, t0, h, b);
 #pragma unroll
-        for (int i = 0; i < N / 32; ++i) {
-          s.lse[turn.stage * N + lane + 32 * i] = lse[i];
-          s.delta[turn.stage * N + lane + 32 * i] = delta[i];
+        for (int r = lane; r < N; r += 32) {
+          const bool inside = t0 + r < x.T;
+          s.lse[turn.stage * N + r] =
+              inside ? live_lse(in.lse[first + t0 + r]) * tile::kLog2e : INFINITY;
+          s.delta[turn.stage * N + r] = inside ? in.delta[first + t0 + r] : 0.f;
         }
         __syncwarp();
-        if (lane == 0) {
-          tile::barrier_arrive_expecting(s.met_ring.full(turn), 2 * Shape::Met::bytes);
-          tile::tma_load(s.met_a[turn.stage], maps.q, s.met_ring.full(turn), b, t0, h, 0);
-          tile::tma_load(s.met_b[turn.stage], maps.dout, s.met_ring.full(turn), b, t0, h, 0);
-        }
+        if (lane == 0) tile::barrier_arrive(s.met_ring.full(turn));
         turn.next<Shape::kStages>();
       }
     }
-  });
+    if (lane == 0) i = schedule.next();
+    i = uniform(i);
+  }
 }
 
-// Scores and their gradients are held transposed, [keys, rows]. The gradient of the scores is made while
-// their P runs in the product of dv.
+// Scores and their gradients are held transposed, [keys, rows]. Where registers allow no more than 64
+// rows at a time, the gradient of the scores is made while their P runs in the product of dv.
 template <int D, class Sight>
 __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Call<bf16>& x,
                                             const Sight& sight, const Schedule& schedule,
@@ -116,21 +133,30 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
   const int group = tile::warpgroup_index() - 1, row0 = 16 * (tile::warp_index() % 4);
-  const float unit = x.scale * tile::kLog2e;
+  const int key_heads = x.H / x.group;
+  const float unit_of_score = x.scale * tile::kLog2e;
   Turn own_turn, turn;
-  for_units(schedule, x.H / x.group, [&](int own, int hk, int b) {
-    const int j0 = own * kOwn + 64 * group;
+  for (;; own_turn.next<2>()) {
+    s.own_ring.wait(own_turn);
+    const int2 unit = schedule.unit(uniform(s.unit[own_turn.stage]));
+    if (unit.x < 0) return;
+    const int hk = unit.y % key_heads, b = unit.y / key_heads, j0 = unit.x * kOwn + 64 * group;
     const int j[2] = {j0 + row0 + tile::acc_row(0), j0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.queries(j[0]), sight.queries(j[1])};
+    const Bounds bounds = sight.bounds_of_keys(j0, 64);
     const auto k = s.own_a[own_turn.stage * kGroups + group];
     const auto v = s.own_b[own_turn.stage * kGroups + group];
     Acc<D> dk, dv;
     tile::fill(dk, 0.f);
     tile::fill(dv, 0.f);
-    s.own_ring.wait(own_turn);
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = sight.template query_tiles<kOwn, N>(h, own);
+      auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
+        const int t0 = n.tile * N;
+        if (!(n.uses >> group & 1) || !bounds.meets(t0, N)) {
+          pass(s.met_ring, turn);
+          continue;
+        }
         const auto q = s.met_a[turn.stage], dout = s.met_b[turn.stage];
         const float *const lse = s.lse + turn.stage * N, *const delta = s.delta + turn.stage * N;
         Acc<N> p, d;
@@ -141,49 +167,60 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
         tile::wgmma_abt<D, tile::kFirst>(d, v, 0, 0, dout, 0, 0);
         tile::wgmma_commit();
         tile::wgmma_wait<1>(p);
-        hide(p, n, range, n.tile * N, [&](int half, int t) { return sight.sees(h, t, j[half]); });
-        each_half(p, [&](int, int c, float& e) { e = tile::ex2(fmaf(e, unit, -lse[c])); });
-        const auto p_frag = tile::to_frag<bf16>(p);
-        tile::wgmma_begin(dv);
-        tile::wgmma_ab(dv, p_frag, dout, 0, 0);
-        tile::wgmma_commit();
-        tile::wgmma_wait<1>(d);
+        hide(p, bounds.cuts(t0, N), n.fine >> group & 1, range, t0,
+             [&](int half, int t) { return sight.sees(h, t, j[half]); });
+        each_half(p, [&](int, int c, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[c])); });
+        const auto gradient = [&] {
 #pragma unroll
-        for (int col = 0; col < N / 8; ++col) {
+          for (int col = 0; col < N / 8; ++col) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
-            d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[tile::acc_col(col, i)]);
+            for (int i = 0; i < 4; ++i)
+              d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[tile::acc_col(col, i)]);
+          }
+          return tile::to_frag<bf16>(d);
+        };
+        if constexpr (N == 64) {
+          auto weights = tile::to_frag<bf16>(p);
+          tile::wgmma_begin(dv, weights);
+          tile::wgmma_ab(dv, weights, dout, 0, 0);
+          tile::wgmma_commit();
+          tile::wgmma_wait<1>(d);
+          auto slopes = gradient();
+          tile::wgmma_begin(dk, slopes);
+          tile::wgmma_ab(dk, slopes, q, 0, 0);
+          tile::wgmma_commit();
+          tile::wgmma_wait<0>(dk, dv);
+        } else {
+          tile::wgmma_wait<0>(d);
+          auto slopes = gradient();
+          auto weights = tile::to_frag<bf16>(p);
+          tile::wgmma_begin(dk, dv, slopes, weights);
+          tile::wgmma_ab(dv, weights, dout, 0, 0);
+          tile::wgmma_ab(dk, slopes, q, 0, 0);
+          tile::wgmma_commit();
+          tile::wgmma_wait<0>(dk, dv);
         }
-        const auto d_frag = tile::to_frag<bf16>(d);
-        tile::wgmma_begin(dk);
-        tile::wgmma_ab(dk, d_frag, q, 0, 0);
-        tile::wgmma_commit();
-        tile::wgmma_wait<0>(dk, dv);
         if (tile::lane_index() == 0) s.met_ring.release(turn);
         turn.next<Shape::kStages>();
       }
     }
-    tile::named_sync(1 + group, 128);  // no warp reads k or v any more
-    send(dk, x.scale, k, row0);
-    send(dv, 1.f, v, row0);
-    tile::publish();
-    tile::named_sync(1 + group, 128);
-    if (threadIdx.x % 128 == 0) {
-      tile::tma_store(maps.da, k, b, j0, hk, 0);
-      tile::tma_store(maps.db, v, b, j0, hk, 0);
-      tile::tma_store_commit();
-      tile::tma_store_read<0>();
-      s.own_ring.release(own_turn);
-    }
-    own_turn.next<2>();
-  });
+    tile::scale(dk, x.scale);
+    send(
+        s, own_turn, group,
+        [&] {
+          tile::acc_to_smem(dk, k, row0, 0);
+          tile::acc_to_smem(dv, v, row0, 0);
+        },
+        [&] { tile::tma_store(maps.da, k, b, j0, hk, 0); },
+        [&] { tile::tma_store(maps.db, v, b, j0, hk, 0); });
+  }
 }
 
 template <int D>
-__device__ __forceinline__ void init_rings(const HopperBackward<D>& s) {
+__device__ __forceinline__ void init_rings(const HopperBackward<D>& s, int producers) {
   if (threadIdx.x == 0) {
     s.own_ring.init(1, kGroups);
-    s.met_ring.init(1, 4 * kGroups);
+    s.met_ring.init(producers, 4 * kGroups);
     tile::barriers_ready();
   }
   __syncthreads();
@@ -196,12 +233,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   if constexpr (kHopper) {
     Arena arena(tile::dynamic_memory());
     const auto s = HopperBackward<D>::carve(arena);
-    init_rings(s);
+    init_rings(s, /*producers=*/2);  // the copies, and lse with delta
     if (tile::warpgroup_index() == 0) {
-      tile::give_registers<D == 128 ? kProducerRegisters : kProducerRegisters + 16>();
+      tile::give_registers<kProducerRegisters>();
       if (threadIdx.x < 32) load_rows_met(s, x, sight, schedule, maps, in);
     } else {
-      tile::take_registers<D == 128 ? kConsumerRegisters : kConsumerRegisters - 8>();
+      tile::take_registers<kConsumerRegisters>();
       gather_keys(s, x, sight, schedule, maps);
     }
   }
@@ -209,25 +246,28 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 
 // --- dq ------------------------------------------------------------------------------------------
 
+// One thread.
 template <int D, class Sight>
 __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const Call<bf16>& x,
                                               const Sight& sight, const Schedule& schedule,
                                               const BackwardMaps& maps) {
   using Shape = HopperBackward<D>;
   Turn own_turn, turn;
-  for_units(schedule, x.H, [&](int own, int h, int b) {
-    load_own(s, own_turn, maps.q, maps.dout, b, own, h);
-    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, own);
+  for (int i = static_cast<int>(blockIdx.x);; i = schedule.next()) {
+    const int2 unit = schedule.unit(i);
+    const int h = unit.y % x.H, b = unit.y / x.H;
+    load_own(s, own_turn, i, maps, unit.x, h, b);
+    if (unit.x < 0) return;
+    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
-      const int j0 = n.tile * Shape::N, hk = h / x.group;
-      s.met_ring.acquire(turn, 2 * Shape::Met::bytes);
-      tile::tma_load(s.met_a[turn.stage], maps.k, s.met_ring.full(turn), b, j0, hk, 0);
-      tile::tma_load(s.met_b[turn.stage], maps.v, s.met_ring.full(turn), b, j0, hk, 0);
+      s.met_ring.acquire(turn);
+      load_met(s, turn, maps, n.tile * Shape::N, h / x.group, b);
       turn.next<Shape::kStages>();
     }
-  });
+  }
 }
 
+// While the scores of a tile are made, the product of the tile before runs.
 template <int D, class Sight>
 __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const Call<bf16>& x,
                                                const Sight& sight, const Schedule& schedule,
@@ -236,12 +276,16 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
   constexpr int N = Shape::N;
   const int group = tile::warpgroup_index() - 1, row0 = 16 * (tile::warp_index() % 4);
   const bool one_lane = tile::lane_index() == 0;
-  const float unit = x.scale * tile::kLog2e;
+  const float unit_of_score = x.scale * tile::kLog2e;
   Turn own_turn, turn;
-  for_units(schedule, x.H, [&](int own, int h, int b) {
-    const int t0 = own * kOwn + 64 * group;
+  for (;; own_turn.next<2>()) {
+    s.own_ring.wait(own_turn);
+    const int2 unit = schedule.unit(uniform(s.unit[own_turn.stage]));
+    if (unit.x < 0) return;
+    const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
+    const Bounds bounds = sight.bounds_of_rows(t0, 64);
     float lse[2], delta[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -249,16 +293,23 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
       lse[half] = t[half] < x.T ? live_lse(in.lse[at]) * tile::kLog2e : INFINITY;
       delta[half] = t[half] < x.T ? in.delta[at] : 0.f;
     }
-    const auto q = s.own_a[own_turn.stage * kGroups + group],
-               dout = s.own_b[own_turn.stage * kGroups + group];
+    const auto q = s.own_a[own_turn.stage * kGroups + group];
+    const auto dout = s.own_b[own_turn.stage * kGroups + group];
     Acc<D> dq;
     tile::fill(dq, 0.f);
-    tile::Frag<bf16, N> d_frag;
+    tile::Frag<bf16, N> slopes;
     Turn before = turn;
     bool under_way = false;
-    s.own_ring.wait(own_turn);
-    auto walk = sight.template key_tiles<kOwn, N>(h, own);
+    auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
+      const int j0 = n.tile * N;
+      if (!(n.uses >> group & 1) || !bounds.meets(j0, N)) {
+        tile::wgmma_wait<0>(dq);
+        if (under_way && one_lane) s.met_ring.release(before);
+        under_way = false;
+        pass(s.met_ring, turn);
+        continue;
+      }
       Acc<N> p, d;
       s.met_ring.wait(turn);
       tile::wgmma_begin();
@@ -268,17 +319,19 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
       tile::wgmma_commit();
       tile::wgmma_wait<1>(p, dq);
       if (under_way && one_lane) s.met_ring.release(before);
-      hide(p, n, range, n.tile * N, [&](int half, int j) { return sight.sees(h, t[half], j); });
-      each_half(p, [&](int half, int, float& e) { e = tile::ex2(fmaf(e, unit, -lse[half])); });
+      hide(p, bounds.cuts(j0, N), n.fine >> group & 1, range, j0,
+           [&](int half, int j) { return sight.sees(h, t[half], j); });
+      each_half(
+          p, [&](int half, int, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[half])); });
       tile::wgmma_wait<0>(d);
 #pragma unroll
       for (int col = 0; col < N / 8; ++col) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[i / 2]);
       }
-      d_frag = tile::to_frag<bf16>(d);
-      tile::wgmma_begin(dq);
-      tile::wgmma_ab(dq, d_frag, s.met_a[turn.stage], 0, 0);
+      slopes = tile::to_frag<bf16>(d);
+      tile::wgmma_begin(dq, slopes);
+      tile::wgmma_ab(dq, slopes, s.met_a[turn.stage], 0, 0);
       tile::wgmma_commit();
       under_way = true;
       before = turn;
@@ -286,18 +339,11 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     }
     tile::wgmma_wait<0>(dq);
     if (under_way && one_lane) s.met_ring.release(before);
-    tile::named_sync(1 + group, 128);  // no warp reads q any more
-    send(dq, x.scale, q, row0);
-    tile::publish();
-    tile::named_sync(1 + group, 128);
-    if (threadIdx.x % 128 == 0) {
-      tile::tma_store(maps.da, q, b, t0, h, 0);
-      tile::tma_store_commit();
-      tile::tma_store_read<0>();
-      s.own_ring.release(own_turn);
-    }
-    own_turn.next<2>();
-  });
+    tile::scale(dq, x.scale);
+    send(
+        s, own_turn, group, [&] { tile::acc_to_smem(dq, q, row0, 0); },
+        [&] { tile::tma_store(maps.da, q, b, t0, h, 0); });
+  }
 }
 
 template <int D, class Sight>
@@ -307,7 +353,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   if constexpr (kHopper) {
     Arena arena(tile::dynamic_memory());
     const auto s = HopperBackward<D>::carve(arena);
-    init_rings(s);
+    init_rings(s, /*producers=*/1);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
       if (threadIdx.x == 0) load_keys_met(s, x, sight, schedule, maps);
@@ -318,38 +364,35 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   }
 }
 
-// --- The host's side -----------------------------------------------------------------------------
-
-// Tiles of 64 rows serve on either side of both kernels.
-template <int D>
-BackwardMaps backward_maps(const Call<bf16>& x, const Incoming<bf16>& in, const Heads<bf16>& da,
-                           const Heads<bf16>& db, int64_t tokens, int64_t heads) {
-  using Tile = Smem<bf16, 64, D>;
-  const int64_t key_heads = x.H / x.group;
-  BackwardMaps maps{map_of<Tile>(x.q, x.B, x.T, x.H),       map_of<Tile>(in.dout, x.B, x.T, x.H),
-                    map_of<Tile>(x.k, x.B, x.S, key_heads), map_of<Tile>(x.v, x.B, x.S, key_heads),
-                    map_of<Tile>(da, x.B, tokens, heads),   {}};
-  maps.db = db.data ? map_of<Tile>(db, x.B, tokens, heads) : maps.da;
-  return maps;
-}
+// --- The host's side: `taken` is a counter of each kernel's own, at zero ---------------------------
 
 template <int D, class Sight>
 void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
-                              const Heads<bf16>& dk, const Heads<bf16>& dv) {
+                              const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
+  using Own = typename HopperBackward<D>::Own;
+  using Met = typename HopperBackward<D>::Met;
   const int64_t heads = x.H / x.group;
-  const Schedule schedule = schedule_of(x.S, x.B * heads, int64_t{x.T} * D * 4 * x.group, false);
+  const BackwardMaps maps{map_of<Own>(x.k, x.B, x.S, heads), map_of<Own>(x.v, x.B, x.S, heads),
+                          map_of<Met>(x.q, x.B, x.T, x.H),   map_of<Met>(in.dout, x.B, x.T, x.H),
+                          map_of<Own>(dk, x.B, x.S, heads),  map_of<Own>(dv, x.B, x.S, heads)};
+  const Schedule schedule =
+      schedule_of(x.S, x.B * heads, int64_t{x.T} * D * 4 * x.group, /*last_first=*/false, taken);
   launch(hopper_key_gradients<D, Sight>, blocks_of(schedule), kHopperThreads,
-         HopperBackward<D>::bytes(), x, sight, schedule,
-         backward_maps<D>(x, in, dk, dv, x.S, heads), in);
+         HopperBackward<D>::bytes(), x, sight, schedule, maps, in);
 }
 template <int D, class Sight>
 void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
-                                const Heads<bf16>& dq) {
-  const Schedule schedule =
-      schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group, true);
+                                const Heads<bf16>& dq, int* taken) {
+  using Own = typename HopperBackward<D>::Own;
+  using Met = typename HopperBackward<D>::Met;
+  const int64_t heads = x.H / x.group;
+  const BackwardMaps maps{map_of<Own>(x.q, x.B, x.T, x.H),   map_of<Own>(in.dout, x.B, x.T, x.H),
+                          map_of<Met>(x.k, x.B, x.S, heads), map_of<Met>(x.v, x.B, x.S, heads),
+                          map_of<Own>(dq, x.B, x.T, x.H),    map_of<Own>(dq, x.B, x.T, x.H)};
+  const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
+                                        /*last_first=*/true, taken);
   launch(hopper_query_gradients<D, Sight>, blocks_of(schedule), kHopperThreads,
-         HopperBackward<D>::bytes(), x, sight, schedule, backward_maps<D>(x, in, dq, {}, x.T, x.H),
-         in);
+         HopperBackward<D>::bytes(), x, sight, schedule, maps, in);
 }
 
 }  // namespace weft::kernels::softmax

@@ -1,0 +1,9 @@
+// Backward through the tile layer in bf16.
+#include "kernels/common/softmax_backward.cuh"
+
+namespace weft::kernels::softmax {
+
+template void run_backward(const Call<bf16>&, const Band&, const Band&, const Incoming<bf16>&,
+                           const Heads<bf16>&, const Heads<bf16>&, const Heads<bf16>&);
+
+}  // namespace weft::kernels::softmax

@@ -1,0 +1,9 @@
+// Backward through the tile layer in f32.
+#include "kernels/common/softmax_backward.cuh"
+
+namespace weft::kernels::softmax {
+
+template void run_backward(const Call<float>&, const Band&, const Band&, const Incoming<float>&,
+                           const Heads<float>&, const Heads<float>&, const Heads<float>&);
+
+}  // namespace weft::kernels::softmax

@@ -1,0 +1,9 @@
+// Forward through the tile layer in bf16.
+#include "kernels/attention/forward_tiles.cuh"
+
+namespace weft::kernels::softmax {
+
+template void forward_on_tiles(const Call<bf16>&, const Band&, const Parts&, const Heads<bf16>&,
+                               float*);
+
+}  // namespace weft::kernels::softmax

@@ -1,0 +1,9 @@
+// Forward through the tile layer in f32.
+#include "kernels/attention/forward_tiles.cuh"
+
+namespace weft::kernels::softmax {
+
+template void forward_on_tiles(const Call<float>&, const Band&, const Parts&, const Heads<float>&,
+                               float*);
+
+}  // namespace weft::kernels::softmax

@@ -1,0 +1,11 @@
+// Backward through the tile layer in f32.
+#include "kernels/block_sparse/sight.cuh"
+#include "kernels/common/softmax_backward.cuh"
+
+namespace weft::kernels::softmax {
+
+template void run_backward(const Call<float>&, const BlockSight&, const BlockSight&,
+                           const Incoming<float>&, const Heads<float>&, const Heads<float>&,
+                           const Heads<float>&);
+
+}  // namespace weft::kernels::softmax

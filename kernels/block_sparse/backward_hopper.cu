@@ -1,0 +1,23 @@
+// Backward on sm_90a: the loops of kernels/common/softmax_hopper_backward.cuh along lists of tiles.
+#include "kernels/block_sparse/hopper.cuh"
+#include "kernels/common/softmax_hopper_backward.cuh"
+
+namespace weft::kernels::softmax {
+
+void keys_on_hopper(const Call<bf16>& x, const BlockSight& keys, const Incoming<bf16>& in,
+                    const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
+  if (hopper_head_size(x) == 64)
+    run_hopper_key_gradients<64>(x, keys, in, dk, dv, taken);
+  else
+    run_hopper_key_gradients<128>(x, keys, in, dk, dv, taken);
+}
+
+void queries_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Incoming<bf16>& in,
+                       const Heads<bf16>& dq, int* taken) {
+  if (hopper_head_size(x) == 64)
+    run_hopper_query_gradients<64>(x, rows, in, dq, taken);
+  else
+    run_hopper_query_gradients<128>(x, rows, in, dq, taken);
+}
+
+}  // namespace weft::kernels::softmax

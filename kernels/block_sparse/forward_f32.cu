@@ -1,0 +1,9 @@
+// Forward through the tile layer in f32.
+#include "kernels/block_sparse/sight.cuh"
+#include "kernels/common/softmax_forward.cuh"
+
+namespace weft::kernels::softmax {
+
+template void run_forward(const Call<float>&, const BlockSight&, const Outgoing<float>&);
+
+}  // namespace weft::kernels::softmax

@@ -1,0 +1,15 @@
+// Forward on sm_90a: the loop of kernels/common/softmax_hopper.cuh along lists of tiles.
+#include "kernels/block_sparse/hopper.cuh"
+#include "kernels/common/softmax_hopper.cuh"
+
+namespace weft::kernels::softmax {
+
+void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<bf16>& o,
+                       float* lse, int* taken) {
+  if (hopper_head_size(x) == 64)
+    run_hopper_forward<64, kSparseKeys>(x, rows, o, lse, taken);
+  else
+    run_hopper_forward<128, kSparseKeys>(x, rows, o, lse, taken);
+}
+
+}  // namespace weft::kernels::softmax

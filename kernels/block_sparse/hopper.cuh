@@ -1,0 +1,22 @@
+// The way to the kernels of sm_90a (kernels/common/softmax_hopper.cuh) for lists of tiles. They take what
+// fits_hopper() says; D is 64 or 128. `taken`: counters at zero, one for each call.
+#pragma once
+
+#include "kernels/block_sparse/sight.cuh"
+
+namespace weft::kernels::softmax {
+
+inline int hopper_head_size(const Call<bf16>& x) {
+  return std::max(x.q.width, x.v.width) <= 64 ? 64 : 128;
+}
+
+// `rows`: lists for tiles of kOwn rows, of tiles of kSparseKeys keys.
+void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<bf16>& o,
+                       float* lse, int* taken);
+// `keys`: for tiles of kOwn keys, of tiles of backward_tile(D) rows; `rows`: the reverse.
+void keys_on_hopper(const Call<bf16>& x, const BlockSight& keys, const Incoming<bf16>& in,
+                    const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken);
+void queries_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Incoming<bf16>& in,
+                       const Heads<bf16>& dq, int* taken);
+
+}  // namespace weft::kernels::softmax

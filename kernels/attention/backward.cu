@@ -26,7 +26,7 @@ void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const 
   const Tensor dout = with_rows(dy.o);
   const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), x.q.device());
   const RowDeltas deltas(saved.lse, dy.lse);
-  const Tensor taken = counters_of(2, x.q.device());
+  const Tensor taken = counters_of(2, x.q.device()), rows = padded_rows(saved.lse);
   if (x.q.is_meta()) return;
   const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, o.window);
   const bool hopper = fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, dout, dx.q, dx.k, dx.v}) &&
@@ -39,7 +39,8 @@ void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const 
     if constexpr (std::is_same_v<E, bf16>) {
       if (hopper) {
         taken.zero();
-        return backward_on_hopper(call, band, incoming, dq, dk, dv, dptr<int>(taken));
+        return backward_on_hopper(call, band, incoming, padded_rows_of(rows), dq, dk, dv,
+                                  dptr<int>(taken));
       }
     }
     run_backward(call, band, band, incoming, dq, dk, dv);

@@ -6,21 +6,22 @@ namespace weft::kernels::softmax {
 namespace {
 
 template <int D>
-void run(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in, const Heads<bf16>& dq,
-         const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
-  if (dk.data) run_hopper_key_gradients<D>(x, band, in, dk, dv, taken);
-  if (dq.data) run_hopper_query_gradients<D>(x, band, in, dq, taken + 1);
+void run(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in, const PaddedRows& rows,
+         const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
+  if (dk.data) run_hopper_key_gradients<D>(x, band, in, rows, dk, dv, taken);
+  if (dq.data) run_hopper_query_gradients<D>(x, band, in, rows, dq, taken + 1);
 }
 
 }  // namespace
 
 void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in,
-                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv,
-                        int* taken) {
+                        const PaddedRows& rows, const Heads<bf16>& dq, const Heads<bf16>& dk,
+                        const Heads<bf16>& dv, int* taken) {
+  run_pad_rows(x, in, rows);
   if (std::max(x.q.width, x.v.width) <= 64)
-    run<64>(x, band, in, dq, dk, dv, taken);
+    run<64>(x, band, in, rows, dq, dk, dv, taken);
   else
-    run<128>(x, band, in, dq, dk, dv, taken);
+    run<128>(x, band, in, rows, dq, dk, dv, taken);
 }
 
 }  // namespace weft::kernels::softmax

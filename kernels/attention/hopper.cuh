@@ -9,9 +9,9 @@ namespace weft::kernels::softmax {
 
 void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse,
                        int* taken);
-// Absent gradients are not computed, but dk and dv come together.
+// Absent gradients are not computed, but dk and dv come together. `rows`: memory, filled here.
 void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf16>& in,
-                        const Heads<bf16>& dq, const Heads<bf16>& dk, const Heads<bf16>& dv,
-                        int* taken);
+                        const PaddedRows& rows, const Heads<bf16>& dq, const Heads<bf16>& dk,
+                        const Heads<bf16>& dv, int* taken);
 
 }  // namespace weft::kernels::softmax

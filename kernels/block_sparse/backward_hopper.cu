@@ -4,20 +4,25 @@
 
 namespace weft::kernels::softmax {
 
+void pad_on_hopper(const Call<bf16>& x, const Incoming<bf16>& in, const PaddedRows& rows) {
+  run_pad_rows(x, in, rows);
+}
+
 void keys_on_hopper(const Call<bf16>& x, const BlockSight& keys, const Incoming<bf16>& in,
-                    const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
+                    const PaddedRows& padded, const Heads<bf16>& dk, const Heads<bf16>& dv,
+                    int* taken) {
   if (hopper_head_size(x) == 64)
-    run_hopper_key_gradients<64>(x, keys, in, dk, dv, taken);
+    run_hopper_key_gradients<64>(x, keys, in, padded, dk, dv, taken);
   else
-    run_hopper_key_gradients<128>(x, keys, in, dk, dv, taken);
+    run_hopper_key_gradients<128>(x, keys, in, padded, dk, dv, taken);
 }
 
 void queries_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Incoming<bf16>& in,
-                       const Heads<bf16>& dq, int* taken) {
+                       const PaddedRows& padded, const Heads<bf16>& dq, int* taken) {
   if (hopper_head_size(x) == 64)
-    run_hopper_query_gradients<64>(x, rows, in, dq, taken);
+    run_hopper_query_gradients<64>(x, rows, in, padded, dq, taken);
   else
-    run_hopper_query_gradients<128>(x, rows, in, dq, taken);
+    run_hopper_query_gradients<128>(x, rows, in, padded, dq, taken);
 }
 
 }  // namespace weft::kernels::softmax

@@ -13,10 +13,13 @@ inline int hopper_head_size(const Call<bf16>& x) {
 // `rows`: lists for tiles of kOwn rows, of tiles of kSparseKeys keys.
 void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<bf16>& o,
                        float* lse, int* taken);
+// Backward: first the rows' numbers, then either.
+void pad_on_hopper(const Call<bf16>& x, const Incoming<bf16>& in, const PaddedRows& rows);
 // `keys`: for tiles of kOwn keys, of tiles of backward_tile(D) rows; `rows`: the reverse.
 void keys_on_hopper(const Call<bf16>& x, const BlockSight& keys, const Incoming<bf16>& in,
-                    const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken);
+                    const PaddedRows& padded, const Heads<bf16>& dk, const Heads<bf16>& dv,
+                    int* taken);
 void queries_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Incoming<bf16>& in,
-                       const Heads<bf16>& dq, int* taken);
+                       const PaddedRows& padded, const Heads<bf16>& dq, int* taken);
 
 }  // namespace weft::kernels::softmax

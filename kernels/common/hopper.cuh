@@ -330,6 +330,14 @@ __device__ __forceinline__ void tma_load(Smem<bf16, R, C> tile, const CUtensorMa
         : "memory");
   }
 }
+// One thread loads numbers that lie together: a multiple of 4, from and to multiples of 16 bytes.
+__device__ __forceinline__ void bulk_load(float* to, const float* from, int count, Barrier* full) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
+      "l"(from), "r"(count * 4), "r"(shared_address(full))
+      : "memory");
+}
 // One thread stores the tile, nothing beyond the edges. It was published. tma_store_commit() closes a
 // group; tma_store_read<N>() waits until all but the N latest are read and their tiles may be
 // written again; before the kernel ends nothing need be waited for but tma_store_read<0>().

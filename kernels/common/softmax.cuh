@@ -324,6 +324,22 @@ inline bool fits_hopper(double scale, double softcap, std::initializer_list<Tens
 inline constexpr int kGroups = 2, kOwn = 64 * kGroups, kSparseKeys = 64;
 inline constexpr int backward_tile(int D) { return D == 64 ? 128 : 64; }
 
+// What those loops read of the rows backward: lse in powers of two and delta, [B, H, T] each, T rounded
+// up to whole tiles. Where there is no row, or one that sees nothing, lse is +infinity and so its p 0.
+struct PaddedRows {
+  float* lse = nullptr;
+  float* delta = nullptr;
+  int stride = 0;
+};
+inline Tensor padded_rows(const Tensor& lse) {
+  return empty({2, lse.size(0), lse.size(1), (lse.size(2) + kOwn - 1) / kOwn * kOwn}, Dtype::f32,
+               lse.device());
+}
+inline PaddedRows padded_rows_of(const Tensor& t) {
+  float* const data = dptr<float>(t);
+  return {data, data + t.stride(0), static_cast<int>(t.size(3))};
+}
+
 // Counters for `n` launches of those loops, which leave them used.
 inline Tensor counters_of(int64_t n, Device device) { return empty({n}, Dtype::i32, device); }
 

@@ -40,6 +40,16 @@ struct HopperBackward {
   }
 };
 
+static __global__ void __launch_bounds__(256)
+    pad_rows(const float* lse, const float* delta, const PaddedRows to, int64_t count, int T) {
+  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (i >= count) return;
+  const int t = static_cast<int>(i % to.stride);
+  const int64_t from = i / to.stride * T + t;
+  to.lse[i] = t < T ? live_lse(lse[from]) * tile::kLog2e : INFINITY;
+  to.delta[i] = t < T ? delta[from] : 0.f;
+}
+
 struct BackwardMaps {
   CUtensorMap own_a, own_b, met_a, met_b, da, db;  // da, db: the results, dk and dv or dq
 };
@@ -62,8 +72,10 @@ __device__ __forceinline__ void load_own(const HopperBackward<D>& s, Turn& turn,
 }
 template <int D>
 __device__ __forceinline__ void load_met(const HopperBackward<D>& s, Turn turn,
-                                         const BackwardMaps& maps, int first, int h, int b) {
-  tile::barrier_arrive_expecting(s.met_ring.full(turn), 2 * HopperBackward<D>::Met::bytes);
+                                         const BackwardMaps& maps, int first, int h, int b,
+                                         int more_bytes = 0) {
+  tile::barrier_arrive_expecting(s.met_ring.full(turn),
+                                 2 * HopperBackward<D>::Met::bytes + more_bytes);
   tile::tma_load(s.met_a[turn.stage], maps.met_a, s.met_ring.full(turn), b, first, h, 0);
   tile::tma_load(s.met_b[turn.stage], maps.met_b, s.met_ring.full(turn), b, first, h, 0);
 }
@@ -86,41 +98,31 @@ __device__ __forceinline__ void send(const HopperBackward<D>& s, Turn turn, int 
 
 // --- dk and dv -----------------------------------------------------------------------------------
 
-// One warp: its first lane copies tiles, all bring lse and delta.
+// One thread.
 template <int D, class Sight>
 __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const Call<bf16>& x,
                                               const Sight& sight, const Schedule& schedule,
-                                              const BackwardMaps& maps, const Incoming<bf16>& in) {
+                                              const BackwardMaps& maps, const PaddedRows& rows) {
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
-  const int lane = tile::lane_index(), key_heads = x.H / x.group;
+  const int key_heads = x.H / x.group;
   Turn own_turn, turn;
-  for (int i = static_cast<int>(blockIdx.x);;) {
+  for (int i = static_cast<int>(blockIdx.x);; i = schedule.next()) {
     const int2 unit = schedule.unit(i);
     const int hk = unit.y % key_heads, b = unit.y / key_heads;
-    if (lane == 0) load_own(s, own_turn, i, maps, unit.x, hk, b);
+    load_own(s, own_turn, i, maps, unit.x, hk, b);
     if (unit.x < 0) return;
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      const int64_t first = (int64_t{b} * x.H + h) * x.T;
       auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
-        const int t0 = n.tile * N;
+        const int64_t at = (int64_t{b} * x.H + h) * rows.stride + n.tile * N;
         s.met_ring.acquire(turn);
-        if (lane == 0) load_met(s, turn, maps, t0, h, b);
-#pragma unroll
-        for (int r = lane; r < N; r += 32) {
-          const bool inside = t0 + r < x.T;
-          s.lse[turn.stage * N + r] =
-              inside ? live_lse(in.lse[first + t0 + r]) * tile::kLog2e : INFINITY;
-          s.delta[turn.stage * N + r] = inside ? in.delta[first + t0 + r] : 0.f;
-        }
-        __syncwarp();
-        if (lane == 0) tile::barrier_arrive(s.met_ring.full(turn));
+        load_met(s, turn, maps, n.tile * N, h, b, 2 * N * 4);
+        tile::bulk_load(s.lse + turn.stage * N, rows.lse + at, N, s.met_ring.full(turn));
+        tile::bulk_load(s.delta + turn.stage * N, rows.delta + at, N, s.met_ring.full(turn));
         turn.next<Shape::kStages>();
       }
     }
-    if (lane == 0) i = schedule.next();
-    i = uniform(i);
   }
 }
 
@@ -217,10 +219,10 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
 }
 
 template <int D>
-__device__ __forceinline__ void init_rings(const HopperBackward<D>& s, int producers) {
+__device__ __forceinline__ void init_rings(const HopperBackward<D>& s) {
   if (threadIdx.x == 0) {
     s.own_ring.init(1, kGroups);
-    s.met_ring.init(producers, 4 * kGroups);
+    s.met_ring.init(1, 4 * kGroups);
     tile::barriers_ready();
   }
   __syncthreads();
@@ -229,14 +231,14 @@ __device__ __forceinline__ void init_rings(const HopperBackward<D>& s, int produ
 template <int D, class Sight>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_key_gradients(const Call<bf16> x, const Sight sight, const Schedule schedule,
-                         const __grid_constant__ BackwardMaps maps, const Incoming<bf16> in) {
+                         const __grid_constant__ BackwardMaps maps, const PaddedRows rows) {
   if constexpr (kHopper) {
     Arena arena(tile::dynamic_memory());
     const auto s = HopperBackward<D>::carve(arena);
-    init_rings(s, /*producers=*/2);  // the copies, and lse with delta
+    init_rings(s);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x < 32) load_rows_met(s, x, sight, schedule, maps, in);
+      if (threadIdx.x == 0) load_rows_met(s, x, sight, schedule, maps, rows);
     } else {
       tile::take_registers<kConsumerRegisters>();
       gather_keys(s, x, sight, schedule, maps);
@@ -271,7 +273,7 @@ __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const 
 template <int D, class Sight>
 __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const Call<bf16>& x,
                                                const Sight& sight, const Schedule& schedule,
-                                               const BackwardMaps& maps, const Incoming<bf16>& in) {
+                                               const BackwardMaps& maps, const PaddedRows& rows) {
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
   const int group = tile::warpgroup_index() - 1, row0 = 16 * (tile::warp_index() % 4);
@@ -286,13 +288,9 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
     const Bounds bounds = sight.bounds_of_rows(t0, 64);
-    float lse[2], delta[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t at = (int64_t{b} * x.H + h) * x.T + t[half];
-      lse[half] = t[half] < x.T ? live_lse(in.lse[at]) * tile::kLog2e : INFINITY;
-      delta[half] = t[half] < x.T ? in.delta[at] : 0.f;
-    }
+    const int64_t first = (int64_t{b} * x.H + h) * rows.stride;
+    const float lse[2] = {rows.lse[first + t[0]], rows.lse[first + t[1]]};
+    const float delta[2] = {rows.delta[first + t[0]], rows.delta[first + t[1]]};
     const auto q = s.own_a[own_turn.stage * kGroups + group];
     const auto dout = s.own_b[own_turn.stage * kGroups + group];
     Acc<D> dq;
@@ -349,26 +347,33 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
 template <int D, class Sight>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_query_gradients(const Call<bf16> x, const Sight sight, const Schedule schedule,
-                           const __grid_constant__ BackwardMaps maps, const Incoming<bf16> in) {
+                           const __grid_constant__ BackwardMaps maps, const PaddedRows rows) {
   if constexpr (kHopper) {
     Arena arena(tile::dynamic_memory());
     const auto s = HopperBackward<D>::carve(arena);
-    init_rings(s, /*producers=*/1);
+    init_rings(s);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
       if (threadIdx.x == 0) load_keys_met(s, x, sight, schedule, maps);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      gather_queries(s, x, sight, schedule, maps, in);
+      gather_queries(s, x, sight, schedule, maps, rows);
     }
   }
 }
 
-// --- The host's side: `taken` is a counter of each kernel's own, at zero ---------------------------
+// --- The host's side -----------------------------------------------------------------------------
 
+inline void run_pad_rows(const Call<bf16>& x, const Incoming<bf16>& in, const PaddedRows& rows) {
+  const int64_t count = int64_t{x.B} * x.H * rows.stride;
+  launch(pad_rows, (count + 255) / 256, 256, 0, in.lse, in.delta, rows, count, x.T);
+}
+
+// After run_pad_rows(); `taken` is a counter of each kernel's own, at zero.
 template <int D, class Sight>
 void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
-                              const Heads<bf16>& dk, const Heads<bf16>& dv, int* taken) {
+                              const PaddedRows& rows, const Heads<bf16>& dk, const Heads<bf16>& dv,
+                              int* taken) {
   using Own = typename HopperBackward<D>::Own;
   using Met = typename HopperBackward<D>::Met;
   const int64_t heads = x.H / x.group;
@@ -378,11 +383,11 @@ void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Inc
   const Schedule schedule =
       schedule_of(x.S, x.B * heads, int64_t{x.T} * D * 4 * x.group, /*last_first=*/false, taken);
   launch(hopper_key_gradients<D, Sight>, blocks_of(schedule), kHopperThreads,
-         HopperBackward<D>::bytes(), x, sight, schedule, maps, in);
+         HopperBackward<D>::bytes(), x, sight, schedule, maps, rows);
 }
 template <int D, class Sight>
 void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
-                                const Heads<bf16>& dq, int* taken) {
+                                const PaddedRows& rows, const Heads<bf16>& dq, int* taken) {
   using Own = typename HopperBackward<D>::Own;
   using Met = typename HopperBackward<D>::Met;
   const int64_t heads = x.H / x.group;
@@ -392,7 +397,7 @@ void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const I
   const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
                                         /*last_first=*/true, taken);
   launch(hopper_query_gradients<D, Sight>, blocks_of(schedule), kHopperThreads,
-         HopperBackward<D>::bytes(), x, sight, schedule, maps, in);
+         HopperBackward<D>::bytes(), x, sight, schedule, maps, rows);
 }
 
 }  // namespace weft::kernels::softmax

@@ -56,19 +56,25 @@ struct GradientTiles {
   __host__ __device__ explicit GradientTiles(Arena& arena) {
     q = arena.carve<Smem<T, kChunk, kKeys>>();
     k = arena.carve<Smem<T, kChunk, kKeys>>();
-    for (Rows* t : {&dout, &written, &erased, &value}) {
-      *t = arena.carve<Rows>();
-      (void)arena.carve<Rows>();
-    }
-    for (State* t : {&state, &dstate}) {
-      *t = arena.carve<State>();
-      (void)arena.carve<State>();
-    }
+    dout = arena.carve<Rows>();  // one by one: whose address is taken ends up in local memory
+    (void)arena.carve<Rows>();
+    written = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    erased = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    value = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    state = arena.carve<State>();
+    (void)arena.carve<State>();
+    dstate = arena.carve<State>();
+    (void)arena.carve<State>();
     query.data = dout.data;
     key.data = written.data;
     erase.data = reinterpret_cast<float*>(state.data);
     static_assert(query.bytes <= 2 * Rows::bytes && erase.bytes <= 2 * State::bytes);
-    for (Square* t : {&dP, &dL, &dM}) *t = arena.carve<Square>();
+    dP = arena.carve<Square>();
+    dL = arena.carve<Square>();
+    dM = arena.carve<Square>();
     gates = arena.carve<Gate>(kChunk);
     sum = arena.carve<GateSum>(kChunk);
     own = arena.carve<float>(kChunk);

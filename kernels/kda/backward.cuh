@@ -65,19 +65,32 @@ struct GradientTiles {
   float* sums;     // [4][kBlocks][kKeys]
   float* closing;  // [2][kKeys]: of dS . S
   __host__ __device__ explicit GradientTiles(Arena& arena) {
-    for (Keys* t : {&q, &k, &q_up, &k_up, &k_down}) *t = arena.carve<Keys>();
+    q = arena.carve<Keys>();  // one by one: whose address is taken ends up in local memory
+    k = arena.carve<Keys>();
+    q_up = arena.carve<Keys>();
+    k_up = arena.carve<Keys>();
+    k_down = arena.carve<Keys>();
     Arena later = arena;
-    for (Rows* t : {&dout, &written, &erased, &value}) {
-      *t = arena.carve<Rows>();
-      (void)arena.carve<Rows>();
-    }
-    for (State* t : {&state, &dstate}) {
-      *t = arena.carve<State>();
-      (void)arena.carve<State>();
-    }
-    for (Wide* t : {&query, &erase, &write, &end}) *t = later.carve<Wide>();
+    dout = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    written = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    erased = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    value = arena.carve<Rows>();
+    (void)arena.carve<Rows>();
+    state = arena.carve<State>();
+    (void)arena.carve<State>();
+    dstate = arena.carve<State>();
+    (void)arena.carve<State>();
+    query = later.carve<Wide>();
+    erase = later.carve<Wide>();
+    write = later.carve<Wide>();
+    end = later.carve<Wide>();
     if (later.used() > arena.used()) arena = later;
-    for (Square* t : {&dP, &dL, &dM}) *t = arena.carve<Square>();
+    dP = arena.carve<Square>();
+    dL = arena.carve<Square>();
+    dM = arena.carve<Square>();
     pairs = arena.carve<float>(4 * kBlocks * kBlock * kBlock);
     gates = arena.carve<Gate>(kChunk);
     own = arena.carve<float>(kChunk);

@@ -17,7 +17,7 @@ struct Lanes {
   static constexpr int kWidth = kWidth_, kLanes = kLanes_, kPacks = kPacks_;
   static constexpr int kThreads = kLanes <= 32 ? 256 : kLanes;
   static constexpr int kPerBlock = kThreads / kLanes;
-  static constexpr int kBlocks = kThreads < 512 ? 512 / kThreads : 1;  // at least, a multiprocessor
+  static constexpr int kBlocks = kThreads < 512 ? 768 / kThreads : 1;  // at least, a multiprocessor
   static constexpr int kSlots = kPacks > 0 ? kPacks : 1;
 
   // Calls f(slot, column) for the packs of this thread, of `count`.

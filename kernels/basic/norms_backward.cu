@@ -43,8 +43,7 @@ struct Element {
 // Adds the sums of a block's walks, [kPerBlock, W] in `shared`, and writes them as its part.
 template <class L>
 __device__ void write_block_sum(const float (&sum)[L::kSlots][L::kWidth], int packs, int W,
-                                float* part) {
-  extern __shared__ float shared[];
+                                float* shared, float* part) {
   __syncthreads();
   float* const mine = shared + threadIdx.x / L::kLanes * W;
   L::each(packs, [&](int j, int column) { store_floats(mine + column, sum[j]); });
@@ -57,10 +56,58 @@ __device__ void write_block_sum(const float (&sum)[L::kSlots][L::kWidth], int pa
   }
 }
 
+// The packs of a thread on their way from memory: two rounds of them, in shared memory that no other
+// thread looks at. Where a segment is too long for that, they are read from memory when asked for.
 template <Norm kNorm, class L, class T>
-__global__ void __launch_bounds__(L::kThreads, L::kBlocks)
+struct Flow {
+  static constexpr int kTensors = kNorm == Norm::gated ? 3 : 2;  // x, dy, z
+  static constexpr int kBytes = L::kPacks > 0 ? 2 * kTensors* L::kSlots* L::kThreads * 16 : 0;
+  using Line = Pack<T, L::kWidth>;
+
+  const T* from[kTensors];
+  Line* mine;
+
+  __device__ __forceinline__ Line* at(int stage, int tensor, int j) const {
+    return mine + ((stage * kTensors + tensor) * L::kSlots + j) * L::kThreads;
+  }
+  __device__ __forceinline__ void fetch(int stage, int count) const {
+    if constexpr (L::kPacks > 0) {
+      L::each(count, [&](int j, int column) {
+#pragma unroll
+        for (int i = 0; i < kTensors; ++i) {
+          const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(at(stage, i, j)));
+          asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from[i] + column)
+                       : "memory");
+        }
+      });
+      asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+  }
+  __device__ __forceinline__ Line get(int stage, int tensor, int j, int column) const {
+    if constexpr (L::kPacks > 0) return *at(stage, tensor, j);
+    return load<L::kWidth>(from[tensor] + column);
+  }
+};
+
+// What a walk does next.
+struct Step {
+  uint32_t s;
+  int count;  // of packs; 0: nothing
+  float mean, root;
+};
+
+// Blocks of 256 threads that a multiprocessor has registers for.
+constexpr int64_t blocks_of(Norm norm, int64_t packs_a_lane) {
+  return norm != Norm::scaled && packs_a_lane == 3 ? 2 : 3;
+}
+
+template <Norm kNorm, class L, class T>
+__global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
+                                                   ? blocks_of(kNorm, L::kPacks) * 256 / L::kThreads
+                                                   : 1)
     norm_backward(const Backward<T> a, int packs) {
   constexpr int kWidth = L::kWidth;
+  extern __shared__ __align__(16) float shared[];
   const uint32_t walk = blockIdx.x * L::kPerBlock + threadIdx.x / L::kLanes;
   const bool in_block = L::kPacks > 0 && L::kPerBlock > 1 && a.groups == 1;
   const int start = a.groups == 1 ? 0 : static_cast<int>(walk % a.groups) * a.W;
@@ -78,47 +125,64 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
       });
   }
 
+  Flow<kNorm, L, T> flow;
+  flow.mine = reinterpret_cast<Pack<T, kWidth>*>(shared) + threadIdx.x;
+  const auto begin = [&](uint32_t round) {
+    Step step{.s = round * a.walks + walk, .count = 0, .mean = 0, .root = 0};
+    if (walk < a.walks && step.s < a.segments) {
+      step.count = packs;
+      if (kNorm == Norm::centred) step.mean = a.mean[step.s];
+      step.root = a.rstd[step.s];
+      flow.from[0] = segment_at(a.x, a.x_stride, step.s, a.groups, a.W);
+      flow.from[1] = segment_at(a.dy, a.dy_stride, step.s, a.groups, a.W);
+      if constexpr (kNorm == Norm::gated)
+        flow.from[2] = segment_at(a.z, a.z_stride, step.s, a.groups, a.W);
+    }
+    return step;
+  };
+
   const uint32_t rounds = (a.segments + a.walks - 1) / a.walks;
+  Step next = begin(0);
+  flow.fetch(0, next.count);
   for (uint32_t round = 0; round < rounds; ++round) {
-    const uint32_t s = round * a.walks + walk;
-    const int count = walk < a.walks && s < a.segments ? packs : 0;
-    const Segment<T, L> x(segment_at(a.x, a.x_stride, s, a.groups, a.W), count);
-    const Segment<T, L> dy(segment_at(a.dy, a.dy_stride, s, a.groups, a.W), count);
-    const Segment<T, L> z(segment_at(a.z, a.z_stride, s, a.groups, a.W),
-                          kNorm == Norm::gated ? count : 0);
-    const float mean = kNorm == Norm::centred && count > 0 ? a.mean[s] : 0;
-    const float root = count > 0 ? a.rstd[s] : 0;
+    const Step now = next;
+    const int stage = static_cast<int>(round % 2);
+    if constexpr (L::kPacks > 0) {
+      next = begin(round + 1);
+      flow.fetch(1 - stage, next.count);
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+    }
     float sigmoids[L::kSlots][kWidth];
     if (kNorm == Norm::gated && L::kPacks > 0)
-      L::each(count, [&](int j, int column) {
-        const auto gate = z(j, column);
+      L::each(now.count, [&](int j, int column) {
+        const auto gate = flow.get(stage, 2, j, column);
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) sigmoids[j][k] = gate_sigmoid(to_float(gate.at[k]));
       });
     // Calls f(element, its dy, k) for each number of a pack.
     const auto each_of = [&](int j, int column, const auto& f) {
-      const auto in = x(j, column), flow = dy(j, column);
+      const auto in = flow.get(stage, 0, j, column), dy = flow.get(stage, 1, j, column);
       Pack<T, kWidth> gate, weight;
-      if (kNorm == Norm::gated) gate = z(j, column);
+      if (kNorm == Norm::gated) gate = flow.get(stage, 2, j, column);
       if (a.weight) weight = load<kWidth>(a.weight + start + column);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const float g = to_float(flow.at[k]), w = a.weight ? to_float(weight.at[k]) : 1;
+        const float g = to_float(dy.at[k]), w = a.weight ? to_float(weight.at[k]) : 1;
         float of_gate = 0, sigmoid = 0;
         if (kNorm == Norm::gated) {
           of_gate = to_float(gate.at[k]);
           sigmoid = L::kPacks > 0 ? sigmoids[j][k] : gate_sigmoid(of_gate);
         }
-        f(Element<kNorm>(a, to_float(in.at[k]), of_gate, sigmoid, w, g, mean), g, k);
+        f(Element<kNorm>(a, to_float(in.at[k]), of_gate, sigmoid, w, g, now.mean), g, k);
       }
     };
 
     float flat = 0, along = 0;  // sums of dn and of dn n
-    L::each(count, [&](int j, int column) {
+    L::each(now.count, [&](int j, int column) {
       each_of(j, column, [&](const Element<kNorm>& e, float g, int k) {
         flat += e.dn;
         along += e.dn * e.n;
-        const float to_weight = g * e.a * e.n * root;
+        const float to_weight = g * e.a * e.n * now.root;
         if constexpr (L::kPacks > 0) {
           dw[j][k] += to_weight;
           if (kNorm == Norm::centred) db[j][k] += g;
@@ -128,10 +192,11 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
         }
       });
     });
+    const float root = now.root;
     along = sum_lanes<L::kLanes>(along) * a.inverse_count * root * root;
     flat = kNorm == Norm::centred ? sum_lanes<L::kLanes>(flat) * a.inverse_count : 0;
 
-    L::each(count, [&](int j, int column) {
+    L::each(now.count, [&](int j, int column) {
       Pack<T, kWidth> to_x, to_z;
       each_of(j, column, [&](const Element<kNorm>& e, float, int k) {
         if (kNorm != Norm::gated) {
@@ -145,17 +210,18 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
           to_z.at[k] = from_float<T>(root * e.wg * e.n * e.slope);
         }
       });
-      const int64_t at = static_cast<int64_t>(s) * a.W + column;
+      const int64_t at = static_cast<int64_t>(now.s) * a.W + column;
       if (a.dx) store(a.dx + at, to_x);
       if (kNorm == Norm::gated && a.dz) store(a.dz + at, to_z);
     });
+    if constexpr (L::kPacks == 0) next = begin(round + 1);
   }
 
   if constexpr (L::kPacks > 0) {
     if (in_block) {
-      if (a.weight_parts) write_block_sum<L>(dw, packs, a.W, a.weight_parts + part_at);
+      if (a.weight_parts) write_block_sum<L>(dw, packs, a.W, shared, a.weight_parts + part_at);
       if (kNorm == Norm::centred && a.bias_parts)
-        write_block_sum<L>(db, packs, a.W, a.bias_parts + part_at);
+        write_block_sum<L>(db, packs, a.W, shared, a.bias_parts + part_at);
     } else if (walk < a.walks) {
       L::each(packs, [&](int j, int column) {
         if (a.weight_parts) store_floats(a.weight_parts + part_at + column, dw[j]);
@@ -165,11 +231,13 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   }
 }
 
-// How many rows of partial sums there are.
-int64_t part_count(Dtype dtype, int64_t R, int64_t groups, int64_t W) {
+// How many rows of partial sums there are: as many as keep 132 multiprocessors busy once.
+int64_t part_count(Norm norm, Dtype dtype, int64_t R, int64_t groups, int64_t W) {
   const int64_t lanes = lanes_of(dtype, W);
-  if (groups == 1 && lanes <= 32) return std::min<int64_t>(ceil_div(R, 256 / lanes), 512);
-  return std::min(R, std::max<int64_t>(1, 65536 / (lanes * groups)));
+  const int64_t packs = ceil_div(ceil_div(W * size_of(dtype), 16), lanes);
+  const int64_t blocks = 132 * blocks_of(norm, packs);
+  if (groups == 1 && lanes <= 32) return std::min(ceil_div(R, 256 / lanes), blocks);
+  return std::min(R, std::max<int64_t>(1, blocks * 256 / (lanes * groups)));
 }
 
 struct Given {
@@ -188,7 +256,7 @@ void launch(const Given& in, const Wanted& out) {
   const int64_t R = in.x.size(0), D = in.x.size(1), W = std::max<int64_t>(1, D / in.groups);
   const Device device = in.x.device();
   const bool sums = out.weight || out.bias;
-  const int64_t parts = sums ? part_count(in.x.dtype(), R, in.groups, W) : 0;
+  const int64_t parts = sums ? part_count(kNorm, in.x.dtype(), R, in.groups, W) : 0;
   const Tensor weight_parts = out.weight ? empty({parts, D}, Dtype::f32, device) : Tensor();
   const Tensor bias_parts = out.bias ? empty({parts, D}, Dtype::f32, device) : Tensor();
   if (device.is_meta() || D == 0) return;
@@ -222,11 +290,16 @@ void launch(const Given& in, const Wanted& out) {
                                          : parts * in.groups;
         a.walks = static_cast<uint32_t>(walks);
         const auto blocks = static_cast<unsigned>(ceil_div(walks, L::kPerBlock));
-        const size_t shared = sums && in_block ? L::kPerBlock * W * sizeof(float) : 0;
-        norm_backward<kNorm, L><<<blocks, L::kThreads, shared, cuda_stream(device)>>>(a, packs);
+        const auto of_sums = static_cast<int>(L::kPerBlock * W * sizeof(float));
+        const int shared = L::kPacks == 0 ? 0 : std::max(Flow<kNorm, L, T>::kBytes, of_sums);
+        void (*const kernel)(Backward<T>, int) = norm_backward<kNorm, L, T>;
+        if (shared > 48 * 1024)
+          cuda_check(
+              cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+        kernel<<<blocks, L::kThreads, shared, cuda_stream(device)>>>(a, packs);
       });
-    if (out.weight) sum_columns(dptr<float>(weight_parts), parts, D, dptr<T>(out.weight), device);
-    if (out.bias) sum_columns(dptr<float>(bias_parts), parts, D, dptr<T>(out.bias), device);
+    sum_columns(dptr<float>(weight_parts), parts, D, dptr<T>(out.weight), device,
+                dptr<float>(bias_parts), dptr<T>(out.bias));
   });
   check_launch("norm backward");
 }

@@ -57,7 +57,8 @@ struct Reference<CrossEntropy> {
                                             sample("one row", 1, 4, 3, 1),
                                             sample("one entry", 3, 4, 1, 1),
                                             sample("no rows", 0, 4, 3, 1, true),
-                                            sample("many rows", 70, 2, 8, 1)};
+                                            sample("many rows", 70, 2, 8, 1),
+                                            sample("many entries", 6, 8, 1003, 2, true)};
     list.push_back(sample("no labelled row", 5, 4, 3, 1, true));
     list.back().o.targets.fill(CrossEntropy::kIgnored);
     list.push_back(sample("large logits", 5, 4, 6, 1));

@@ -23,6 +23,9 @@ struct Reference<Embedding> {
     std::vector<Case<Embedding>> list = {make("repeated ids", 7, 5, {3, 0, 3, 6, 3, 0}),
                                          make("one row", 4, 3, {2}), make("no rows", 4, 3, {}),
                                          make("wider than a strip", 5, 67, {4, 4, 0, 1, 4})};
+    std::vector<int32_t> many;
+    for (int32_t r = 0; r < 90; ++r) many.push_back(r % 3 ? 4 : r * 7 % 6);
+    list.push_back(make("an id in half of many rows", 7, 24, many));
     list.push_back(make("transposed table", 6, 6, {5, 1, 5}));
     list.back().x.weight = list.back().x.weight.transpose(0, 1);
     return list;

@@ -56,10 +56,12 @@ struct Reference<RmsNorm> {
       return c;
     };
     std::vector<Case<RmsNorm>> list = {
-        make("odd sizes", 7, 13, 1, true),  make("no weight", 3, 8, 1, false),
-        make("two groups", 5, 14, 2, true), make("four groups", 33, 12, 4, true),
-        make("one column", 4, 1, 1, true),  make("one row", 1, 5, 1, true),
-        make("no rows", 0, 6, 2, true),     make("many rows", 70, 5, 1, true)};
+        make("odd sizes", 7, 13, 1, true),   make("no weight", 3, 8, 1, false),
+        make("two groups", 5, 14, 2, true),  make("four groups", 33, 12, 4, true),
+        make("one column", 4, 1, 1, true),   make("one row", 1, 5, 1, true),
+        make("no rows", 0, 6, 2, true),      make("many rows", 70, 5, 1, true),
+        make("wide rows", 5, 768, 1, true),  make("wide groups", 9, 256, 4, true),
+        make("wider rows", 2, 2304, 1, true)};
     list.push_back(
         {"uneven rows", {definition::uneven(5, 9), normal({9}, 1, "weight")}, {1e-3, 1}});
     list.push_back({"columns of a wider matrix",
@@ -109,7 +111,8 @@ struct Reference<LayerNorm> {
         make("weight alone", 3, 5, 1, true, false), make("bias alone", 3, 5, 1, false, true),
         make("two groups", 5, 14, 2, true, true),   make("four groups", 33, 12, 4, true, true),
         make("one column", 4, 1, 1, true, true),    make("no rows", 0, 6, 2, true, true),
-        make("many rows", 70, 5, 1, true, true)};
+        make("many rows", 70, 5, 1, true, true),    make("wide rows", 5, 768, 1, true, true),
+        make("wide groups", 9, 256, 4, true, true), make("wider rows", 2, 2304, 1, true, true)};
     list.push_back({"uneven rows",
                     {definition::uneven(5, 9), normal({9}, 1, "weight"), normal({9}, 1, "bias")},
                     {1e-3, 1}});
@@ -162,6 +165,8 @@ struct Reference<GatedNorm> {
       list.push_back(make("four groups" + when, 33, 12, 4, true, first, "sigmoid"));
       list.push_back(make("no rows" + when, 0, 6, 1, true, first, "silu"));
       list.push_back(make("many rows" + when, 70, 5, 1, true, first, "silu"));
+      list.push_back(make("wide rows" + when, 3, 768, 1, true, first, "sigmoid"));
+      list.push_back(make("wide groups" + when, 9, 256, 2, true, first, "silu"));
       const Tensor both = normal({5, 14}, 1, "both");
       list.push_back({"halves of one matrix" + when,
                       {both.slice(1, 0, 7), both.slice(1, 7, 14), normal({7}, 1, "weight")},
@@ -197,6 +202,7 @@ struct Reference<L2Norm> {
     return {{"odd sizes", {normal({7, 13}, 1, "x")}, {}},
             {"one column", {normal({4, 1}, 1, "x")}, {0.5}},
             {"no rows", {normal({0, 6}, 1, "x")}, {}},
+            {"wide rows", {normal({9, 128}, 1, "x")}, {}},
             {"uneven rows", {definition::uneven(5, 9)}, {1e-3}},
             {"columns of a wider matrix", {normal({5, 11}, 1, "x").slice(1, 2, 8)}, {}},
             {"transposed", {normal({6, 4}, 1, "x").transpose(0, 1)}, {}}};

@@ -115,9 +115,10 @@ struct Reference<GroupedMatmul> {
                                  {tensor_of(offsets)}};
     };
     std::vector<Case<GroupedMatmul>> list = {
-        make("uneven", 5, 3, {0, 4, 5, 12}), make("idle experts", 4, 6, {0, 0, 7, 7, 9, 9}),
-        make("one expert", 3, 5, {0, 6}), make("no rows", 3, 2, {0, 0, 0}),
-        make("many rows", 2, 3, {0, 3, 150})};
+        make("uneven", 5, 3, {0, 4, 5, 12}),  make("idle experts", 4, 6, {0, 0, 7, 7, 9, 9}),
+        make("one expert", 3, 5, {0, 6}),     make("no rows", 3, 2, {0, 0, 0}),
+        make("many rows", 2, 3, {0, 3, 150}), make("many columns", 24, 136, {0, 5, 5, 11}),
+        make("long sums", 264, 8, {0, 3, 9})};
     list.push_back(make("transposed views", 4, 6, {0, 2, 6}));
     list.back().x.x = normal({4, 6}, 1, "x").transpose(0, 1);
     list.back().x.w = normal({2, 4, 6}, 1, "w").transpose(1, 2);

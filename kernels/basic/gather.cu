@@ -51,8 +51,8 @@ __device__ __forceinline__ void write(T* to, const float (&sum)[kWidth]) {
 
 // Warp (chunk, slab).
 template <int kWidth, class T>
-__global__ void __launch_bounds__(kThreads) sum_chunks(const Scatter<T> a) {
-  constexpr int kAhead = 8;  // rows on their way
+__global__ void __launch_bounds__(kThreads, 3) sum_chunks(const Scatter<T> a) {
+  constexpr int kAhead = 4;  // rows on their way
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t chunk = warp / a.slabs, first = chunk * kChunk;
   if (first >= a.Q) return;
@@ -97,27 +97,40 @@ __global__ void __launch_bounds__(kThreads) sum_chunks(const Scatter<T> a) {
   }
 }
 
-// Warp (chunk, slab): the run that begins in the chunk and goes on after it.
+// Block (chunk, slab): the run that begins in the chunk and goes on after it. Its parts are shared out
+// among the warps, and the warps' sums are added in order.
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads) join_parts(const Scatter<T> a) {
-  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  const int64_t chunk = warp / a.slabs, first = chunk * kChunk, end = first + kChunk;
-  const int d =
-      (static_cast<int>(warp % a.slabs) * 32 + static_cast<int>(threadIdx.x) % 32) * kWidth;
-  if (end >= a.Q || d >= a.D) return;
+  __shared__ float sums[kWarps][32][kWidth];
+  const int64_t chunk = blockIdx.x / a.slabs, first = chunk * kChunk, end = first + kChunk;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int d = (static_cast<int>(blockIdx.x % a.slabs) * 32 + lane) * kWidth;
+  if (end >= a.Q) return;
   const int run = a.keys[end - 1];
   if (a.keys[end] != run || a.starts[run] < first) return;
-  const int64_t last = (a.starts[run + 1] - 1) / kChunk;
-  float sum[kWidth];
-  const float* from = a.parts + (chunk * 2 + 1) * a.D + d;
+  const int64_t count = (a.starts[run + 1] - 1) / kChunk - chunk;  // of parts after the first
+  const int64_t share = (count + kWarps - 1) / kWarps;
+  const int64_t begin = min(count, warp * share), stop = min(count, begin + share);
+  float sum[kWidth] = {};
+  if (d < a.D) {
+    if (warp == 0) {
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) sum[k] = from[k];
-#pragma unroll 8
-  for (int64_t c = chunk + 1; c <= last; ++c) {
-    const float* const part = a.parts + c * 2 * a.D + d;
+      for (int k = 0; k < kWidth; ++k) sum[k] = a.parts[(chunk * 2 + 1) * a.D + d + k];
+    }
+#pragma unroll 4
+    for (int64_t c = begin; c < stop; ++c) {
+      const float* const part = a.parts + (chunk + 1 + c) * 2 * a.D + d;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) sum[k] += part[k];
+      for (int k = 0; k < kWidth; ++k) sum[k] += part[k];
+    }
   }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) sums[warp][lane][k] = sum[k];
+  __syncthreads();
+  if (warp > 0 || d >= a.D) return;
+  for (int w = 1; w < kWarps; ++w)
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] += sums[w][lane][k];
   write(a.to + static_cast<int64_t>(run) * a.D + d, sum);
 }
 
@@ -189,7 +202,7 @@ void ScatterRows::run(const int32_t* index, const T* factor, const Tensor& from,
     const cudaStream_t stream = cuda_stream(device_);
     const int64_t warps = ceil_div(Q_, kChunk) * slabs;
     if (Q_ > 0) sum_chunks<kWidth><<<blocks_for(warps), kThreads, 0, stream>>>(a);
-    if (Q_ > kChunk) join_parts<kWidth><<<blocks_for(warps), kThreads, 0, stream>>>(a);
+    if (Q_ > kChunk) join_parts<kWidth><<<static_cast<unsigned>(warps), kThreads, 0, stream>>>(a);
     clear_others<kWidth><<<blocks_for(R_ * slabs), kThreads, 0, stream>>>(a);
   };
   if (by_vectors<T>(from, D_))

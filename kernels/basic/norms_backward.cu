@@ -293,7 +293,7 @@ void launch(const Given& in, const Wanted& out) {
         const auto of_sums = static_cast<int>(L::kPerBlock * W * sizeof(float));
         const int shared = L::kPacks == 0 ? 0 : std::max(Flow<kNorm, L, T>::kBytes, of_sums);
         void (*const kernel)(Backward<T>, int) = norm_backward<kNorm, L, T>;
-        if (shared > 48 * 1024)
+        if (shared > 40 * 1024)  // beside a little that is not dynamic
           cuda_check(
               cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
         kernel<<<blocks, L::kThreads, shared, cuda_stream(device)>>>(a, packs);

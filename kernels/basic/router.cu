@@ -8,6 +8,7 @@ namespace weft::kernels {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr unsigned kRouteBlocks = 528;  // few, for each counts the slots of all experts
 constexpr int64_t kMaxExperts = 8192, kMaxChosen = 512;
 
 // A warp's largest number, of equal ones that of the lowest expert; expert < 0: none.
@@ -49,8 +50,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int e = threadIdx.x; e < E; e += kThreads) of_block[e] = 0;
   __syncthreads();
   const int lane = tile::lane_index();
-  const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (r < R) {
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; r < R;
+       r += warps) {
     const T* const row = logits + r * stride;
     int32_t* const chosen = index + r * k;
     const float all = log_sum(row, E);
@@ -116,9 +118,11 @@ __global__ void __launch_bounds__(1024)
   float even = 0, squares = 0;
   for (int e = threadIdx.x; e < E; e += 1024) {
     float sum = 0;
+#pragma unroll 8
     for (int64_t s = 0; s < slices; ++s) sum += parts[s * E + e];
     even += static_cast<float>(counts[e]) / (rows * k) * (sum / rows);
   }
+#pragma unroll 8
   for (int64_t r = threadIdx.x; r < R; r += 1024) squares += lse[r] * lse[r];
   even = tile::block_sum(even);
   squares = tile::block_sum(squares);
@@ -210,7 +214,7 @@ void Router::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Ten
   counts.zero();
   for_cuda_dtype(logits.dtype(), [&]<class T>() {
     if (R > 0)
-      route<<<blocks_for(R), kThreads, E * sizeof(int32_t), stream>>>(
+      route<<<std::min(blocks_for(R), kRouteBlocks), kThreads, E * sizeof(int32_t), stream>>>(
           dptr<const T>(logits), logits.stride(0), R, static_cast<int>(E), static_cast<int>(k),
           o.normalize, o.forced, dptr<int32_t>(index), dptr<T>(y.weight), dptr<float>(lse),
           dptr<int32_t>(counts));

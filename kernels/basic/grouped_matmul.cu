@@ -14,25 +14,28 @@ namespace {
 
 using namespace tile;
 
-constexpr int kThreads = 256, kStages = 3;
+constexpr int kThreads = 256;
 
-template <class T>
-struct Sizes;
-template <>
-struct Sizes<bf16> {
-  static constexpr int kM = 128, kN = 128, kK = 64;
+// Tiles of a block: kM x kN of the result, kK steps of the sum at a time, kStages of them in memory.
+// Where products run by themselves (wgmma), one is under way while the next tiles are waited for.
+template <class T, bool kWide>
+struct Sizes {
+  static constexpr int kM = 128, kN = 128, kK = 64, kStages = 3, kBlocks = 2;
 };
 template <>
-struct Sizes<float> {
-  static constexpr int kM = 128, kN = 64, kK = 32;
+struct Sizes<bf16, true> {
+  static constexpr int kM = 128, kN = 256, kK = 64, kStages = 4, kBlocks = 1;
+};
+template <>
+struct Sizes<float, false> {
+  static constexpr int kM = 128, kN = 64, kK = 32, kStages = 3, kBlocks = 2;
 };
 
 // Which operand has the index of the sum as its rows.
 enum class Product { y, dx, dw };
 
-template <class T, Product kProduct>
+template <class T, class S, Product kProduct>
 struct Tiles {
-  using S = Sizes<T>;
   using A =
       std::conditional_t<kProduct == Product::dw, Smem<T, S::kK, S::kM>, Smem<T, S::kM, S::kK>>;
   using B =
@@ -42,9 +45,9 @@ struct Tiles {
 
   __host__ __device__ explicit Tiles(Arena& arena) {
     first_a = arena.carve<A>();
-    for (int i = 1; i < kStages; ++i) arena.carve<A>();
+    for (int i = 1; i < S::kStages; ++i) arena.carve<A>();
     first_b = arena.carve<B>();
-    for (int i = 1; i < kStages; ++i) arena.carve<B>();
+    for (int i = 1; i < S::kStages; ++i) arena.carve<B>();
   }
   __device__ __forceinline__ A a(int stage) const {
     return {first_a.data + stage * (A::rows * A::cols)};
@@ -100,9 +103,9 @@ __device__ __forceinline__ TileOfRows find_tile(const int64_t* offsets, int E, i
   return {};
 }
 
-template <class T, Product kProduct>
-__global__ void __launch_bounds__(kThreads, 2) grouped(const Grouped<T> p) {
-  using S = Sizes<T>;
+template <class T, bool kWide, Product kProduct>
+__global__ void __launch_bounds__(kThreads, Sizes<T, kWide>::kBlocks) grouped(const Grouped<T> p) {
+  using S = Sizes<T, kWide>;
   const int n_tiles = (p.N + S::kN - 1) / S::kN;
   const int n0 = static_cast<int>(blockIdx.x) % n_tiles * S::kN;
   const int64_t index = blockIdx.x / n_tiles;
@@ -133,11 +136,11 @@ __global__ void __launch_bounds__(kThreads, 2) grouped(const Grouped<T> p) {
   const int columns = min(S::kN, p.N - n0);
 
   Arena arena(dynamic_memory());
-  const Tiles<T, kProduct> tiles(arena);
+  const Tiles<T, S, kProduct> tiles(arena);
   const int steps = (K + S::kK - 1) / S::kK;
   const auto fetch = [&](int step) {
     if (step < steps) {
-      const int k0 = step * S::kK, left = K - k0, stage = step % kStages;
+      const int k0 = step * S::kK, left = K - k0, stage = step % S::kStages;
       if constexpr (kProduct == Product::dw)
         load_tile_async(tiles.a(stage), a + k0 * p.a_stride, p.a_stride, left, rows);
       else
@@ -150,50 +153,60 @@ __global__ void __launch_bounds__(kThreads, 2) grouped(const Grouped<T> p) {
     async_commit();
   };
 
-  Acc<S::kN> acc;
-  fill(acc, 0.f);
-#pragma unroll
-  for (int i = 0; i + 1 < kStages; ++i) fetch(i);
-#pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
-    async_wait<kStages - 2>();
-    if constexpr (kHopper && std::is_same_v<T, bf16>) publish();
-    __syncthreads();  // this step's tiles are there, the tiles of the step before are free
-    fetch(step + kStages - 1);
-    const auto ta = tiles.a(step % kStages);
-    const auto tb = tiles.b(step % kStages);
-    if constexpr (kHopper && std::is_same_v<T, bf16>) {
-      const int i0 = warpgroup_index() * 64;
-      wgmma_begin(acc);
-      if constexpr (kProduct == Product::y)
-        wgmma_abt<S::kK>(acc, ta, i0, 0, tb, 0, 0);
-      else if constexpr (kProduct == Product::dx)
-        wgmma_ab<S::kK>(acc, ta, i0, 0, tb, 0, 0);
-      else
-        wgmma_atb<S::kK>(acc, ta, 0, i0, tb, 0, 0);
-      wgmma_commit();
-      wgmma_wait<0>(acc);
-    } else {
-      const int i0 = warp_index() * 16;
-      if constexpr (kProduct == Product::y)
-        mma_abt<S::kK>(acc, ta, i0, 0, tb, 0, 0);
-      else if constexpr (kProduct == Product::dx)
-        mma_ab<S::kK>(acc, ta, i0, 0, tb, 0, 0);
-      else
-        mma_atb<S::kK>(acc, ta, 0, i0, tb, 0, 0);
-    }
-  }
+  // The tiles of a step that may still be read are not fetched into: one more with wgmma.
+  constexpr int kAhead = S::kStages - (kWide ? 2 : 1);
   const int row0 = warp_index() * 16;
-  store_acc(acc, c + row0 * p.c_stride, p.c_stride, rows - row0, columns);
+  Acc<S::kN> acc;
+  const auto write = [&] {
+    store_acc(acc, c + row0 * p.c_stride, p.c_stride, rows - row0, columns);
+  };
+  if (steps == 0 || !kWide) fill(acc, 0.f);
+  if (steps == 0) return write();
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) fetch(i);
+  const auto advance = [&](int step, auto first) {
+    async_wait<kAhead - 1>();
+    if constexpr (kWide && kHopper) publish();
+    __syncthreads();  // this step's tiles are there, those of kAhead steps on are free
+    const auto ta = tiles.a(step % S::kStages);
+    const auto tb = tiles.b(step % S::kStages);
+    if constexpr (!kWide) {
+      fetch(step + kAhead);
+      if constexpr (kProduct == Product::y)
+        mma_abt<S::kK>(acc, ta, row0, 0, tb, 0, 0);
+      else if constexpr (kProduct == Product::dx)
+        mma_ab<S::kK>(acc, ta, row0, 0, tb, 0, 0);
+      else
+        mma_atb<S::kK>(acc, ta, 0, row0, tb, 0, 0);
+    } else if constexpr (kHopper) {
+      const int i0 = warpgroup_index() * 64;
+      wgmma_begin();
+      if constexpr (kProduct == Product::y)
+        wgmma_abt<S::kK, first()>(acc, ta, i0, 0, tb, 0, 0);
+      else if constexpr (kProduct == Product::dx)
+        wgmma_ab<S::kK, first()>(acc, ta, i0, 0, tb, 0, 0);
+      else
+        wgmma_atb<S::kK, first()>(acc, ta, 0, i0, tb, 0, 0);
+      wgmma_commit();
+      fetch(step + kAhead);
+      wgmma_wait<1>();
+    }
+  };
+  advance(0, std::true_type());
+#pragma unroll 1
+  for (int step = 1; step < steps; ++step) advance(step, std::false_type());
+  if constexpr (kWide && kHopper) wgmma_wait<0>(acc);
+  write();
 }
 
-template <class T, Product kProduct>
-void launch(const Grouped<T>& p, int64_t tiles, Device device) {
-  const int64_t blocks = tiles * ceil_div(p.N, Sizes<T>::kN);
+template <class T, bool kWide, Product kProduct>
+void launch_sizes(const Grouped<T>& p, int64_t tiles, Device device) {
+  using S = Sizes<T, kWide>;
+  const int64_t blocks = tiles * ceil_div(p.N, S::kN);
   if (blocks == 0) return;
   Arena count;
-  Tiles<T, kProduct> measured(count);
-  void (*const kernel)(Grouped<T>) = grouped<T, kProduct>;
+  const Tiles<T, S, kProduct> measured(count);
+  void (*const kernel)(Grouped<T>) = grouped<T, kWide, kProduct>;
   cuda_check(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, count.used()));
   kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(count.used()),
@@ -201,8 +214,17 @@ void launch(const Grouped<T>& p, int64_t tiles, Device device) {
   check_launch("grouped_matmul");
 }
 
+template <class T, Product kProduct>
+void launch(const Grouped<T>& p, int64_t tiles, Device device) {
+  if constexpr (std::is_same_v<T, bf16>)
+    if (cuda_arch(device) == 90) return launch_sizes<T, true, kProduct>(p, tiles, device);
+  launch_sizes<T, false, kProduct>(p, tiles, device);
+}
+
+constexpr int kM = 128;  // of all Sizes
+
 // The most tiles that R rows of E experts may need.
-int64_t most_tiles(int64_t R, int64_t E, int64_t kM) { return R / kM + std::min(R, E); }
+int64_t most_tiles(int64_t R, int64_t E) { return R / kM + std::min(R, E); }
 
 }  // namespace
 
@@ -227,7 +249,7 @@ void GroupedMatmul::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outp
                        .M = 0,
                        .N = static_cast<int>(O),
                        .K = static_cast<int>(I)};
-    launch<T, Product::y>(p, most_tiles(R, E, Sizes<T>::kM), device);
+    launch<T, Product::y>(p, most_tiles(R, E), device);
   });
 }
 
@@ -252,13 +274,13 @@ void GroupedMatmul::cuda_backward(const Inputs<Tensor>& x, const Options& o, con
                  .M = static_cast<int>(O),
                  .N = static_cast<int>(I),
                  .K = static_cast<int>(O)};
-    if (dx.x) launch<T, Product::dx>(p, most_tiles(R, E, Sizes<T>::kM), device);
+    if (dx.x) launch<T, Product::dx>(p, most_tiles(R, E), device);
     if (!dx.w) return;
     p.b = dptr<T>(in);
     p.b_stride = in.stride(0);
     p.c = dptr<T>(dx.w);
     p.c_expert = O * I;
-    launch<T, Product::dw>(p, E * ceil_div(O, Sizes<T>::kM), device);
+    launch<T, Product::dw>(p, E * ceil_div(O, kM), device);
   });
 }
 

@@ -179,12 +179,21 @@ struct Channel {
 
   template <class T>
   __device__ Channel(const CudaProblem<T>& p, int b, int from, int n, int h, int d) {
+    // What does not exist is read in the place of the last: all loads go out at once.
+    const int last = max(min(n, kSub), 1) - 1, channel = min(d, p.K - 1), hk = h / p.group;
+#pragma unroll
+    for (int i = 0; i < kSub; ++i) {
+      const int t = min(from + min(i, last), p.documents.T - 1);
+      a[i] = p.g.at(b, t, h)[channel];
+      q[i] = tile::to_float(p.q.at(b, t, hk)[channel]);
+      k[i] = tile::to_float(p.k.at(b, t, hk)[channel]);
+    }
 #pragma unroll
     for (int i = 0; i < kSub; ++i) {
       const bool inside = i < n && d < p.K;
-      a[i] = inside ? tile::ex2(tile::kLog2e * p.g.at(b, from + i, h)[d]) : 1.f;
-      q[i] = inside ? p.scale * tile::to_float(p.q.at(b, from + i, h / p.group)[d]) : 0.f;
-      k[i] = inside ? tile::to_float(p.k.at(b, from + i, h / p.group)[d]) : 0.f;
+      a[i] = inside ? tile::ex2(tile::kLog2e * a[i]) : 1.f;
+      q[i] = inside ? p.scale * q[i] : 0.f;
+      k[i] = inside ? k[i] : 0.f;
     }
   }
 };
@@ -357,12 +366,21 @@ __global__ void __launch_bounds__(kTokenThreads)
       if (f.dg) {
         for (int item = threadIdx.x; item < K * kSubs; item += kTokenThreads) {
           const int sub = item / K, d = item % K, from = piece.begin + kSub * sub;
+          const int last = max(min(kSub, piece.end - from), 1) - 1, channel = min(d, p.K - 1);
+          float gate[kSub], key[kSub];
+#pragma unroll
+          for (int j = 0; j < kSub; ++j) {
+            const int at = min(from + min(j, last), p.documents.T - 1);
+            gate[j] = p.g.at(b, at, h)[channel];
+            key[j] = tile::to_float(p.k.at(b, at, hk)[channel]);
+          }
           float by = sub == 3 ? 1.f : sub == 2 ? w.total[3 * K + d] : w.rest[sub * K + d];
           float sum = 0.f;
-          for (int j = min(kSub, piece.end - from) - 1; j >= 0 && d < p.K; --j) {
-            const float key = tile::to_float(p.k.at(b, from + j, hk)[d]);
-            sum = fmaf(key * by, w.through_k.at(kSub * sub + j, d), sum);
-            by *= tile::ex2(tile::kLog2e * p.g.at(b, from + j, h)[d]);
+#pragma unroll
+          for (int j = kSub - 1; j >= 0; --j) {
+            if (j >= piece.end - from || d >= p.K) continue;
+            sum = fmaf(key[j] * by, w.through_k.at(kSub * sub + j, d), sum);
+            by *= tile::ex2(tile::kLog2e * gate[j]);
           }
           w.sums[item] = sum;
         }

@@ -103,8 +103,10 @@ constexpr int kPrepareThreads = 128;  // a warp for each sub-chunk, two channels
 // Two neighbouring channels of a row, zero where they do not exist.
 template <class T>
 __device__ __forceinline__ float2 channels(const T* row, int d, int K, bool pairs) {
-  if (pairs && d + 1 < K) return tile::load_pair(row + d);
-  return {d < K ? tile::to_float(row[d]) : 0.f, d + 1 < K ? tile::to_float(row[d + 1]) : 0.f};
+  const int first = min(d, K - 1), second = min(d + 1, K - 1);
+  const float2 pair = pairs ? tile::load_pair(row + (first & ~1))
+                            : float2{tile::to_float(row[first]), tile::to_float(row[second])};
+  return {d < K ? pair.x : 0.f, d + 1 < K ? pair.y : 0.f};
 }
 template <class T>
 __device__ __forceinline__ void put_channels(T* row, int d, int K, float x, float y) {
@@ -128,9 +130,11 @@ __global__ void __launch_bounds__(kPrepareThreads)
   const int h = blockIdx.x % p.H, chunk = blockIdx.x / p.H % chunks;
   const int b = blockIdx.x / p.H / chunks, hk = h / p.group;
   const int stop = min(p.documents.T, (chunk + 1) * kTokens);
-  const bool pairs = tile::pairs_are_aligned(p.q.data, p.q.by_token | p.q.by_head | p.q.by_row) &&
+  const bool pairs = p.K % 2 == 0 &&
+                     tile::pairs_are_aligned(p.q.data, p.q.by_token | p.q.by_head | p.q.by_row) &&
                      tile::pairs_are_aligned(p.k.data, p.k.by_token | p.k.by_head | p.k.by_row);
-  const bool pairs_g = tile::pairs_are_aligned(p.g.data, p.g.by_token | p.g.by_head | p.g.by_row);
+  const bool pairs_g =
+      p.K % 2 == 0 && tile::pairs_are_aligned(p.g.data, p.g.by_token | p.g.by_head | p.g.by_row);
 
   int document = p.documents.of(b, chunk * kTokens);
   for (int t = chunk * kTokens; t < stop; ++document) {
@@ -150,14 +154,17 @@ __global__ void __launch_bounds__(kPrepareThreads)
     for (int d0 = 0; d0 < p.K; d0 += kWidth) {
       const int d = d0 + 2 * lane;
       float2 a[kSub], q[kSub], k[kSub];
+      // Rows that do not exist are read in the place of the last: all loads go out at once.
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
-        a[i] = q[i] = k[i] = {0.f, 0.f};
-        if (i >= n) continue;
-        a[i] = channels(p.g.at(b, from + i, h), d, p.K, pairs_g);
-        q[i] = channels(p.q.at(b, from + i, hk), d, p.K, pairs);
-        k[i] = channels(p.k.at(b, from + i, hk), d, p.K, pairs);
+        const int at = from + min(i, n - 1);
+        a[i] = channels(p.g.at(b, at, h), d, p.K, pairs_g);
+        q[i] = channels(p.q.at(b, at, hk), d, p.K, pairs);
+        k[i] = channels(p.k.at(b, at, hk), d, p.K, pairs);
       }
+#pragma unroll
+      for (int i = 0; i < kSub; ++i)
+        if (i >= n) a[i] = q[i] = k[i] = {0.f, 0.f};
       float2 sum = {0.f, 0.f}, up = {1.f, 1.f}, down = {1.f, 1.f};
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {

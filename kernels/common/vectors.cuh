@@ -98,6 +98,17 @@ __device__ __forceinline__ void store(T* to, const float (&from)[N]) {
     reinterpret_cast<typename Packed<T, N>::Word*>(to)[i] = p.words[i];
 }
 
+// The same into shared memory, without waiting (cp.async); zeros if not `there`.
+template <int N, class T>
+__device__ __forceinline__ void fetch_async(Packed<T, N>* to, const T* from, bool there) {
+  constexpr int kBytes = Packed<T, N>::kBytes;
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from), "n"(kBytes), "r"(there ? kBytes : 0)
+               : "memory");
+}
+
 // The first n elements, `stride` apart, one by one; zeros for the rest.
 template <int N, class T>
 __device__ __forceinline__ void load_some(const T* from, int n, float (&to)[N],

@@ -33,10 +33,14 @@ struct Gradients {
 template <int C>
 struct Memory {
   Inputs8<C> inputs[kChunk / kStep];
-  float flow[kChunk][8 * C];            // gradient of C . h + D x
-  float4 border[kParts][C][32];         // the state before each part
-  float4 products[kPart][2][32 + 4];    // g dout h and dh s x of each lane; gaps against conflicts
-  float4 sums[kChunk][2][kStates / 4];  // dB, dC of the warp's channels
+  float flow[kChunk][8 * C];  // gradient of C . h + D x
+  // The state before each part; once it is walked, dB and dC of its tokens [kPart, 2, 4], summed over
+  // the warp's channels. The last is for sums of what is not there.
+  float4 border[kParts + 1][C][32];
+  float4 products[2][kPart][2][32 + 4];  // dh s x and g h of each lane; gaps against conflicts
+
+  __device__ __forceinline__ float4* sums(int part) { return &border[part][0][0]; }
+  __device__ __forceinline__ const float4* sums(int part) const { return &border[part][0][0]; }
 };
 template <class T, int C>
 struct BlockMemory {
@@ -44,7 +48,8 @@ struct BlockMemory {
   Shared8<T> shared[kChunk / kStep];
 };
 
-template <class T, int C>
+// kPlain as in forward.cu.
+template <class T, int C, bool kPlain>
 struct WalkBack {
   static constexpr int N = 2 * C;
   static constexpr bool kExact = sizeof(T) == 4;
@@ -67,16 +72,22 @@ struct WalkBack {
                           p.C.template get<4>(lane.row, t, lane.state, states));
   }
 
+  __device__ __forceinline__ Packed<T, N> get_channels(const Plane<const T>& from, int t) const {
+    if constexpr (kPlain)
+      return t < p.tokens ? fetch<N>(from.at(lane.row, t, lane.column)) : Packed<T, N>{};
+    else
+      return from.template get<N>(lane.row, t, lane.column, t < p.tokens ? lane.n : 0);
+  }
   __device__ __forceinline__ void stage_channels() const {
     constexpr int kSteps = kChunk / kStep;
     Packed<T, N> x[kSteps], dt[kSteps], z[kSteps], dout[kSteps];
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      const int t = t0 + i * kStep + lane.g, n = t < p.tokens ? lane.n : 0;
-      x[i] = p.x.template get<N>(lane.row, t, lane.column, n);
-      dt[i] = p.dt.template get<N>(lane.row, t, lane.column, n);
-      if (p.z.data) z[i] = p.z.template get<N>(lane.row, t, lane.column, n);
-      dout[i] = d.dout.template get<N>(lane.row, t, lane.column, n);
+      const int t = t0 + i * kStep + lane.g;
+      x[i] = get_channels(p.x, t);
+      dt[i] = get_channels(p.dt, t);
+      if (p.z.data) z[i] = get_channels(p.z, t);
+      dout[i] = get_channels(d.dout, t);
     }
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
@@ -180,22 +191,24 @@ struct WalkBack {
       sum_states<true>(of_states[c], mine, read, rate);  // ddt_bias is f32
     }
     sum_states<kExact>(of_y, mine, y[0], y[1]);
-    m.products[j][0][tile::lane_index()] = make_float4(to_B[0], to_B[1], to_B[2], to_B[3]);
-    m.products[j][1][tile::lane_index()] = make_float4(to_C[0], to_C[1], to_C[2], to_C[3]);
+    float4(&products)[2][32 + 4] = m.products[i / kPart % 2][j];
+    products[0][tile::lane_index()] = make_float4(to_B[0], to_B[1], to_B[2], to_B[3]);
+    products[1][tile::lane_index()] = make_float4(to_C[0], to_C[1], to_C[2], to_C[3]);
   }
 
   // Lane 8 j + 4 b + q adds up what the lane groups have of token j: of dB (b = 0) or dC, states 4 q ..
   __device__ __forceinline__ void sum_products(int part) const {
-    const int lane_ = tile::lane_index(), j = lane_ / 8, b = lane_ / 4 % 2;
-    __syncwarp();
-    float4 sum = m.products[j][b][lane.q];
+    const int me = tile::lane_index(), j = me / 8, b = me / 4 % 2;
+    const float4* const from = &m.products[part % 2][j][b][lane.q];
+    float4 sum = from[0], other = from[4];
 #pragma unroll
-    for (int g = 1; g < 8; ++g) {
-      const float4 v = m.products[j][b][4 * g + lane.q];
+    for (int g = 2; g < 8; g += 2) {
+      const float4 v = from[4 * g], w = from[4 * g + 4];
       sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+      other.x += w.x, other.y += w.y, other.z += w.z, other.w += w.w;
     }
-    m.sums[part * kPart + j][b][lane.q] = sum;
-    __syncwarp();
+    m.sums(part)[me] =
+        make_float4(sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w);
   }
 
   // Before its last token is walked: the gradient of a document's last state.
@@ -209,101 +222,137 @@ struct WalkBack {
     enter();
   }
 
-  __device__ __forceinline__ void part_back(int part, int n, float (&of_states)[C][4],
-                                            float (&of_y)[4]) {
-    const int first = part * kPart, t = t0 + first;
-    float before[C][4];
+  // Tokens `first` to first + kPart of the chunk, which one document holds.
+  __device__ __forceinline__ void whole_part(int part, float (&of_states)[C][4], float (&of_y)[4]) {
+    const int first = part * kPart;
+    float before[C][4], a[kPart][C][4], h[kPart][C][4];
     get_border(part, before);
-    if (t >= doc.begin && t + kPart <= doc.end) {
-      float a[kPart][C][4], h[kPart][C][4];
 #pragma unroll
-      for (int j = 0; j < kPart; ++j) go(first + j, a[j], j ? h[j - 1] : before, h[j]);
+    for (int j = 0; j < kPart; ++j) go(first + j, a[j], j ? h[j - 1] : before, h[j]);
 #pragma unroll
-      for (int j = kPart - 1; j >= 0; --j)
-        token_back(first + j, j, j ? h[j - 1] : before, a[j], h[j], of_states, of_y);
-      leave(t);
-    } else {
-      // A document ends or begins within the part: each token from the border or the document's start.
+    for (int j = kPart - 1; j >= 0; --j)
+      token_back(first + j, j, j ? h[j - 1] : before, a[j], h[j], of_states, of_y);
+  }
+  // The same where a document ends or begins: each token from the border or its document's start.
+  __device__ __forceinline__ void cut_part(int part, int n, float (&of_states)[C][4],
+                                           float (&of_y)[4]) {
+    const int first = part * kPart;
 #pragma unroll 1
-      for (int j = min(kPart, n - first) - 1; j >= 0; --j) {
-        float a[C][4], h[C][4];
-        int i = first;
-        if (t0 + i > doc.begin) {
-          get_border(part, before);
-        } else {
-          i = doc.begin - t0;
-          load_states(p.initial, doc.n, lane, p, before);
-        }
-#pragma unroll 1
-        for (; i < first + j; ++i) go(i, a, before, before);
-        go(i, a, before, h);
-        token_back(i, j, before, a, h, of_states, of_y);
-        leave(t0 + i);
+    for (int j = min(kPart, n - first) - 1; j >= 0; --j) {
+      float before[C][4], a[C][4], h[C][4];
+      int i = first;
+      if (t0 + i > doc.begin) {
+        get_border(part, before);
+      } else {
+        i = doc.begin - t0;
+        load_states(p.initial, doc.n, lane, p, before);
       }
+#pragma unroll 1
+      for (; i < first + j; ++i) go(i, a, before, before);
+      go(i, a, before, h);
+      token_back(i, j, before, a, h, of_states, of_y);
+      leave(t0 + i);
     }
-    sum_products(part);
   }
 
-  // The gradients of x, dt and z of a step, from the sums over states.
-  __device__ __forceinline__ void finish(int at, const float (&of_states)[C][4],
+  // What a lane has at t, or at the row's end if that is before.
+  __device__ __forceinline__ void reread(const Plane<const T>& from, int t, float (&to)[N]) const {
+    t = min(t, p.tokens - 1);
+    if constexpr (kPlain)
+      load(from.at(lane.row, t, lane.column), to);
+    else
+      unpack(from.template get<N>(lane.row, t, lane.column, lane.n), to);
+  }
+  __device__ __forceinline__ void write(const Plane<T>& to, int t, bool there,
+                                        const float (&from)[N]) const {
+    if (!to.data || !there) return;
+    if constexpr (kPlain)
+      store(to.at(lane.row, t, lane.column), from);
+    else
+      to.put(lane.row, t, lane.column, lane.n, from);
+  }
+
+  // The gradients of x, dt and z of step `at` of a chunk of n tokens, from the sums over states; of no
+  // step if `at` is beyond them.
+  __device__ __forceinline__ void finish(int at, int n, const float (&of_states)[C][4],
                                          const float (&of_y)[4]) {
     const int i = at * kStep + lane.g, t = t0 + i;
-    if (t >= p.tokens) return;
-    float read[N], rate[N], y[N];
+    const bool there = i < n;
+    float read[N], rate[N], y[N], x[N], dt[N], z[N], dout[N], flow[N];
     channels_of<C>(of_y, y);
 #pragma unroll
     for (int c = 0; c < C; ++c) {
       read[c] = of_states[c][0], read[C + c] = of_states[c][1];
       rate[c] = of_states[c][2], rate[C + c] = of_states[c][3];
     }
-    if (d.shares) {
-      const int64_t plane = static_cast<int64_t>(p.rows) * p.tokens * p.E * p.blocks;
-      float* const to =
-          d.shares + ((static_cast<int64_t>(lane.block) * p.rows + lane.row) * p.tokens + t) * p.E +
-          lane.column;
-      store_some(to, lane.n, read);
-      store_some(to + plane, lane.n, rate);
-      store_some(to + 2 * plane, lane.n, y);
-      return;
+    if constexpr (!kPlain) {
+      if (d.shares) {
+        if (!there) return;
+        const int64_t plane = static_cast<int64_t>(p.rows) * p.tokens * p.E * p.blocks;
+        float* const to =
+            d.shares +
+            ((static_cast<int64_t>(lane.block) * p.rows + lane.row) * p.tokens + t) * p.E +
+            lane.column;
+        store_some(to, lane.n, read);
+        store_some(to + plane, lane.n, rate);
+        store_some(to + 2 * plane, lane.n, y);
+        return;
+      }
     }
-    float x[N], dt[N], z[N], dout[N], flow[N];
-    unpack(p.x.template get<N>(lane.row, t, lane.column, lane.n), x);
-    unpack(p.dt.template get<N>(lane.row, t, lane.column, lane.n), dt);
-    load(&m.flow[i][lane.q * N], flow);
-    if (p.z.data) {
-      unpack(p.z.template get<N>(lane.row, t, lane.column, lane.n), z);
-      unpack(d.dout.template get<N>(lane.row, t, lane.column, lane.n), dout);
-    }
+    reread(p.x, t, x);
+    reread(p.dt, t, dt);
+    reread(p.z.data ? p.z : p.x, t, z);
+    reread(d.dout, t, dout);
+    load(&m.flow[min(i, kChunk - 1)][lane.q * N], flow);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const float raw = dt[k] + bias[k], step = softplus(raw);
-      if (p.z.data) {
-        const float open = tile::sigmoid(z[k]);
-        z[k] = dout[k] * fmaf(D[k], x[k], y[k]) * open * fmaf(z[k], 1.0f - open, 1.0f);
-      }
-      dD[k] = fmaf(flow[k], x[k], dD[k]);
+      const float raw = dt[k] + bias[k], step = softplus(raw), open = tile::sigmoid(z[k]);
+      z[k] = dout[k] * fmaf(D[k], x[k], y[k]) * open * fmaf(z[k], 1.0f - open, 1.0f);
       const float draw = fmaf(x[k], read[k], tile::kLn2 * rate[k]) * tile::sigmoid(raw);
-      dbias[k] += draw;
+      dD[k] += there ? flow[k] * x[k] : 0.0f;
+      dbias[k] += there ? draw : 0.0f;
       x[k] = fmaf(step, read[k], D[k] * flow[k]);
       dt[k] = draw;
     }
-    if (d.x.data) d.x.put(lane.row, t, lane.column, lane.n, x);
-    if (d.dt.data) d.dt.put(lane.row, t, lane.column, lane.n, dt);
-    if (d.z.data) d.z.put(lane.row, t, lane.column, lane.n, z);
+    write(d.x, t, there, x);
+    write(d.dt, t, there, dt);
+    write(d.z, t, there, z);
   }
 
+  // A turn of the loop walks the two parts of a step; what it finds is summed up and finished while
+  // the parts after it are walked.
   __device__ __forceinline__ void chunk_back(int n) {
     note_borders(n);
+    float states_after[C][4] = {}, y_after[4] = {};
+    int at = (n - 1) / kStep;
 #pragma unroll 1
-    for (int at = (n - 1) / kStep; at >= 0; --at) {
+    for (; at >= 0; --at) {
       float of_states[C][4] = {}, of_y[4] = {};
 #pragma unroll
-      for (int k = kStep / kPart - 1; k >= 0; --k) {
-        const int part = at * (kStep / kPart) + k;
-        if (part * kPart < n) part_back(part, n, of_states, of_y);
+      for (int k = 1; k >= 0; --k) {
+        const int part = 2 * at + k, t = t0 + part * kPart;
+        __syncwarp();
+        if (t >= doc.begin && t + kPart <= doc.end) {
+          whole_part(part, of_states, of_y);
+          sum_products(part + 1);
+          if (k == 1) finish(at + 1, n, states_after, y_after);
+          leave(t);
+        } else {
+          cut_part(part, n, of_states, of_y);
+          sum_products(part + 1);
+          if (k == 1) finish(at + 1, n, states_after, y_after);
+        }
       }
-      finish(at, of_states, of_y);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int c = 0; c < C; ++c) states_after[c][i] = of_states[c][i];
+        y_after[i] = of_y[i];
+      }
     }
+    __syncwarp();
+    sum_products(0);
+    finish(0, n, states_after, y_after);
   }
 
   // The sums of the block's warps, token by token.
@@ -311,10 +360,11 @@ struct WalkBack {
     constexpr int kRow = 2 * kStates / 4;  // float4 of a token
     const int64_t from = static_cast<int64_t>(lane.group) * p.rows + lane.row;
     for (int i = threadIdx.x; i < n * kRow; i += 32 * kWarps) {
-      const int token = i / kRow, k = i % kRow;
-      float4 sum = (&warps[0].sums[token][0][0])[k];
+      const int token = i / kRow, k = i % kRow, in = token % kPart * kRow + k;
+      float4 sum = warps[0].sums(token / kPart)[in];
+#pragma unroll
       for (int w = 1; w < kWarps; ++w) {
-        const float4 v = (&warps[w].sums[token][0][0])[k];
+        const float4 v = warps[w].sums(token / kPart)[in];
         sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
       }
       const int64_t to = ((from * p.tokens + t0 + token) * p.blocks + lane.block) * kRow + k;
@@ -372,12 +422,13 @@ struct WalkBack {
 };
 
 // Grid: see Lane.
-template <class T, int C>
-__global__ void __launch_bounds__(32 * kWarps, 2) scan_backward(Problem<T> p, Gradients<T> d) {
+template <class T, int C, bool kPlain>
+__global__ void __launch_bounds__(32 * kWarps, C == 2 ? 2 : 3)
+    scan_backward(Problem<T> p, Gradients<T> d) {
   extern __shared__ float4 memory[];
   auto& block = *reinterpret_cast<BlockMemory<T, C>*>(memory);
   const Lane<C> lane(p);
-  WalkBack<T, C>{p, d, lane, block.of_warp[lane.warp], block.shared}.run(block.of_warp);
+  WalkBack<T, C, kPlain>{p, d, lane, block.of_warp[lane.warp], block.shared}.run(block.of_warp);
 }
 
 // The gradients of x, dt and z from the blocks' shares, a thread a channel and kSpan tokens; weights is
@@ -486,9 +537,11 @@ void SelectiveScan::cuda_backward(const Inputs<Tensor>& in, const Options& o, co
                          dptr<float>(weights),
                          Operands::pointer(shares)};
     constexpr int kBytes = sizeof(BlockMemory<T, C>);
-    cuda_check(cudaFuncSetAttribute(scan_backward<T, C>,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-    scan_backward<T, C><<<x.grid(), 32 * kWarps, kBytes, cuda_stream()>>>(p, d);
+    const bool plain = x.plain(p) && d.dout.vectors && (!dx.x || d.x.vectors) &&
+                       (!dx.dt || d.dt.vectors) && (!dx.z || d.z.vectors);
+    const auto kernel = plain ? scan_backward<T, C, true> : scan_backward<T, C, false>;
+    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+    kernel<<<x.grid(), 32 * kWarps, kBytes, cuda_stream()>>>(p, d);
     if (shares)
       add_shares<T>
           <<<dim3(static_cast<unsigned>(x.rows * spans), blocks_for(x.E)), 256, 0, cuda_stream()>>>(

@@ -291,7 +291,7 @@ struct Operands {
         E(x.size(2)),
         K(in.A_log.size(1)),
         blocks(ceil_div(K, kStates)),
-        channels(rows * E * blocks >= 8192 ? 2 : 1),
+        channels(rows * E * blocks >= 16384 ? 2 : 1),
         groups(ceil_div(E, 8 * channels * kWarps)) {
     require(K <= 256, "selective_scan: A_log has ", K, " states, expected at most 256 on a GPU");
     require(tokens < int64_t{1} << 30, "selective_scan: ", tokens,
@@ -345,6 +345,12 @@ struct Operands {
             static_cast<int>(K),
             static_cast<int>(blocks),
             static_cast<int>(groups)};
+  }
+  // No lane is without channels or states, and all read whole vectors.
+  template <class T>
+  bool plain(const Problem<T>& p) const {
+    return E % (8 * channels) == 0 && K == kStates && p.x.vectors && p.dt.vectors &&
+           (!z || p.z.vectors) && p.B.vectors && p.C.vectors;
   }
   unsigned grid() const { return static_cast<unsigned>(rows * blocks * groups); }
 

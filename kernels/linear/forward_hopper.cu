@@ -1,4 +1,4 @@
-// Linear attention forward on Hopper: the scan of forward.cu in three roles, for bf16 and K up to 128.
+// Linear attention forward on Hopper: that of scan.cuh in three roles, for bf16 and K up to 128.
 // A block takes 64 columns of V of one head. One warpgroup loads (TMA) and turns gates into decays;
 // one computes the scores P of a chunk, a chunk ahead; one keeps the state S', 64 x K, in its
 // accumulators from the first chunk to the last and makes

@@ -210,12 +210,12 @@ Tensor input_of(const Field& f, const Problem& p) {
   return noise(shape, name, name == "w" ? 0.02 : 1, dtype);
 }
 
-Tensor strided_mask(int64_t blocks, int64_t stride) {  // u8 [1, blocks, blocks]
+Tensor strided_mask(int64_t blocks, int64_t stride) {  // u8 [1, blocks, blocks] on the CPU
   const Tensor mask = zeros({1, blocks, blocks}, Dtype::u8);
   for (int64_t row = 0; row < blocks; ++row)
     for (int64_t column = row % stride; column <= row; column += stride)
       mask.data<uint8_t>()[row * blocks + column] = 1;
-  return mask.to(kCuda);
+  return mask;
 }
 
 Tensors inputs_of(const Operation& op, const Problem& p) {

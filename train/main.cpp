@@ -70,7 +70,8 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   add_set(verb, a.set);
   verb->add_flag("--resume", a.resume, "go on from the newest checkpoint of this run");
   verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
-  verb->add_option("--profile", a.profile, "write a trace of five steady steps on a GPU (Perfetto)")
+  verb->add_option("--profile", a.profile,
+                   "write a trace of a few steady steps on a GPU (Perfetto)")
       ->type_name("FILE");
   verb->add_flag("--overwrite", a.overwrite,
                  "start anew where an earlier run lies; with --from: give up what came after it");

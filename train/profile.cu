@@ -152,8 +152,8 @@ std::string trace_json(const std::vector<Bar>& bars) {
   return text + "\n]}\n";
 }
 
-GpuUse use_of(std::vector<Bar> bars) {
-  std::erase_if(bars, [](const Bar& b) { return !b.on_gpu; });
+GpuUse use_of(std::vector<Bar> bars, uint64_t from) {
+  std::erase_if(bars, [from](const Bar& b) { return !b.on_gpu || b.begin < from; });
   std::sort(bars.begin(), bars.end(), [](const Bar& a, const Bar& b) { return a.begin < b.begin; });
   GpuUse use;
   if (bars.empty()) return use;
@@ -187,12 +187,15 @@ class CuptiProfiler final : public Profiler {
   void start() override {
     cuda_check(cudaDeviceSynchronize());
     record().bars.clear();
+    settled_ = 0;
     for (const CUpti_ActivityKind kind : kKinds)
       require(library().enable(kind) == CUPTI_SUCCESS,
               "CUPTI: it may not record; profiling may be "
               "kept to the administrator (NVreg_RestrictProfilingToAdminUsers)");
     trace_listener = &kListener;
   }
+
+  void settle() override { library().timestamp(&settled_); }
 
   GpuUse stop(const std::string& path) override {
     cuda_check(cudaDeviceSynchronize());
@@ -201,8 +204,11 @@ class CuptiProfiler final : public Profiler {
     for (const CUpti_ActivityKind kind : kKinds) library().disable(kind);
     const std::lock_guard lock(record().mutex);
     write_file(path, trace_json(record().bars));
-    return use_of(record().bars);
+    return use_of(record().bars, settled_);
   }
+
+ private:
+  uint64_t settled_ = 0;
 };
 
 }  // namespace

@@ -26,6 +26,8 @@ class Profiler {
  public:
   virtual ~Profiler() = default;
   virtual void start() = 0;
+  // What began before now stays out of GpuUse: the first launch under a profiler is slow.
+  virtual void settle() = 0;
   // Waits for the GPU, writes the trace, and says what it holds.
   virtual GpuUse stop(const std::string& path) = 0;
 };

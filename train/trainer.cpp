@@ -122,14 +122,17 @@ void Trainer::profile_to(const std::string& path) {
   if constexpr (has_cuda) profiler_ = make_profiler();
 }
 
-// Records the steps from the fifth of this run to the ninth, or to its end (`begun` < 0).
+// Records the steps from the fifth of this run to the tenth, or to its end (`begun` < 0); the first of
+// them is left out of the summary.
 void Trainer::profile_steps(int64_t begun) {
-  constexpr int64_t kFrom = 4, kTo = 9;
+  constexpr int64_t kFrom = 4, kTo = 10;
   if (!profiler_) return;
   if (begun == kFrom) {
     finish_steps(0);
     profiler_->start();
     profiling_ = true;
+  } else if (profiling_ && begun == kFrom + 1) {
+    profiler_->settle();
   } else if (profiling_ && (begun == kTo || begun < 0)) {
     finish_steps(0);
     progress_->say(concat(profile_path_, ": ", text(profiler_->stop(profile_path_), 12)));

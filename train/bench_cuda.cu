@@ -339,10 +339,12 @@ CudaBenchRow time_problem(const Problem& p, double budget, const MachineRates& r
     return 1e3 * std::max(flops / rates.flops, b / rates.bytes);
   };
   row.least_forward = least(p.forward, bytes);
-  row.least_both = least(p.forward, bytes) + least(p.backward, 2 * bytes);
+  // A backward pass reads the inputs once more, but for those that need none.
+  const double passes = p.operation == "rotary" || p.operation == "embedding" ? 1 : 2;
+  row.least_both = least(p.forward, bytes) + least(p.backward, passes * bytes);
   const double seconds = 1e-3 * (row.both_graph > 0 ? row.both_graph : row.both);
   row.teraflops = (p.forward + p.backward) / seconds / 1e12;
-  row.terabytes = 3 * bytes / seconds / 1e12;
+  row.terabytes = (1 + passes) * bytes / seconds / 1e12;
   return row;
 }
 

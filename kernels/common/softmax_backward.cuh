@@ -297,7 +297,7 @@ void run_key_gradients(const Call<E>& x, const Sight& sight, const Incoming<E>& 
   const auto run = [&](auto* kernel) {
     launch(kernel, blocks, Shape::kThreads, Shape::bytes(), x, sight, in, dk, dv);
   };
-  if constexpr (D == 256 || (D == 128 && Shape::kWide)) {  // both sums do not fit the registers
+  if constexpr (D == 256) {  // the two sums do not fit the registers together
     if (dk.data) run(key_gradients<E, D, Sight, true, false>);
     if (dv.data) run(key_gradients<E, D, Sight, false, true>);
   } else {

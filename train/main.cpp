@@ -23,7 +23,8 @@ using namespace weft::train;
 
 // Two libraries read their settings from the environment before main() begins, so the program starts
 // itself once more where they are not as it wants them:
-//  - older OpenBLAS does not know newer AMD processors with AVX-512 and takes kernels half as fast;
+//  - older OpenBLAS does not know newer processors: of AMD with AVX-512 it takes kernels half as fast,
+//    of virtual Intel ones some that are twenty years old;
 //  - OpenMP's threads spin for milliseconds while they wait, which costs dearly on a busy machine.
 void choose_environment(char** argv) {
   bool changed = false;
@@ -31,10 +32,16 @@ void choose_environment(char** argv) {
     changed = setenv("GOMP_SPINCOUNT", "10000", 1) == 0;
 #if defined(__x86_64__)
   const std::string_view name = kernels::blas_core_name();
-  if (!std::getenv("OPENBLAS_CORETYPE") && (name == "Haswell" || name == "Zen") &&
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    changed = setenv("OPENBLAS_CORETYPE", "SkylakeX", 1) == 0 || changed;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const char* better = nullptr;
+  if (avx512 && (name == "Haswell" || name == "Zen" || name == "Prescott"))
+    better = "SkylakeX";
+  else if (avx2 && name == "Prescott")
+    better = "Haswell";
+  if (better && !std::getenv("OPENBLAS_CORETYPE"))
+    changed = setenv("OPENBLAS_CORETYPE", better, 1) == 0 || changed;
 #endif
   if (changed) execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
 }

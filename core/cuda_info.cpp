@@ -1,8 +1,5 @@
 #include "core/cuda_info.h"
 
-#include <dlfcn.h>
-#include <link.h>
-
 #include <sstream>
 
 #include "core/error.h"
@@ -22,19 +19,6 @@ bool runs_on(const std::string& architectures, int arch) {
       return true;
   }
   return false;
-}
-
-std::string find_library(const std::vector<std::string>& names) {
-  for (const std::string& name : names) {
-    void* const handle = dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL);
-    if (!handle) continue;
-    link_map* map = nullptr;
-    const bool known = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map && map->l_name;
-    const std::string path = known && *map->l_name ? map->l_name : name;
-    dlclose(handle);
-    return path;
-  }
-  return "";
 }
 
 std::string cuda_version_text(int version) {

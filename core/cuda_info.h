@@ -1,5 +1,4 @@
-// What there is of CUDA on this machine and in this program, and where its libraries lie: told by
-// `weft doctor`. Nothing here throws, and nothing needs a GPU.
+// What there is of CUDA on this machine and in this program: told by `weft doctor`. Nothing here throws, and nothing needs a GPU.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +26,6 @@ CudaInfo cuda_info();
 // Does a GPU of that compute capability run code for `architectures`? "90a": machine code for 9.0 alone;
 // "80": for 8.x, and by PTX for all newer ones; "80-real", "80-virtual": one of the two.
 bool runs_on(const std::string& architectures, int arch);
-
-// The path of the first of some shared libraries that can be loaded; empty where none can.
-std::string find_library(const std::vector<std::string>& names);
 
 // 13000 as "13.0".
 std::string cuda_version_text(int version);

@@ -8,6 +8,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/hdf5.h"
+#include "core/library.h"
 #include "core/parallel.h"
 #include "data/tokenizer.h"
 #include "kernels/common/blas.h"

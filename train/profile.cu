@@ -3,7 +3,6 @@
 
 #include <cupti.h>
 #include <cxxabi.h>
-#include <dlfcn.h>
 #include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 
 #include "core/cuda.cuh"
 #include "core/file.h"
+#include "core/library.h"
 #include "core/trace.h"
 #include "train/report.h"
 
@@ -30,29 +30,19 @@ struct Library {
   decltype(&cuptiGetTimestamp) timestamp;
 };
 
-template <class F>
-void find(void* handle, const char* name, F& function) {
-  function = reinterpret_cast<F>(dlsym(handle, name));
-  require(function != nullptr, "libcupti has no ", name, "; a newer one is needed");
-}
-
 const Library& library() {
   static const Library all = [] {
     const std::string name = concat("libcupti.so.", CUDART_VERSION / 1000);
-    void* handle = nullptr;
-    for (const std::string& path :
-         {name, concat("/usr/local/cuda/lib64/", name), concat("/usr/local/cuda/lib/", name),
-          concat("/usr/local/cuda/extras/CUPTI/lib64/", name)})
-      if (!handle) handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    void* const handle = open_library({name});
     require(handle != nullptr, name, " was not found: it comes with the CUDA toolkit (CUPTI). ",
             "Install it, name its folder in LD_LIBRARY_PATH, or leave out --profile");
     Library l{};
-    find(handle, "cuptiActivityRegisterCallbacks", l.callbacks);
-    find(handle, "cuptiActivityEnable", l.enable);
-    find(handle, "cuptiActivityDisable", l.disable);
-    find(handle, "cuptiActivityFlushAll", l.flush);
-    find(handle, "cuptiActivityGetNextRecord", l.next);
-    find(handle, "cuptiGetTimestamp", l.timestamp);
+    find_function(handle, "cuptiActivityRegisterCallbacks", l.callbacks);
+    find_function(handle, "cuptiActivityEnable", l.enable);
+    find_function(handle, "cuptiActivityDisable", l.disable);
+    find_function(handle, "cuptiActivityFlushAll", l.flush);
+    find_function(handle, "cuptiActivityGetNextRecord", l.next);
+    find_function(handle, "cuptiGetTimestamp", l.timestamp);
     return l;
   }();
   return all;

@@ -1,13 +1,13 @@
 #include "kernels/common/gemm.h"
 
 #include <cublasLt.h>
-#include <dlfcn.h>
 
 #include <array>
 #include <map>
 #include <mutex>
 
 #include "core/cuda.cuh"
+#include "core/library.h"
 
 namespace weft::kernels {
 namespace {
@@ -28,38 +28,24 @@ struct Library {
   decltype(&cublasLtGetStatusString) status_string;
 };
 
-void* open_library() {
-  const std::string name = concat("libcublasLt.so.", CUBLAS_VER_MAJOR);
-  for (const std::string& path : {name, concat("/usr/local/cuda/lib64/", name),
-                                  concat("/usr/local/cuda/targets/x86_64-linux/lib/", name),
-                                  concat("/usr/local/cuda/lib/", name)})
-    if (void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return handle;
-  fail(name,
-       " was not found: it comes with the CUDA toolkit, and with PyTorch's "
-       "nvidia-cublas package. Install it, or name its folder in LD_LIBRARY_PATH; or use --device "
-       "cpu");
-}
-
-template <class F>
-void find(void* handle, const char* name, F& function) {
-  function = reinterpret_cast<F>(dlsym(handle, name));
-  require(function != nullptr, "libcublasLt: it has no ", name, "; a newer one is needed");
-}
-
 const Library& library() {
   static const Library all = [] {
-    void* const handle = open_library();
+    const std::string name = concat("libcublasLt.so.", CUBLAS_VER_MAJOR);
+    void* const handle = open_library({name});
+    require(handle != nullptr, name,
+            " was not found: it comes with the CUDA toolkit, and with PyTorch's nvidia-cublas "
+            "package. Install it, or name its folder in LD_LIBRARY_PATH; or use --device cpu");
     Library l{};
-    find(handle, "cublasLtCreate", l.create);
-    find(handle, "cublasLtGetVersion", l.version);
-    find(handle, "cublasLtMatmul", l.matmul);
-    find(handle, "cublasLtMatmulDescCreate", l.desc_create);
-    find(handle, "cublasLtMatmulDescSetAttribute", l.desc_set);
-    find(handle, "cublasLtMatrixLayoutCreate", l.layout_create);
-    find(handle, "cublasLtMatmulPreferenceCreate", l.preference_create);
-    find(handle, "cublasLtMatmulPreferenceSetAttribute", l.preference_set);
-    find(handle, "cublasLtMatmulAlgoGetHeuristic", l.heuristic);
-    find(handle, "cublasLtGetStatusString", l.status_string);
+    find_function(handle, "cublasLtCreate", l.create);
+    find_function(handle, "cublasLtGetVersion", l.version);
+    find_function(handle, "cublasLtMatmul", l.matmul);
+    find_function(handle, "cublasLtMatmulDescCreate", l.desc_create);
+    find_function(handle, "cublasLtMatmulDescSetAttribute", l.desc_set);
+    find_function(handle, "cublasLtMatrixLayoutCreate", l.layout_create);
+    find_function(handle, "cublasLtMatmulPreferenceCreate", l.preference_create);
+    find_function(handle, "cublasLtMatmulPreferenceSetAttribute", l.preference_set);
+    find_function(handle, "cublasLtMatmulAlgoGetHeuristic", l.heuristic);
+    find_function(handle, "cublasLtGetStatusString", l.status_string);
     return l;
   }();
   return all;

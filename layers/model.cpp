@@ -141,7 +141,7 @@ struct Model::Parts {
   mutable Shape row_positions_of;
 
   Var embed(const Tensor& tokens, const Context& c) const;
-  Var with_positions(const Var& x, const Tensor& positions, const Shape& tokens) const;
+  Tensor placed(const Tensor& tokens, const Context& c) const;  // the position of each token
   Var through(const Block& block, const Var& x, Context& c) const;
   // [B, T] to [B, T, D], after the final norm.
   Var hidden(const Tensor& tokens, Context& c, Generation* generation) const;
@@ -177,24 +177,19 @@ Var Model::Parts::embed(const Tensor& tokens, const Context& c) const {
   const OwnerScope owner("embedding");
   Var x = apply<kernels::Embedding>({embedding}, {tokens.reshape({-1})}).y;
   if (embedding_scale != 1) x = autograd::scale(x, embedding_scale);
-  if (positions) {
-    // Those of whole rows are the same from step to step, and need no new copy to a GPU.
-    const bool whole = !c.cu_seqlens && c.position == 0;
-    const Shape shape = tokens.shape();
-    if (!whole || !row_positions || !(row_positions_of == shape)) {
-      const Tensor fresh = positions_of(tokens, c, context);
-      if (!whole) return with_positions(x, fresh, shape);
-      row_positions = fresh;
-      row_positions_of = shape;
-    }
-    return with_positions(x, row_positions, shape);
-  }
+  if (positions)
+    x = autograd::add(x, apply<kernels::Embedding>({positions}, {placed(tokens, c)}).y);
   return autograd::reshape(x, {tokens.size(0), tokens.size(1), -1});
 }
 
-Var Model::Parts::with_positions(const Var& x, const Tensor& p, const Shape& tokens) const {
-  const Var y = autograd::add(x, apply<kernels::Embedding>({positions}, {p}).y);
-  return autograd::reshape(y, {tokens[0], tokens[1], -1});
+// Those of whole rows are the same from step to step, and need no new copy to a GPU.
+Tensor Model::Parts::placed(const Tensor& tokens, const Context& c) const {
+  if (c.cu_seqlens || c.position > 0) return positions_of(tokens, c, context);
+  if (!row_positions || !(row_positions_of == tokens.shape())) {
+    row_positions = positions_of(tokens, c, context);
+    row_positions_of = tokens.shape();
+  }
+  return row_positions;
 }
 
 Var Model::Parts::through(const Block& block, const Var& x, Context& c) const {

@@ -70,7 +70,6 @@ class CudaStepper final : public Stepper {
       layers::Batch batch = slot.batches.back();
       batch.tokens = batch.tokens.to(device_);
       batch.targets = batch.targets.to(device_);
-      cuda_stream(device_);
       const bool of_loss = !std::isfinite(n.loss) || !std::isfinite(n.total);
       refuse_step(model_, batch, recipe_.train.accumulate, slot.result.step,
                   of_loss ? static_cast<double>(std::isfinite(n.loss) ? n.total : n.loss) : 0.0,

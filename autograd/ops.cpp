@@ -20,6 +20,15 @@ struct FunctionNode final : Node {
   void release() override { gradient = nullptr; }
 };
 
+struct ReshapeNode final : Node {
+  ReshapeNode() : Node("reshape") {}
+  Shape before;
+
+  std::vector<Tensor> backward(std::vector<Tensor> dy) override { return {dy[0].reshape(before)}; }
+  void release() override {}
+  bool only_reshapes() const override { return true; }
+};
+
 Var record(const char* name, const std::vector<Var>& inputs, Tensor value,
            std::function<std::vector<Tensor>(const Tensor&)> gradient) {
   if (finite_checked()) check_finite(value, name, "the result");
@@ -33,9 +42,12 @@ Var record(const char* name, const std::vector<Var>& inputs, Tensor value,
 }  // namespace
 
 Var reshape(const Var& x, const Shape& shape) {
-  const Shape before = x.shape();
-  return record("reshape", {x}, x.value().reshape(shape),
-                [before](const Tensor& dy) { return std::vector{dy.reshape(before)}; });
+  Tensor value = x.value().reshape(shape);
+  if (!records({x})) return Var(std::move(value));
+  const auto node = std::make_shared<ReshapeNode>();
+  node->before = x.shape();
+  node->inputs.emplace_back(x);
+  return Var::made_by(node, 0, std::move(value));
 }
 
 Var transpose(const Var& x, int a, int b) {

@@ -111,6 +111,17 @@ Tensor Edge::sum() const {
   return leaf->grad.device().takes_cuda_forms() ? leaf->grad : Tensor();
 }
 
+Tensor Edge::take_flow(const Tensor& value) const {
+  if (!value.device().takes_cuda_forms()) return {};
+  const Edge* to = this;
+  while (to->node && to->node->flow.empty() && to->node->only_reshapes()) to = &to->node->inputs[0];
+  if (!to->node || to->node->flow.empty()) return {};
+  Tensor& flow = to->node->flow[static_cast<size_t>(to->index)];
+  if (!flow || flow.use_count() > 1 || flow.dtype() != value.dtype() || !flow.is_contiguous())
+    return {};
+  return std::exchange(flow, {}).reshape(value.shape());
+}
+
 const Tensor& Kept::get(const std::string& operation) const {
   require(tensor_.version() == version_, operation, ": a tensor of shape ", tensor_.shape(),
           " kept for the backward pass was changed in place after the forward pass; "

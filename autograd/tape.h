@@ -63,6 +63,10 @@ struct Edge {
   bool wanted() const { return node || leaf; }
   // On a GPU: where a leaf's gradient is summed in f32, for an operation that can add to it. Else absent.
   Tensor sum() const;
+  // On a GPU, during backward(): the gradient that has come in so far for the value this edge leads to,
+  // in that value's shape as the operation took it, where nobody else holds it. It is taken out: who
+  // adds its own part to it hands it back as this edge's gradient. Else absent.
+  Tensor take_flow(const Tensor& value) const;
 };
 
 // A tensor kept for backward, with its version: get() throws Error if it was changed in place since.
@@ -86,6 +90,8 @@ struct Node {
   virtual std::vector<Tensor> backward(std::vector<Tensor> dy) = 0;
   // Drops what was kept for backward.
   virtual void release() = 0;
+  // Is its backward a reshape of the gradient, and nothing else?
+  virtual bool only_reshapes() const { return false; }
 
   std::string name;    // the operation
   std::string owner;   // the part of the model that made it (core/allocator.h, OwnerScope)

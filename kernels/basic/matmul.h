@@ -2,7 +2,7 @@
 //   y[r, o] = sum_i x[r, i] w[o, i] + bias[o]
 #pragma once
 
-#include "kernels/mechanism.h"
+#include "kernels/onto.h"
 
 namespace weft::kernels {
 
@@ -43,6 +43,9 @@ struct Matmul {
                                 const Outputs<Tensor>& dy, const Tensor& sum);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static constexpr size_t kOnto = 0;  // x
+  static void cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                                 const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 }  // namespace weft::kernels

@@ -9,7 +9,7 @@
 
 #include <string>
 
-#include "kernels/mechanism.h"
+#include "kernels/onto.h"
 
 namespace weft::kernels {
 
@@ -53,6 +53,9 @@ struct RmsNorm {
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static constexpr size_t kOnto = 0;  // x
+  static void cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                                 const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 struct LayerNorm {
@@ -96,6 +99,9 @@ struct LayerNorm {
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
+  static constexpr size_t kOnto = 0;  // x
+  static void cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                                 const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
 struct GatedNorm {

@@ -17,6 +17,7 @@ struct Backward {
   uint32_t segments, groups, walks;
   int W;
   float inverse_count;
+  bool onto;  // dx is added to what is there
   GateKind gate;
 };
 
@@ -197,10 +198,13 @@ __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
     flat = kNorm == Norm::centred ? sum_lanes<L::kLanes>(flat) * a.inverse_count : 0;
 
     L::each(now.count, [&](int j, int column) {
-      Pack<T, kWidth> to_x, to_z;
+      const int64_t at = static_cast<int64_t>(now.s) * a.W + column;
+      Pack<T, kWidth> to_x, to_z, before;
+      if (kNorm != Norm::gated && a.onto) before = load<kWidth>(a.dx + at);
       each_of(j, column, [&](const Element<kNorm>& e, float, int k) {
         if (kNorm != Norm::gated) {
-          to_x.at[k] = from_float<T>(root * (e.dn - flat - e.n * along));
+          const float d = root * (e.dn - flat - e.n * along);
+          to_x.at[k] = from_float<T>(a.onto ? to_float(before.at[k]) + d : d);
         } else if (a.gate.first) {  // n is x a, e.n is x: the gradient of n goes to both
           const float d = root * (e.wg - e.n * e.a * along);
           to_x.at[k] = from_float<T>(d * e.a);
@@ -210,7 +214,6 @@ __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
           to_z.at[k] = from_float<T>(root * e.wg * e.n * e.slope);
         }
       });
-      const int64_t at = static_cast<int64_t>(now.s) * a.W + column;
       if (a.dx) store(a.dx + at, to_x);
       if (kNorm == Norm::gated && a.dz) store(a.dz + at, to_z);
     });
@@ -249,6 +252,7 @@ struct Given {
 
 struct Wanted {
   Tensor x, z, weight, bias;
+  bool onto = false;  // x holds what its gradient is added to
 };
 
 template <Norm kNorm>
@@ -281,6 +285,7 @@ void launch(const Given& in, const Wanted& out) {
                   .walks = 0,  // below
                   .W = static_cast<int>(W),
                   .inverse_count = in.mean_of_squares ? 1 / static_cast<float>(W) : 1,
+                  .onto = out.onto,
                   .gate = in.gate};
     if (R > 0)
       for_lanes<T>(vectors, W, [&]<class L>(int packs) {
@@ -308,32 +313,49 @@ Tensor vector_of(const Tensor& t) { return t ? t.contiguous() : t; }
 
 }  // namespace
 
-void RmsNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
-                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  launch<Norm::scaled>({with_rows(x.x),
-                        {},
-                        vector_of(x.weight),
-                        with_rows(dy.y),
-                        {},
-                        saved.rstd,
-                        o.groups,
-                        true,
-                        {}},
-                       {dx.x, {}, dx.weight, {}});
+namespace {
+
+void of_rms(const RmsNorm::Inputs<Tensor>& x, const RmsNorm::Options& o,
+            const RmsNorm::Saved& saved, const Tensor& dy, const RmsNorm::Inputs<Tensor>& dx,
+            bool onto) {
+  launch<Norm::scaled>(
+      {with_rows(x.x), {}, vector_of(x.weight), with_rows(dy), {}, saved.rstd, o.groups, true, {}},
+      {dx.x, {}, dx.weight, {}, onto});
 }
 
-void LayerNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
-                              const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+void of_layer(const LayerNorm::Inputs<Tensor>& x, const LayerNorm::Options& o,
+              const LayerNorm::Saved& saved, const Tensor& dy, const LayerNorm::Inputs<Tensor>& dx,
+              bool onto) {
   launch<Norm::centred>({with_rows(x.x),
                          {},
                          vector_of(x.weight),
-                         with_rows(dy.y),
+                         with_rows(dy),
                          saved.mean,
                          saved.rstd,
                          o.groups,
                          true,
                          {}},
-                        {dx.x, {}, dx.weight, dx.bias});
+                        {dx.x, {}, dx.weight, dx.bias, onto});
+}
+
+}  // namespace
+
+void RmsNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  of_rms(x, o, saved, dy.y, dx, false);
+}
+void RmsNorm::cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                                 const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  of_rms(x, o, saved, dy.y, dx, true);
+}
+
+void LayerNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                              const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  of_layer(x, o, saved, dy.y, dx, false);
+}
+void LayerNorm::cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
+                                   const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  of_layer(x, o, saved, dy.y, dx, true);
 }
 
 void GatedNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,

@@ -5,7 +5,9 @@
 #include "autograd/gradcheck.h"
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
+#include "kernels/agreement.h"
 #include "kernels/basic/matmul.h"
+#include "kernels/basic/norms.h"
 #include "kernels/operation.h"
 #include "tests/catch.h"
 
@@ -145,4 +147,27 @@ TEST_CASE("gradcheck: a wrong gradient is found, named and placed") {
   CHECK_FALSE(r.passed);
   CHECK(r.at == std::vector<int64_t>{1, 1});
   CHECK_FALSE(check_input("x", loss, x, g, {.directions = 4}).passed);
+}
+
+TEST_CASE("tape: on a GPU gradients added in place are the CPU's", "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  // What a block does: a value through a norm into products, and past them; views on the way.
+  const auto gradients = [](Device device) {
+    const auto leaf = [&](const Shape& shape, const char* name) {
+      return Var::leaf(normal(shape, 1, name).to(Dtype::f32).to(device));
+    };
+    const Var x = leaf({2, 40, 64}, "x"), scale = leaf({64}, "scale");
+    const Var w = leaf({64, 64}, "w"), u = leaf({64, 64}, "u");
+    const Var y = reshape(multiply(x, x), {80, 64});
+    const Var n = reshape(apply<kernels::LayerNorm>({y, scale, {}}).y, {2, 40, 64});
+    const Var a = product(reshape(n, {80, 64}), w), b = product(reshape(n, {-1, 64}), u);
+    const Var m = apply<kernels::RmsNorm>({y, scale}).y;
+    backward(sum(multiply(add(add(y, a), add(b, m)), b)));
+    std::vector<Tensor> list;
+    for (const Var& v : {x, scale, w, u}) list.push_back(v.grad().to(kCpu));
+    return list;
+  };
+  const std::vector<Tensor> expected = gradients(kCpu), got = gradients(kCuda);
+  for (size_t i = 0; i < got.size(); ++i)
+    CHECK(kernels::difference(got[i], expected[i], 1e-2).error < 1e-5);
 }

@@ -1,10 +1,10 @@
 """GPT-2 124M in PyTorch, with the weights and the batches of a run of ours.
 
     weft export recipes/gpt2_124m.toml --steps 500 --out gpt2.h5
-    python tests/peers/torch_gpt2.py gpt2.h5 [--steps 500] [--eager] [--losses FILE]
+    python tests/peers/torch_gpt2.py gpt2.h5 [--steps 500] [--eager] [--f32] [--losses FILE]
 
-Trains as the recipe does (AdamW, warm-up and cosine, clipping) under bfloat16 autocast, compiled unless
---eager. Prints one JSON line: tokens a second in the middle of the steps, peak memory, first and last loss;
+Trains as the recipe does (AdamW, warm-up and cosine, clipping) under bfloat16 autocast, or with --f32 in
+float32 without TF32, compiled unless --eager. Prints one JSON line: tokens a second in the middle of the steps, peak memory, first and last loss;
 --losses writes the loss of every step, a line each.
 """
 
@@ -95,9 +95,10 @@ def main():
     parser.add_argument("file")
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--f32", action="store_true")
     parser.add_argument("--losses")
     a = parser.parse_args()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("highest" if a.f32 else "high")
     file = h5py.File(a.file, "r")
     text = file.attrs["recipe"]
     recipe = tomllib.loads(text if isinstance(text, str) else text.decode())
@@ -122,7 +123,7 @@ def main():
         x = torch.from_numpy(tokens[step]).cuda()
         y = torch.from_numpy(targets[step]).cuda()
         start = time.perf_counter()
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=not a.f32):
             loss = run(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), o.get("clip", 1.0))

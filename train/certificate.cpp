@@ -151,9 +151,11 @@ int64_t failures(const std::vector<CertificateRow>& rows) {
 }  // namespace
 
 std::vector<CertificateRow> certify(const Operation& op, Device device,
-                                    const std::function<void(double)>& progress) {
+                                    const std::function<void(double)>& progress,
+                                    const std::string& case_text) {
   Rows rows;
-  const std::vector<NamedCase> cases = op.cases();
+  std::vector<NamedCase> cases = op.cases();
+  std::erase_if(cases, [&](const NamedCase& c) { return c.name.find(case_text) == c.name.npos; });
   for (size_t i = 0; i < cases.size(); ++i) {
     if (progress) progress(static_cast<double>(i) / static_cast<double>(cases.size()));
     if (device.is_cuda()) {
@@ -251,9 +253,11 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
         line.show((static_cast<double>(i) + part) / static_cast<double>(list.size()),
                   list[i]->name());
       };
-      for (CertificateRow& r : certify(*list[i], device, progress)) rows.push_back(std::move(r));
+      for (CertificateRow& r : certify(*list[i], device, progress, a.case_text))
+        rows.push_back(std::move(r));
     }
   }
+  require(!rows.empty(), "weft gradcheck --case \"", a.case_text, "\": no case's name holds that");
   if (!a.junit.empty()) write_file(a.junit, certificate_junit(rows));
   if (a.json)
     out << certificate_json(rows);

@@ -21,7 +21,8 @@ struct GradcheckArguments {
   std::vector<std::string> operations;  // names; none: all
   std::string device = "cpu";
   bool json = false;
-  std::string junit;  // a file to write
+  std::string junit;      // a file to write
+  std::string case_text;  // cases whose name holds it
 };
 
 // One check: the worst of all cases (by error over bound).
@@ -37,9 +38,11 @@ struct CertificateRow {
   bool passed() const { return error <= bound; }
 };
 
-// `progress` is called with the part of the operation's work that is done, 0 to 1.
+// `progress` is called with the part of the operation's work that is done, 0 to 1. Cases whose name does
+// not hold `case_text` are left out.
 std::vector<CertificateRow> certify(const kernels::Operation& operation, Device device = kCpu,
-                                    const std::function<void(double)>& progress = nullptr);
+                                    const std::function<void(double)>& progress = nullptr,
+                                    const std::string& case_text = "");
 
 void print_certificate(const std::vector<CertificateRow>& rows, std::ostream& out);
 std::string certificate_json(const std::vector<CertificateRow>& rows);

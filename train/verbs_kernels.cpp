@@ -18,11 +18,13 @@ void add_gradcheck(CLI::App& app, int& status) {
       "gradcheck", "check every gradient against differences and the definition");
   verb->footer(
       "Example:\n  weft gradcheck --op attention --op delta\n"
+      "  weft gradcheck --op delta --case packed\n"
       "Exits with 1 if a check fails.");
   verb->add_option("--op", a->operations, "an operation (standard: all); may be repeated")
       ->type_name("NAME")
       ->take_all()
       ->allow_extra_args(false);
+  verb->add_option("--case", a->case_text, "only the cases whose name holds it")->type_name("TEXT");
   verb->add_option("--device", a->device, "cpu, cuda or auto")->capture_default_str();
   verb->add_flag("--json", a->json, "print JSON instead of a table");
   verb->add_option("--junit", a->junit, "also write the checks as JUnit XML")->type_name("FILE");

@@ -111,3 +111,11 @@ TEST_CASE("certificate: the verb takes names and refuses those it does not know"
   CHECK_THROWS_WITH(run_gradcheck({.operations = {"embeding"}}, out),
                     ContainsSubstring("did you mean \"embedding\""));
 }
+
+TEST_CASE("certificate: one case is checked alone, and a name that none has is refused") {
+  std::ostringstream out;
+  CHECK(run_gradcheck({.operations = {"matmul"}, .json = true, .case_text = "odd"}, out) == 0);
+  CHECK_THAT(out.str(), ContainsSubstring("\"cases\": 1") && !ContainsSubstring("\"cases\": 2"));
+  CHECK_THROWS_WITH(run_gradcheck({.operations = {"matmul"}, .case_text = "zzz"}, out),
+                    ContainsSubstring("--case \"zzz\": no case's name holds that"));
+}

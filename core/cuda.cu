@@ -11,6 +11,11 @@ namespace {
 
 constexpr int kLeastArch =
     80;  // CMakeLists.txt: code for 8.0 and 9.0, and PTX for what comes after
+#ifdef WEFT_HAS_SM90A
+constexpr bool kHasHopperCode = true;
+#else
+constexpr bool kHasHopperCode = false;
+#endif
 
 class CudaBackend final : public Backend {
  public:
@@ -22,7 +27,7 @@ class CudaBackend final : public Backend {
     cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
     cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index));
     cuda_check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, index));
-    arch = 10 * major + minor;
+    arch = kHasHopperCode && major == 9 && minor == 0 ? 90 : kLeastArch;
     cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   }
 

@@ -2,15 +2,14 @@
 // of the chunkwise forms in f64 rounds its operands to bf16 first. Sums, and all that is no product,
 // stay exact. kernels/agreement.h makes the bound of bf16 from it.
 //
-// Which products there are is the CPU form's affair, and a GPU's form of the same equations may cut them
-// otherwise:
-//   delta, kda     U solves a triangular system by substitution, each step of which takes rounded operands;
-//                  a form that multiplies by a rounded inverse rounds twice as often.
-//   gated_linear,  scores between tokens of one sub-chunk (16) are sums of products of three factors, q, k
-//   kda            and their decay, which no matrix product can form: they stay exact. A form that puts
-//                  half of the decay into each operand rounds there.
-//   gated_linear,  states pass from sub-chunk to sub-chunk and each is an operand; a form with chunks of
-//   kda            64 rounds fewer states, and more scores.
+// Which products there are is a form's affair, and a GPU's form of the same equations may cut them otherwise:
+//   delta, kda     a GPU multiplies by the inverse of a chunk's triangular system, where the CPU substitutes,
+//                  and kda's states pass from chunk to chunk there, from sub-chunk to sub-chunk here: under
+//                  the switch it is the GPU's products that are made, in overwrite_form.h.
+//   gated_linear   scores between tokens of one sub-chunk (16) are sums of products of three factors, q, k
+//                  and their decay, which no matrix product can form: they stay exact. A form that puts
+//                  half of the decay into each operand rounds there. States pass from sub-chunk to sub-chunk
+//                  and each is an operand; a form with chunks of 64 rounds fewer states, and more scores.
 //   attention      scores are scaled after their product, as bf16 queries are then exact operands.
 //   selective_scan, norms and the like have no products: inputs and outputs alone are rounded.
 // Decode steps of one token multiply vectors, not matrices, and round no operand.
@@ -46,6 +45,8 @@ bool rounds_operands() {
   if constexpr (std::is_same_v<T, double>) return OperandRounding::on();
   return false;
 }
+
+inline bool rounds_operands(Dtype dtype) { return dtype == Dtype::f64 && OperandRounding::on(); }
 
 inline double to_bf16(double x) { return static_cast<float>(bf16(static_cast<float>(x))); }
 // x as an operand: rounded where that is on.

@@ -3,6 +3,7 @@
 // A row of one token, the decode step, reads and writes its state once instead.
 #include "core/parallel.h"
 #include "kernels/common/checks.h"
+#include "kernels/common/overwrite_form.h"
 #include "kernels/common/pieces.h"
 #include "kernels/delta/delta.h"
 #include "kernels/delta/reference.h"
@@ -128,6 +129,8 @@ void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Output
                         Saved* saved) {
   const Dtype dtype = in.v.dtype();
   const Device device = in.v.device();
+  if (rounds_operands(dtype) && in.v.size(1) > 1)
+    return overwrite::Form<Delta>(in, options).forward(y);
   for_real(dtype, [&]<class T>() {
     const Operands<T> x(in, options);
     const int64_t size = x.L == 1 ? 2 * x.V : x.tiles_size(false), chunks = x.docs.chunks();
@@ -164,6 +167,7 @@ void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Output
 
 void Delta::cpu_backward(const Inputs<Tensor>& in, const Options& options, const Saved& saved,
                          const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  if (rounds_operands(in.v.dtype())) return overwrite::Form<Delta>(in, options).backward(dy, dx);
   for_real(in.v.dtype(), [&]<class T>() {
     const Operands<T> x(in, options);
     const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;

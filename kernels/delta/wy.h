@@ -156,7 +156,6 @@ struct Tiles {
       for (int64_t c = 0; c < V; c += kLanes<T>)
         lanes(missed.row(i) + c) -= factor * lanes(read.row(m + i) + c);
     }
-    if (rounds_operands<T>()) return solve_rounded();
     constexpr int kRows = kTileRows;
     detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
       const auto at = [&](Tile<T> t, int64_t i, int j) {
@@ -186,7 +185,6 @@ struct Tiles {
   void solve_back() {
     constexpr int kRows = kTileRows;
     const Tile<T> R = dO_R.below(m);
-    if (rounds_operands<T>()) return solve_back_rounded(R);
     detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
       const auto at = [&](Tile<T> t, int64_t i, int j) {
         return &lanes(t.row(i) + column + j * kLanes<T>);
@@ -210,26 +208,6 @@ struct Tiles {
           }
       }
     });
-  }
-
-  // The same with every product's operands rounded.
-  void solve_rounded() {
-    for (int64_t i = 0; i < m; ++i)
-      for (int64_t c = 0; c < V; ++c) {
-        T rest = missed.row(i)[c];
-        for (int64_t l = 0; l < i; ++l) rest -= operand(M.row(i)[l]) * operand(U.row(l)[c]);
-        missed.row(i)[c] = rest;
-        U.row(i)[c] = beta[i] * rest;
-      }
-  }
-  void solve_back_rounded(Tile<T> R) {
-    for (int64_t i = m - 1; i >= 0; --i)
-      for (int64_t c = 0; c < V; ++c) {
-        T rest = dU.row(i)[c];
-        for (int64_t l = i + 1; l < m; ++l) rest -= operand(M.row(l)[i]) * operand(R.row(l)[c]);
-        dU.row(i)[c] = rest;
-        R.row(i)[c] = beta[i] * rest;
-      }
   }
 
   // The sum of a (.) b over rows of V columns.

@@ -1,6 +1,7 @@
 // The chunkwise form, backward: from sub-chunk to sub-chunk, last to first, with the gradient of the
 // state; the states and what was written are made again from those kept at the starts of chunks.
 // States and their gradients lie transposed here, [V, K]: so every product finds its rows.
+#include "kernels/common/overwrite_form.h"
 #include "kernels/kda/problem.h"
 
 namespace weft::kernels {
@@ -189,6 +190,7 @@ class Backward {
 
 void Kda::cpu_backward(const Inputs<Tensor>& in, const Options& options, const Saved& saved,
                        const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
+  if (rounds_operands(in.v.dtype())) return overwrite::Form<Kda>(in, options).backward(dy, dx);
   for_real(in.v.dtype(), [&]<class T>() {
     const Problem<T> p(in, options);
     const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;

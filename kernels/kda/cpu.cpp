@@ -1,6 +1,7 @@
 // The chunkwise form, forward: heads in parallel, each going from sub-chunk to sub-chunk with its
 // state. A row of one token, the decode step, reads and writes its state once instead.
 #include "kernels/common/checks.h"
+#include "kernels/common/overwrite_form.h"
 #include "kernels/kda/problem.h"
 #include "kernels/kda/reference.h"
 
@@ -90,6 +91,8 @@ void Kda::cpu_forward(const Inputs<Tensor>& in, const Options& options, Outputs<
                       Saved* saved) {
   const Dtype dtype = in.v.dtype();
   const Device device = in.v.device();
+  if (rounds_operands(dtype) && in.v.size(1) > 1)
+    return overwrite::Form<Kda>(in, options).forward(y);
   for_real(dtype, [&]<class T>() {
     const Problem<T> p(in, options);
     const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);

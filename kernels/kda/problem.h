@@ -99,33 +99,9 @@ struct Tokens {
   T* beta = nullptr;
 };
 
-// The two systems below with every product's operands rounded.
-template <class T>
-void solve_rounded(int64_t V, Tile<T> read, Tokens<T>& x) {
-  for (int64_t i = 0; i < kSub; ++i)
-    for (int64_t c = 0; c < V; ++c) {
-      T rest = x.missed.row(i)[c] - read.row(i)[c];
-      for (int64_t l = 0; l < i; ++l) rest -= operand(x.M.row(i)[l]) * operand(x.U.row(l)[c]);
-      x.missed.row(i)[c] = rest;
-      x.U.row(i)[c] = x.beta[i] * rest;
-    }
-}
-template <class T>
-void solve_back_rounded(int64_t V, const Tokens<T>& x, Tile<T> dU, Tile<T> erased) {
-  for (int64_t i = kSub - 1; i >= 0; --i)
-    for (int64_t c = 0; c < V; ++c) {
-      T rest = dU.row(i)[c];
-      for (int64_t l = i + 1; l < kSub; ++l)
-        rest += operand(x.M.row(l)[i]) * operand(erased.row(l)[c]);
-      dU.row(i)[c] = rest;
-      erased.row(i)[c] = -x.beta[i] * rest;
-    }
-}
-
 // missed = (1 + M Diag(beta))^-1 (missed - read) and U = beta * missed, by forward substitution.
 template <class T>
 void solve(int64_t V, Tile<T> read, Tokens<T>& x) {
-  if (rounds_operands<T>()) return solve_rounded(V, read, x);
   for (int64_t c = 0; c < V; c += kTile) {
     Line<T> rest[kSub];
 #pragma GCC unroll 16
@@ -144,7 +120,6 @@ void solve(int64_t V, Tile<T> read, Tokens<T>& x) {
 // The adjoint: dU becomes R = (1 + Diag(beta) M)^-T dU, and `erased` -beta R.
 template <class T>
 void solve_back(int64_t V, const Tokens<T>& x, Tile<T> dU, Tile<T> erased) {
-  if (rounds_operands<T>()) return solve_back_rounded(V, x, dU, erased);
   for (int64_t c = 0; c < V; c += kTile) {
     Line<T> rest[kSub];
 #pragma GCC unroll 16

@@ -5,8 +5,11 @@
 
 #include "kernels/agreement.h"
 #include "kernels/common/blas.h"
+#include "kernels/common/overwrite_form.h"
 #include "kernels/common/tile.h"
 #include "kernels/common/tile_gemm.h"
+#include "kernels/delta/reference.h"
+#include "kernels/kda/reference.h"
 #include "tests/catch.h"
 
 using namespace weft;
@@ -41,6 +44,34 @@ std::vector<Tensor> products(const Tensor& a, const Tensor& b) {
   add([&](double* c) { detail::product<double, false>(n, n, n, s, t, 0, {c, n}, Band::full); });
   add([&](double* c) { detail::product<double, true>(n, n, n, s, t, 0, {c, n}, Band::full); });
   return all;
+}
+
+// The GPU's form of a rule that overwrites, nothing rounded, against the CPU's.
+template <class M>
+void compare_forms() {
+  for (const Case<M>& c : Reference<M>::cases()) {
+    typename M::Saved saved;
+    Outputs<M> y = forward<M>(c.x, c.o, &saved), form_y = M::outputs(c.x, c.o), dy;
+    int number = 0;
+    for_fields(
+        [&](Tensor& d, const Tensor& t) {
+          if (t) d = normal(t.shape(), 9, "output " + std::to_string(number++));
+        },
+        dy, y);
+    Inputs<M, bool> all;
+    for_fields([](bool& want) { want = true; }, all);
+    Inputs<M> dx = backward<M>(c.x, c.o, saved, dy, all), form_dx;
+    for_fields([](Tensor& d, const Tensor& t) { d = t ? zeros_like(t) : t; }, form_dx, dx);
+    overwrite::Form<M> form(c.x, c.o);
+    form.forward(form_y);
+    form.backward(dy, form_dx);
+    const auto check = [&](const Tensor& got, const Tensor& expected) {
+      INFO(M::name << " \"" << c.name << "\"");
+      if (expected) CHECK(difference(got, expected, floor_of(Dtype::f64)).error < 1e-10);
+    };
+    for_fields(check, form_y, y);
+    for_fields(check, form_dx, dx);
+  }
 }
 
 }  // namespace
@@ -106,6 +137,11 @@ TEST_CASE("rounding: once off, f64 agrees with the definition as before") {
       CHECK(a.passed());
     }
   }
+}
+
+TEST_CASE("rounding: the GPU's form of rules that overwrite computes what the CPU's does") {
+  compare_forms<Delta>();
+  compare_forms<Kda>();
 }
 
 TEST_CASE("rounding: operands cost more than outputs alone, where a form has products") {

@@ -17,6 +17,13 @@ using namespace tile;
 inline constexpr int kChunk = 64;    // tokens of a chunk of the grid on which states are kept
 inline constexpr int kColumns = 64;  // of V, of a scan's block
 
+// The inverse of a chunk's system as operands: in bf16 with what rounding left of it as a second matrix,
+// [T, 64] beside [T, 64]. Everything that is written or erased goes through it.
+template <class T>
+inline constexpr int kInverses = sizeof(T) == 2 ? 2 : 1;
+template <class T>
+inline constexpr int kInverseWidth = kInverses<T>* kChunk;
+
 // What one document has in one chunk.
 struct Span {
   int64_t begin;  // its first token in the row
@@ -274,21 +281,28 @@ __device__ inline void invert(float* L) {
   __syncthreads();
 }
 
-// Rows r < n of the inverse to global [n, 64], zeros above the diagonal. 128 threads.
+// Rows r < n of the inverse to global [n, kInverseWidth], zeros above the diagonal. 128 threads.
 template <class T>
 __device__ inline void store_inverse(const float* X, T* global, int n) {
   constexpr int kUnit = 16 / static_cast<int>(sizeof(T)), kUnits = kChunk / kUnit;
 #pragma unroll 2
   for (int at = static_cast<int>(threadIdx.x); at < n * kUnits; at += 128) {
     const int r = at / kUnits, c = at % kUnits * kUnit;
+    T* const to = global + r * kInverseWidth<T> + c;
+    float x[kUnit];
     alignas(16) T unit[kUnit];
 #pragma unroll
-    for (int i = 0; i < kUnit; i += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(X + r * kPitch + c + i);
-      store_pair(unit + i, c + i <= r ? four.x : 0.f, c + i + 1 <= r ? four.y : 0.f);
-      store_pair(unit + i + 2, c + i + 2 <= r ? four.z : 0.f, c + i + 3 <= r ? four.w : 0.f);
+    for (int i = 0; i < kUnit; ++i) x[i] = c + i <= r ? X[r * kPitch + c + i] : 0.f;
+#pragma unroll
+    for (int part = 0; part < kInverses<T>; ++part) {
+#pragma unroll
+      for (int i = 0; i < kUnit; i += 2) {
+        store_pair(unit + i, x[i], x[i + 1]);
+        x[i] -= to_float(unit[i]);
+        x[i + 1] -= to_float(unit[i + 1]);
+      }
+      *reinterpret_cast<uint4*>(to + part * kChunk) = *reinterpret_cast<const uint4*>(unit);
     }
-    *reinterpret_cast<uint4*>(global + r * kChunk + c) = *reinterpret_cast<const uint4*>(unit);
   }
 }
 

@@ -4,9 +4,10 @@
 // system, and kda's goes from state to state every 16 tokens where this one has 64.
 //
 // Operands of products are rounded once each, from the exact number: q and k (for kda with their decays),
-// the inverse, scores between tokens and their gradients, what is written and erased, states. dbeta and dg
-// are sums over what is at hand in fp32 or lies in memory as an operand. Exact is all else: decays, the
-// system before it is inverted, and what kda makes of two tokens of one block of 16.
+// scores between tokens and their gradients, what is written and erased, states. The inverse and what it
+// multiplies are two operands each, the number and what rounding left of it. dbeta and dg are sums over
+// what is at hand in fp32 or lies in memory as an operand. Exact is all else: decays, the system before it
+// is inverted, and what kda makes of two tokens of one block of 16.
 // Equations: overwrite_scan.cuh; delta/backward.cuh and kda/backward.cuh.
 #pragma once
 
@@ -45,8 +46,27 @@ inline Matrix product(const Matrix& left, const Matrix& right) {
   const Matrix a = operands(left), b = operands(right);
   Matrix c(a.rows, b.columns);
   for (int64_t i = 0; i < a.rows; ++i)
-    for (int64_t l = 0; l < a.columns; ++l)
-      for (int64_t j = 0; j < b.columns; ++j) c(i, j) += a(i, l) * b(l, j);
+    for (int64_t l = 0; l < a.columns; ++l) {
+      const double by = a(i, l);
+      double* const to = c.x.data() + i * c.columns;
+      const double* const from = b.x.data() + l * b.columns;
+#pragma omp simd
+      for (int64_t j = 0; j < b.columns; ++j) to[j] += by * from[j];
+    }
+  return c;
+}
+inline void add(const Matrix& more, Matrix& to) {
+  for (size_t i = 0; i < to.x.size(); ++i) to.x[i] += more.x[i];
+}
+// The same where each factor is its operand and what rounding left of it, an operand too.
+inline Matrix close_product(const Matrix& left, const Matrix& right) {
+  const auto rest = [](const Matrix& a) {
+    return Matrix(a.rows, a.columns,
+                  [&](int64_t i, int64_t j) { return a(i, j) - operand(a(i, j)); });
+  };
+  Matrix c = product(left, right);
+  add(product(rest(left), right), c);
+  add(product(left, rest(right)), c);
   return c;
 }
 
@@ -105,10 +125,9 @@ class Form {
         const Matrix dO(p.size(), V_,
                         [&](int64_t i, int64_t c) { return dout(b, p.begin + i, h, c); });
         const Matrix U = written(x, before[at]);
-        const Matrix within = product(transposed(x.P), dO), through = reads(x.k_end, dS);
-        const Matrix dU(p.size(), V_,
-                        [&](int64_t i, int64_t c) { return within(i, c) + through(i, c); });
-        const Matrix R = product(transposed(x.X), dU);
+        Matrix dU = product(transposed(x.P), dO);
+        add(reads(x.k_end, dS), dU);
+        const Matrix R = close_product(transposed(x.X), dU);
         const Matrix dV(p.size(), V_, [&](int64_t i, int64_t c) { return x.beta[i] * R(i, c); });
         if (to.v)
           for_each(p.size(), V_,
@@ -134,6 +153,7 @@ class Form {
   };
   struct Tokens {
     Matrix q, k, v, sum;  // sum: of log gates from the piece's start, [n, K]
+    Matrix k_down;        // of kda: k decayed to its block's end
     std::vector<double> beta;
     Rows q_up, k_up, k_end;
     Matrix P, X;
@@ -182,6 +202,10 @@ class Form {
     x.q_up = faded(x.q, scale_, up);
     x.k_up = faded(x.k, 1, up);
     x.k_end = faded(x.k, 1, [&](int64_t i, int64_t d) { return x.to_end(i, d); });
+    if (vector_)
+      x.k_down = {n, K_, [&](int64_t i, int64_t d) {
+                    return x.k(i, d) * x.decay(i, std::min(i / kBlock * kBlock + kBlock, n) - 1, d);
+                  }};
     x.P = scores(x, x.q);
     for (double& score : x.P.x) score *= scale_;
     const Matrix L = scores(x, x.k);
@@ -214,9 +238,9 @@ class Form {
   }
   Matrix written(const Tokens& x, const Matrix& S) const {
     const Matrix read = reads(x.k_up, S);
-    return product(x.X, {x.n(), V_, [&](int64_t i, int64_t c) {
-                           return x.beta[i] * (x.v(i, c) - read(i, c));
-                         }});
+    return close_product(x.X, {x.n(), V_, [&](int64_t i, int64_t c) {
+                                 return x.beta[i] * (x.v(i, c) - read(i, c));
+                               }});
   }
   // A state over the piece, backwards as well.
   Matrix after(const Tokens& x, const Matrix& S, const Matrix& more) const {
@@ -224,49 +248,78 @@ class Form {
             [&](int64_t d, int64_t c) { return x.decay(-1, x.n() - 1, d) * S(d, c) + more(d, c); }};
   }
 
-  // The last token of j's block and the one before i's, between which a decay stands alone.
-  static int64_t last_of_block(int64_t j) { return j / kBlock * kBlock + kBlock - 1; }
-  static int64_t before_block(int64_t i) { return i / kBlock * kBlock - 1; }
-  static bool apart(int64_t i, int64_t j) { return i / kBlock != j / kBlock; }
+  // For kda the tokens of two blocks, J before I, meet in products: f(first token of I, how many, first of J).
+  // A decay between them is cut at the end of J and where I begins.
+  template <class F>
+  static void for_blocks_apart(int64_t n, const F& f) {
+    for (int64_t i = kBlock; i < n; i += kBlock)
+      for (int64_t j = 0; j < i; j += kBlock) f(i, std::min(kBlock, n - i), j);
+  }
+  // Tokens j < i that are multiplied one by one: those of a block of kda.
+  template <class F>
+  void for_pairs_within(int64_t n, const F& f) const {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = i / kBlock * kBlock; j < i; ++j)
+        for (int64_t d = 0; d < K_; ++d) f(i, j, d);
+  }
+  static Matrix part(const Matrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    return {rows, columns, [&](int64_t i, int64_t j) { return a(row + i, column + j); }};
+  }
+  // Rows r .. r + size - 1, decayed from after token j.
+  Matrix faded_rows(const Tokens& x, const Matrix& rows, int64_t r, int64_t size, int64_t j) const {
+    return {size, K_, [&](int64_t i, int64_t d) { return rows(r + i, d) * x.decay(j, r + i, d); }};
+  }
+  static Matrix faded_scores(const Tokens& x, const Matrix& D) {
+    return {x.n(), x.n(),
+            [&](int64_t i, int64_t j) { return j < i ? D(i, j) * x.decay(j, i, 0) : 0; }};
+  }
 
   // rows_i . k_j, decayed from j to i, for j <= i.
   Matrix scores(const Tokens& x, const Matrix& rows) const {
-    Matrix s(x.n(), x.n());
-    for_each(x.n(), x.n(), [&](int64_t i, int64_t j) {
-      for (int64_t d = 0; d < K_ && j <= i; ++d)
-        if (!vector_)
-          s(i, j) += x.decay(j, i, 0) * operand(rows(i, d)) * operand(x.k(j, d));
-        else if (!apart(i, j))
-          s(i, j) += x.decay(j, i, d) * rows(i, d) * x.k(j, d);
-        else
-          s(i, j) += operand(rows(i, d) * x.decay(last_of_block(j), i, d)) *
-                     operand(x.k(j, d) * x.decay(j, last_of_block(j), d));
+    const int64_t n = x.n();
+    if (!vector_) {
+      const Matrix s = product(rows, transposed(x.k));
+      return {n, n, [&](int64_t i, int64_t j) { return j <= i ? s(i, j) * x.decay(j, i, 0) : 0; }};
+    }
+    Matrix s(n, n);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t d = 0; d < K_; ++d) s(i, i) += rows(i, d) * x.k(i, d);
+    for_pairs_within(n, [&](int64_t i, int64_t j, int64_t d) {
+      s(i, j) += x.decay(j, i, d) * rows(i, d) * x.k(j, d);
+    });
+    for_blocks_apart(n, [&](int64_t i0, int64_t size, int64_t j0) {
+      const Matrix pairs = product(faded_rows(x, rows, i0, size, j0 + kBlock - 1),
+                                   transposed(part(x.k_down, j0, kBlock, 0, K_)));
+      for_each(size, kBlock, [&](int64_t i, int64_t j) { s(i0 + i, j0 + j) = pairs(i, j); });
     });
     return s;
   }
   // to_i += sum over j < i of D_ij times k_j, decayed from j to i; and to_j += that over i > j with rows_i.
   void add_of_columns(const Tokens& x, const Matrix& D, Matrix& to) const {
-    for_each(x.n(), K_, [&](int64_t i, int64_t d) {
-      for (int64_t j = 0; j < i; ++j)
-        if (!vector_)
-          to(i, d) += operand(D(i, j) * x.decay(j, i, 0)) * operand(x.k(j, d));
-        else if (!apart(i, j))
-          to(i, d) += D(i, j) * x.decay(j, i, d) * x.k(j, d);
-        else
-          to(i, d) += operand(D(i, j)) * operand(x.k(j, d) * x.decay(j, last_of_block(j), d)) *
-                      x.decay(last_of_block(j), i, d);
+    const int64_t n = x.n();
+    if (!vector_) return add(product(faded_scores(x, D), x.k), to);
+    for_pairs_within(n, [&](int64_t i, int64_t j, int64_t d) {
+      to(i, d) += D(i, j) * x.decay(j, i, d) * x.k(j, d);
+    });
+    for_blocks_apart(n, [&](int64_t i0, int64_t size, int64_t j0) {
+      const Matrix sum = product(part(D, i0, size, j0, kBlock), part(x.k_down, j0, kBlock, 0, K_));
+      for_each(size, K_, [&](int64_t i, int64_t d) {
+        to(i0 + i, d) += sum(i, d) * x.decay(j0 + kBlock - 1, i0 + i, d);
+      });
     });
   }
   void add_of_rows(const Tokens& x, const Matrix& D, const Matrix& rows, Matrix& to) const {
-    for_each(x.n(), K_, [&](int64_t j, int64_t d) {
-      for (int64_t i = j + 1; i < x.n(); ++i)
-        if (!vector_)
-          to(j, d) += operand(D(i, j) * x.decay(j, i, 0)) * operand(rows(i, d));
-        else if (!apart(i, j))
-          to(j, d) += D(i, j) * x.decay(j, i, d) * rows(i, d);
-        else
-          to(j, d) += operand(D(i, j)) * operand(rows(i, d) * x.decay(before_block(i), i, d)) *
-                      x.decay(j, before_block(i), d);
+    const int64_t n = x.n();
+    if (!vector_) return add(product(transposed(faded_scores(x, D)), rows), to);
+    for_pairs_within(n, [&](int64_t i, int64_t j, int64_t d) {
+      to(j, d) += D(i, j) * x.decay(j, i, d) * rows(i, d);
+    });
+    for_blocks_apart(n, [&](int64_t i0, int64_t size, int64_t j0) {
+      const Matrix sum =
+          product(transposed(part(D, i0, size, j0, kBlock)), faded_rows(x, rows, i0, size, i0 - 1));
+      for_each(kBlock, K_, [&](int64_t j, int64_t d) {
+        to(j0 + j, d) += sum(j, d) * x.decay(j0 + j, i0 - 1, d);
+      });
     });
   }
 

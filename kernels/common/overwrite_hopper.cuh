@@ -17,7 +17,7 @@ struct ScanMaps {
 
 template <int KP, bool kVector>
 struct HopperTiles {
-  static constexpr int kTileBytes = ((kVector ? 3 : 2) * KP + 3 * kChunk) * kChunk * 2;
+  static constexpr int kTileBytes = ((kVector ? 3 : 2) * KP + 4 * kChunk) * kChunk * 2;
   static constexpr int kStageBytes = kTileBytes + 2048;
   static constexpr int kOutBytes = kChunk * (kChunk + KP) * 2;
   static constexpr int kStages = std::min(4, (225 * 1024 - kOutBytes) / kStageBytes);
@@ -25,7 +25,7 @@ struct HopperTiles {
   static_assert(kStages >= 2);
 
   Smem<bf16, kChunk, KP> q, k, k_end;
-  Smem<bf16, kChunk, kChunk> value, inverse, scores;
+  Smem<bf16, kChunk, kChunk> value, inverse, inverse_rest, scores;
   Gate* gates;   // [64]
   float* total;  // [KP]
 
@@ -41,6 +41,7 @@ struct HopperTiles {
     if constexpr (kVector) take(k_end);
     take(value);
     take(inverse);
+    take(inverse_rest);
     take(scores);
     gates = reinterpret_cast<Gate*>(at);
     total = reinterpret_cast<float*>(at + kChunk * sizeof(Gate));
@@ -69,7 +70,7 @@ template <int KP, bool kVector>
 __device__ __forceinline__ void start_ring() {
   using Tiles = HopperTiles<KP, kVector>;
   if (threadIdx.x == 0) {
-    Tiles::ring().init(1, 4);
+    Tiles::ring().init(32, 4);
     barriers_ready();
   }
   for (int d = static_cast<int>(threadIdx.x); d < KP && kVector; d += 160) {
@@ -107,16 +108,18 @@ __device__ __forceinline__ void load_pieces(const Scan<bf16>& a, const ScanMaps&
         }
       }
       publish();
-      __syncwarp();
     }
-    if (lane == 0) {
-      Barrier* const full = ring.full(turn);
+    Barrier* const full = ring.full(turn);
+    if (lane > 0) {
+      barrier_arrive(full);
+    } else {
       barrier_arrive_expecting(full, bytes);
       const int t = static_cast<int>(s.begin);
       tma_load(x.k, maps.k, full, b, t, hk, 0);
       tma_load(x.q, maps.q, full, b, t, hk, 0);
       tma_load(x.value, maps.value, full, b, t, h, v0);
       tma_load(x.inverse, maps.inverse, full, b, t, h, 0);
+      tma_load(x.inverse_rest, maps.inverse, full, b, t, h, kChunk);
       tma_load(x.scores, maps.scores, full, b, t, h, 0);
       if constexpr (kVector) tma_load(x.k_end, maps.k_end, full, b, t, hk, 0);
       bulk_load(x.gates, a.gates + a.grid.token(b, h, s.begin),
@@ -212,9 +215,11 @@ __global__ void __launch_bounds__(160, 1)
           }
         }
       }
-      const auto erasing = to_frag<bf16>(missed);
+      const auto erasing = to_frag<bf16>(missed), rest = rest_of(missed, erasing);
       wgmma_begin();
       wgmma_abt<kFirst>(U, erasing, x.inverse, 0, 0);
+      wgmma_abt(U, erasing, x.inverse_rest, 0, 0);
+      wgmma_abt(U, rest, x.inverse, 0, 0);
       wgmma_commit();
       wgmma_wait<1>(O);
       if constexpr (!kVector) {
@@ -306,9 +311,11 @@ __global__ void __launch_bounds__(160, 1)
           dU.x[j][i + 2] = fmaf(down, through.x[j][i + 2], dU.x[j][i + 2]);
         }
       }
-      const auto writing = to_frag<bf16>(dU);
+      const auto writing = to_frag<bf16>(dU), rest = rest_of(dU, writing);
       wgmma_begin();
       wgmma_ab<kFirst>(R, writing, x.inverse, 0, 0);
+      wgmma_ab(R, writing, x.inverse_rest, 0, 0);
+      wgmma_ab(R, rest, x.inverse, 0, 0);
       wgmma_commit();
       decay_state(dS, kVector ? x.total : nullptr, x.gates[s.n - 1].up);
       wgmma_wait<0>(R);
@@ -353,17 +360,17 @@ void run_scan(const Scan<T>& a) {
         return tensor_map<Tile>(x.data, {grid.B, grid.T, heads, width},
                                 {stride(x.row), stride(x.token), stride(x.head)});
       };
-      const auto of_tokens = [&](const T* x) {
-        return tensor_map<Square>(x, {grid.B, grid.T, grid.H, kChunk},
-                                  {grid.H * grid.T * kChunk, kChunk, grid.T * kChunk});
+      const auto of_tokens = [&](const T* x, int64_t width) {
+        return tensor_map<Square>(x, {grid.B, grid.T, grid.H, width},
+                                  {grid.H * grid.T * width, width, grid.T * width});
       };
       T* const states = kBackward ? a.dstates : a.states;
       ScanMaps maps{of_heads(Keys{}, a.q, key_heads, a.K),
                     of_heads(Keys{}, a.k, key_heads, a.K),
                     kVector ? of_heads(Keys{}, a.k_end, key_heads, a.K) : CUtensorMap{},
                     of_heads(Square{}, value, grid.H, a.V),
-                    of_tokens(a.inverse),
-                    of_tokens(a.scores),
+                    of_tokens(a.inverse, kInverseWidth<T>),
+                    of_tokens(a.scores, kChunk),
                     CUtensorMap{}};
       if (states) {
         const int64_t width = a.state_pitch, size = width * a.V;

@@ -7,6 +7,8 @@
 // and backward, with dS the gradient of the state after the piece:
 //   dU = P' dO + K_end dS      R = X' dU      dV = beta R
 //   dS <- total dS + Q' dO - K' (beta R)
+// In bf16 the products with X are made of both factors' operands and of what rounding left of either: their
+// errors would reach all that is written, and a chunk corrects them no more.
 // A block holds 64 columns of V of one head of one document, transposed: a warp has 16 rows of S' in
 // its registers for the whole document, and each product takes them, or what it made of them, as its
 // left operand. So warps share the tiles that come in, and nothing that they compute.
@@ -26,8 +28,10 @@ struct Scan {
   int state_pitch, row_pitch;  // widths in memory of K in states, of V in `written` and `erased`
   float scale;                 // on q, where it does not hold it
   Heads<const T> q, k, k_end;
-  const T *inverse, *scores;  // [B, H, T, 64]: rows of tokens, columns from the piece's start
-  const Gate* gates;          // [B, H, T]
+  const T *inverse,
+      *scores;         // [B, H, T, kInverseWidth], [B, H, T, 64]: rows of tokens, columns from
+                       // the piece's start
+  const Gate* gates;   // [B, H, T]
   const float* total;  // [B, H, chunks, state_pitch] of the piece that ends with the chunk; kVector
   Heads<const float> g;  // log gates a channel, for pieces that end within a chunk; kVector
   // Forward
@@ -59,13 +63,13 @@ struct ScanTiles {
   static constexpr bool kReload = kVector && sizeof(T) == 4 && KP == 256;
   static constexpr int kKeyTiles = kVector && !kReload ? 3 : 2;
   static constexpr int kBytes =
-      (kKeyTiles * kChunk * KP + 3 * kChunk * kChunk) * static_cast<int>(sizeof(T)) +
+      (kKeyTiles * KP + (2 + kInverses<T>)*kChunk) * kChunk * static_cast<int>(sizeof(T)) +
       kChunk * static_cast<int>(sizeof(Gate)) + 1024;
   static constexpr int kStages = kReload ? 1 : std::min(3, 226 * 1024 / kBytes);
   static_assert(kStages >= 1);
 
   Smem<T, kChunk, KP> q, k, k_end;
-  Smem<T, kChunk, kChunk> v, inverse, scores;
+  Smem<T, kChunk, kChunk> v, inverse, inverse_rest, scores;
   Gate* gates;   // [64]
   float* total;  // [KP]
 
@@ -76,6 +80,7 @@ struct ScanTiles {
     k_end = kKeyTiles == 3 ? arena.carve<Smem<T, kChunk, KP>>() : k;
     v = arena.carve<Smem<T, kChunk, kChunk>>();
     inverse = arena.carve<Smem<T, kChunk, kChunk>>();
+    inverse_rest = kInverses<T> == 2 ? arena.carve<Smem<T, kChunk, kChunk>>() : inverse;
     scores = arena.carve<Smem<T, kChunk, kChunk>>();
     gates = arena.carve<Gate>(kChunk);
     total = arena.carve<float>(KP);
@@ -104,7 +109,11 @@ __device__ void load_piece(const Scan<T>& a, const ScanTiles<T, KP, kVector>& x,
   }
   load_rows<128>(x.v, value.at(b, s.begin, h) + v0, value.token, s.n, a.V - v0, rank);
   const int64_t token = a.grid.token(b, h, s.begin);
-  load_rows<128>(x.inverse, a.inverse + token * kChunk, kChunk, s.n, kChunk, rank);
+  const T* const inverse = a.inverse + token * kInverseWidth<T>;
+  load_rows<128>(x.inverse, inverse, kInverseWidth<T>, s.n, kChunk, rank);
+  if constexpr (kInverses<T> == 2) {
+    load_rows<128>(x.inverse_rest, inverse + kChunk, kInverseWidth<T>, s.n, kChunk, rank);
+  }
   load_rows<128>(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk, rank);
   const int at = static_cast<int>(threadIdx.x);
   if (at < kChunk) {
@@ -151,6 +160,18 @@ __device__ __forceinline__ Acc<N> from_frag(const Frag<bf16, N>& frag) {
     }
   }
   return acc;
+}
+
+// What rounding to operands left of numbers, as operands.
+template <class T, int N>
+__device__ __forceinline__ Frag<T, N> rest_of(const Acc<N>& acc, const Frag<T, N>& rounded) {
+  Acc<N> rest = from_frag(rounded);
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) rest.x[j][i] = acc.x[j][i] - rest.x[j][i];
+  }
+  return to_frag<T>(rest);
 }
 
 // f(left, k0) for the state's columns k0 .. as left operands, without a second copy of the state.
@@ -313,7 +334,12 @@ __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan
       }
       Acc<kChunk> U;
       fill(U, 0.f);
-      mma_abt(U, to_frag<T>(missed), x.inverse, 0, 0);
+      const auto erasing = to_frag<T>(missed);
+      mma_abt(U, erasing, x.inverse, 0, 0);
+      if constexpr (kInverses<T> == 2) {
+        mma_abt(U, erasing, x.inverse_rest, 0, 0);
+        mma_abt(U, rest_of(missed, erasing), x.inverse, 0, 0);
+      }
       const int64_t place = a.place(b, s.begin, h, a.V) + v0;
       const int64_t stride = int64_t{a.grid.H} * a.V;
       __syncwarp();  // this warp's columns of v have been read; they take what goes out
@@ -365,7 +391,12 @@ __global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Sca
       mma_ab(dU, dO, x.scores, 0, 0);
       Acc<kChunk> R;
       fill(R, 0.f);
-      mma_ab(R, to_frag<T>(dU), x.inverse, 0, 0);
+      const auto writing = to_frag<T>(dU);
+      mma_ab(R, writing, x.inverse, 0, 0);
+      if constexpr (kInverses<T> == 2) {
+        mma_ab(R, writing, x.inverse_rest, 0, 0);
+        mma_ab(R, rest_of(dU, writing), x.inverse, 0, 0);
+      }
       const int64_t place = a.place(b, s.begin, h, a.V) + v0;
       const int64_t stride = int64_t{a.grid.H} * a.V;
       __syncwarp();  // this warp's columns of dout have been read; they take what goes out

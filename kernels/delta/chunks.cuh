@@ -24,7 +24,7 @@ struct Chunks {
   float scale;
   Heads<const T> q, k;
   Heads<const float> beta, g;  // g may be null
-  T *inverse, *scores;         // [B, H, T, 64]
+  T *inverse, *scores;         // [B, H, T, kInverseWidth], [B, H, T, 64]
   Gate* gates;                 // [B, H, T]
   GateSum* sums;               // [B, H, T]: of the log2 gates, from the piece's start
 };
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
     const int64_t token = a.grid.token(b, h, s.begin);
     store_rows<128>(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk, at);
     invert(x.system);
-    store_inverse(x.system, a.inverse + token * kChunk, s.n);
+    store_inverse(x.system, a.inverse + token * kInverseWidth<T>, s.n);
   });
 }
 
@@ -139,7 +139,7 @@ struct Problem {
     K = static_cast<int>(k.size(3)), V = static_cast<int>(v.size(3));
     group = static_cast<int>(H / k.size(2));
     scale = static_cast<float>(o.factor(K));
-    inverse = empty({B, H, L, kChunk}, v.dtype(), device);
+    inverse = empty({B, H, L, kInverseWidth<T>}, v.dtype(), device);
     scores = empty({B, H, L, kChunk}, v.dtype(), device);
     gates = empty({B, H, L, 4}, Dtype::f32, device);
     sums = empty({B, H, L, 2}, Dtype::f32, device);

@@ -25,7 +25,7 @@ struct Chunks {
   float scale;
   Heads<const T> q, k;
   Heads<const float> beta, g;
-  T *inverse, *scores;     // [B, H, T, 64]
+  T *inverse, *scores;     // [B, H, T, kInverseWidth], [B, H, T, 64]
   Gate* gates;             // [B, H, T]
   T *q_up, *k_up, *k_end;  // [B, H, T, width]: from the piece's start (q times scale), to its end
   float* total;            // [B, H, chunks, width], of the piece that ends with the chunk
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
     }
     __syncthreads();
     invert(x.system);
-    store_inverse(x.system, a.inverse + token * kChunk, s.n);
+    store_inverse(x.system, a.inverse + token * kInverseWidth<T>, s.n);
   });
 }
 
@@ -285,7 +285,7 @@ struct CudaProblem {
     group = static_cast<int>(H / k.size(2));
     scale = static_cast<float>(o.factor(K));
     const int width = pitch<T>(K);
-    inverse = empty({B, H, L, kChunk}, v.dtype(), device);
+    inverse = empty({B, H, L, kInverseWidth<T>}, v.dtype(), device);
     scores = empty({B, H, L, kChunk}, v.dtype(), device);
     gates = empty({B, H, L, 4}, Dtype::f32, device);
     for (Tensor* t : {&q_up, &k_up, &k_end}) *t = empty({B, H, L, width}, v.dtype(), device);

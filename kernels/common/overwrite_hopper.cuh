@@ -215,13 +215,16 @@ __global__ void __launch_bounds__(160, 1)
           }
         }
       }
-      const auto erasing = to_frag<bf16>(missed), rest = rest_of(missed, erasing);
+      const auto erasing = to_frag<bf16>(missed);
       wgmma_begin();
       wgmma_abt<kFirst>(U, erasing, x.inverse, 0, 0);
       wgmma_abt(U, erasing, x.inverse_rest, 0, 0);
+      wgmma_commit();
+      const auto rest = rest_of(missed, erasing);
+      wgmma_begin();
       wgmma_abt(U, rest, x.inverse, 0, 0);
       wgmma_commit();
-      wgmma_wait<1>(O);
+      wgmma_wait<2>(O);
       if constexpr (!kVector) {
         scale_tokens(O, x.gates, [&](const Gate& gate) { return gate.up * a.scale; });
       }
@@ -244,6 +247,7 @@ __global__ void __launch_bounds__(160, 1)
                       int64_t{a.grid.H} * a.row_pitch, s.n, a.V - v0);
       }
       wgmma_wait<0>(S, O);
+      __syncwarp();  // all lanes have read the stage
       if (lane_index() == 0) ring.release(turn);
       store_columns(O, Tiles::out(), column, a.o + place, stride, s.n, a.V - v0);
       turn.template next<Tiles::kStages>();
@@ -311,10 +315,13 @@ __global__ void __launch_bounds__(160, 1)
           dU.x[j][i + 2] = fmaf(down, through.x[j][i + 2], dU.x[j][i + 2]);
         }
       }
-      const auto writing = to_frag<bf16>(dU), rest = rest_of(dU, writing);
+      const auto writing = to_frag<bf16>(dU);
       wgmma_begin();
       wgmma_ab<kFirst>(R, writing, x.inverse, 0, 0);
       wgmma_ab(R, writing, x.inverse_rest, 0, 0);
+      wgmma_commit();
+      const auto rest = rest_of(dU, writing);
+      wgmma_begin();
       wgmma_ab(R, rest, x.inverse, 0, 0);
       wgmma_commit();
       decay_state(dS, kVector ? x.total : nullptr, x.gates[s.n - 1].up);
@@ -333,6 +340,7 @@ __global__ void __launch_bounds__(160, 1)
                     int64_t{a.grid.H} * a.row_pitch, s.n, a.V - v0);
       if (a.dv) store_columns(erased, Tiles::out(), column, a.dv + place, stride, s.n, a.V - v0);
       wgmma_wait<0>(dS);
+      __syncwarp();  // all lanes have read the stage
       if (lane_index() == 0) ring.release(turn);
       turn.template next<Tiles::kStages>();
     }

@@ -11,25 +11,13 @@
 // So the triangular system is not met again, and nothing is divided by beta.
 #pragma once
 
-#include "kernels/common/overwrite_hopper.cuh"
 #include "kernels/delta/chunks.cuh"
 
 namespace weft::kernels::delta {
 
 template <class T>
-struct Gradients {
-  Grid grid;
-  int K, V, group, state_pitch, row_pitch;
-  float scale;
-  Heads<const T> q, k, v, dout;
-  const T *written, *erased;                  // U, R: [B, T, H, row_pitch]
-  const T *states, *dstates;                  // [B, chunks - 1, H, V, state_pitch]
-  const float *initial_state, *dfinal_state;  // [N, H, K, V] or null
-  const Gate* gates;
+struct TokenGradients : Gradients<T> {
   const GateSum* sums;
-  T *dq, *dk;                // [B, T, H, K] where every head has its key, or null
-  float *dq_part, *dk_part;  // the same, a head each, where they share
-  float *dbeta, *dg;         // [B, T, H] or null
 };
 
 // Three warpgroups, for dQ, E and W. Slices of V come two ahead.
@@ -137,23 +125,6 @@ __device__ __forceinline__ void add_tile(Acc<N>& acc, Smem<float, R, C> tile, in
   }
 }
 
-// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or zeros.
-template <class T, int R, int C>
-__device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
-                                           const float* wide, int K, int V, int v0, int k0,
-                                           int rank) {
-  if (kept) {
-    load_rows<128>(tile, kept + int64_t{v0} * width + k0, width, V - v0, K - k0, rank);
-    return;
-  }
-#pragma unroll 1
-  for (int at = rank; at < R * C; at += 128) {
-    const int r = at % R, c = at / R;
-    const bool valid = wide && v0 + r < V && k0 + c < K;
-    tile.at(r, c) = from_float<T>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
-  }
-}
-
 // A gradient of q or k, whole or a head's part, through `tile`, by one warpgroup.
 template <class T, int N>
 __device__ __forceinline__ void store_gradient(const Acc<N>& acc, Smem<T, kChunk, N> tile, T* whole,
@@ -171,8 +142,8 @@ enum Dots { kOfQuery, kOfErase, kOfWrite, kOfEnd, kOfValue };  // the last one i
 // dbeta and dg of a piece, by one warp: dg_t is what is read from t on, within and through S, and
 // what was written before t to last.
 template <class T, class Tiles>
-__device__ __forceinline__ void gate_gradients(const Gradients<T>& a, const Tiles& x, const Span& s,
-                                               int b, int h, bool has_initial) {
+__device__ __forceinline__ void gate_gradients(const TokenGradients<T>& a, const Tiles& x,
+                                               const Span& s, int b, int h, bool has_initial) {
   const float total = x.gates[s.n - 1].up;
   float inner[2], end[2];
 #pragma unroll
@@ -207,7 +178,7 @@ __device__ __forceinline__ void gate_gradients(const Gradients<T>& a, const Tile
 
 template <class T, int kKeys>
 __global__ void __launch_bounds__(kGradientThreads, 1)
-    token_gradients(const __grid_constant__ Gradients<T> a) {
+    token_gradients(const __grid_constant__ TokenGradients<T> a) {
   using Tiles = GradientTiles<T, kKeys>;
   constexpr int kSlice = Tiles::kSlice;
   Arena arena(dynamic_memory());
@@ -375,73 +346,19 @@ template <class T>
 void backward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
                    const Delta::Saved& saved, const Delta::Outputs<Tensor>& dy,
                    Delta::Inputs<Tensor>& dx) {
-  const int64_t B = in.v.size(0), L = in.v.size(1), H = in.v.size(2), K = in.k.size(3);
-  const Device device = in.v.device();
-  Problem<T> p(in, o);
-  const Tensor dout = aligned(dy.o);
-  const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;
-  const Tensor erased = p.rows(), dstates = p.states();
-  const bool shared = p.group > 1;
-  Tensor dq_part, dk_part;
-  if (shared && dx.q) dq_part = empty({B, L, H, K}, Dtype::f32, device);
-  if (shared && dx.k) dk_part = empty({B, L, H, K}, Dtype::f32, device);
-  if (in.v.is_meta()) return;
-  const auto wide = [](const Tensor& t) { return t ? dptr<float>(t) : nullptr; };
-  const auto narrow = [](const Tensor& t) { return t ? dptr<T>(t) : nullptr; };
-  p.scan.dout = heads<const T>(dout);
-  p.scan.erased = dptr<T>(erased);
-  p.scan.dv = narrow(dx.v);
-  p.scan.dstates = narrow(dstates);
-  p.scan.dfinal_state = wide(dfinal);
-  p.scan.dinitial_state = wide(dx.initial_state);
-  for_key_width<T>(K, [&]<int KP>() {
-    p.template prepare_chunks<KP>();
-    run_scan<T, KP, false, true>(p.scan);
-  });
-
-  if (!dx.q && !dx.k && !dx.beta && !dx.g) return;
-  const Gradients<T> gradients{p.grid,
-                               p.K,
-                               p.V,
-                               p.group,
-                               p.scan.state_pitch,
-                               p.scan.row_pitch,
-                               p.scale,
-                               p.chunks.q,
-                               p.chunks.k,
-                               p.scan.v,
-                               p.scan.dout,
-                               dptr<T>(saved.written),
-                               dptr<T>(erased),
-                               narrow(saved.states),
-                               narrow(dstates),
-                               p.scan.initial_state,
-                               p.scan.dfinal_state,
-                               p.chunks.gates,
-                               p.chunks.sums,
-                               shared ? nullptr : narrow(dx.q),
-                               shared ? nullptr : narrow(dx.k),
-                               wide(dq_part),
-                               wide(dk_part),
-                               wide(dx.beta),
-                               wide(dx.g)};
-  const auto run = [&]<int kKeys>(std::integral_constant<int, kKeys>) {
-    Arena count;
-    (void)GradientTiles<T, kKeys>(count);
-    launch(token_gradients<T, kKeys>, p.chunk_heads(), kGradientThreads, count.used(), gradients);
+  const auto run = [](const Problem<T>& p, const Gradients<T>& gradients) {
+    const auto of = [&]<int kKeys>(std::integral_constant<int, kKeys>) {
+      Arena count;
+      (void)GradientTiles<T, kKeys>(count);
+      launch(token_gradients<T, kKeys>, p.chunk_heads(), kGradientThreads, count.used(),
+             TokenGradients<T>{gradients, p.chunks.sums});
+    };
+    if constexpr (sizeof(T) == 2) {
+      if (p.K > 64) return of(std::integral_constant<int, 128>{});
+    }
+    of(std::integral_constant<int, 64>{});
   };
-  if constexpr (sizeof(T) == 2) {
-    if (K > 64)
-      run(std::integral_constant<int, 128>{});
-    else
-      run(std::integral_constant<int, 64>{});
-  } else {
-    run(std::integral_constant<int, 64>{});
-  }
-  for (const auto& [part, d] : {std::pair{dq_part, dx.q}, std::pair{dk_part, dx.k}})
-    if (part)
-      launch(sum_groups<T>, ceil_div(d.numel(), 256), 256, 0, dptr<float>(part), dptr<T>(d),
-             d.numel(), p.group, p.K);
+  overwrite::backward_form<Problem<T>, Delta>(in, o, saved, dy, dx, run);
 }
 
 }  // namespace weft::kernels::delta

@@ -2,7 +2,7 @@
 // backward: the decayed scores, the inverse of the triangular system, and the decays of its tokens.
 #pragma once
 
-#include "kernels/common/overwrite_scan.cuh"
+#include "kernels/common/overwrite_problem.cuh"
 #include "kernels/delta/delta.h"
 
 namespace weft::kernels::delta {
@@ -125,76 +125,34 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
   });
 }
 
-// The sizes of a call, and what `prepare` fills.
+// A call, and what `prepare` fills.
 template <class T>
-struct Problem {
+struct Problem : overwrite::Problem<T, Delta, false> {
   Problem(const Inputs<Delta>& x, const Options<Delta>& o)
-      : q(aligned(x.q)),
-        k(aligned(x.k)),
-        v(aligned(x.v)),
-        initial(x.initial_state ? x.initial_state.contiguous() : x.initial_state) {
-    const int64_t B = v.size(0), L = v.size(1), H = v.size(2);
-    const Device device = v.device();
-    grid = make_grid(o.cu_seqlens, v, cu);
-    K = static_cast<int>(k.size(3)), V = static_cast<int>(v.size(3));
-    group = static_cast<int>(H / k.size(2));
-    scale = static_cast<float>(o.factor(K));
-    inverse = empty({B, H, L, kInverseWidth<T>}, v.dtype(), device);
-    scores = empty({B, H, L, kChunk}, v.dtype(), device);
-    gates = empty({B, H, L, 4}, Dtype::f32, device);
-    sums = empty({B, H, L, 2}, Dtype::f32, device);
-    chunks = {grid,
-              K,
-              group,
-              scale,
-              heads<const T>(q),
-              heads<const T>(k),
-              heads<const float>(x.beta),
-              heads<const float>(x.g),
-              dptr<T>(inverse),
-              dptr<T>(scores),
-              reinterpret_cast<Gate*>(dptr<float>(gates)),
-              reinterpret_cast<GateSum*>(dptr<float>(sums))};
-    scan.grid = grid;
-    scan.K = K, scan.V = V, scan.group = group, scan.scale = scale;
-    scan.state_pitch = pitch<T>(K), scan.row_pitch = pitch<T>(V);
-    scan.q = chunks.q, scan.k = chunks.k;
-    scan.inverse = chunks.inverse, scan.scores = chunks.scores, scan.gates = chunks.gates;
-    scan.v = heads<const T>(v);
-    scan.initial_state = initial ? dptr<float>(initial) : nullptr;
-  }
-  // Memory for the states before (or the gradients after) all chunks of a row but one; for rows of V.
-  Tensor states() const {
-    if (grid.chunks == 1) return {};
-    return empty({grid.B, grid.chunks - 1, grid.H, V, scan.state_pitch}, v.dtype(), v.device());
-  }
-  Tensor rows() const {
-    return empty({grid.B, grid.T, grid.H, scan.row_pitch}, v.dtype(), v.device());
-  }
-  int64_t chunk_heads() const { return int64_t{grid.B} * grid.chunks * grid.H; }
+      : overwrite::Problem<T, Delta, false>(x, o),
+        sums(empty({this->grid.B, this->grid.H, this->grid.T, 2}, Dtype::f32, x.v.device())),
+        chunks{this->grid,
+               this->K,
+               this->group,
+               this->scale,
+               this->scan.q,
+               this->scan.k,
+               heads<const float>(x.beta),
+               heads<const float>(x.g),
+               dptr<T>(this->inverse),
+               dptr<T>(this->scores),
+               reinterpret_cast<Gate*>(dptr<float>(this->gates)),
+               reinterpret_cast<GateSum*>(dptr<float>(sums))} {}
 
   template <int KP>
   void prepare_chunks() const {
     Arena count;
     (void)ChunkTiles<T, KP>(count);
-    launch(prepare<T, KP>, chunk_heads(), 128, count.used(), chunks);
+    launch(prepare<T, KP>, this->chunk_heads(), 128, count.used(), chunks);
   }
 
-  Tensor q, k, v, initial, cu, inverse, scores, gates, sums;
-  Grid grid;
-  int K, V, group;
-  float scale;
+  Tensor sums;
   Chunks<T> chunks;
-  Scan<T> scan{};
 };
-
-// The two directions for one type: forward.cuh, backward.cuh.
-template <class T>
-void forward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
-                  Delta::Outputs<Tensor>& y, Delta::Saved* saved);
-template <class T>
-void backward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
-                   const Delta::Saved& saved, const Delta::Outputs<Tensor>& dy,
-                   Delta::Inputs<Tensor>& dx);
 
 }  // namespace weft::kernels::delta

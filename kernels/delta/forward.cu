@@ -1,15 +1,17 @@
 // The delta rule on a GPU, forward, in bf16; forward_f32.cu has the other.
-#include "kernels/delta/forward.cuh"
+#include "kernels/delta/chunks.cuh"
 
 namespace weft::kernels {
 
-extern template void delta::forward_form<float>(const Delta::Inputs<Tensor>&, const Delta::Options&,
-                                                Delta::Outputs<Tensor>&, Delta::Saved*);
+extern template void overwrite::forward_form<delta::Problem<float>, Delta>(
+    const Delta::Inputs<Tensor>&, const Delta::Options&, Delta::Outputs<Tensor>&, Delta::Saved*);
 
 void Delta::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs<Tensor>& y,
                          Saved* saved) {
   overwrite::check_widths(name, in.k.size(3), in.v.size(3));
-  for_cuda_dtype(in.v.dtype(), [&]<class T>() { delta::forward_form<T>(in, o, y, saved); });
+  for_cuda_dtype(in.v.dtype(), [&]<class T>() {
+    overwrite::forward_form<delta::Problem<T>, Delta>(in, o, y, saved);
+  });
   if (!in.v.is_meta()) check_launch("delta forward");
 }
 

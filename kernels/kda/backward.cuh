@@ -15,25 +15,13 @@
 // without the terms of one token with itself.
 #pragma once
 
-#include "kernels/common/overwrite_hopper.cuh"
 #include "kernels/kda/chunks.cuh"
 
 namespace weft::kernels::kda {
 
 template <class T>
-struct TokenGradients {
-  Grid grid;
-  int K, V, group, state_pitch, row_pitch;
-  float scale;
-  Heads<const T> q, k, v, dout;
+struct TokenGradients : Gradients<T> {
   Heads<const float> g;
-  const T *written, *erased;                  // U, R: [B, T, H, row_pitch]
-  const T *states, *dstates;                  // [B, chunks - 1, H, V, state_pitch]
-  const float *initial_state, *dfinal_state;  // [N, H, K, V] or null
-  const Gate* gates;
-  T *dq, *dk;                // [B, T, H, K] where every head has its key, or null
-  float *dq_part, *dk_part;  // the same, a head each, where they share
-  float *dbeta, *dg;         // [B, T, H], [B, T, H, K] or null
 };
 
 // Three warpgroups, for dQ, E and W; a warp has a block of 16 tokens. Slices of V come two ahead.
@@ -110,23 +98,6 @@ struct GradientTiles {
     return sums + (kind * kBlocks + block) * kKeys;
   }
 };
-
-// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or zeros.
-template <class T, int R, int C>
-__device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
-                                           const float* wide, int K, int V, int v0, int k0,
-                                           int rank) {
-  if (kept) {
-    load_rows<128>(tile, kept + int64_t{v0} * width + k0, width, V - v0, K - k0, rank);
-    return;
-  }
-#pragma unroll 1
-  for (int at = rank; at < R * C; at += 128) {
-    const int r = at % R, c = at / R;
-    const bool valid = wide && v0 + r < V && k0 + c < K;
-    tile.at(r, c) = from_float<T>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
-  }
-}
 
 // Two neighbouring channels c, c + 1 of a row, those below K.
 template <class T>
@@ -427,63 +398,13 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
 template <class T>
 void backward_form(const Kda::Inputs<Tensor>& in, const Kda::Options& o, const Kda::Saved& saved,
                    const Kda::Outputs<Tensor>& dy, Kda::Inputs<Tensor>& dx) {
-  const int64_t B = in.v.size(0), L = in.v.size(1), H = in.v.size(2), K = in.k.size(3);
-  const Device device = in.v.device();
-  CudaProblem<T> p(in, o);
-  const Tensor dout = aligned(dy.o);
-  const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;
-  const Tensor erased = p.rows(), dstates = p.states();
-  const bool shared = p.group > 1;
-  Tensor dq_part, dk_part;
-  if (shared && dx.q) dq_part = empty({B, L, H, K}, Dtype::f32, device);
-  if (shared && dx.k) dk_part = empty({B, L, H, K}, Dtype::f32, device);
-  if (in.v.is_meta()) return;
-  const auto wide = [](const Tensor& t) { return t ? dptr<float>(t) : nullptr; };
-  const auto narrow = [](const Tensor& t) { return t ? dptr<T>(t) : nullptr; };
-  p.scan.dout = heads<const T>(dout);
-  p.scan.erased = dptr<T>(erased);
-  p.scan.dv = narrow(dx.v);
-  p.scan.dstates = narrow(dstates);
-  p.scan.dfinal_state = wide(dfinal);
-  p.scan.dinitial_state = wide(dx.initial_state);
-  for_key_width<T>(K, [&]<int KP>() {
-    p.template prepare_chunks<KP>();
-    run_scan<T, KP, true, true>(p.scan);
-  });
-
-  if (!dx.q && !dx.k && !dx.beta && !dx.g) return;
-  const TokenGradients<T> gradients{p.grid,
-                                    p.K,
-                                    p.V,
-                                    p.group,
-                                    p.scan.state_pitch,
-                                    p.scan.row_pitch,
-                                    p.scale,
-                                    p.chunks.q,
-                                    p.chunks.k,
-                                    p.scan.v,
-                                    p.scan.dout,
-                                    p.chunks.g,
-                                    dptr<T>(saved.written),
-                                    dptr<T>(erased),
-                                    narrow(saved.states),
-                                    narrow(dstates),
-                                    p.scan.initial_state,
-                                    p.scan.dfinal_state,
-                                    p.chunks.gates,
-                                    shared ? nullptr : narrow(dx.q),
-                                    shared ? nullptr : narrow(dx.k),
-                                    wide(dq_part),
-                                    wide(dk_part),
-                                    wide(dx.beta),
-                                    wide(dx.g)};
-  Arena count;
-  (void)GradientTiles<T>(count);
-  launch(token_gradients<T>, p.chunk_heads(), kGradientThreads, count.used(), gradients);
-  for (const auto& [part, d] : {std::pair{dq_part, dx.q}, std::pair{dk_part, dx.k}})
-    if (part)
-      launch(sum_groups<T>, ceil_div(d.numel(), 256), 256, 0, dptr<float>(part), dptr<T>(d),
-             d.numel(), p.group, p.K);
+  const auto run = [](const CudaProblem<T>& p, const Gradients<T>& gradients) {
+    Arena count;
+    (void)GradientTiles<T>(count);
+    launch(token_gradients<T>, p.chunk_heads(), kGradientThreads, count.used(),
+           TokenGradients<T>{gradients, p.chunks.g});
+  };
+  overwrite::backward_form<CudaProblem<T>, Kda>(in, o, saved, dy, dx, run);
 }
 
 }  // namespace weft::kernels::kda

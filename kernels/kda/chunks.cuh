@@ -9,7 +9,7 @@
 // a block keys fade token by token, in fp32.
 #pragma once
 
-#include "kernels/common/overwrite_scan.cuh"
+#include "kernels/common/overwrite_problem.cuh"
 #include "kernels/kda/kda.h"
 
 namespace weft::kernels::kda {
@@ -269,39 +269,27 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
   });
 }
 
-// The sizes of a call, and what `prepare` fills.
+// A call, and what `prepare` fills: the scans take q and k with their decays, of each head.
 template <class T>
-struct CudaProblem {
+struct CudaProblem : overwrite::Problem<T, Kda, true> {
   CudaProblem(const Kda::Inputs<Tensor>& x, const Kda::Options& o)
-      : q(aligned(x.q)),
-        k(aligned(x.k)),
-        v(aligned(x.v)),
-        g(aligned(x.g)),
-        initial(x.initial_state ? x.initial_state.contiguous() : x.initial_state) {
-    const int64_t B = v.size(0), L = v.size(1), H = v.size(2);
-    const Device device = v.device();
-    grid = make_grid(o.cu_seqlens, v, cu);
-    K = static_cast<int>(k.size(3)), V = static_cast<int>(v.size(3));
-    group = static_cast<int>(H / k.size(2));
-    scale = static_cast<float>(o.factor(K));
-    const int width = pitch<T>(K);
-    inverse = empty({B, H, L, kInverseWidth<T>}, v.dtype(), device);
-    scores = empty({B, H, L, kChunk}, v.dtype(), device);
-    gates = empty({B, H, L, 4}, Dtype::f32, device);
-    for (Tensor* t : {&q_up, &k_up, &k_end}) *t = empty({B, H, L, width}, v.dtype(), device);
-    total = empty({B, H, grid.chunks, width}, Dtype::f32, device);
-    chunks = {grid,
-              K,
-              group,
-              width,
-              scale,
-              heads<const T>(q),
-              heads<const T>(k),
+      : overwrite::Problem<T, Kda, true>(x, o) {
+    const int64_t B = x.v.size(0), L = x.v.size(1), H = x.v.size(2), width = pitch<T>(this->K);
+    const Device device = x.v.device();
+    for (Tensor* t : {&q_up, &k_up, &k_end}) *t = empty({B, H, L, width}, x.v.dtype(), device);
+    total = empty({B, H, this->grid.chunks, width}, Dtype::f32, device);
+    chunks = {this->grid,
+              this->K,
+              this->group,
+              static_cast<int>(width),
+              this->scale,
+              heads<const T>(this->q),
+              heads<const T>(this->k),
               heads<const float>(x.beta),
-              heads<const float>(g),
-              dptr<T>(inverse),
-              dptr<T>(scores),
-              reinterpret_cast<Gate*>(dptr<float>(gates)),
+              heads<const float>(this->g),
+              dptr<T>(this->inverse),
+              dptr<T>(this->scores),
+              reinterpret_cast<Gate*>(dptr<float>(this->gates)),
               dptr<T>(q_up),
               dptr<T>(k_up),
               dptr<T>(k_end),
@@ -309,46 +297,21 @@ struct CudaProblem {
     const auto rows = [&](const T* data) {
       return Heads<const T>{data, H * L * width, width, L * width};
     };
-    scan.grid = grid;
-    scan.K = K, scan.V = V, scan.group = 1, scan.scale = 1;
-    scan.state_pitch = width, scan.row_pitch = pitch<T>(V);
+    Scan<T>& scan = this->scan;
+    scan.group = 1, scan.scale = 1;
     scan.q = rows(chunks.q_up), scan.k = rows(chunks.k_up), scan.k_end = rows(chunks.k_end);
-    scan.inverse = chunks.inverse, scan.scores = chunks.scores, scan.gates = chunks.gates;
     scan.total = chunks.total, scan.g = chunks.g;
-    scan.v = heads<const T>(v);
-    scan.initial_state = initial ? dptr<float>(initial) : nullptr;
   }
-  // Memory for the states before (or the gradients after) all chunks of a row but one; for rows of V.
-  Tensor states() const {
-    if (grid.chunks == 1) return {};
-    return empty({grid.B, grid.chunks - 1, grid.H, V, scan.state_pitch}, v.dtype(), v.device());
-  }
-  Tensor rows() const {
-    return empty({grid.B, grid.T, grid.H, scan.row_pitch}, v.dtype(), v.device());
-  }
-  int64_t chunk_heads() const { return int64_t{grid.B} * grid.chunks * grid.H; }
 
   template <int KP>
   void prepare_chunks() const {
     Arena count;
     (void)ChunkTiles<T, KP>(count);
-    launch(prepare<T, KP>, chunk_heads(), 128, count.used(), chunks);
+    launch(prepare<T, KP>, this->chunk_heads(), 128, count.used(), chunks);
   }
 
-  Tensor q, k, v, g, initial, cu, inverse, scores, gates, q_up, k_up, k_end, total;
-  Grid grid;
-  int K, V, group;
-  float scale;
+  Tensor q_up, k_up, k_end, total;
   Chunks<T> chunks;
-  Scan<T> scan{};
 };
-
-// The two directions for one type: forward.cuh, backward.cuh.
-template <class T>
-void forward_form(const Kda::Inputs<Tensor>& in, const Kda::Options& o, Kda::Outputs<Tensor>& y,
-                  Kda::Saved* saved);
-template <class T>
-void backward_form(const Kda::Inputs<Tensor>& in, const Kda::Options& o, const Kda::Saved& saved,
-                   const Kda::Outputs<Tensor>& dy, Kda::Inputs<Tensor>& dx);
 
 }  // namespace weft::kernels::kda

@@ -1,15 +1,17 @@
 // kda on a GPU, forward, in bf16; forward_f32.cu has the other.
-#include "kernels/kda/forward.cuh"
+#include "kernels/kda/chunks.cuh"
 
 namespace weft::kernels {
 
-extern template void kda::forward_form<float>(const Kda::Inputs<Tensor>&, const Kda::Options&,
-                                              Kda::Outputs<Tensor>&, Kda::Saved*);
+extern template void overwrite::forward_form<kda::CudaProblem<float>, Kda>(
+    const Kda::Inputs<Tensor>&, const Kda::Options&, Kda::Outputs<Tensor>&, Kda::Saved*);
 
 void Kda::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs<Tensor>& y,
                        Saved* saved) {
   overwrite::check_widths(name, in.k.size(3), in.v.size(3));
-  for_cuda_dtype(in.v.dtype(), [&]<class T>() { kda::forward_form<T>(in, o, y, saved); });
+  for_cuda_dtype(in.v.dtype(), [&]<class T>() {
+    overwrite::forward_form<kda::CudaProblem<T>, Kda>(in, o, y, saved);
+  });
   if (!in.v.is_meta()) check_launch("kda forward");
 }
 

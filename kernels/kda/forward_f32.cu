@@ -1,9 +1,11 @@
 // kda on a GPU, forward, in f32.
-#include "kernels/kda/forward.cuh"
+#include "kernels/kda/chunks.cuh"
 
 namespace weft::kernels {
 
-template void kda::forward_form<float>(const Kda::Inputs<Tensor>&, const Kda::Options&,
-                                       Kda::Outputs<Tensor>&, Kda::Saved*);
+template void overwrite::forward_form<kda::CudaProblem<float>, Kda>(const Kda::Inputs<Tensor>&,
+                                                                    const Kda::Options&,
+                                                                    Kda::Outputs<Tensor>&,
+                                                                    Kda::Saved*);
 
 }  // namespace weft::kernels

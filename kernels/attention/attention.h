@@ -37,6 +37,11 @@ struct Attention {
     int64_t window = 0;
     double softcap = 0;
     Tensor cu_seqlens;
+    // i32 [1] on the device of q, or absent. Then k and v are a ring: row r holds the last position p
+    // up to this one with p % S = r (some finite numbers where there is none yet), and the only query,
+    // T = 1, stands here and sees all positions held. So a step of generation is the same work
+    // wherever it stands. Without a gradient.
+    Tensor position;
 
     template <class F>
     void each(F&& f) {
@@ -47,6 +52,7 @@ struct Attention {
       f("softcap", softcap, "bound on the scores, by tanh; 0: none");
       f("cu_seqlens", cu_seqlens,
         "[N + 1] i32, where packed documents begin and end; needs B = 1, S = T");
+      f("position", position, "[1] i32, of the only query, for which k and v are a ring");
     }
   };
 

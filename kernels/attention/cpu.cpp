@@ -81,6 +81,9 @@ void Attention::check(const Inputs<Tensor>& x, const Options& o) {
   require(o.window >= 0, "attention: window is ", o.window, ", expected 0 (all keys) or more");
   require(!x.sink || x.sink.shape() == Shape{x.q.size(2)}, "attention: sink has shape ",
           x.sink.shape(), ", expected [", x.q.size(2), "], one logit a head");
+  check_position(name, x.q, o.position, o.cu_seqlens);
+  require(!o.position || o.window == 0, "attention: position with a window of ", o.window,
+          "; the ring of keys is as long as the window");
 }
 
 Outputs<Attention> Attention::outputs(const Inputs<Tensor>& x, const Options&) {
@@ -91,6 +94,13 @@ Outputs<Attention> Attention::outputs(const Inputs<Tensor>& x, const Options&) {
 
 void Attention::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                             Saved* saved) {
+  if (o.position) {
+    require(!saved, "attention: position without a gradient alone");
+    Options all = o;
+    all.position = {};
+    const int64_t held = rows_held(o.position, x.k.size(1));
+    return cpu_forward({x.q, x.k.slice(1, 0, held), x.v.slice(1, 0, held), x.sink}, all, y, saved);
+  }
   if (saved) *saved = {y.o, y.lse};
   const SoftmaxCall call = call_of(x, o);
   const Tensor scratch =

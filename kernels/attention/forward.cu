@@ -30,6 +30,7 @@ void Attention::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs
   const Inputs<Tensor> x{with_rows(in.q), with_rows(in.k), with_rows(in.v),
                          in.sink ? in.sink.contiguous() : in.sink};
   const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), x.q.device());
+  require(!o.position || !saved, "attention: position without a gradient alone");
   const Parts parts = allocate_parts(x, o);
   const Tensor taken = counters_of(1, x.q.device());
   if (saved) *saved = {y.o, y.lse};
@@ -44,7 +45,7 @@ void Attention::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs
         return forward_on_hopper(call, band, heads_of<E>(y.o), lse, dptr<int>(taken));
       }
     }
-    forward_on_tiles(call, band, parts, heads_of<E>(y.o), lse);
+    forward_on_tiles(call, band, parts, heads_of<E>(y.o), lse, dptr<const int>(o.position));
   });
   check_launch("attention forward");
 }

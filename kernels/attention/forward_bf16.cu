@@ -4,6 +4,6 @@
 namespace weft::kernels::softmax {
 
 template void forward_on_tiles(const Call<bf16>&, const Band&, const Parts&, const Heads<bf16>&,
-                               float*);
+                               float*, const int*);
 
 }  // namespace weft::kernels::softmax

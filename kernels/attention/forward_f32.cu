@@ -4,6 +4,6 @@
 namespace weft::kernels::softmax {
 
 template void forward_on_tiles(const Call<float>&, const Band&, const Parts&, const Heads<float>&,
-                               float*);
+                               float*, const int*);
 
 }  // namespace weft::kernels::softmax

@@ -7,15 +7,19 @@
 
 namespace weft::kernels::softmax {
 
-// The heads of a group as rows of one head: all stand at the last key.
+// The heads of a group as rows of one head: all stand at the last key, or at `position` of a ring.
 struct OneQuery {
-  Range seen;
+  Range within;
   int rows = 1;
-  __device__ Range keys(int t) const { return t < rows ? seen : Range{}; }
-  __device__ Bounds bounds_of_rows(int, int) const { return Bounds(seen, seen); }
+  const int* position = nullptr;
+  __device__ Range seen() const {
+    return position ? Range{0, min(*position + 1, within.end)} : within;
+  }
+  __device__ Range keys(int t) const { return t < rows ? seen() : Range{}; }
+  __device__ Bounds bounds_of_rows(int, int) const { return Bounds(seen(), seen()); }
   template <int M, int N>
   __device__ Walk key_tiles(int, int, int part, int parts) const {
-    return Walk(Bounds(seen, seen), N, part, parts);
+    return Walk(Bounds(seen(), seen()), N, part, parts);
   }
   __device__ bool sees(int, int, int) const { return true; }
   __device__ int sink(int h, int t) const { return h * rows + t; }
@@ -42,16 +46,17 @@ inline Outgoing<float> outgoing(const Parts& parts) {
           static_cast<int>(parts.count)};
 }
 
-// o and lse; by way of `parts` where there are any. One f32 and one bf16 form, in files of their own.
+// o and lse; by way of `parts` where there are any, as there are for one query. `position`: of that in
+// a ring of keys, or null. One f32 and one bf16 form, in files of their own.
 template <class E>
 void forward_on_tiles(const Call<E>& x, const Band& band, const Parts& parts, const Heads<E>& o,
-                      float* lse) {
+                      float* lse, const int* position) {
   for_head_size(x.q.width, x.v.width, [&]<int D>() {
     if (parts.count == 0) return run_forward<E, D>(x, band, Outgoing<E>{o, lse, 1});
     Outgoing<float> to = outgoing(parts);
     if (x.T == 1) {
       const int first = band.window > 0 ? std::max(0, x.S - band.window) : 0;
-      const OneQuery sight{{first, x.S}, x.group};
+      const OneQuery sight{{first, x.S}, x.group, position};
       Call<E> one = x;
       one.q = packed(x.q, x.group);
       to.o = packed(to.o, x.group);
@@ -66,8 +71,8 @@ void forward_on_tiles(const Call<E>& x, const Band& band, const Parts& parts, co
   launch(merge_parts<E>, (rows + 3) / 4, 128, 0, outgoing(parts), o, lse, rows, x.T, x.H);
 }
 extern template void forward_on_tiles(const Call<float>&, const Band&, const Parts&,
-                                      const Heads<float>&, float*);
+                                      const Heads<float>&, float*, const int*);
 extern template void forward_on_tiles(const Call<bf16>&, const Band&, const Parts&,
-                                      const Heads<bf16>&, float*);
+                                      const Heads<bf16>&, float*, const int*);
 
 }  // namespace weft::kernels::softmax

@@ -18,7 +18,7 @@ int64_t width_of(const Rotary::Options& o, int64_t K) { return o.width ? o.width
 // angles of `block a` and of b are few, and a sum of angles costs four multiplies.
 struct Table {
   Table(const Rotary::Options& o, int64_t T, int64_t K, Dtype dtype, Device device)
-      : offset(o.offset),
+      : offset(o.offset + (o.position && !device.is_meta() ? *o.position.data<int32_t>() : 0)),
         pairs(width_of(o, K) / 2),
         block(T <= 512 ? 16 : 64),
         tokens(T),
@@ -117,6 +117,10 @@ void Rotary::check(const Inputs<Tensor>& x, const Options& o) {
           ", expected an even number from 2 to K = ", K);
   require(o.base > 0, "rotary: base = ", o.base, ", expected a positive number");
   check_documents(name, o.cu_seqlens, x.x.size(0), x.x.size(1));
+  require(!o.position || (o.position.dtype() == Dtype::i32 && o.position.shape() == Shape{1} &&
+                          o.position.device() == x.x.device()),
+          "rotary: position is ", o.position.dtype(), " ", o.position.shape(), " on ",
+          o.position.device(), ", expected i32 [1] on ", x.x.device());
 }
 
 Outputs<Rotary> Rotary::outputs(const Inputs<Tensor>& x, const Options&) {

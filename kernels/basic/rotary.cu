@@ -26,6 +26,7 @@ struct Angles {
   float sign;
   const int32_t* cu;  // [N + 1] or null
   int N;
+  const int32_t* position;  // [1] or null
 };
 
 // The first token of the document that holds token t.
@@ -41,13 +42,14 @@ __device__ __forceinline__ int64_t document_begin(const Angles& a, int64_t t) {
 // table [n, pairs] = (cos, sin) of the n tokens from `first` of a row. A thread keeps to one pair.
 __device__ __forceinline__ void make_table(const Angles& a, int width, int pairs, int64_t first,
                                            int n, float2* table) {
+  const double offset = a.offset + (a.position ? *a.position : 0);
   const int lanes = min(pairs, kThreads), groups = kThreads / lanes;
   const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
   for (int i = lane; i < pairs && group < groups; i += lanes) {
     const double rate = exp2(-2.0 * i / width * a.log2_base) / 6.283185307179586;  // turns a token
     for (int j = group; j < n; j += groups) {
       const int64_t t = first + j;
-      const double turns = (a.offset + static_cast<double>(t - document_begin(a, t))) * rate;
+      const double turns = (offset + static_cast<double>(t - document_begin(a, t))) * rate;
       float sine, cosine;
       sincospif(2.0f * static_cast<float>(turns - rint(turns)), &sine, &cosine);
       table[j * pairs + i] = make_float2(cosine, a.sign * sine);
@@ -127,8 +129,12 @@ void turn_all(const Tensor& given, const Rotary::Options& o, float sign, const T
           ", expected at most 1536 on a GPU");
   if (x.is_meta() || x.numel() == 0) return;
   const Tensor cu = o.cu_seqlens ? o.cu_seqlens.to(x.device()) : Tensor();
-  const Angles angles{std::log2(o.base), static_cast<double>(o.offset), sign,
-                      cu ? dptr<int32_t>(cu) : nullptr, cu ? static_cast<int>(cu.size(0) - 1) : 0};
+  const Angles angles{std::log2(o.base),
+                      static_cast<double>(o.offset),
+                      sign,
+                      cu ? dptr<int32_t>(cu) : nullptr,
+                      cu ? static_cast<int>(cu.size(0) - 1) : 0,
+                      dptr<const int32_t>(o.position)};
   const auto blocks = static_cast<unsigned>(ceil_div(T, kTokens)), rows = static_cast<unsigned>(B);
   const size_t shared = static_cast<size_t>(pairs) * kTokens * sizeof(float2);
   for_cuda_dtype(x.dtype(), [&]<class E>() {

@@ -32,6 +32,7 @@ struct Rotary {
     bool interleaved = false;
     int64_t offset = 0;
     Tensor cu_seqlens;  // i32 [N + 1] on the CPU, or absent
+    Tensor position;    // i32 [1] on the device of x, or absent: counts on top of offset
     template <class F>
     void each(F&& f) {
       f("base", base, "the slowest pair turns by position / base, nearly");
@@ -39,6 +40,7 @@ struct Rotary {
       f("interleaved", interleaved, "pairs are neighbours, not halves of the width");
       f("offset", offset, "position of the first token");
       f("cu_seqlens", cu_seqlens, "[N + 1]");
+      f("position", position, "[1], on top of offset");
     }
   };
   struct Saved {};

@@ -36,6 +36,9 @@ struct BlockSparse {
     bool causal = true;
     double softcap = 0;
     Tensor cu_seqlens;
+    // i32 [1] on the device of q, or absent. Then the only query, T = 1, stands here, and keys behind
+    // it (some finite numbers) do not count: k and v are a cache that fills. Without a gradient.
+    Tensor position;
 
     template <class F>
     void each(F&& f) {
@@ -47,6 +50,7 @@ struct BlockSparse {
       f("softcap", softcap, "bound on the scores, by tanh; 0: none");
       f("cu_seqlens", cu_seqlens,
         "[N + 1] i32, where packed documents begin and end; needs B = 1, S = T");
+      f("position", position, "[1] i32, of the only query, behind which no key counts");
     }
   };
 

@@ -135,15 +135,16 @@ void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const Blo
 
 void BlockSparse::check(const Inputs<Tensor>& x, const Options& o) {
   check_softmax(name, x.q, x.k, x.v, o.softcap, o.cu_seqlens);
+  check_position(name, x.q, o.position, o.cu_seqlens);
   const int64_t T = x.q.size(1), S = x.k.size(1), H = x.q.size(2);
   require(T <= S, "block_sparse: q has ", T, " tokens and k ", S, "; expected at most as many");
   require(o.block >= 1, "block_sparse: block is ", o.block, ", expected 1 or more");
   require(static_cast<bool>(o.block_mask),
           "block_sparse: block_mask [1 or H, rows, columns] is missing");
   require(o.block_mask.dtype() == Dtype::u8 && o.block_mask.dims() == 3 &&
-              o.block_mask.device().is_cpu(),
+              (o.block_mask.device().is_cpu() || o.block_mask.device() == x.q.device()),
           "block_sparse: block_mask is ", o.block_mask.dtype(), " ", o.block_mask.shape(), " on ",
-          o.block_mask.device(), ", expected u8 [1 or H, rows, columns] on cpu");
+          o.block_mask.device(), ", expected u8 [1 or H, rows, columns] on cpu or as q");
   int64_t longest = S;
   if (o.cu_seqlens) {
     const Documents docs(o.cu_seqlens, 1, T);
@@ -166,6 +167,13 @@ Outputs<BlockSparse> BlockSparse::outputs(const Inputs<Tensor>& x, const Options
 
 void BlockSparse::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                               Saved* saved) {
+  if (o.position) {
+    require(!saved, "block_sparse: position without a gradient alone");
+    Options all = o;
+    all.position = {};
+    const int64_t held = rows_held(o.position, x.k.size(1));
+    return cpu_forward({x.q, x.k.slice(1, 0, held), x.v.slice(1, 0, held)}, all, y, saved);
+  }
   if (saved) *saved = {y.o, y.lse};
   const SoftmaxCall call = call_of(x, o);
   const BlockRuns rows(o.block_mask, BlockRuns::rows, x.q.device());

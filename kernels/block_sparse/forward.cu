@@ -7,6 +7,8 @@ namespace softmax {
 
 extern template void run_forward(const Call<float>&, const BlockSight&, const Outgoing<float>&);
 extern template void run_forward(const Call<bf16>&, const BlockSight&, const Outgoing<bf16>&);
+extern template void run_forward(const Call<float>&, const OneRowSight&, const Outgoing<float>&);
+extern template void run_forward(const Call<bf16>&, const OneRowSight&, const Outgoing<bf16>&);
 
 }  // namespace softmax
 
@@ -21,6 +23,7 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
   const Tensor cu = documents_on(o.cu_seqlens, T, device);
   const Tensor mask = o.block_mask.contiguous().to(device);
   const Tensor taken = counters_of(1, device);
+  require(!o.position || !saved, "block_sparse: position without a gradient alone");
   if (saved) *saved = {y.o, y.lse};
   for_cuda_dtype(x.q.dtype(), [&]<class E>() {
     for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
@@ -32,6 +35,10 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
       const BlockMask blocks = mask_of(mask, o.block);
       const Call<E> call = call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap);
       const Heads<E> out = heads_of<E>(y.o);
+      if (const int* const at = dptr<const int>(o.position)) {
+        const OneRowSight one{find_lists(shape, lists, band, blocks, at), at};
+        return run_forward(call, one, Outgoing<E>{out, dptr<float>(y.lse)});
+      }
       if constexpr (std::is_same_v<E, bf16>) {
         if (fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, y.o})) {
           taken.zero();

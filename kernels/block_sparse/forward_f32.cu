@@ -5,5 +5,6 @@
 namespace weft::kernels::softmax {
 
 template void run_forward(const Call<float>&, const BlockSight&, const Outgoing<float>&);
+template void run_forward(const Call<float>&, const OneRowSight&, const Outgoing<float>&);
 
 }  // namespace weft::kernels::softmax

@@ -60,6 +60,28 @@ struct BlockSight {
   }
 };
 
+// The sight of one query that stands at *position, in memory for S keys.
+struct OneRowSight {
+  BlockSight all;
+  const int* position = nullptr;
+
+  __device__ BlockSight here() const {
+    BlockSight sight = all;
+    sight.band.S = *position + 1;
+    return sight;
+  }
+  __device__ Range keys(int t) const { return here().keys(t); }
+  __device__ Bounds bounds_of_rows(int t, int count) const {
+    return here().bounds_of_rows(t, count);
+  }
+  __device__ int sink(int h, int) const { return h; }
+  template <int M, int N>
+  __device__ ListWalk key_tiles(int h, int tile, int = 0, int = 1) const {
+    return all.walk(h, tile);
+  }
+  __device__ bool sees(int h, int t, int j) const { return here().sees(h, t, j); }
+};
+
 struct Overlap {
   bool any = false, all = true;
 };
@@ -86,11 +108,12 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int h
 }
 
 // The lists of one side: a warp a tile. kRows: tiles of M rows meet tiles of N keys; else the reverse.
-// The tile of M is that of `groups` warpgroups.
+// The tile of M is that of `groups` warpgroups. `position`: as in OneRowSight, or null.
 template <bool kRows>
 __global__ void __launch_bounds__(128)
-    list_tiles(const Band band, const BlockMask mask, int M, int N, int groups, int tiles,
-               int others, int* lists) {
+    list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int tiles, int others,
+               int* lists, const int* position) {
+  if (position) band.S = *position + 1;
   const int64_t line = blockIdx.x * int64_t{4} + tile::warp_index();  // of [heads, tiles]
   if (line >= int64_t{mask.heads} * tiles) return;
   const int own = static_cast<int>(line % tiles), head = static_cast<int>(line / tiles);
@@ -135,11 +158,11 @@ inline Tensor list_memory(const ListShape& shape, const Tensor& mask, int64_t T,
 }
 
 inline BlockSight find_lists(const ListShape& shape, const Tensor& memory, const Band& band,
-                             const BlockMask& mask) {
+                             const BlockMask& mask, const int* position = nullptr) {
   const int tiles = shape.tiles(band.T, band.S), others = shape.others(band.T, band.S);
   int* const lists = dptr<int>(memory);
   launch(shape.rows ? list_tiles<true> : list_tiles<false>, (int64_t{mask.heads} * tiles + 3) / 4,
-         128, 0, band, mask, shape.M, shape.N, shape.groups, tiles, others, lists);
+         128, 0, band, mask, shape.M, shape.N, shape.groups, tiles, others, lists, position);
   return {.band = band, .mask = mask, .lists = lists, .tiles = tiles, .others = others};
 }
 

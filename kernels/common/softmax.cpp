@@ -30,6 +30,23 @@ void check_softmax(std::string_view name, const Tensor& q, const Tensor& k, cons
   check_documents(name, cu_seqlens, q.size(0), q.size(1));
 }
 
+void check_position(std::string_view name, const Tensor& q, const Tensor& position,
+                    const Tensor& cu_seqlens) {
+  if (!position) return;
+  require(position.dtype() == Dtype::i32 && position.shape() == Shape{1} &&
+              position.device() == q.device(),
+          name, ": position is ", position.dtype(), " ", position.shape(), " on ",
+          position.device(), ", expected i32 [1] on ", q.device());
+  require(q.size(1) == 1 && !cu_seqlens, name, ": position with T = ", q.size(1),
+          "; it is that of a single query, T = 1, without cu_seqlens");
+}
+
+int64_t rows_held(const Tensor& position, int64_t S) {
+  const int64_t p = *position.data<int32_t>();
+  require(p >= 0, "position ", p, ", expected 0 or more");
+  return std::min(p + 1, S);
+}
+
 SoftmaxCall::SoftmaxCall(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, double scale,
                          double softcap, const Tensor& cu_seqlens)
     : q(with_contiguous_rows(q_in)),

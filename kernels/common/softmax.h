@@ -15,6 +15,12 @@ namespace weft::kernels {
 void check_softmax(std::string_view name, const Tensor& q, const Tensor& k, const Tensor& v,
                    double softcap, const Tensor& cu_seqlens);
 
+// Throws Error unless `position` is absent, or i32 [1] on the device of q, with T = 1 and no documents.
+void check_position(std::string_view name, const Tensor& q, const Tensor& position,
+                    const Tensor& cu_seqlens);
+// Of S rows written at their positions in turn, how many hold one of 0 .. position. On the CPU.
+int64_t rows_held(const Tensor& position, int64_t S);
+
 // A call's tensors (copied where their last dimension is not contiguous), sizes and positions.
 struct SoftmaxCall {
   SoftmaxCall(const Tensor& q, const Tensor& k, const Tensor& v, double scale, double softcap,

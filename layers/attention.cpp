@@ -20,7 +20,8 @@ class Attention final : public Layer {
   Var forward(const Var& x, Context& c) const override {
     const auto [q, k, v] = heads_(x, c, window_);
     kernels::Attention::Options o;
-    o.window = window_;
+    o.window = c.place ? 0 : window_;  // a ring of keys holds no more than the window
+    o.position = c.place;
     o.softcap = softcap_;
     o.cu_seqlens = c.cu_seqlens;
     return heads_.out(autograd::apply<kernels::Attention>({q, k, v, sinks_}, o).o);

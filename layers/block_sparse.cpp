@@ -58,21 +58,22 @@ class BlockSparseMixer final : public Layer {
         block_(at_least(1, t, "block", 64)),
         softcap_(t.number("softcap", 0)),
         layer_(spec.layer),
-        mask_(pattern_.mask(block_count(spec.context, block_), heads_.H(), layer_)) {
-    // The mask lies on the host; a plan on the meta device counts it all the same.
-    if (b.device().is_meta()) counted_ = empty(mask_.shape(), Dtype::u8, b.device());
-  }
+        mask_(pattern_.mask(block_count(spec.context, block_), heads_.H(), layer_)),
+        placed_(mask_.to(b.device())) {}
 
   Var forward(const Var& x, Context& c) const override {
     const auto [q, k, v] = heads_(x, c, /*window=*/0);
     const int64_t blocks = block_count(longest_document(c, k.size(1)), block_);
-    if (blocks > mask_.size(1))  // a text longer than the context
+    if (blocks > mask_.size(1)) {  // a text longer than the context
       mask_ = pattern_.mask(2 * blocks, heads_.H(), layer_);
+      placed_ = mask_.to(x.value().device());
+    }
     BlockSparse::Options o;
-    o.block_mask = mask_;
+    o.block_mask = placed_;
     o.block = block_;
     o.softcap = softcap_;
     o.cu_seqlens = c.cu_seqlens;
+    o.position = c.place;
     return heads_.out(autograd::apply<BlockSparse>({q, k, v}, o).o);
   }
 
@@ -91,8 +92,8 @@ class BlockSparseMixer final : public Layer {
   int64_t block_;
   double softcap_;
   int64_t layer_;
-  mutable Tensor mask_;  // u8 [1 or H, n, n]
-  Tensor counted_;
+  mutable Tensor mask_;    // u8 [1 or H, n, n], on the host
+  mutable Tensor placed_;  // the same where the model lies
 };
 
 const RegisteredMixer registered{"block_sparse", maker<BlockSparseMixer>()};

@@ -82,7 +82,10 @@ Var merged(const Var& x) { return reshape(x, {x.size(0), x.size(1), x.size(2) * 
 Var rotated(const Var& x, double base, const Context& c) {
   kernels::Rotary::Options o;
   o.base = base;
-  o.offset = c.position;
+  if (c.place)
+    o.position = c.place;
+  else
+    o.offset = c.position;
   o.cu_seqlens = c.cu_seqlens;
   return apply<kernels::Rotary>({x}, o).y;
 }

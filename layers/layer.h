@@ -77,7 +77,8 @@ class Builder {
 // A layer makes its tensors on its first call with a state and names them as it likes.
 struct State {
   std::map<std::string, Tensor> tensors;
-  int64_t held = 0;  // rows in use of a cache of keys
+  int64_t held = 0;   // rows in use of a cache of keys
+  bool ring = false;  // rows of that cache stand at their position modulo their number
   int64_t bytes() const;
 };
 
@@ -86,7 +87,10 @@ struct Context {
   Tensor cu_seqlens;       // i32 [N+1]: borders of packed documents; absent where rows are whole
   State* state = nullptr;  // generation: this layer's state; x continues what it has seen
   int64_t position = 0;    // generation: how many tokens came before x
-  int64_t capacity = 0;    // generation: the longest text that will come, for caches that grow
+  // Generation one token at a time: i32 [1] on the device of x, the position of x where it is to be
+  // read as the work runs; `position` may not count then. What is held has one size from there on.
+  Tensor place;
+  int64_t capacity = 0;  // generation: the longest text that will come, for caches that grow
   std::vector<Var>* losses = nullptr;  // auxiliary losses [1], already weighted, are appended here
 };
 

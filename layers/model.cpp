@@ -7,6 +7,7 @@
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "core/text.h"
+#include "kernels/basic/cache.h"
 #include "kernels/basic/cross_entropy.h"
 #include "kernels/basic/embedding.h"
 #include "layers/blocks.h"
@@ -184,6 +185,12 @@ Var Model::Parts::embed(const Tensor& tokens, const Context& c) const {
 
 // Those of whole rows are the same from step to step, and need no new copy to a GPU.
 Tensor Model::Parts::placed(const Tensor& tokens, const Context& c) const {
+  if (c.place) {
+    require(c.capacity - 1 <= context, "a text of ", c.capacity,
+            " tokens is past the model's context of ", context,
+            " (model.positions = \"learned\" knows no further)");
+    return c.place;
+  }
   if (c.cu_seqlens || c.position > 0) return positions_of(tokens, c, context);
   if (!row_positions || !(row_positions_of == tokens.shape())) {
     row_positions = positions_of(tokens, c, context);
@@ -292,6 +299,7 @@ Tensor Model::next(const Tensor& tokens, Generation& generation) const {
   require(tokens.dims() == 2 && tokens.size(0) == 1 && tokens.size(1) > 0,
           "model: tokens to go on from have shape ", tokens.shape(), ", expected [1, n]");
   generation.states.resize(parts_->blocks.size());
+  if (generation.place) return step(tokens, generation);
   Context c;
   c.position = generation.position;
   c.capacity = generation.capacity;
@@ -299,6 +307,29 @@ Tensor Model::next(const Tensor& tokens, Generation& generation) const {
   const Var x = parts_->hidden(tokens, c, &generation);
   generation.position += n;
   return parts_->logits(rows(x).value().slice(0, n - 1, n)).reshape({vocabulary_});
+}
+
+Tensor Model::step(const Tensor& token, Generation& generation) const {
+  require(token.size(1) == 1 && generation.position < generation.capacity, "model: a step takes ",
+          token.size(1), " tokens at position ", generation.position, " of ", generation.capacity,
+          ", expected one within the capacity");
+  Context c;
+  c.place = generation.place;
+  c.position = generation.position++;
+  c.capacity = generation.capacity;
+  const std::vector<State> before = generation.states;
+  const Var x = parts_->hidden(token, c, &generation);
+  std::vector<kernels::Copy> moved;  // states that were made anew go where the old ones were
+  for (size_t i = 0; i < before.size(); ++i)
+    for (auto& [name, t] : generation.states[i].tensors) {
+      const auto old = before[i].tensors.find(name);
+      if (old == before[i].tensors.end() || !(old->second.shape() == t.shape())) continue;
+      if (old->second.same_view(t)) continue;
+      moved.push_back({old->second, t});
+      t = old->second;
+    }
+  kernels::copy_all(moved);
+  return parts_->logits(rows(x)).reshape({vocabulary_});
 }
 
 double Model::flops_per_token() const {

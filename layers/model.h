@@ -21,6 +21,10 @@ struct Generation {
   std::vector<State> states;
   int64_t position = 0;
   int64_t capacity = 0;
+  // i32 [1] on the model's device, or absent. Once set, next() takes one token a call, which stands at
+  // the position that is read there as the work runs, and writes the states in place: each call is
+  // the same work on the same memory, to be recorded and run again. Needs `capacity`.
+  Tensor place;
   int64_t bytes() const;
 };
 
@@ -49,6 +53,8 @@ class Model {
   int64_t active_parameter_count() const;
 
  private:
+  Tensor step(const Tensor& token, Generation& generation) const;
+
   struct Parts;
   std::unique_ptr<Parts> parts_;
   std::vector<Parameter> parameters_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/basic/cache.h"
+
 namespace weft::layers {
 namespace {
 
@@ -78,9 +80,38 @@ Tensor joined_rows(const Tensor& a, const Tensor& b) {
   return both;
 }
 
+// A ring of `slots` rows with the last of those held, of which the newest stands before `position`.
+Tensor ring_of(const Tensor& cache, const Tensor& like, int64_t held, int64_t position,
+               int64_t slots) {
+  Shape shape = like.shape();
+  shape[1] = slots;
+  const Tensor ring = zeros(shape, like.dtype(), like.device());
+  for (int64_t left = std::min(held, slots); left > 0;) {
+    const int64_t at = (position - left) % slots, n = std::min(left, slots - at);
+    ring.slice(1, at, at + n).copy_from(cache.slice(1, held - left, held - left + n));
+    left -= n;
+  }
+  return ring;
+}
+
+KeysAndValues put_in_ring(Context& c, const Tensor& k, const Tensor& v, int64_t window) {
+  State& s = *c.state;
+  Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
+  if (!s.ring) {
+    const int64_t slots = window > 0 ? std::min(window, c.capacity) : c.capacity;
+    keys = ring_of(keys, k, s.held, c.position, slots);
+    values = ring_of(values, v, s.held, c.position, slots);
+    s.ring = true;
+  }
+  kernels::put_row(keys, k, c.place);
+  kernels::put_row(values, v, c.place);
+  return {keys, values};
+}
+
 }  // namespace
 
 KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window) {
+  if (c.place) return put_in_ring(c, k, v, window);
   State& s = *c.state;
   Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
   const int64_t n = k.size(1);

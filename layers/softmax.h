@@ -36,6 +36,7 @@ class HeadProjections {
 // Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state and
 // the new ones behind them. window > 0: what no later token can see is dropped, so that the state
 // holds 2 * window rows at most; window = 0: room for c.capacity rows, more where that is too few.
+// Where c.place says the position, they are a ring of c.capacity rows, or of `window` if that is less.
 struct KeysAndValues {
   Tensor k, v;
 };

@@ -216,6 +216,49 @@ TEST_CASE("model: generation goes on as one forward pass over the whole text") {
   }
 }
 
+TEST_CASE("model: steps that read their position where it lies go on as one forward pass") {
+  for (const char* more : {"", "positions = \"learned\"\nlogit_softcap = 2.0"}) {
+    const Model m = model_of(hybrid(more));
+    const Tensor tokens = tokens_of({1, 90}, "tokens");
+    const Tensor whole = m.logits(tokens).reshape({90, kVocabulary});
+    for (const int64_t prompt : {1, 4, 50}) {  // less than the window of 5, and more
+      Generation g;
+      g.capacity = 90;
+      m.next(tokens.slice(1, 0, prompt), g);
+      g.place = zeros({1}, Dtype::i32);
+      std::vector<Tensor> held;
+      for (int64_t at = prompt; at < 90; ++at) {
+        *g.place.data<int32_t>() = static_cast<int32_t>(at);
+        const Tensor last = m.next(tokens.slice(1, at, at + 1), g);
+        REQUIRE(distance(last, whole.select(0, at)) < 1e-11);
+        size_t i = 0;
+        for (const State& s : g.states)  // states stay where they are
+          for (const auto& [name, t] : s.tensors) {
+            if (at == prompt) held.push_back(t);
+            CHECK(held[i++].same_view(t));
+          }
+      }
+      CHECK(g.position == 90);
+      CHECK_THROWS_AS(m.next(tokens.slice(1, 0, 1), g), Error);  // no room for more
+    }
+  }
+}
+
+TEST_CASE("model: on a GPU such steps go on as one forward pass", "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  const Model m = model_of(hybrid(), Dtype::f32, kCuda);
+  const Tensor tokens = tokens_of({1, 90}, "tokens").to(kCuda);
+  const Tensor whole = m.logits(tokens).reshape({90, kVocabulary}).to(kCpu);
+  Generation g;
+  g.capacity = 90;
+  m.next(tokens.slice(1, 0, 50), g);
+  for (int32_t at = 50; at < 90; ++at) {
+    g.place = tensor_of<int32_t>({at}).to(kCuda);
+    const Tensor last = m.next(tokens.slice(1, at, at + 1), g).to(kCpu);
+    REQUIRE(distance(last, whole.select(0, at)) < 1e-4);
+  }
+}
+
 TEST_CASE("model: the meta device foresees the peak of a training step to the byte") {
   for (const char* more :
        {"", "recompute = true", "positions = \"learned\"\nlogit_softcap = 4.0"}) {

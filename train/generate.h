@@ -2,32 +2,34 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
+#include "kernels/basic/draw.h"
 #include "layers/model.h"
 
 namespace weft::train {
 
-struct SamplingSettings {
-  double temperature = 0.8;  // 0: always the likeliest token
-  int64_t top_k = 0;         // only the k likeliest; 0: all
-  double top_p = 1;          // only the smallest set of likeliest tokens with this much probability
-  uint64_t seed = 1;
-};
+using SamplingSettings = kernels::Sampling;
 
-// The token drawn from logits [vocabulary]; `index` numbers the draw, so that a seed gives the same
-// text again. Ties go to the lower token.
-int32_t draw_token(const Tensor& logits, const SamplingSettings& settings, uint64_t index);
-
-// Continues `prompt` (at least one token) by `count` tokens; each goes to `on_token` as it comes, which
-// returns false to stop. Throws Error where prompt and count exceed `capacity`.
 struct Generated {
   std::vector<int32_t> tokens;
   double tokens_per_second = 0;  // of the one-token steps
   int64_t state_bytes = 0;
+  std::string how;  // how the steps were run, in a few words; empty where there is nothing to say
 };
+
+// Continues `prompt` (at least one token) by `count` tokens; each goes to `on_token` as it comes, which
+// returns false to stop. On a GPU a step, with the draw at its end, is recorded as a CUDA graph and
+// launched for each token, the next while the host takes this one; `record` = false enqueues the same
+// work operation by operation. Throws Error where the prompt is longer than the model's context.
 Generated generate(const layers::Model& model, const std::vector<int32_t>& prompt, int64_t count,
                    const SamplingSettings& settings,
-                   const std::function<bool(int32_t)>& on_token = nullptr);
+                   const std::function<bool(int32_t)>& on_token = nullptr, bool record = true);
+
+// Generation on a GPU, after the prompt, whose last logits are given; in builds that have CUDA.
+void generate_on_cuda(const layers::Model& model, layers::Generation& generation,
+                      const Tensor& logits, int64_t count, const SamplingSettings& settings,
+                      const std::function<bool(int32_t)>& on_token, bool record, Generated& out);
 
 }  // namespace weft::train

@@ -98,8 +98,9 @@ int run_generate(const GenerateArguments& a) {
                                {a.temperature, a.top_k, a.top_p, a.seed}, show);
   std::printf("\n");
   std::fflush(stdout);
-  std::fprintf(stderr, "%zu tokens, %.0f tokens a second, %s of state\n", g.tokens.size(),
-               g.tokens_per_second, bytes_text(double(g.state_bytes)).c_str());
+  std::fprintf(stderr, "%zu tokens, %.0f tokens a second, %s of state%s%s\n", g.tokens.size(),
+               g.tokens_per_second, bytes_text(double(g.state_bytes)).c_str(),
+               g.how.empty() ? "" : "; ", g.how.c_str());
   return 0;
 }
 

@@ -1,0 +1,85 @@
+#include "kernels/basic/draw.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/random.h"
+#include "tests/catch.h"
+
+using namespace weft;
+using namespace weft::kernels;
+
+namespace {
+
+Tensor logits_of(int64_t n, const std::string& name, double deviation) {
+  const Tensor t = empty({n}, Dtype::f32);
+  const Random random(3, stream_of(name));
+  for (int64_t i = 0; i < n; ++i)
+    t.data<float>()[i] = static_cast<float>(deviation * random.normal(static_cast<uint64_t>(i)));
+  return t;
+}
+
+std::vector<int32_t> drawn_on_cpu(const Tensor& logits, const Sampling& s, int64_t n) {
+  std::vector<int32_t> list;
+  for (int64_t i = 0; i < n; ++i) list.push_back(draw_token(logits, s, static_cast<uint64_t>(i)));
+  return list;
+}
+
+std::vector<int32_t> drawn_on_gpu(const Tensor& logits, const Sampling& s, int64_t n) {
+  std::vector<double> chances;
+  for (int64_t i = 0; i < n; ++i) chances.push_back(s.chance(static_cast<uint64_t>(i)));
+  const Tensor there = logits.to(kCuda), chance = tensor_of(chances).to(kCuda);
+  const Tensor place = tensor_of<int32_t>({7}).to(kCuda), token = zeros({1}, Dtype::i32, kCuda);
+  std::vector<int32_t> list;
+  if constexpr (has_cuda)
+    for (int64_t i = 0; i < n; ++i) {
+      cuda_draw_token(there, s, chance, place, /*first=*/7, token);
+      list.push_back(static_cast<int32_t>(token.item()));
+    }
+  CHECK(place.item() == static_cast<double>(7 + n));
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("draw: without temperature the likeliest token, of equals the first") {
+  const Tensor t = tensor_of<float>({1, 3, 2, 3});
+  CHECK(draw_token(t, {.temperature = 0}, 0) == 1);
+}
+
+TEST_CASE("draw: top_k and top_p leave out what is not among the likeliest") {
+  const Tensor t = tensor_of<float>({0, 2, 1, 2});
+  for (const int32_t token : drawn_on_cpu(t, {.temperature = 5, .top_k = 2}, 50))
+    CHECK((token == 1 || token == 3));
+  for (const int32_t token : drawn_on_cpu(t, {.temperature = 1, .top_p = 0.3}, 50))
+    CHECK(token == 1);
+}
+
+TEST_CASE("draw: tokens come as often as they are likely") {
+  const Tensor t = tensor_of<float>({std::log(1.f), std::log(2.f), std::log(5.f)});
+  const auto list = drawn_on_cpu(t, {.temperature = 1}, 4000);
+  const auto times = [&](int32_t token) { return std::count(list.begin(), list.end(), token); };
+  CHECK(std::abs(times(0) - 500) < 70);
+  CHECK(std::abs(times(1) - 1000) < 100);
+}
+
+TEST_CASE("draw: a GPU draws the token that the CPU draws", "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  const std::vector<Sampling> settings = {
+      {.temperature = 0},
+      {.temperature = 0.8},
+      {.temperature = 1.3, .top_k = 1},
+      {.temperature = 1, .top_k = 40},
+      {.temperature = 1, .top_p = 0.7},
+      {.temperature = 0.5, .top_k = 100, .top_p = 0.95, .seed = 9}};
+  for (const int64_t n : {1, 11, 1000, 1025, 50304})
+    for (const double deviation : {0.0, 1e-3, 2.0, 30.0})
+      for (const Dtype dtype : {Dtype::f32, Dtype::bf16})  // bf16: many equals
+        for (const Sampling& s : settings) {
+          INFO(n << " logits of deviation " << deviation << ", " << dtype << ", temperature "
+                 << s.temperature << ", top_k " << s.top_k << ", top_p " << s.top_p);
+          const Tensor logits = logits_of(n, "logits", deviation).to(dtype);
+          const int64_t draws = n > 10000 ? 6 : 20;
+          CHECK(drawn_on_gpu(logits, s, draws) == drawn_on_cpu(logits, s, draws));
+        }
+}

@@ -87,7 +87,7 @@ inline void stir(std::vector<Parameter>& parameters, double vectors = 0.3) {
     if (t.is_meta()) continue;
     const bool matrix = t.dims() > 1 && p.decay;
     const double size = matrix ? 1 / std::sqrt(static_cast<double>(t.size(-1))) : vectors;
-    const Tensor noise = kernels::normal(t.shape(), 7, p.name, size).to(t.dtype());
+    const Tensor noise = kernels::normal(t.shape(), 7, p.name, size).to(t.dtype()).to(t.device());
     if (matrix) t.zero();
     t.add_from(noise);
   }

@@ -1,5 +1,6 @@
 """Times of the peers for the rows of `weft bench --device cuda`, where PyTorch has a GPU.
 
+    python tests/peers/cuda_ops.py --warm [NAME ...]
     python tests/peers/cuda_ops.py [--budget 0.2] [--more] [NAME ...] > peers.jsonl
     weft bench --device cuda --peers peers.jsonl
 
@@ -7,20 +8,33 @@ A NAME is a row's or the start of one ("attention", "linear B4"); without names 
 --more those of longer shapes too. One JSON line a row and peer, milliseconds:
     {"name", "peer", "op", "shape", "forward_ms", "both_ms", "forward_call_ms", "both_call_ms"}
 forward_ms and both_ms (forward and backward) are those of a replayed CUDA graph or of single calls,
-whichever is the faster (some peers cannot be recorded); the *_call_ms are those of single calls. The
-first run takes minutes, most of them for Triton to compile and choose. A peer that is not installed, or cannot
-take a shape, is told on stderr and left out. Inputs are bf16, gates f32 where the peer takes them so.
+whichever is the faster (some peers cannot be recorded); the *_call_ms are those of single calls. A peer
+that is not installed, or cannot take a shape, is told on stderr and left out. Inputs are bf16, gates f32
+where the peer takes them so.
 
 Peers: scaled_dot_product_attention by cuDNN and by FlashAttention, FlexAttention, cuBLAS and the
 functions of torch (eager, and torch.compile for those that only that fuses), the chunkwise operations of
 fla, and mamba_ssm. Their code is called, none of it is here.
+
+fla's tuners try some 1300 configurations for these rows, most of whose time is the compiler's. --warm
+compiles them with all cores, a process a row, and times nothing; the kernels stay in Triton's cache
+(TRITON_CACHE_DIR), and the run after it compiles nothing and tunes on an idle card.
+
+fla-core and einops from the package index are enough; the backward pass of its gated operations needs
+Triton 3.7.1 on a Hopper card (before that fla refuses it: wrong results). If torch came with an older one,
+put a newer Triton before it on PYTHONPATH for the rows of fla and mamba_ssm alone: torch.compile and
+FlexAttention want their own. Lines of several runs may stand in one file. mamba_ssm builds its scan from
+source, against the torch that is installed.
 """
 
 import argparse
 import json
+import os
 import re
 import statistics
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +138,12 @@ def measured(name, peer, run, inputs, budget):
         line[f"{what}_ms"] = round(min(call, graph or call), 5)
         line[f"{what}_call_ms"] = round(call, 5)
     return line
+
+
+def once(run, inputs):
+    y = run()
+    torch.autograd.grad(y, inputs, torch.randn_like(y))
+    torch.cuda.synchronize()
 
 
 # --- Inputs ------------------------------------------------------------------------------------------
@@ -253,8 +273,11 @@ def gated_delta_peers(s):
 
 
 def kda_peers(s):
+    """safe_gate: gates known to lie in [-5, 0); kept: nothing is computed again in the backward pass."""
     gates = lambda s: {**key_gate(s), **head_beta(s)}
-    return [("fla", fla("kda", "chunk_kda", gates, key_scale=None))]
+    kda = lambda **settings: fla("kda", "chunk_kda", gates, key_scale=None, **settings)
+    return [("fla", kda()), ("fla safe_gate", kda(safe_gate=True)),
+            ("fla safe_gate kept", kda(safe_gate=True, disable_recompute=True))]
 
 
 def mamba_ssd(s):
@@ -435,26 +458,47 @@ def sizes_of(name):
     return {letters: int(n) for letters, n in re.findall(r"([A-Za-z]+)(\d+)(?!\S)", name.split(" ", 1)[1])}
 
 
+def warm(names):
+    """Compiles what the rows need, a process a row at once. The card is shared meanwhile, so what the
+    tuners choose must not be kept."""
+    unkept = {**os.environ, "FLA_CACHE_RESULTS": "0", "TRITON_CACHE_AUTOTUNING": "0"}
+
+    def row(name):
+        print(f"{name}: compiling", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, __file__, "--once", name], env=unkept, check=False,
+                       stdout=subprocess.DEVNULL)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(row, names))
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("names", nargs="*", help="rows, or how they begin (standard: all)")
     options.add_argument("--budget", type=float, default=0.2, help="seconds a time is taken over")
     options.add_argument("--more", action="store_true", help="the longer shapes too")
+    options.add_argument("--warm", action="store_true", help="compile all in parallel, time nothing")
+    options.add_argument("--once", action="store_true", help="call each once, time nothing")
     options = options.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no GPU that PyTorch can use")
     torch.manual_seed(1)
     rows = ROWS + (MORE if options.more else [])
     rows += [n for n in options.names if " " in n and n not in rows]
+    rows = [r for r in rows if not options.names or any(r.startswith(n) for n in options.names)]
+    if options.warm:
+        return warm(rows)
     for name in rows:
-        if options.names and not any(name.startswith(n) for n in options.names):
-            continue
         sizes = sizes_of(name)
         for peer, make in globals()[name.split()[0] + "_peers"](sizes):
             print(f"{name}: {peer}", file=sys.stderr, flush=True)
             try:
                 run, inputs = make(sizes)
-                print(json.dumps(measured(name, peer, run, inputs, options.budget)), flush=True)
+                if options.once:
+                    once(run, inputs)
+                else:
+                    line = measured(name, peer, run, inputs, options.budget)
+                    print(json.dumps(line), flush=True)
             except Exception as error:  # not installed, or not for this shape or card
                 reason = (str(error).splitlines() or [""])[0]
                 print(f"  left out: {type(error).__name__}: {reason}", file=sys.stderr)

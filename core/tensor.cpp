@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/mirror.h"
 #include "core/parallel.h"
 #include "core/tensor_cuda.h"
 
@@ -231,6 +232,7 @@ Tensor Tensor::to(Dtype dtype) const {
 
 Tensor Tensor::to(Device target) const {
   if (target == device()) return *this;
+  if (Tensor copy = mirror_of(*this, target)) return copy;
   const Tensor source = contiguous();
   const Tensor t = empty(shape_, dtype_, target);
   if (target.is_meta() || device().is_meta()) return t;

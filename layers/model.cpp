@@ -151,24 +151,24 @@ struct Model::Parts {
 
 namespace {
 
+void require_within(int64_t limit, int64_t length) {
+  require(length <= limit, "position ", limit, " of a text is past the model's context of ", limit,
+          " (model.positions = \"learned\" knows no further)");
+}
+
 // The position of each token in its document, i32 [B * T].
 Tensor positions_of(const Tensor& tokens, const Context& c, int64_t limit) {
   const int64_t B = tokens.size(0), T = tokens.size(1);
   if (tokens.is_meta()) return empty({B * T}, Dtype::i32, tokens.device());
-  const Tensor p = empty({B * T}, Dtype::i32);
-  const auto set = [&](int64_t at, int64_t position) {
-    require(position < limit, "position ", position, " of a text is past the model's context of ",
-            limit, " (model.positions = \"learned\" knows no further)");
-    p.data<int32_t>()[at] = static_cast<int32_t>(position);
-  };
   if (c.cu_seqlens) {
     const int32_t* const cu = c.cu_seqlens.data<int32_t>();
-    for (int64_t n = 0; n + 1 < c.cu_seqlens.numel(); ++n)
-      for (int64_t t = cu[n]; t < std::min<int64_t>(cu[n + 1], T); ++t) set(t, t - cu[n]);
-  } else {
-    for (int64_t b = 0; b < B; ++b)
-      for (int64_t t = 0; t < T; ++t) set(b * T + t, c.position + t);
+    for (int64_t n = 0; n + 1 < c.cu_seqlens.numel(); ++n) require_within(limit, cu[n + 1] - cu[n]);
+    return kernels::places_in_documents(c.cu_seqlens, T, tokens.device());
   }
+  require_within(limit, c.position + T);
+  const Tensor p = empty({B * T}, Dtype::i32);
+  for (int64_t i = 0; i < B * T; ++i)
+    p.data<int32_t>()[i] = static_cast<int32_t>(c.position + i % T);
   return p.to(tokens.device());
 }
 
@@ -186,9 +186,7 @@ Var Model::Parts::embed(const Tensor& tokens, const Context& c) const {
 // Those of whole rows are the same from step to step, and need no new copy to a GPU.
 Tensor Model::Parts::placed(const Tensor& tokens, const Context& c) const {
   if (c.place) {
-    require(c.capacity - 1 <= context, "a text of ", c.capacity,
-            " tokens is past the model's context of ", context,
-            " (model.positions = \"learned\" knows no further)");
+    require_within(context, c.capacity - 1);  // the last token is fed to no step
     return c.place;
   }
   if (c.cu_seqlens || c.position > 0) return positions_of(tokens, c, context);

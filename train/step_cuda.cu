@@ -1,12 +1,16 @@
 // Steps on a GPU. The first is enqueued operation by operation; the second is recorded as a CUDA graph,
 // which is launched from then on. The host waits for nothing but the result of the step before the one
 // that it has just started. The order of the work, and so every bit, is the same in both ways.
+// Packed documents are padded by empty ones to a power of two; there is a graph for each such number.
 #include <array>
+#include <bit>
 #include <cmath>
+#include <map>
 #include <optional>
 
 #include "autograd/ops.h"
 #include "core/cuda_graph.cuh"
+#include "core/mirror.h"
 #include "kernels/basic/pointwise.h"
 #include "train/step.h"
 
@@ -35,7 +39,6 @@ class CudaStepper final : public Stepper {
     fused_.emplace(optimizer_.tensors(), optimizer_.settings());
     numbers_ = zeros({kernels::kStepNumbers}, Dtype::f32, device_);
     if (device_.is_meta()) return;
-    graph_.emplace(device_);
     for (Slot& s : slots_) {
       s.numbers.emplace(2 * sizeof(StepNumbers), device_);
       s.done.emplace(device_);
@@ -83,6 +86,7 @@ class CudaStepper final : public Stepper {
  private:
   struct Slot {
     std::vector<layers::Batch> batches;  // on the host
+    std::vector<Tensor> borders;         // of documents, padded; none where rows are whole
     std::optional<Pinned> tokens, numbers;
     std::optional<Event> done;
     StepResult result;
@@ -112,17 +116,41 @@ class CudaStepper final : public Stepper {
       slot.result.tokens += static_cast<double>(slot.batches.back().tokens.numel());
     }
     const int64_t n = slot.batches[0].tokens.numel();
+    const bool packed = slot.batches[0].cu_seqlens.defined();
     if (!inputs_) {
       const auto count = static_cast<int64_t>(slot.batches.size());
-      inputs_ = empty({count, 2, n}, Dtype::i32, device_);
+      // A kernel that has come to the end of the last document may look at the border after it.
+      const int64_t room = packed ? static_cast<int64_t>(std::bit_ceil(uint64_t(n))) + 2 : 0;
+      inputs_ = empty({count, 2 * n + room}, Dtype::i32, device_);
     }
     if (device_.is_meta()) return;
+    if (packed) pad_documents(slot, n);
     if (!slot.tokens) slot.tokens.emplace(static_cast<size_t>(inputs_.numel()) * 4, device_);
-    auto* to = slot.tokens->as<int32_t>();
-    for (const layers::Batch& b : slot.batches)
-      for (const Tensor& t : {b.tokens, b.targets}) to = std::copy_n(t.data<int32_t>(), n, to);
-    backend(device_).copy(inputs_.raw(), slot.tokens->as<void>(),
-                          static_cast<size_t>(inputs_.numel()) * 4, current_stream(device_));
+    for (size_t i = 0; i < slot.batches.size(); ++i) {
+      const Tensor row = inputs_.select(0, static_cast<int64_t>(i));
+      int32_t* const begin = slot.tokens->as<int32_t>() + static_cast<int64_t>(i) * row.numel();
+      int32_t* to = begin;
+      for (const Tensor& t : {slot.batches[i].tokens, slot.batches[i].targets})
+        to = std::copy_n(t.data<int32_t>(), n, to);
+      if (packed) {
+        to = std::copy_n(slot.borders[i].data<int32_t>(), slot.borders[i].numel(), to);
+        *to++ = static_cast<int32_t>(n);
+      }
+      backend(device_).copy(row.raw(), begin, static_cast<size_t>(to - begin) * 4,
+                            current_stream(device_));
+    }
+  }
+
+  static void pad_documents(Slot& slot, int64_t n) {
+    int64_t most = 0;
+    for (const layers::Batch& b : slot.batches) most = std::max(most, b.cu_seqlens.numel() - 1);
+    const auto count = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(most)));
+    slot.borders.clear();
+    for (const layers::Batch& b : slot.batches) {
+      const Tensor padded = full({count + 1}, static_cast<double>(n), Dtype::i32);
+      padded.slice(0, 0, b.cu_seqlens.numel()).copy_from(b.cu_seqlens);
+      slot.borders.push_back(padded);
+    }
   }
 
   void send_numbers(Slot& slot, int64_t step) {
@@ -141,25 +169,23 @@ class CudaStepper final : public Stepper {
   }
 
   void run(const Slot& slot) {
-    if (graph_ && graph_->good()) return graph_->launch();
     Allocator& memory = allocator(device_);
-    memory.reset_peak();
-    const bool packed = slot.batches[0].cu_seqlens.defined();
-    if (warm_ && graph_ && !packed && !refused_) {
+    if (warm_ && !refused_ && !device_.is_meta()) {
+      const int64_t documents = slot.borders.empty() ? 0 : slot.borders[0].numel() - 1;
+      Graph& graph = graphs_.try_emplace(documents, device_).first->second;
+      if (graph.good()) return graph.launch();
+      memory.reset_peak();
       try {
-        graph_->record([&] { work(slot); });
+        graph.record([&] { work(slot); });
         how_ = "each step one CUDA graph";
-        peak_ = memory.stats().peak;
-        return graph_->launch();
+        peak_ = std::max(peak_, memory.stats().peak);
+        return graph.launch();
       } catch (const Error& e) {
         refused_ = true;
         how_ = concat("steps are enqueued one operation at a time: ", e.what());
       }
     }
-    if (packed)
-      how_ =
-          "steps are enqueued one operation at a time: packed documents differ in their "
-          "borders from step to step";
+    memory.reset_peak();
     work(slot);
     warm_ = true;
     peak_ = memory.stats().peak;
@@ -174,9 +200,15 @@ class CudaStepper final : public Stepper {
     for (int64_t i = 0; i < count; ++i) {
       layers::Batch batch = slot.batches[static_cast<size_t>(i)];
       const Shape shape = batch.tokens.shape();
-      const Tensor pair = inputs_.select(0, i);
-      batch.tokens = pair.select(0, 0).reshape(shape);
-      batch.targets = pair.select(0, 1).reshape(shape);
+      const Tensor row = inputs_.select(0, i);
+      const int64_t n = shape.numel();
+      batch.tokens = row.slice(0, 0, n).reshape(shape);
+      batch.targets = row.slice(0, n, 2 * n).reshape(shape);
+      std::optional<MirrorScope> borders;
+      if (!slot.borders.empty()) {
+        batch.cu_seqlens = slot.borders[static_cast<size_t>(i)];
+        borders.emplace(batch.cu_seqlens, row.slice(0, 2 * n, 2 * n + batch.cu_seqlens.numel()));
+      }
       layers::Loss loss = model_.loss(batch);
       add(&StepNumbers::loss, loss.cross_entropy, factor);
       add(&StepNumbers::total, loss.total.value(), factor);
@@ -199,7 +231,7 @@ class CudaStepper final : public Stepper {
   Device device_;
   Tensor gradients_, numbers_, inputs_;
   std::optional<kernels::CudaAdamw> fused_;
-  std::optional<Graph> graph_;
+  std::map<int64_t, Graph> graphs_;  // by the number of documents, 0 where rows are whole
   std::array<Slot, kSlots> slots_;
   int64_t oldest_ = 0, under_way_ = 0, peak_ = 0;
   bool warm_ = false, refused_ = false;

@@ -49,4 +49,15 @@ void Embedding::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
   });
 }
 
+Tensor places_in_documents(const Tensor& cu_seqlens, int64_t T, Device device) {
+  const Tensor places = empty({T}, Dtype::i32, device);
+  if (device.is_meta()) return places;
+  if constexpr (has_cuda)
+    if (device.is_cuda()) return cuda_places_in_documents(cu_seqlens, places), places;
+  const View<const int32_t> cu = view<const int32_t>(cu_seqlens);
+  for (int64_t n = 0; n + 1 < cu.size(0); ++n)
+    for (int32_t t = cu(n); t < cu(n + 1); ++t) places.data<int32_t>()[t] = t - cu(n);
+  return places;
+}
+
 }  // namespace weft::kernels

@@ -5,6 +5,20 @@
 #include "kernels/basic/matrix.h"
 
 namespace weft::kernels {
+namespace {
+
+__global__ void place(const int32_t* cu, int N, int T, int32_t* places) {
+  const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (t >= T) return;
+  int low = 0, high = N;  // cu[low] <= t < cu[high]
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (cu[middle] <= t ? low : high) = middle;
+  }
+  places[t] = t - cu[low];
+}
+
+}  // namespace
 
 void Embedding::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                              Saved*) {
@@ -27,6 +41,16 @@ void Embedding::cuda_backward(const Inputs<Tensor>& x, const Options& o, const S
   for_cuda_dtype(d.dtype(), [&]<class T>() {
     scatter.run<T>(dptr<int32_t>(ids), nullptr, d, 1, dptr<T>(dx.weight));
   });
+}
+
+void cuda_places_in_documents(const Tensor& cu_seqlens, const Tensor& places) {
+  const int64_t T = places.numel();
+  if (T == 0) return;
+  const Tensor cu = cu_seqlens.to(places.device());
+  place<<<static_cast<unsigned>(ceil_div(T, 256)), 256, 0, cuda_stream(places.device())>>>(
+      dptr<const int32_t>(cu), static_cast<int>(cu.numel() - 1), static_cast<int>(T),
+      dptr<int32_t>(places));
+  check_launch("places in documents");
 }
 
 }  // namespace weft::kernels

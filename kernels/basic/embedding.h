@@ -45,4 +45,9 @@ struct Embedding {
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
+// i32 [T] on `device`: how far each token is into its document. cu_seqlens: i32 [N + 1] on the CPU.
+Tensor places_in_documents(const Tensor& cu_seqlens, int64_t T, Device device);
+// The same on a GPU, where it comes to. In builds that have CUDA.
+void cuda_places_in_documents(const Tensor& cu_seqlens, const Tensor& places);
+
 }  // namespace weft::kernels

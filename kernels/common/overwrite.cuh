@@ -395,12 +395,7 @@ void launch(void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&...
 // The rows of v as documents; `cu` keeps their borders on v's device.
 inline Grid make_grid(const Tensor& cu_seqlens, const Tensor& v, Tensor& cu) {
   const int64_t B = v.size(0), T = v.size(1);
-  if (cu_seqlens && !v.is_meta()) {
-    const auto from = view<const int32_t>(cu_seqlens);
-    std::vector<int32_t> borders;
-    for (int64_t i = 0; i < from.size(0); ++i) borders.push_back(from(i));
-    cu = upload(borders, v.device());
-  }
+  if (cu_seqlens && !v.is_meta()) cu = cu_seqlens.to(v.device());
   return {T,
           static_cast<int>(B),
           static_cast<int>(v.size(2)),

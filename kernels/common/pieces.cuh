@@ -70,9 +70,7 @@ inline Tensor with_rows(const Tensor& t) {
 
 // cu_seqlens where kernels can read it.
 inline Tensor on_device(const Tensor& cu_seqlens, Device device) {
-  if (!cu_seqlens) return {};
-  const int32_t* cu = cu_seqlens.data<int32_t>();
-  return upload(std::vector<int32_t>(cu, cu + cu_seqlens.numel()), device);
+  return cu_seqlens ? cu_seqlens.to(device) : cu_seqlens;
 }
 
 // Calls f.template operator()<N>() with the least N of 64, 128, 256 that holds `width`; in f32, which

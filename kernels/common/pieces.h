@@ -28,7 +28,8 @@ inline int64_t document_count(const Tensor& cu_seqlens, int64_t B) {
 }
 
 // Throws Error unless cu_seqlens is absent, or i32 [N + 1] on the CPU, rising strictly from 0 to T,
-// and B is 1.
+// and B is 1. After the last token there may be empty documents, so that N need not tell how many
+// there are; what is returned of their states is not said.
 inline void check_documents(std::string_view name, const Tensor& cu_seqlens, int64_t B, int64_t T) {
   if (!cu_seqlens) return;
   require(cu_seqlens.dtype() == Dtype::i32 && cu_seqlens.dims() == 1 && cu_seqlens.size(0) >= 2 &&
@@ -40,8 +41,9 @@ inline void check_documents(std::string_view name, const Tensor& cu_seqlens, int
   const View<const int32_t> cu = view<const int32_t>(cu_seqlens);
   const int64_t N = cu.size(0) - 1;
   for (int64_t n = 0; n < N; ++n)
-    require(cu(n) < cu(n + 1), name, ": cu_seqlens[", n, "] = ", cu(n), ", cu_seqlens[", n + 1,
-            "] = ", cu(n + 1), "; expected strictly rising (no empty documents)");
+    require(cu(n) < cu(n + 1) || (n > 0 && cu(n) == T && cu(n + 1) == T), name, ": cu_seqlens[", n,
+            "] = ", cu(n), ", cu_seqlens[", n + 1, "] = ", cu(n + 1),
+            "; expected strictly rising (no empty documents)");
   require(cu(0) == 0 && cu(N) == T, name, ": cu_seqlens runs from ", cu(0), " to ", cu(N),
           ", expected from 0 to T = ", T);
 }

@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(kThreads)
     stop = min(p.documents.T, start + y.kept.every * kTokens);
     n = p.documents.of(b, start);
   }
+  if (start == stop) return;  // an empty document behind the last token
   const bool decays = static_cast<bool>(p.gates);
 
   const auto fetch = [&](const Segment& piece, int stage) {

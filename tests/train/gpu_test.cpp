@@ -122,6 +122,39 @@ TEST_CASE("gpu: a run killed and resumed ends in the same bits", "[cuda]") {
   }
 }
 
+TEST_CASE("gpu: steps with packed documents and with masks of blocks are one graph, too",
+          "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  const Folder f;
+  prepare(f);
+  const std::vector<std::vector<std::string>> kinds = {
+      {"--set", "data.document=line", "--set", "data.packed=true"},
+      {"--set", "data.document=line", "--set", "data.packed=true", "--set", "train.accumulate=3",
+       "--set", "model.positions=learned"},
+      {"--set",
+       "model.pattern=[\"block_sparse\", \"gated_delta\", \"attention\", \"gated_linear\", "
+       "\"mamba\"]",
+       "--set", "block_sparse.heads=2", "--set", "block_sparse.block=8"}};
+  for (const std::vector<std::string>& kind : kinds) {
+    const auto run = [&](const std::string& out, std::vector<std::string> more) {
+      more.insert(more.end(), kind.begin(), kind.end());
+      const Ran ran = train(f, out, more);
+      INFO(ran.text);
+      REQUIRE(ran.status == 0);
+      return ran.text;
+    };
+    run("cpu", {"--device", "cpu", "--overwrite"});
+    const std::string said =
+        run("f32", {"--device", "cuda", "--set", "train.dtype=f32", "--overwrite"});
+    CHECK_THAT(said, ContainsSubstring("each step one CUDA graph"));
+    CHECK(widest_gap(losses(f, "f32"), losses(f, "cpu")) < 0.01);
+    run("whole", {"--device", "cuda", "--overwrite"});
+    run("part", {"--device", "cuda", "--set", "train.steps=8", "--overwrite"});
+    run("part", {"--device", "cuda", "--resume"});  // its first step is no graph
+    CHECK(last_hash(f, "part") == last_hash(f, "whole"));
+  }
+}
+
 TEST_CASE("gpu: a checkpoint of either device goes on on the other", "[cuda]") {
   if (cuda_device_count() == 0) SKIP(why_no_cuda());
   const Folder f;

@@ -8,6 +8,15 @@ Pinned::Pinned(size_t bytes, Device device) {
 }
 Pinned::~Pinned() { cudaFreeHost(data_); }
 
+SideStream::SideStream(Device device) {
+  cuda_stream(device);
+  cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+SideStream::~SideStream() {
+  cudaStreamSynchronize(stream_);
+  cudaStreamDestroy(stream_);
+}
+
 Event::Event(Device device) : device_(device) {
   cuda_stream(device);
   cuda_check(cudaEventCreate(&event_));
@@ -15,6 +24,7 @@ Event::Event(Device device) : device_(device) {
 Event::~Event() { cudaEventDestroy(event_); }
 void Event::record() { cuda_check(cudaEventRecord(event_, cuda_stream(device_))); }
 void Event::wait() const { cuda_check(cudaEventSynchronize(event_)); }
+void Event::hold_back() const { cuda_check(cudaStreamWaitEvent(cuda_stream(device_), event_)); }
 float Event::since(const Event& start) const {
   float ms = 0;
   cuda_check(cudaEventElapsedTime(&ms, start.event_, event_));

@@ -26,6 +26,20 @@ class Pinned {
   void* data_ = nullptr;
 };
 
+// A stream beside the device's own, for copies that need not stand in line. Whoever uses it orders it by
+// events, and memory from the allocator is not to be given back while it is in use there.
+class SideStream {
+ public:
+  explicit SideStream(Device device);
+  ~SideStream();
+  SideStream(const SideStream&) = delete;
+  SideStream& operator=(const SideStream&) = delete;
+  Stream stream() const { return {stream_}; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
 // A mark in the device's current stream; wait() returns once the work before it is done.
 class Event {
  public:
@@ -35,6 +49,8 @@ class Event {
   Event& operator=(const Event&) = delete;
   void record();
   void wait() const;
+  // What comes in the current stream from now on is done after what stood before the mark.
+  void hold_back() const;
   // Milliseconds from `start` to this mark, both done.
   float since(const Event& start) const;
 

@@ -39,7 +39,9 @@ class CudaStepper final : public Stepper {
     fused_.emplace(optimizer_.tensors(), optimizer_.settings());
     numbers_ = zeros({kernels::kStepNumbers}, Dtype::f32, device_);
     if (device_.is_meta()) return;
+    copies_.emplace(device_);
     for (Slot& s : slots_) {
+      s.arrived.emplace(device_);
       s.numbers.emplace(2 * sizeof(StepNumbers), device_);
       s.done.emplace(device_);
     }
@@ -87,8 +89,9 @@ class CudaStepper final : public Stepper {
   struct Slot {
     std::vector<layers::Batch> batches;  // on the host
     std::vector<Tensor> borders;         // of documents, padded; none where rows are whole
+    Tensor arriving;                     // as inputs_, on the device
     std::optional<Pinned> tokens, numbers;
-    std::optional<Event> done;
+    std::optional<Event> arrived, done;
     StepResult result;
   };
 
@@ -115,39 +118,50 @@ class CudaStepper final : public Stepper {
       slot.batches.push_back(next());
       slot.result.tokens += static_cast<double>(slot.batches.back().tokens.numel());
     }
-    const int64_t n = slot.batches[0].tokens.numel();
-    const bool packed = slot.batches[0].cu_seqlens.defined();
-    if (!inputs_) {
-      const auto count = static_cast<int64_t>(slot.batches.size());
-      // A kernel that has come to the end of the last document may look at the border after it.
-      const int64_t room = packed ? static_cast<int64_t>(std::bit_ceil(uint64_t(n))) + 2 : 0;
-      inputs_ = empty({count, 2 * n + room}, Dtype::i32, device_);
-    }
+    if (!inputs_) make_room(slot.batches);
     if (device_.is_meta()) return;
-    if (packed) pad_documents(slot, n);
-    if (!slot.tokens) slot.tokens.emplace(static_cast<size_t>(inputs_.numel()) * 4, device_);
+    pad_documents(slot);
+    auto* const host = slot.tokens->as<int32_t>();
     for (size_t i = 0; i < slot.batches.size(); ++i) {
-      const Tensor row = inputs_.select(0, static_cast<int64_t>(i));
-      int32_t* const begin = slot.tokens->as<int32_t>() + static_cast<int64_t>(i) * row.numel();
-      int32_t* to = begin;
+      int32_t* to = host + static_cast<int64_t>(i) * inputs_.size(1);
       for (const Tensor& t : {slot.batches[i].tokens, slot.batches[i].targets})
-        to = std::copy_n(t.data<int32_t>(), n, to);
-      if (packed) {
-        to = std::copy_n(slot.borders[i].data<int32_t>(), slot.borders[i].numel(), to);
-        *to++ = static_cast<int32_t>(n);
-      }
-      backend(device_).copy(row.raw(), begin, static_cast<size_t>(to - begin) * 4,
-                            current_stream(device_));
+        to = std::copy_n(t.data<int32_t>(), t.numel(), to);
+      if (!slot.borders.empty())
+        std::copy_n(slot.borders[i].data<int32_t>(), slot.borders[i].numel(), to);
     }
+    // To the GPU while the step before is at work there; in the step's own place once that is done.
+    const size_t bytes = static_cast<size_t>(inputs_.numel()) * 4;
+    {
+      const StreamScope beside(copies_->stream());
+      backend(device_).copy(slot.arriving.raw(), host, bytes, current_stream(device_));
+      slot.arrived->record();
+    }
+    slot.arrived->hold_back();
+    backend(device_).copy(inputs_.raw(), slot.arriving.raw(), bytes, current_stream(device_));
   }
 
-  static void pad_documents(Slot& slot, int64_t n) {
+  // A row a micro-batch: tokens, targets, and the borders of documents where they are packed.
+  void make_room(const std::vector<layers::Batch>& batches) {
+    const int64_t n = batches[0].tokens.numel();
+    const bool packed = batches[0].cu_seqlens.defined();
+    const int64_t borders = packed ? static_cast<int64_t>(std::bit_ceil(uint64_t(n))) + 1 : 0;
+    inputs_ = empty({static_cast<int64_t>(batches.size()), 2 * n + borders}, Dtype::i32, device_);
+    for (Slot& s : slots_) {
+      s.arriving = empty_like(inputs_);
+      if (!device_.is_meta()) s.tokens.emplace(static_cast<size_t>(inputs_.numel()) * 4, device_);
+    }
+    // The memory may still be in use by what was enqueued before.
+    if (!device_.is_meta()) backend(device_).synchronize(current_stream(device_));
+  }
+
+  static void pad_documents(Slot& slot) {
+    slot.borders.clear();
+    if (!slot.batches[0].cu_seqlens) return;
     int64_t most = 0;
     for (const layers::Batch& b : slot.batches) most = std::max(most, b.cu_seqlens.numel() - 1);
     const auto count = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(most)));
-    slot.borders.clear();
     for (const layers::Batch& b : slot.batches) {
-      const Tensor padded = full({count + 1}, static_cast<double>(n), Dtype::i32);
+      const Tensor padded = full({count + 1}, static_cast<double>(b.tokens.numel()), Dtype::i32);
       padded.slice(0, 0, b.cu_seqlens.numel()).copy_from(b.cu_seqlens);
       slot.borders.push_back(padded);
     }
@@ -233,6 +247,7 @@ class CudaStepper final : public Stepper {
   std::optional<kernels::CudaAdamw> fused_;
   std::map<int64_t, Graph> graphs_;  // by the number of documents, 0 where rows are whole
   std::array<Slot, kSlots> slots_;
+  std::optional<SideStream> copies_;  // ends before what it copies
   int64_t oldest_ = 0, under_way_ = 0, peak_ = 0;
   bool warm_ = false, refused_ = false;
   std::string how_;

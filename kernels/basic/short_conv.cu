@@ -152,16 +152,23 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
     const Document doc = document_of(c, row, t);
     load_seen(c, ch, x, doc, t, seen);
     const int end = min(stop, doc.end);
-    constexpr int kAhead = 4;
-    for (; t < end; t += kAhead) {
-      Packed<T, N> next[kAhead];
+    constexpr int kAhead = sizeof(T) == 4 ? 2 : 4;  // tokens read while as many are walked
+    Packed<T, N> next[kAhead];
+    const auto read = [&](int first) {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k)
-        if (t + k < end) next[k] = ch.get(x + (t + k) * c.x_token);
+        if (first + k < end) next[k] = ch.get(x + (first + k) * c.x_token);
+    };
+    read(t);
+    for (; t < end; t += kAhead) {
+      Packed<T, N> now[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) now[k] = next[k];
+      read(t + kAhead);
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         if (t + k >= end) break;
-        unpack(next[k], seen[W - 1]);
+        unpack(now[k], seen[W - 1]);
         float sum[N];
         sum_taps(w, bias, seen, sum);
         if (c.silu) {
@@ -284,18 +291,25 @@ struct WalkBack {
 #pragma unroll
         for (int i = 0; i < N; ++i) dp[j][i] = 0;
       const int end = min(doc.end, stop + W - 1);
-      constexpr int kAhead = sizeof(T) == 4 || W > 4 ? 2 : 4;
-      for (; t < end; t += kAhead) {
-        Packed<T, N> next_x[kAhead], next_dy[kAhead];
+      constexpr int kAhead = sizeof(T) == 4 || W > 4 ? 1 : 2;  // as in `conv`
+      Packed<T, N> next_x[kAhead], next_dy[kAhead];
+      const auto read = [&](int first) {
 #pragma unroll
         for (int k = 0; k < kAhead; ++k)
-          if (t + k < end) {
-            next_x[k] = ch.get(x + (t + k) * c.x_token);
-            next_dy[k] = ch.get(dy + (t + k) * g.dy_token);
+          if (first + k < end) {
+            next_x[k] = ch.get(x + (first + k) * c.x_token);
+            next_dy[k] = ch.get(dy + (first + k) * g.dy_token);
           }
+      };
+      read(t);
+      for (; t < end; t += kAhead) {
+        Packed<T, N> now_x[kAhead], now_dy[kAhead];
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) now_x[k] = next_x[k], now_dy[k] = next_dy[k];
+        read(t + kAhead);
 #pragma unroll
         for (int k = 0; k < kAhead; ++k)
-          if (t + k < end) token(doc, t + k, next_x[k], next_dy[k]);
+          if (t + k < end) token(doc, t + k, now_x[k], now_dy[k]);
       }
       t = end;
       if (end < doc.end) continue;

@@ -146,12 +146,15 @@ struct TokenTiles {
   Smem<T, kTokens, K> q, k;  // scale * q . up, k . down
   Smem<T, K, kSlice> s, ds;
   Smem<T, kTokens, kSlice> v, dout;
-  Smem<T, kTokens, kTokens> p;  // P, then dP
-  Wide through_k, through_q;    // in the place of s and ds, of q and k
-  float* sums;                  // [kSubs, K], in the place of v and dout
-  float* total;                 // [kSubs, K]: decays over the sub-chunks
-  float *skip, *rest;           // [K], [2, K]: over sub-chunks 1 and 2; from 1, 2 to the end
-  float* whole;                 // [K]: <S, dS> over the chunk
+  // P, then dP: block (r, c) below the diagonal, what rounding takes from it in place (c, r).
+  Smem<T, kTokens, kTokens> p;
+  Wide through_k, through_q;  // in the place of s and ds, of q and k
+  // In the place of v and dout: [kSubs, K]; dP of each sub-chunk with itself, which is no operand.
+  float* sums;
+  Smem<float, kTokens, kSub> own;
+  float* total;        // [kSubs, K]: decays over the sub-chunks
+  float *skip, *rest;  // [K], [2, K]: over sub-chunks 1 and 2; from 1, 2 to the end
+  float* whole;        // [K]: <S, dS> after the chunk
 
   __host__ __device__ explicit TokenTiles(Arena& arena)
       : q(arena.carve<Smem<T, kTokens, K>>()), k(arena.carve<Smem<T, kTokens, K>>()) {
@@ -161,11 +164,12 @@ struct TokenTiles {
     if constexpr (kMissing > 0) arena.carve<float>(kMissing / 4);
     v = arena.carve<Smem<T, kTokens, kSlice>>();
     dout = arena.carve<Smem<T, kTokens, kSlice>>();
-    static_assert(2 * Smem<T, kTokens, kSlice>::bytes >= kSubs * K * 4);
+    static_assert(2 * Smem<T, kTokens, kSlice>::bytes >= kSubs * K * 4 + decltype(own)::bytes);
     p = arena.carve<Smem<T, kTokens, kTokens>>();
     through_k.data = reinterpret_cast<float*>(s.data);
     through_q.data = reinterpret_cast<float*>(q.data);
     sums = reinterpret_cast<float*>(v.data);
+    own.data = sums + kSubs * K;
     total = arena.carve<float>(kSubs * K);
     skip = arena.carve<float>(K);
     rest = arena.carve<float>(2 * K);
@@ -198,12 +202,13 @@ struct Channel {
   }
 };
 
-// A row of 16 numbers of a tile.
-template <class T, int R, int C>
-__device__ __forceinline__ void load_sixteen(float (&x)[kSub], Smem<T, R, C> tile, int r, int c) {
+// N numbers of a row of a tile.
+template <int N, class T, int R, int C>
+__device__ __forceinline__ void load_row(float (&x)[N], Smem<T, R, C> tile, int r, int c) {
   constexpr int kUnit = Smem<T, R, C>::unit_cols;
+  static_assert(N % kUnit == 0);
 #pragma unroll
-  for (int i = 0; i < kSub; i += kUnit) {
+  for (int i = 0; i < N; i += kUnit) {
     const uint4 unit = *reinterpret_cast<const uint4*>(tile.ptr(r, c + i));
     const uint32_t word[4] = {unit.x, unit.y, unit.z, unit.w};
 #pragma unroll
@@ -218,6 +223,22 @@ __device__ __forceinline__ void load_sixteen(float (&x)[kSub], Smem<T, R, C> til
   }
 }
 
+// x as the operand of a product has it.
+template <class T>
+__device__ __forceinline__ float rounded(float x) {
+  return tile::to_float(tile::from_float<T>(x));
+}
+
+// N numbers of a row of a state: from the tile, or, where the state is given in f32, from there; columns
+// from `columns` on are zero.
+template <int N, class T, int R, int C>
+__device__ __forceinline__ void load_state(float (&x)[N], const float* exact, int columns,
+                                           Smem<T, R, C> tile, int r, int c) {
+  if (!exact) return load_row(x, tile, r, c);
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = c + i < columns ? exact[c + i] : 0.f;
+}
+
 template <class T, int K>
 __global__ void __launch_bounds__(kTokenThreads)
     chunk_gradients(const CudaProblem<T> p, const Prepared<T> x, const Gradients<T> f) {
@@ -225,6 +246,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   constexpr int kSlice = Tiles::kSlice, kWidth = K / kColumnParts;
   constexpr int kSliceWidth = kSlice / kColumnParts < 8 ? 8 : kSlice / kColumnParts;
   constexpr int kItems = (K * kSubs + kTokenThreads - 1) / kTokenThreads;
+  constexpr bool kSplits = !std::is_same_v<T, float>;  // dP as the sum of two operands
   Arena arena(tile::dynamic_memory());
   const Tiles w(arena);
   const int warp = tile::warp_index(), r = warp % 4, c = warp / 4;
@@ -257,7 +279,6 @@ __global__ void __launch_bounds__(kTokenThreads)
         w.skip[d] = one * two;
         w.rest[d] = one * two * three;
         w.rest[K + d] = two * three;
-        w.whole[d] = 0.f;
       }
       __syncthreads();
 
@@ -287,6 +308,9 @@ __global__ void __launch_bounds__(kTokenThreads)
       fill(dp, 0.f);
       fill(dq, 0.f);
       fill(dk, 0.f);
+      float through[kItems] = {};  // <S, dS>: four lanes share a channel
+      const float* const given_s = piece.first ? p.initial_state : nullptr;
+      const float* const given_ds = piece.last ? f.dfinal_state : nullptr;
       for (int v0 = 0; v0 < p.V; v0 += kSlice) {
         __syncthreads();
         const int columns = p.V - v0;
@@ -296,15 +320,15 @@ __global__ void __launch_bounds__(kTokenThreads)
         if (!piece.first)
           load_tile_async(w.s, f.states + f.place(b, chunk - 1, h, p.H) * p.K * p.V + v0, p.V, p.K,
                           columns);
-        else if (p.initial_state)
-          load_tile(w.s, p.initial_state + head, p.V, p.K, columns);
+        else if (given_s)
+          load_tile(w.s, given_s + head, p.V, p.K, columns);
         else
           zero_tile(w.s);
         if (!piece.last)
           load_tile_async(w.ds, f.dstates + f.place(b, chunk, h, p.H) * p.K * p.V + v0, p.V, p.K,
                           columns);
-        else if (f.dfinal_state)
-          load_tile(w.ds, f.dfinal_state + head, p.V, p.K, columns);
+        else if (given_ds)
+          load_tile(w.ds, given_ds + head, p.V, p.K, columns);
         else
           zero_tile(w.ds);
         tile::async_commit();
@@ -315,17 +339,18 @@ __global__ void __launch_bounds__(kTokenThreads)
         mma_abt<kSlice>(dq, w.dout, kSub * r, 0, w.s, kWidth * c, 0);
         mma_abt<kSlice>(dk, w.v, kSub * r, 0, w.ds, kWidth * c, 0);
         if (f.dg)
-          for (int d = threadIdx.x; d < K; d += kTokenThreads) {
-            float sum = 0.f;
 #pragma unroll
-            for (int e = 0; e < kSlice; e += kSub) {
-              float one[kSub], other[kSub];
-              load_sixteen(one, w.s, d, e);
-              load_sixteen(other, w.ds, d, e);
+          for (int at = 0; at < kItems; ++at) {
+            const int item = threadIdx.x + at * kTokenThreads, d = item / 4;
+            if (item >= K * 4 || d >= p.K) continue;
+            constexpr int kShare = kSlice / 4;
+            const int e = item % 4 * kShare;
+            const int64_t row = head + int64_t{d} * p.V;
+            float one[kShare], other[kShare];
+            load_state(one, given_s ? given_s + row : nullptr, columns, w.s, d, e);
+            load_state(other, given_ds ? given_ds + row : nullptr, columns, w.ds, d, e);
 #pragma unroll
-              for (int i = 0; i < kSub; ++i) sum = fmaf(one[i], other[i], sum);
-            }
-            w.whole[d] += sum;
+            for (int i = 0; i < kShare; ++i) through[at] = fmaf(one[i], other[i], through[at]);
           }
         if (!f.dv || c * kSliceWidth >= kSlice) continue;
         // dV = (down . K . decay to the end) dS + P' dout
@@ -344,23 +369,38 @@ __global__ void __launch_bounds__(kTokenThreads)
                   size - kSub * r, columns - kSliceWidth * c);
       }
 
-      __syncthreads();  // P, S and dS are read
-      if (f.dg) acc_to_smem(dk, w.through_k, kSub * r, kWidth * c);
-      if (c == r)
-        tile::each(dp, [&](int row, int col, float& value) {
-          if (row < col) value = 0.f;
-        });
-      acc_to_smem(dp, w.p, kSub * r, kSub * c);
+      __syncthreads();  // P, S, dS, v and dout are read
+      if (f.dg) {
+        acc_to_smem(dk, w.through_k, kSub * r, kWidth * c);
+#pragma unroll
+        for (int at = 0; at < kItems; ++at) {
+          const int item = threadIdx.x + at * kTokenThreads;
+          if (item >= K * 4) continue;
+          const float sum = tile::quad_sum(through[at]);
+          if (item % 4 == 0) w.whole[item / 4] = sum;
+        }
+      }
+      if (c == r) acc_to_smem(dp, w.own, kSub * r, 0);
+      if (c < r) {
+        acc_to_smem(dp, w.p, kSub * r, kSub * c);
+        if constexpr (kSplits) {
+          tile::each(dp, [](int, int, float& value) { value -= rounded<T>(value); });
+          acc_to_smem(dp, w.p, kSub * c, kSub * r);
+        }
+      }
       __syncthreads();
       // From the states of the chunk to those of the sub-chunks:
       // dout S' after each earlier one, V dS' before each later one.
       for (int j = 0; j < r; ++j) {
         scale_cols(dq, tile::load_cols<kWidth>(w.total + j * K + kWidth * c));
         mma_ab<kSub>(dq, w.p, kSub * r, kSub * j, w.k, kSub * j, kWidth * c);
+        if constexpr (kSplits) mma_ab<kSub>(dq, w.p, kSub * j, kSub * r, w.k, kSub * j, kWidth * c);
       }
       for (int i = kSubs - 1; i > r; --i) {
         scale_cols(dk, tile::load_cols<kWidth>(w.total + i * K + kWidth * c));
         mma_atb<kSub>(dk, w.p, kSub * i, kSub * r, w.q, kSub * i, kWidth * c);
+        if constexpr (kSplits)
+          mma_atb<kSub>(dk, w.p, kSub * r, kSub * i, w.q, kSub * i, kWidth * c);
       }
       // <S, dS> after the chunk: what goes through it, and what its own keys give.
       if (f.dg) {
@@ -374,13 +414,13 @@ __global__ void __launch_bounds__(kTokenThreads)
             gate[j] = p.g.at(b, at, h)[channel];
             key[j] = tile::to_float(p.k.at(b, at, hk)[channel]);
           }
-          float by = sub == 3 ? 1.f : sub == 2 ? w.total[3 * K + d] : w.rest[sub * K + d];
-          float sum = 0.f;
+          const float rest = sub == 3 ? 1.f : sub == 2 ? w.total[3 * K + d] : w.rest[sub * K + d];
+          float down = 1.f, sum = 0.f;
 #pragma unroll
           for (int j = kSub - 1; j >= 0; --j) {
             if (j >= piece.end - from || d >= p.K) continue;
-            sum = fmaf(key[j] * by, w.through_k.at(kSub * sub + j, d), sum);
-            by *= tile::ex2(tile::kLog2e * gate[j]);
+            sum = fmaf(rounded<T>(key[j] * down) * rest, w.through_k.at(kSub * sub + j, d), sum);
+            down *= tile::ex2(tile::kLog2e * gate[j]);
           }
           w.sums[item] = sum;
         }
@@ -394,8 +434,11 @@ __global__ void __launch_bounds__(kTokenThreads)
       acc_to_smem(dk, w.through_k, kSub * r, kWidth * c);
       __syncthreads();
 
-      // What stays inside the sub-chunk, a channel at a time; then all is there.
-      float dg[kItems][kSub];
+      // What stays inside the sub-chunk, a channel at a time; then all is there. What flows over a
+      // sub-chunk from earlier tokens to later ones is what flows over the chunk's end, plus what
+      // ends in later sub-chunks, minus what starts there or in this one: all with the operands that
+      // dq and dk were made from, so that what starts and ends there cancels.
+      float dg[kItems][kSub], rest[kItems];
 #pragma unroll
       for (int at = 0; at < kItems; ++at) {
         const int item = threadIdx.x + at * kTokenThreads, sub = item / K, d = item % K;
@@ -404,7 +447,7 @@ __global__ void __launch_bounds__(kTokenThreads)
         const Channel own(p, b, from, count, h, d);
         // between[j]: decay from token j to token i
         float between[kSub], dk_within[kSub];
-        float up = 1.f;
+        float up = 1.f, ends = 0.f;
         const bool first = h == hk * p.group, last = h + 1 == (hk + 1) * p.group;
         const auto put = [&](const TokenRows<T>& to, const TokenRows<float>& sums, int i,
                              float value) {
@@ -419,7 +462,7 @@ __global__ void __launch_bounds__(kTokenThreads)
 #pragma unroll
         for (int i = 0; i < kSub; ++i) {
           float dp_row[kSub];
-          load_sixteen(dp_row, w.p, kSub * sub + i, kSub * sub);
+          load_row(dp_row, w.own, kSub * sub + i, 0);
           float within = 0.f;
 #pragma unroll
           for (int j = 0; j < i; ++j) {
@@ -431,21 +474,26 @@ __global__ void __launch_bounds__(kTokenThreads)
           between[i] = 1.f;
           dk_within[i] = 0.f;
           up *= own.a[i];
-          const float value = fmaf(up, w.through_q.at(kSub * sub + i, d), within);
+          const float through_q = w.through_q.at(kSub * sub + i, d);
+          const float value = fmaf(up, through_q, within);
           dg[at][i] = own.q[i] * value;
+          ends = fmaf(rounded<T>(own.q[i] * up), through_q, ends);
           put(f.dq, f.dq_sum, i, p.scale * fmaf(dp_row[i], own.k[i], value));
         }
-        float down = 1.f, sum = 0.f;
+        float down = 1.f, sum = 0.f, starts = 0.f, gives = 0.f;
 #pragma unroll
         for (int j = kSub - 1; j >= 0; --j) {
-          const float value = fmaf(down, w.through_k.at(kSub * sub + j, d), dk_within[j]);
-          const float diagonal = tile::to_float(w.p.at(kSub * sub + j, kSub * sub + j));
-          put(f.dk, f.dk_sum, j, fmaf(diagonal, own.q[j], value));
-          down *= own.a[j];
+          const float through_k = w.through_k.at(kSub * sub + j, d);
+          const float value = fmaf(down, through_k, dk_within[j]);
+          put(f.dk, f.dk_sum, j, fmaf(w.own.at(kSub * sub + j, j), own.q[j], value));
           sum += dg[at][j] - own.k[j] * value;
           dg[at][j] = sum;
+          starts = fmaf(rounded<T>(own.k[j] * down), through_k, starts);
+          gives = fmaf(own.k[j] * down, through_k, gives);
+          down *= own.a[j];
         }
-        w.sums[item] = sum;
+        w.sums[item] = ends - starts;
+        rest[at] = gives - starts;
       }
       if (!f.dg) continue;
       __syncthreads();
@@ -454,11 +502,11 @@ __global__ void __launch_bounds__(kTokenThreads)
         const int item = threadIdx.x + at * kTokenThreads, sub = item / K, d = item % K;
         const int from = piece.begin + kSub * sub;
         if (item >= K * kSubs || d >= p.K) continue;
-        float rest = w.whole[d];
-        for (int i = kSubs - 1; i > sub; --i) rest += w.sums[i * K + d];
+        float sum = rest[at] + w.whole[d];
+        for (int i = kSubs - 1; i > sub; --i) sum += w.sums[i * K + d];
 #pragma unroll
         for (int i = 0; i < kSub; ++i)
-          if (from + i < piece.end) f.dg.at(b, from + i, h)[d] = dg[at][i] + rest;
+          if (from + i < piece.end) f.dg.at(b, from + i, h)[d] = dg[at][i] + sum;
       }
     }
   }

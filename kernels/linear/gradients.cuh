@@ -142,6 +142,22 @@ __device__ __forceinline__ float share_of_product(Smem<T, R, C> s, Smem<T, R, C>
   return sum;
 }
 
+// The same where a state is given in f32, rows of which lie V apart: `rows` by `columns` of it are there.
+template <class T, int R, int C>
+__device__ __forceinline__ float share_of_product(const float* exact_s, Smem<T, R, C> s,
+                                                  const float* exact_ds, Smem<T, R, C> ds, int V,
+                                                  int rows, int columns) {
+  float sum = 0.f;
+  for (int i = threadIdx.x; i < R * C; i += kTokenThreads) {
+    const int d = i / C, e = i % C;
+    if (d >= rows || e >= columns) continue;
+    const int64_t at = int64_t{d} * V + e;
+    sum = fmaf(exact_s ? exact_s[at] : tile::to_float(s.at(d, e)),
+               exact_ds ? exact_ds[at] : tile::to_float(ds.at(d, e)), sum);
+  }
+  return sum;
+}
+
 // A row sum of acc (.) tile(row0 + .., col0 + ..), for both of a lane's rows.
 template <int N, class T, int R, int C>
 __device__ __forceinline__ void add_row_dots(float (&sum)[2], const Acc<N>& acc, Smem<T, R, C> with,
@@ -188,6 +204,8 @@ __global__ void __launch_bounds__(kTokenThreads)
     const Segment piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
     const int size = piece.size();
     t = piece.end;
+    const float* const given_s = piece.first ? p.initial_state : nullptr;
+    const float* const given_ds = piece.last ? f.state.dfinal_state : nullptr;
     const auto fetch = [&](int h, int v0, int stage) {
       const int columns = p.V - v0;
       load_tile_async(stage_of(w.v, stage), p.v.at(b, piece.begin, h) + v0, p.v.by_token, size,
@@ -199,16 +217,16 @@ __global__ void __launch_bounds__(kTokenThreads)
         load_tile_async(stage_of(w.s, stage),
                         f.before.states + f.before.place(b, chunk - 1, h, p.H) * p.K * p.V + v0,
                         p.V, p.K, columns);
-      else if (p.initial_state)
-        load_tile(stage_of(w.s, stage), p.initial_state + head, p.V, p.K, columns);
+      else if (given_s)
+        load_tile(stage_of(w.s, stage), given_s + head, p.V, p.K, columns);
       else
         zero_tile(stage_of(w.s, stage));
       if (!piece.last)
         load_tile_async(stage_of(w.ds, stage),
                         f.after.states + f.after.place(b, chunk, h, p.H) * p.K * p.V + v0, p.V, p.K,
                         columns);
-      else if (f.state.dfinal_state)
-        load_tile(stage_of(w.ds, stage), f.state.dfinal_state + head, p.V, p.K, columns);
+      else if (given_ds)
+        load_tile(stage_of(w.ds, stage), given_ds + head, p.V, p.K, columns);
       else
         zero_tile(stage_of(w.ds, stage));
       tile::async_commit();
@@ -296,7 +314,13 @@ __global__ void __launch_bounds__(kTokenThreads)
           if (shared) scale_outer(left, to_end);
           mma_abt(dk, left, ds, kWidth * c, e);
         }
-        if (gates) through += share_of_product(s, ds);
+        if (gates && (given_s || given_ds)) {
+          const int64_t at = (int64_t{n} * p.H + h) * p.K * p.V + v0;
+          through += share_of_product(given_s ? given_s + at : nullptr, s,
+                                      given_ds ? given_ds + at : nullptr, ds, p.V, p.K, p.V - v0);
+        } else if (gates) {
+          through += share_of_product(s, ds);
+        }
         if (c * kSliceWidth < kSlice) {
           const int col0 = c * kSliceWidth;
           Acc<kSliceWidth> part;

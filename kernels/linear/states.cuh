@@ -54,6 +54,24 @@ struct StateTiles {
   }
 };
 
+// What rounding takes from a[i, k] factor[k]: a left operand of its own.
+template <int K>
+__device__ __forceinline__ Frag<tile::bf16, K> rest_of_scaling(Frag<tile::bf16, K> a,
+                                                               const float* factor) {
+  const auto rest = [](float x) { return x - tile::to_float(tile::from_float<tile::bf16>(x)); };
+#pragma unroll
+  for (int k = 0; k < K / 16; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 by = tile::load_pair(factor + tile::acc_col(2 * k + i / 2, 0));
+      uint32_t& pair = a.x[k][i];
+      pair = tile::pack_bf16(rest(tile::low_of(pair) * by.x), rest(tile::high_of(pair) * by.y));
+    }
+  }
+  return a;
+}
+
+// A query over its denominator is the sum of two operands: its rounding would be the only one in dS.
 // Forwards:   S  <- e^{G_C} S  + (e^{G_C - G} . K)' V,          z alike with 1 for v
 // Backwards:  dS <- e^{G_C} dS + (s e^{G} / denominator . Q)' dout, dz with dd denominator for dout
 template <bool kBackwards, class T, class Kept>
@@ -150,9 +168,11 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
     const float total = decays[4 * kTokens];
     const float* const factor = decays + Decay<kTokens>::kFloats;
     if (owns_s) {
-      auto a = tile::load_frag_t<T, kTokens>(stage_of(w.x, stage), 0, 16 * warp);
-      scale_inner(a, factor);
       scale(s, total);
+      auto a = tile::load_frag_t<T, kTokens>(stage_of(w.x, stage), 0, 16 * warp);
+      if constexpr (kBackwards && std::is_same_v<T, tile::bf16>)
+        if (p.normalize) mma_ab(s, rest_of_scaling(a, factor), stage_of(w.y, stage), 0, 0);
+      scale_inner(a, factor);
       mma_ab(s, a, stage_of(w.y, stage), 0, 0);
       if (owns_z) {
         const auto x = stage_of(w.x, stage);

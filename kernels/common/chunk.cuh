@@ -148,6 +148,35 @@ __device__ __forceinline__ tile::Frag<float, 16> inner_part(const tile::Frag<flo
   return part;
 }
 
+// load_tile_async by the first kThreads threads of a block: each keeps to its columns and steps down the
+// rows, so that an address costs an addition.
+template <int kThreads, class T, int R, int C>
+__device__ __forceinline__ void load_rows_async(tile::Smem<T, R, C> to, const T* from,
+                                                int64_t row_stride, int rows_valid,
+                                                int cols_valid) {
+  constexpr int kUnit = tile::Smem<T, R, C>::unit_cols, kUnits = C / kUnit;
+  constexpr int kStep = kThreads / kUnits;
+  static_assert(kThreads % kUnits == 0);
+  const int rank = static_cast<int>(threadIdx.x), r = rank / kUnits, c = rank % kUnits * kUnit;
+  if (rank >= kThreads) return;
+  if (!tile::rows_are_aligned(from, row_stride))
+    return load_tile(to, from, row_stride, rows_valid, cols_valid, {rank, kThreads});
+  const int bytes = max(0, min(kUnit, cols_valid - c)) * static_cast<int>(sizeof(T));
+  const T* row = from + r * row_stride + c;
+  const uint32_t address = to.address(r, c);
+#pragma unroll
+  for (int i = 0; i < R; i += kStep) {
+    if (kStep > R && r >= R) break;
+    const bool inside = r + i < rows_valid && bytes > 0;
+    // The swizzle comes round every 8 rows.
+    const uint32_t at = kStep % 8 == 0 ? address + i * to.panel_bytes : to.address(r + i, c);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at),
+                 "l"(inside ? row : from), "r"(inside ? bytes : 0)
+                 : "memory");
+    row += kStep * row_stride;
+  }
+}
+
 // The tile of one stage, of tiles that lie one behind the other.
 template <class T, int R, int C>
 __device__ __forceinline__ tile::Smem<T, R, C> stage_of(tile::Smem<T, R, C> first, int stage) {

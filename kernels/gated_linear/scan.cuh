@@ -61,13 +61,15 @@ __global__ void __launch_bounds__(kThreads)
 
   const auto fetch = [&](const Segment& piece, int stage) {
     const int t = piece.begin, size = piece.size();
-    load_tile_async(stage_of(w.q, stage), x.q_up.at(b, t, h), x.q_up.by_token, size, p.K);
-    load_tile_async(stage_of(w.k, stage), x.k_down.at(b, t, h), x.k_down.by_token, size, p.K);
-    load_tile_async(stage_of(w.v, stage), p.v.at(b, t, h) + v0, p.v.by_token, size, p.V - v0);
-    load_tile_async(stage_of(w.p, stage), x.p.at(b, t, h), x.p.by_token, size, kSub);
+    load_rows_async<kThreads>(stage_of(w.q, stage), x.q_up.at(b, t, h), x.q_up.by_token, size, p.K);
+    load_rows_async<kThreads>(stage_of(w.k, stage), x.k_down.at(b, t, h), x.k_down.by_token, size,
+                              p.K);
+    load_rows_async<kThreads>(stage_of(w.v, stage), p.v.at(b, t, h) + v0, p.v.by_token, size,
+                              p.V - v0);
+    load_rows_async<kThreads>(stage_of(w.p, stage), x.p.at(b, t, h), x.p.by_token, size, kSub);
     const int subs = (size + kSub - 1) / kSub;
-    load_tile_async(stage_of(w.total, stage), x.total.at(b, x.cell(t), h), x.total.by_token,
-                    piece.last ? subs - 1 : subs, p.K);
+    load_rows_async<kThreads>(stage_of(w.total, stage), x.total.at(b, x.cell(t), h),
+                              x.total.by_token, piece.last ? subs - 1 : subs, p.K);
     tile::async_commit();
   };
 

@@ -208,23 +208,25 @@ __global__ void __launch_bounds__(kTokenThreads)
     const float* const given_ds = piece.last ? f.state.dfinal_state : nullptr;
     const auto fetch = [&](int h, int v0, int stage) {
       const int columns = p.V - v0;
-      load_tile_async(stage_of(w.v, stage), p.v.at(b, piece.begin, h) + v0, p.v.by_token, size,
-                      columns);
-      load_tile_async(stage_of(w.dout, stage), f.state.dout.at(b, piece.begin, h) + v0,
-                      f.state.dout.by_token, size, columns);
+      load_rows_async<kTokenThreads>(stage_of(w.v, stage), p.v.at(b, piece.begin, h) + v0,
+                                     p.v.by_token, size, columns);
+      load_rows_async<kTokenThreads>(stage_of(w.dout, stage),
+                                     f.state.dout.at(b, piece.begin, h) + v0, f.state.dout.by_token,
+                                     size, columns);
       const int64_t head = (int64_t{n} * p.H + h) * p.K * p.V + v0;
       if (!piece.first)
-        load_tile_async(stage_of(w.s, stage),
-                        f.before.states + f.before.place(b, chunk - 1, h, p.H) * p.K * p.V + v0,
-                        p.V, p.K, columns);
+        load_rows_async<kTokenThreads>(
+            stage_of(w.s, stage),
+            f.before.states + f.before.place(b, chunk - 1, h, p.H) * p.K * p.V + v0, p.V, p.K,
+            columns);
       else if (given_s)
         load_tile(stage_of(w.s, stage), given_s + head, p.V, p.K, columns);
       else
         zero_tile(stage_of(w.s, stage));
       if (!piece.last)
-        load_tile_async(stage_of(w.ds, stage),
-                        f.after.states + f.after.place(b, chunk, h, p.H) * p.K * p.V + v0, p.V, p.K,
-                        columns);
+        load_rows_async<kTokenThreads>(
+            stage_of(w.ds, stage),
+            f.after.states + f.after.place(b, chunk, h, p.H) * p.K * p.V + v0, p.V, p.K, columns);
       else if (given_ds)
         load_tile(stage_of(w.ds, stage), given_ds + head, p.V, p.K, columns);
       else
@@ -232,8 +234,8 @@ __global__ void __launch_bounds__(kTokenThreads)
       tile::async_commit();
     };
     __syncthreads();
-    load_tile_async(w.q, p.q.at(b, piece.begin, hk), p.q.by_token, size, p.K);
-    load_tile_async(w.k, p.k.at(b, piece.begin, hk), p.k.by_token, size, p.K);
+    load_rows_async<kTokenThreads>(w.q, p.q.at(b, piece.begin, hk), p.q.by_token, size, p.K);
+    load_rows_async<kTokenThreads>(w.k, p.k.at(b, piece.begin, hk), p.k.by_token, size, p.K);
     fetch(hk * p.group, 0, 0);
     tile::async_wait<0>();
     __syncthreads();

@@ -67,12 +67,12 @@ __global__ void __launch_bounds__(kThreads)
   const bool decays = static_cast<bool>(p.gates);
 
   const auto fetch = [&](const Segment& piece, int stage) {
-    load_tile_async(stage_of(w.q, stage), p.q.at(b, piece.begin, hk), p.q.by_token, piece.size(),
-                    p.K);
-    load_tile_async(stage_of(w.k, stage), p.k.at(b, piece.begin, hk), p.k.by_token, piece.size(),
-                    p.K);
-    load_tile_async(stage_of(w.v, stage), p.v.at(b, piece.begin, h) + v0, p.v.by_token,
-                    piece.size(), p.V - v0);
+    load_rows_async<kThreads>(stage_of(w.q, stage), p.q.at(b, piece.begin, hk), p.q.by_token,
+                              piece.size(), p.K);
+    load_rows_async<kThreads>(stage_of(w.k, stage), p.k.at(b, piece.begin, hk), p.k.by_token,
+                              piece.size(), p.K);
+    load_rows_async<kThreads>(stage_of(w.v, stage), p.v.at(b, piece.begin, h) + v0, p.v.by_token,
+                              piece.size(), p.V - v0);
     tile::async_commit();
   };
   // The piece that starts with token t, of document n or the next one.

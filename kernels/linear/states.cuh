@@ -36,6 +36,7 @@ struct StateGradient {
 
 inline constexpr int kPart = 64;           // channels and columns of V of a block
 inline constexpr int kStateThreads = 160;  // four warps of 16 channels, and one for the decays
+inline constexpr int kLoadThreads = 128;   // of the four warps
 
 template <class T>
 struct StateTiles {
@@ -98,10 +99,10 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
   bool comes = true;
   const auto fetch = [&](int stage) {  // the coming piece, if there is one
     if (comes) {
-      load_tile_async(stage_of(w.x, stage), left.at(b, coming.begin, hk) + k0, left.by_token,
-                      coming.size(), p.K - k0);
-      load_tile_async(stage_of(w.y, stage), right.at(b, coming.begin, h) + v0, right.by_token,
-                      coming.size(), p.V - v0);
+      load_rows_async<kLoadThreads>(stage_of(w.x, stage), left.at(b, coming.begin, hk) + k0,
+                                    left.by_token, coming.size(), p.K - k0);
+      load_rows_async<kLoadThreads>(stage_of(w.y, stage), right.at(b, coming.begin, h) + v0,
+                                    right.by_token, coming.size(), p.V - v0);
       comes = !is_final(coming);
       if (comes) coming = after(coming);
     }

@@ -100,22 +100,20 @@ struct PreparedTensors {
 
 constexpr int kPrepareThreads = 128;  // a warp for each sub-chunk, two channels a lane
 
-// Two neighbouring channels of a row, zero where they do not exist.
+// Channels d and d + 1, the first of which lies at `at`; zero where they do not exist.
 template <class T>
-__device__ __forceinline__ float2 channels(const T* row, int d, int K, bool pairs) {
-  const int first = min(d, K - 1), second = min(d + 1, K - 1);
-  const float2 pair = pairs ? tile::load_pair(row + (first & ~1))
-                            : float2{tile::to_float(row[first]), tile::to_float(row[second])};
-  return {d < K ? pair.x : 0.f, d + 1 < K ? pair.y : 0.f};
+__device__ __forceinline__ float2 channels(const T* at, int d, int K, bool pairs) {
+  if (pairs) return d < K ? tile::load_pair(at) : float2{0.f, 0.f};
+  return {d < K ? tile::to_float(at[0]) : 0.f, d + 1 < K ? tile::to_float(at[1]) : 0.f};
 }
 template <class T>
-__device__ __forceinline__ void put_channels(T* row, int d, int K, float x, float y) {
+__device__ __forceinline__ void put_channels(T* at, int d, int K, float x, float y) {
   if (K % 2 == 0 && d + 1 < K) {
-    tile::store_pair(row + d, x, y);
+    tile::store_pair(at, x, y);
     return;
   }
-  if (d < K) row[d] = tile::from_float<T>(x);
-  if (d + 1 < K) row[d + 1] = tile::from_float<T>(y);
+  if (d < K) at[0] = tile::from_float<T>(x);
+  if (d + 1 < K) at[1] = tile::from_float<T>(y);
 }
 
 template <class T>
@@ -151,20 +149,38 @@ __global__ void __launch_bounds__(kPrepareThreads)
 #pragma unroll
     for (int i = 0; i < kSub; ++i) diagonal[i] = 0.f;
 
-    for (int d0 = 0; d0 < p.K; d0 += kWidth) {
-      const int d = d0 + 2 * lane;
+    // 64 channels. kWhole: all tokens and channels are there, two neighbours in one access.
+    const auto pass = [&]<bool kWhole>(const int d) {
       float2 a[kSub], q[kSub], k[kSub];
+      const float* const g_row = p.g.at(b, from, h) + d;
+      const T *const q_row = p.q.at(b, from, hk) + d, *const k_row = p.k.at(b, from, hk) + d;
+      T *const up_row = y.q_up.at(b, from, h) + d, *const down_row = y.k_down.at(b, from, h) + d;
+      const auto put = [&](T* row, int i, float one, float other) {
+        if constexpr (kWhole) {
+          tile::store_pair(row + i * y.q_up.by_token, one, other);
+        } else if (i < n) {
+          put_channels(row + i * y.q_up.by_token, d, p.K, one, other);
+        }
+      };
       // Rows that do not exist are read in the place of the last: all loads go out at once.
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
-        const int at = from + min(i, n - 1);
-        a[i] = channels(p.g.at(b, at, h), d, p.K, pairs_g);
-        q[i] = channels(p.q.at(b, at, hk), d, p.K, pairs);
-        k[i] = channels(p.k.at(b, at, hk), d, p.K, pairs);
+        if constexpr (kWhole) {
+          a[i] = tile::load_pair(g_row + i * p.g.by_token);
+          q[i] = tile::load_pair(q_row + i * p.q.by_token);
+          k[i] = tile::load_pair(k_row + i * p.k.by_token);
+        } else {
+          const int at = min(i, n - 1);
+          a[i] = channels(g_row + at * p.g.by_token, d, p.K, pairs_g);
+          q[i] = channels(q_row + at * p.q.by_token, d, p.K, pairs);
+          k[i] = channels(k_row + at * p.k.by_token, d, p.K, pairs);
+        }
       }
+      if constexpr (!kWhole) {
 #pragma unroll
-      for (int i = 0; i < kSub; ++i)
-        if (i >= n) a[i] = q[i] = k[i] = {0.f, 0.f};
+        for (int i = 0; i < kSub; ++i)
+          if (i >= n) a[i] = q[i] = k[i] = {0.f, 0.f};
+      }
       float2 sum = {0.f, 0.f}, up = {1.f, 1.f}, down = {1.f, 1.f};
 #pragma unroll
       for (int i = 0; i < kSub; ++i) {
@@ -173,15 +189,14 @@ __global__ void __launch_bounds__(kPrepareThreads)
         up = {up.x * a[i].x, up.y * a[i].y};
         q[i] = {p.scale * q[i].x, p.scale * q[i].y};
         diagonal[i] = fmaf(q[i].x, k[i].x, fmaf(q[i].y, k[i].y, diagonal[i]));
-        if (i < n) put_channels(y.q_up.at(b, from + i, h), d, p.K, q[i].x * up.x, q[i].y * up.y);
+        put(up_row, i, q[i].x * up.x, q[i].y * up.y);
       }
       if (has_total(piece, warp))
-        put_channels(y.total.at(b, y.cell(from), h), d, p.K, tile::ex2(tile::kLog2e * sum.x),
+        put_channels(y.total.at(b, y.cell(from), h) + d, d, p.K, tile::ex2(tile::kLog2e * sum.x),
                      tile::ex2(tile::kLog2e * sum.y));
 #pragma unroll
       for (int j = kSub - 1; j >= 0; --j) {
-        if (j < n)
-          put_channels(y.k_down.at(b, from + j, h), d, p.K, k[j].x * down.x, k[j].y * down.y);
+        put(down_row, j, k[j].x * down.x, k[j].y * down.y);
         down = {down.x * a[j].x, down.y * a[j].y};
       }
       const auto meet = [&]<int kLevel>() {
@@ -212,6 +227,13 @@ __global__ void __launch_bounds__(kPrepareThreads)
       meet.template operator()<1>();
       meet.template operator()<2>();
       meet.template operator()<3>();
+    };
+    const bool whole = n == kSub && pairs && pairs_g && p.K % kWidth == 0;
+    for (int d = 2 * lane; d < p.K + 2 * lane; d += kWidth) {
+      if (whole)
+        pass.template operator()<true>(d);
+      else
+        pass.template operator()<false>(d);
     }
 #pragma unroll
     for (int i = 0; i < kSub; ++i) {

@@ -27,7 +27,7 @@ struct TokenGradients : Gradients<T> {
 // Three warpgroups, for dQ, E and W; a warp has a block of 16 tokens. Slices of V come two ahead.
 inline constexpr int kGradientThreads = 384, kKeys = 64;  // columns of K at a time
 
-enum Pairs { kP, kPt, kL, kMt };                     // gradients of a block's scores, fp32
+enum Pairs { kP, kPt, kLt, kM };                     // gradients of a block's scores, fp32
 enum Sums { kOfQuery, kOfErase, kOfWrite, kOfEnd };  // of a block, a channel each
 
 template <class T>
@@ -43,6 +43,7 @@ struct GradientTiles {
   // after it); then what the groups made.
   Rows dout, written, erased, value;
   State state, dstate;
+  Wide g;  // log gates
   Wide query, erase, write, end;
   Square dP, dL, dM;
   float* pairs;    // [4][kBlocks][16][16]
@@ -51,7 +52,7 @@ struct GradientTiles {
   float* rows;     // [3][64]: k . E, R . V in two halves
   float* decay;    // [kBlocks][kKeys]: of a whole block
   float* sums;     // [4][kBlocks][kKeys]
-  float* closing;  // [2][kKeys]: of dS . S
+  float* closing;  // [4][kKeys]: of dS . S, a quarter of the rows each
   __host__ __device__ explicit GradientTiles(Arena& arena) {
     q = arena.carve<Keys>();  // one by one: whose address is taken ends up in local memory
     k = arena.carve<Keys>();
@@ -71,6 +72,7 @@ struct GradientTiles {
     (void)arena.carve<State>();
     dstate = arena.carve<State>();
     (void)arena.carve<State>();
+    g = arena.carve<Wide>();
     query = later.carve<Wide>();
     erase = later.carve<Wide>();
     write = later.carve<Wide>();
@@ -85,7 +87,7 @@ struct GradientTiles {
     rows = arena.carve<float>(3 * kChunk);
     decay = arena.carve<float>(kBlocks * kKeys);
     sums = arena.carve<float>(4 * kBlocks * kKeys);
-    closing = arena.carve<float>(2 * kKeys);
+    closing = arena.carve<float>(4 * kKeys);
   }
   template <class Tile>
   __device__ static Tile of(Tile even, int slice) {
@@ -108,6 +110,21 @@ __device__ __forceinline__ void store_channels(T* row, int c, int K, bool pairs,
     if (c < K) row[c] = from_float<T>(x.x);
     if (c + 1 < K) row[c + 1] = from_float<T>(x.y);
   }
+}
+
+// A row of a block's pairs, those from `begin` to `end` - 1.
+struct Row {
+  float x[kBlock];
+};
+__device__ __forceinline__ Row load_row(const float* from, int begin, int end) {
+  Row row;
+#pragma unroll
+  for (int i = 0; i < kBlock; i += 4) {
+    if (i + 4 <= begin || i >= end) continue;
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    row.x[i] = four.x, row.x[i + 1] = four.y, row.x[i + 2] = four.z, row.x[i + 3] = four.w;
+  }
+  return row;
 }
 
 template <class T>
@@ -161,9 +178,11 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       issue(0);
       async_commit();
       issue(1);
-      if (role == 1) {
+      if (role == 0) {
+        load_rows<128>(x.g, a.g.at(b, s.begin, h) + k0, a.g.token, s.n, a.K - k0, rank);
+      } else if (role == 1) {
         load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
-      } else if (role == 2) {
+      } else {
         load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
       }
       async_commit();
@@ -171,7 +190,8 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       Acc<kChunk> scores;  // the first two: dP or dL
       fill(grad, 0.f);
       fill(scores, 0.f);
-      float value_dot = 0, closing = 0;
+      float value_dot = 0;
+      float2 closing = {0, 0};
 #pragma unroll 1
       for (int slice = 0; slice < slices; ++slice) {
         async_wait<1>();
@@ -181,14 +201,15 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         const auto written = x.of(x.written, slice), erased = x.of(x.erased, slice);
         if (role == 2) {
           rows_ab<kSlice>(grad, written, dstate);
-          const int half = rank / kKeys * (kSlice / 2);
-          for (int r = half; r < half + kSlice / 2; ++r) {
-            closing = fmaf(to_float(state.at(r, rank % kKeys)),
-                           to_float(dstate.at(r, rank % kKeys)), closing);
+          const int quarter = block * (kSlice / 4);
+#pragma unroll 4
+          for (int r = quarter; r < quarter + kSlice / 4; ++r) {
+            closing = fma(load_pair(state.ptr(r, c)), load_pair(dstate.ptr(r, c)), closing);
           }
           if (k0 == 0) {
             const auto value = x.of(x.value, slice);
             const int r = rank % kChunk, first = rank / kChunk * (kSlice / 2);
+#pragma unroll 8
             for (int v = first; v < first + kSlice / 2; v += 2) {
               const float2 R = load_pair(erased.ptr(r, v)), V = load_pair(value.ptr(r, v));
               value_dot = fmaf(R.x, V.x, fmaf(R.y, V.y, value_dot));
@@ -206,21 +227,21 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         async_commit();
       }
       async_wait<0>();
-      __syncthreads();  // q and k are there; the slices have been used
+      __syncthreads();  // q, k and g are there; the slices have been used
       if (role == 2) {
-        x.closing[rank] = closing;
+        store_pair(x.closing + block * kKeys + c, closing.x, closing.y);
         if (k0 == 0) x.rows[kChunk + rank] = value_dot;
       } else if (k0 == 0) {
-        float* const plain = x.pair(role == 0 ? kP : kL, block);
-        float* const turned = x.pair(role == 0 ? kPt : kMt, block);
+        float* const plain = x.pair(role == 0 ? kP : kM, block);
+        float* const turned = x.pair(role == 0 ? kPt : kLt, block);
         each(scores, [&](int row, int col, float& d) {
           const int r = top + row;
           d = col > r ? 0.f : role == 0 ? a.scale * d : -d;
           if (role == 0 && col == r) x.own[r] = d;
           if (col >= r) d = 0;
           if (col >= top && col < top + kBlock) {
-            plain[row * kBlock + col - top] = d;
-            turned[(col - top) * kBlock + row] = role == 0 ? d : x.gates[r].beta * d;
+            plain[row * kBlock + col - top] = role == 0 ? d : x.gates[r].beta * d;
+            turned[(col - top) * kBlock + row] = d;
           }
         });
         acc_to_smem(scores, role == 0 ? x.dP : x.dL, top, 0);
@@ -235,10 +256,8 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       float2 sum = {0, 0};
 #pragma unroll
       for (int i = 0; i < kBlock; ++i) {
-        const float* const g = a.g.at(b, s.begin + min(top + i, s.n - 1), h) + k0;
-        const bool valid = top + i < s.n;
-        gate[i].x = valid && k0 + c < a.K ? kLog2e * g[c] : 0.f;
-        gate[i].y = valid && k0 + c + 1 < a.K ? kLog2e * g[c + 1] : 0.f;
+        const float2 log = load_pair(x.g.ptr(top + i, c));
+        gate[i] = {kLog2e * log.x, kLog2e * log.y};
         sum = plus(sum, gate[i]);
         gate[i] = {ex2(gate[i].x), ex2(gate[i].y)};
       }
@@ -282,22 +301,26 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       // Within the block: a lane has two channels.
       const int64_t key = place * a.K + k0, keys = int64_t{a.grid.H} * a.K;
       if (role < 2) {
-        const float* const d = x.pair(role == 0 ? kP : kL, block);
+        const float* const d = x.pair(role == 0 ? kPt : kLt, block);
         const auto out = role == 0 ? x.query : x.erase;
-        float2 k[kBlock], up = {1, 1}, total = {0, 0};
+        float2 k[kBlock], inner[kBlock] = {}, up = {1, 1}, total = {0, 0};
 #pragma unroll
         for (int i = 0; i < kBlock; ++i) k[i] = load_pair(x.k.ptr(top + i, c));
 #pragma unroll
+        for (int j = 0; j + 1 < kBlock; ++j) {
+          const Row column = load_row(d + j * kBlock, j + 1, kBlock);
+#pragma unroll
+          for (int i = j + 1; i < kBlock; ++i) {
+            if (j > 0) inner[i] = times(inner[i], gate[j]);
+            inner[i] = fma(column.x[i], k[j], inner[i]);
+          }
+        }
+        float of_row[32] = {};
+#pragma unroll
         for (int i = 0; i < kBlock; ++i) {
           const int r = top + i;
-          float2 inner = {0, 0};
-#pragma unroll
-          for (int j = 0; j < i; ++j) {
-            if (j > 0) inner = times(inner, gate[j]);
-            inner = fma(d[i * kBlock + j], k[j], inner);
-          }
           up = times(up, gate[i]);
-          float2 grad = fma(load_pair(out.ptr(r, c)), up, times(inner, gate[i]));
+          float2 grad = fma(load_pair(out.ptr(r, c)), up, times(inner[i], gate[i]));
           if (role == 0) {
             const float2 read = times(load_pair(x.q.ptr(r, c)), grad);
             store_pair(out.ptr(r, c), read.x, read.y);
@@ -308,8 +331,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
               if (a.dq_part) store_channels(a.dq_part + key + r * keys, c, a.K - k0, pairs, grad);
             }
           } else {
-            const float row = warp_sum(k[i].x * grad.x + k[i].y * grad.y);
-            if (lane == 0) x.rows[r] = k0 == 0 ? row : x.rows[r] + row;
+            of_row[i] = k[i].x * grad.x + k[i].y * grad.y;
             const float beta = x.gates[r].beta;
             grad = {beta * grad.x, beta * grad.y};
             store_pair(out.ptr(r, c), grad.x, grad.y);
@@ -317,29 +339,32 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
           }
         }
         store_pair(x.sum(role == 0 ? kOfQuery : kOfErase, block) + c, total.x, total.y);
+        if (role == 1) {
+          const float row = sum_across(of_row);
+          if (lane < kBlock) x.rows[top + lane] = k0 == 0 ? row : x.rows[top + lane] + row;
+        }
       } else {
-        const float *const dP = x.pair(kPt, block), *const dM = x.pair(kMt, block);
-        float2 q[kBlock], k[kBlock], down = {1, 1}, of_write = {0, 0}, of_end = {0, 0};
+        const float *const dP = x.pair(kP, block), *const dM = x.pair(kM, block);
+        float2 inner[kBlock] = {}, down = {1, 1}, of_write = {0, 0}, of_end = {0, 0};
 #pragma unroll
-        for (int i = 0; i < kBlock; ++i) {
-          q[i] = load_pair(x.q.ptr(top + i, c));
-          k[i] = load_pair(x.k.ptr(top + i, c));
+        for (int i = kBlock - 1; i > 0; --i) {
+          const float2 q = load_pair(x.q.ptr(top + i, c)), k = load_pair(x.k.ptr(top + i, c));
+          const Row of_q = load_row(dP + i * kBlock, 0, i), of_k = load_row(dM + i * kBlock, 0, i);
+#pragma unroll
+          for (int j = 0; j < i; ++j) {
+            inner[j] = fma(of_k.x[j], k, fma(of_q.x[j], q, inner[j]));
+            inner[j] = times(inner[j], gate[i]);
+          }
         }
 #pragma unroll
         for (int j = kBlock - 1; j >= 0; --j) {
-          float2 inner = {0, 0};
-#pragma unroll
-          for (int i = kBlock - 1; i > j; --i) {
-            inner = fma(dP[j * kBlock + i], q[i], inner);
-            inner = fma(dM[j * kBlock + i], k[i], inner);
-            inner = times(inner, gate[i]);
-          }
-          const float2 write = fma(load_pair(x.write.ptr(top + j, c)), down, inner);
+          const float2 k = load_pair(x.k.ptr(top + j, c));
+          const float2 write = fma(load_pair(x.write.ptr(top + j, c)), down, inner[j]);
           const float2 end = times(load_pair(x.end.ptr(top + j, c)), down);
           store_pair(x.write.ptr(top + j, c), write.x, write.y);
           store_pair(x.end.ptr(top + j, c), end.x, end.y);
-          of_write = fma(k[j], write, of_write);
-          of_end = fma(k[j], end, of_end);
+          of_write = fma(k, write, of_write);
+          of_end = fma(k, end, of_end);
           down = times(down, gate[j]);
         }
         store_pair(x.sum(kOfWrite, block) + c, of_write.x, of_write.y);
@@ -368,7 +393,9 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
           from = plus(from, load_pair(x.sum(kOfErase, other) + c));
           from = fma(-1.f, load_pair(x.sum(kOfWrite, other) + c), from);
         }
-        till = fma(total, plus(load_pair(x.closing + c), load_pair(x.closing + kKeys + c)), till);
+        float2 kept = {0, 0};
+        for (int i = 0; i < 4; ++i) kept = plus(kept, load_pair(x.closing + i * kKeys + c));
+        till = fma(total, kept, till);
         float2 past[kBlock];  // what tokens before this one gave to the state after, and it passes
 #pragma unroll
         for (int i = 0; i < kBlock; ++i) {

@@ -174,6 +174,17 @@ TEST_CASE("gpu: a checkpoint of either device goes on on the other", "[cuda]") {
   CHECK(text.status == 0);
 }
 
+TEST_CASE("gpu: the benchmark times shapes of operations with masks, ids and positions", "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  const Folder f;
+  const Ran r = run_weft(f, {"bench", "attention B32", "block_sparse", "rotary", "embedding",
+                             "--device", "cuda", "--budget", "0.001", "--json"});
+  INFO(r.text);
+  CHECK(r.status == 0);
+  for (const char* name : {"attention B32", "block_sparse B1", "rotary B4", "embedding R32768"})
+    CHECK_THAT(r.text, ContainsSubstring(concat("{\"name\": \"", name)));
+}
+
 TEST_CASE("gpu: asked for where there is none, the program says so in one line") {
   if (cuda_device_count() > 0) return;
   const Folder f;

@@ -158,6 +158,21 @@ void check_launch(const char* what) {
   require(status == cudaSuccess, "CUDA: ", what, ": ", cudaGetErrorString(status));
 }
 
+void allow_shared_memory(const void* kernel, int64_t bytes) {
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (status == cudaErrorInvalidValue) {
+    cudaGetLastError();
+    int device = 0, most = 0;
+    cuda_check(cudaGetDevice(&device));
+    cuda_check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    fail("CUDA: this GPU has no kernel for this size: one takes ", bytes,
+         " bytes of shared memory a block, of which it has ", most,
+         "; use smaller heads, the other dtype or --device cpu");
+  }
+  cuda_check(status);
+}
+
 cudaStream_t cuda_stream(Device device) {
   const CudaBackend& b = backend_of(device.index);
   b.use();

@@ -17,10 +17,18 @@ void cuda_check(cudaError_t status, std::source_location place = std::source_loc
 // After a launch: throws Error that names it, if it could not be launched.
 void check_launch(const char* what);
 
+// Lets a kernel have so many bytes of dynamic shared memory a block. Throws Error where the GPU has less:
+// there is no kernel for that size on it.
+void allow_shared_memory(const void* kernel, int64_t bytes);
+template <class... P>
+void allow_shared_memory(void (*kernel)(P...), int64_t bytes) {
+  allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+}
+
 // The stream that this thread's GPU work is ordered on.
 cudaStream_t cuda_stream(Device device = kCuda);
 
-int cuda_arch(Device device = kCuda);  // 90 for compute capability 9.0
+int cuda_arch(Device device = kCuda);  // of the code that runs: 90 where sm_90a's does, else 80
 int cuda_sms(Device device = kCuda);   // streaming multiprocessors
 
 // The type in which device code sees an element.

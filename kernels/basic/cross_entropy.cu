@@ -299,8 +299,7 @@ struct Head {
       const cudaStream_t stream = cuda_stream(x.device());
       if (g && bytes <= kShared) {
         void (*const kernel)(RowsOfLogits<T>) = softmax_rows<true, T>;
-        cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(bytes)));
+        allow_shared_memory(kernel, bytes);
         kernel<<<blocks, kThreads, bytes, stream>>>(a);
       } else {
         softmax_rows<false><<<blocks, kThreads, 0, stream>>>(a);

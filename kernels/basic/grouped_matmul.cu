@@ -207,8 +207,7 @@ void launch_sizes(const Grouped<T>& p, int64_t tiles, Device device) {
   Arena count;
   const Tiles<T, S, kProduct> measured(count);
   void (*const kernel)(Grouped<T>) = grouped<T, kWide, kProduct>;
-  cuda_check(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, count.used()));
+  allow_shared_memory(kernel, count.used());
   kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(count.used()),
            cuda_stream(device)>>>(p);
   check_launch("grouped_matmul");

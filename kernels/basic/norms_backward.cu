@@ -299,8 +299,7 @@ void launch(const Given& in, const Wanted& out) {
         const int shared = L::kPacks == 0 ? 0 : std::max(Flow<kNorm, L, T>::kBytes, of_sums);
         void (*const kernel)(Backward<T>, int) = norm_backward<kNorm, L, T>;
         if (shared > 40 * 1024)  // beside a little that is not dynamic
-          cuda_check(
-              cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+          allow_shared_memory(kernel, shared);
         kernel<<<blocks, L::kThreads, shared, cuda_stream(device)>>>(a, packs);
       });
     sum_columns(dptr<float>(weight_parts), parts, D, dptr<T>(out.weight), device,

@@ -385,9 +385,7 @@ __global__ void sum_groups(const float* part, T* dx, int64_t count, int group, i
 template <class... P, class... A>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&... args) {
   if (blocks == 0) return;
-  if (bytes > 48 * 1024) {
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  }
+  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
   kernel<<<static_cast<unsigned>(blocks), threads, bytes, cuda_stream()>>>(
       std::forward<A>(args)...);
 }

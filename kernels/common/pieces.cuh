@@ -86,8 +86,7 @@ void for_padded_width(int64_t width, F&& f) {
 // it asks for.
 template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes, Args&&... args) {
-  if (bytes > 48 * 1024)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
   kernel<<<static_cast<unsigned>(blocks), threads, static_cast<size_t>(bytes), cuda_stream()>>>(
       args...);
 }

@@ -349,8 +349,7 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int byte
             Arguments&&... arguments) {
   if (blocks <= 0) return;
   require(blocks < (int64_t{1} << 31), "softmax attention: ", blocks, " tiles in one launch");
-  if (bytes > 48 * 1024)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
   kernel<<<static_cast<unsigned>(blocks), threads, bytes, cuda_stream()>>>(
       std::forward<Arguments>(arguments)...);
 }

@@ -540,7 +540,7 @@ void SelectiveScan::cuda_backward(const Inputs<Tensor>& in, const Options& o, co
     const bool plain = x.plain(p) && d.dout.vectors && (!dx.x || d.x.vectors) &&
                        (!dx.dt || d.dt.vectors) && (!dx.z || d.z.vectors);
     const auto kernel = plain ? scan_backward<T, C, true> : scan_backward<T, C, false>;
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+    allow_shared_memory(kernel, kBytes);
     kernel<<<x.grid(), 32 * kWarps, kBytes, cuda_stream()>>>(p, d);
     if (shares)
       add_shares<T>

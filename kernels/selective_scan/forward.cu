@@ -282,7 +282,7 @@ void SelectiveScan::cuda_forward(const Inputs<Tensor>& in, const Options& o, Out
     const auto kernel =
         x.plain(p) && out.o.vectors ? scan_forward<T, C, true> : scan_forward<T, C, false>;
     constexpr int kBytes = sizeof(Memory<T, C>) * kWarps;
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+    allow_shared_memory(kernel, kBytes);
     kernel<<<x.grid(), 32 * kWarps, kBytes, cuda_stream()>>>(p, out);
     if (shares)
       add_shares<T><<<static_cast<unsigned>(ceil_div(y.o.numel(), 256)), 256, 0, cuda_stream()>>>(

@@ -224,12 +224,14 @@ example
   weft op attention in.h5 out.h5 --backward --window 512 --dtype f64
 )";
 
+// A file that is none is told at the end, after all others were compared.
 int check_files(const OpArguments& a, std::ostream& out) {
   int failed = 0, seen = 0;
+  std::string refused;
   const Device device = device_from(a.device);
   const Dtype exact = device.is_cuda() ? Dtype::f32 : Dtype::f64;
   const Dtype dtype = a.dtype.empty() ? exact : dtype_from(a.dtype);
-  for (const std::string& path : a.check) {
+  const auto compare = [&](const std::string& path) {
     const Hdf5Reader file(path, "operation file");
     require(file.has_attribute("", "operation"), path,
             ": has no attribute \"operation\" at its root; expected a name of `weft op --list`");
@@ -246,8 +248,17 @@ int check_files(const OpArguments& a, std::ostream& out) {
         failed += !c.passed();
       }
     }
+  };
+  for (const std::string& path : a.check) {
+    try {
+      compare(path);
+    } catch (const Error& e) {
+      refused += (refused.empty() ? "" : "\n") + std::string(e.what());
+    }
   }
-  out << seen << " tensors compared in " << name_of(dtype) << ", " << failed << " failed\n";
+  if (seen > 0)
+    out << seen << " tensors compared in " << name_of(dtype) << ", " << failed << " failed\n";
+  if (!refused.empty()) fail(refused);
   return failed ? 1 : 0;
 }
 

@@ -121,6 +121,17 @@ TEST_CASE("op: --check compares a file with its own results") {
   file.commit();
   const std::string text = run({"--check", folder / "wrong.h5", "--form", "chunkwise"}, 1);
   CHECK_THAT(text, ContainsSubstring("FAILED  dw") && ContainsSubstring("at [0, 1]"));
+
+  std::ofstream(folder / "notes.h5") << "not a file of tensors";
+  std::ostringstream out;
+  try {
+    run_op(op_arguments({"--check", folder / "notes.h5", oracle}), out);
+    FAIL("a file that is none was taken");
+  } catch (const Error& e) {
+    CHECK_THAT(e.what(), ContainsSubstring("notes.h5"));
+  }
+  CHECK_THAT(out.str(),
+             ContainsSubstring("dbias") && ContainsSubstring("compared in f64, 0 failed"));
 }
 
 TEST_CASE("op: says what is wrong with names, files and flags") {

@@ -97,7 +97,7 @@ double bound_of(const std::string& operation, const std::string& name, const std
   return dtype == Dtype::f64 ? 1e-10 : 1e-5;
 }
 
-Expected expected_of(const Operation& op, const NamedCase& c, Dtype dtype) {
+Expected expected_of(const Operation& op, const NamedCase& c, Dtype dtype, Form judge) {
   Expected e;
   e.operation = &op;
   e.name = c.name;
@@ -105,9 +105,9 @@ Expected expected_of(const Operation& op, const NamedCase& c, Dtype dtype) {
   e.settings = c.settings;
   e.inputs = rounded_to(dtype, c.inputs, op.inputs());
   const Tensors exact = rounded_to(Dtype::f64, e.inputs, op.inputs());
-  e.outputs = op.forward(Form::naive, exact, c.settings);
+  e.outputs = op.forward(judge, exact, c.settings);
   e.output_gradients = rounded_to(dtype, random_gradients(e.outputs, 1), op.outputs());
-  e.gradients = op.backward(Form::naive, exact, c.settings,
+  e.gradients = op.backward(judge, exact, c.settings,
                             rounded_to(Dtype::f64, e.output_gradients, op.outputs()));
   return e;
 }

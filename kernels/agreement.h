@@ -36,7 +36,7 @@ double floor_of(Dtype dtype);
 double bound_of(const std::string& operation, const std::string& name, const std::string& tensor,
                 Dtype dtype);
 
-// A case in one dtype, and what the definition makes of it.
+// A case in one dtype, and what is expected of it.
 struct Expected {
   const Operation* operation = nullptr;
   std::string name;  // the case's
@@ -46,7 +46,10 @@ struct Expected {
   Tensors output_gradients;    // random, likewise; zero where an output is not finite
   Tensors outputs, gradients;  // f64
 };
-Expected expected_of(const Operation& operation, const NamedCase& c, Dtype dtype);
+// `judge`: the form, in f64, that says what is expected; the definition, or chunkwise at sizes that it is too
+// slow for.
+Expected expected_of(const Operation& operation, const NamedCase& c, Dtype dtype,
+                     Form judge = Form::naive);
 
 // One tensor of a form against the definition.
 struct Agreement {

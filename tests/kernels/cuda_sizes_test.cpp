@@ -1,8 +1,7 @@
 // The CUDA forms at sizes that the cases of the references are too small for: the widths of models, which
 // other kernels serve; 100,000 tokens; more than 2^31 elements. What is expected is the CPU's chunkwise form
 // in f64, which tests/kernels/forms_test.cpp holds to the definition, or the same rows computed alone.
-#include "kernels/agreement.h"
-#include "tests/catch.h"
+#include "tests/kernels/cuda_checks.h"
 #include "tests/kernels/sampled.h"
 
 namespace weft::kernels {
@@ -12,33 +11,9 @@ using tests::letters_of;
 using tests::sampled;
 using tests::Sized;
 
-// As expected_of(), by the chunkwise form.
-Expected expected_by_chunks(const Operation& op, const NamedCase& c, Dtype dtype) {
-  Expected e{&op, c.name, dtype, c.settings, rounded_to(dtype, c.inputs, op.inputs()), {}, {}, {}};
-  const Tensors exact = rounded_to(Dtype::f64, e.inputs, op.inputs());
-  e.outputs = op.forward(Form::chunkwise, exact, c.settings);
-  e.output_gradients = rounded_to(dtype, random_gradients(e.outputs, 1), op.outputs());
-  e.gradients = op.backward(Form::chunkwise, exact, c.settings,
-                            rounded_to(Dtype::f64, e.output_gradients, op.outputs()));
-  return e;
-}
-
 void check_agreement(const Sized& s) {
-  const Operation& op = operation(s.operation);
   const NamedCase c = sampled(s);
-  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    const Expected e = expected_by_chunks(op, c, dtype);
-    const Tensors in = on_device(kCuda, e.inputs);
-    allocator(kCuda).set_poison(true);
-    const Tensors y = op.forward(Form::chunkwise, in, c.settings);
-    const Tensors dx =
-        op.backward(Form::chunkwise, in, c.settings, on_device(kCuda, e.output_gradients));
-    allocator(kCuda).set_poison(false);
-    for (const Agreement& a : agreement_by_form(e, y, dx)) {
-      INFO(c.name << ", " << dtype << ": " << text(a));
-      CHECK(a.passed());
-    }
-  }
+  tests::check_on_gpu(operation(s.operation), c, Form::chunkwise, c.name);
 }
 
 Sized heads(const std::string& op, std::map<std::string, int64_t> sizes,
@@ -166,7 +141,7 @@ struct Run {
 // Weights and the like, which have no rows, are those of `shared`.
 Run alone(const Operation& op, const Sized& s, uint64_t seed, const Tensors& shared = {}) {
   const NamedCase c = sampled(s, seed);
-  const Expected e = expected_by_chunks(op, c, Dtype::bf16);
+  const Expected e = expected_of(op, c, Dtype::bf16, Form::chunkwise);
   Tensors in = on_device(kCuda, e.inputs);
   for (const Field& f : op.inputs())
     if (shared.count(f.name) && row_dimension(f.shape) < 0) in[f.name] = shared.at(f.name);

@@ -1,26 +1,9 @@
 // Every operation's CUDA form against the definition, in f32 and bf16, on memory that is NaN when it is
 // handed out. Without a GPU these say that they were skipped.
-#include "kernels/agreement.h"
-#include "tests/catch.h"
+#include "tests/kernels/cuda_checks.h"
 
 namespace weft::kernels {
 namespace {
-
-void check_case(const Operation& op, const NamedCase& c) {
-  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-    const Expected e = expected_of(op, c, dtype);
-    const Tensors in = on_device(kCuda, e.inputs);
-    allocator(kCuda).set_poison(true);
-    const Tensors y = op.forward(Form::chunkwise, in, c.settings);
-    const Tensors dx =
-        op.backward(Form::chunkwise, in, c.settings, on_device(kCuda, e.output_gradients));
-    allocator(kCuda).set_poison(false);
-    for (const Agreement& a : agreement_by_form(e, y, dx)) {
-      INFO(op.name() << ", " << c.name << ", " << dtype << ": " << text(a));
-      CHECK(a.passed());
-    }
-  }
-}
 
 void check_bits(const Operation& op, const NamedCase& c, Dtype dtype) {
   allocator(kCuda).empty_cache();  // so that initcheck sees what was never written
@@ -44,7 +27,9 @@ TEST_CASE("cuda: every case of every operation agrees with the definition", "[cu
   for (const Operation* op : operations()) {
     DYNAMIC_SECTION(op->name()) {
       for (const NamedCase& c : op->cases()) {
-        DYNAMIC_SECTION(c.name) { check_case(*op, c); }
+        DYNAMIC_SECTION(c.name) {
+          tests::check_on_gpu(*op, c, Form::naive, concat(op->name(), ", ", c.name));
+        }
       }
     }
   }

@@ -5,7 +5,7 @@
 
 #include "autograd/tape.h"
 #include "core/trace.h"
-#include "kernels/onto.h"
+#include "kernels/mechanism.h"
 
 namespace weft::autograd {
 
@@ -34,15 +34,11 @@ struct KernelNode final : Node {
         if (finite_checked()) check_finite(sum, name, "the gradient");
         std::get<M::kAdded>(made.fields()) = false;
       }
-    kernels::Inputs<M> dx;
     Tensor onto;
-    if constexpr (kernels::AddsOnto<M>) {
+    if constexpr (kernels::detail::AddsOnto<M>)
       if (std::get<M::kOnto>(made.fields()))
         onto = inputs[M::kOnto].take_flow(std::get<M::kOnto>(x.fields()));
-      if (onto) dx = kernels::backward_onto<M>(x, options, *saved, dys, made, onto);
-    }
-    if (!onto) dx = kernels::backward<M>(x, options, *saved, std::move(dys), made);
-    onto = {};
+    auto dx = kernels::backward<M>(x, options, *saved, std::move(dys), made, std::move(onto));
     std::vector<Tensor> list;
     kernels::for_fields([&](Tensor& d) { list.push_back(std::move(d)); }, dx);
     return list;

@@ -28,6 +28,17 @@ void allow_shared_memory(void (*kernel)(P...), int64_t bytes) {
 // The stream that this thread's GPU work is ordered on.
 cudaStream_t cuda_stream(Device device = kCuda);
 
+// kernel<<<blocks, threads, bytes>>>(arguments...) on that stream, with as much dynamic shared memory as
+// `bytes`. No blocks: nothing to do. check_launch() after the last of a sequence.
+template <class... P, class... A>
+void launch(void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&... arguments) {
+  if (blocks == 0) return;
+  require(blocks < (int64_t{1} << 31), "a kernel with ", blocks, " blocks: more than 2^31 - 1");
+  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);  // beyond that it has to be asked for
+  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
+           static_cast<size_t>(bytes), cuda_stream()>>>(std::forward<A>(arguments)...);
+}
+
 int cuda_arch(Device device = kCuda);  // of the code that runs: 90 where sm_90a's does, else 80
 int cuda_sms(Device device = kCuda);   // streaming multiprocessors
 

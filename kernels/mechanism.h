@@ -17,6 +17,10 @@
 //   kAdded, cuda_add_gradient(x, o, saved, dy, sum)
 //        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted in dx:
 //        a weight's gradient goes straight to where those of all uses and micro-batches are summed
+//   kOnto, cuda_backward_onto(x, o, saved, dy, dx)
+//        optional, where no input is wide: as cuda_backward, but dx of input number kOnto holds a gradient
+//        to which this one is added. A value that several operations took gets the sum of theirs: so it
+//        costs no pass of its own, and bf16 is rounded once where a sum of two results is rounded twice
 // An absent input is an undefined Tensor. The CPU forms compute in f32 and f64; bf16 is cast here.
 // The CUDA forms take f32 and bf16 as they come, with wide fields always in f32.
 // All forms allocate what they need first, and then return if the device is meta.
@@ -122,6 +126,11 @@ concept AddsGradient = HasCudaForm<M> && requires {
 };
 
 template <class M>
+concept AddsOnto = HasCudaForm<M> && requires {
+  M::kOnto;
+};
+
+template <class M>
 void require_cuda_form(Dtype t) {
   require(has_cuda && HasCudaForm<M>, M::name, ": there is no CUDA form of it in this program; ",
           "use --device cpu");
@@ -165,17 +174,22 @@ Outputs<M> cuda_outputs(const Inputs<M>& x, const Options<M>& o) {
 
 template <class M>
 Inputs<M> cuda_backward(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
-                        Outputs<M> dy, const Inputs<M, bool>& wanted) {
+                        Outputs<M> dy, const Inputs<M, bool>& wanted, const Tensor& onto) {
   require_cuda_form<M>(leading<M>(x).dtype());
   Inputs<M> dx;
   if constexpr (has_cuda && HasCudaForm<M>) {
     const Inputs<M> in = for_cuda<M>(x);
+    if constexpr (AddsOnto<M>) std::get<M::kOnto>(dx.fields()) = onto;
     for_fields(
         [](Tensor& d, const Tensor& t, bool want) {
-          if (want && t) d = empty(t.shape(), t.dtype(), t.device());
+          if (want && t && !d) d = empty(t.shape(), t.dtype(), t.device());
         },
         dx, const_cast<Inputs<M>&>(in), const_cast<Inputs<M, bool>&>(wanted));
-    M::cuda_backward(in, o, saved, dy, dx);
+    if (onto) onto.mark_written();
+    if constexpr (AddsOnto<M>) {
+      if (onto) M::cuda_backward_onto(in, o, saved, dy, dx);
+    }
+    if (!onto) M::cuda_backward(in, o, saved, dy, dx);
     for_fields(
         [](Tensor& d, const Tensor& t) {
           if (d) d = d.to(t.dtype());
@@ -211,12 +225,13 @@ Outputs<M> forward(const Inputs<M>& x, const Options<M>& o, typename M::Saved* s
   return y;
 }
 
-// The gradients of those inputs for which `wanted` holds true, each of its input's dtype.
+// The gradients of those inputs for which `wanted` holds true, each of its input's dtype. On a GPU that
+// of M::kOnto may be added to `onto`, which has that input's shape and dtype.
 template <class M>
 Inputs<M> backward(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
-                   Outputs<M> dy, const Inputs<M, bool>& wanted) {
+                   Outputs<M> dy, const Inputs<M, bool>& wanted, const Tensor& onto = {}) {
   if (detail::leading<M>(x).device().takes_cuda_forms())
-    return detail::cuda_backward<M>(x, o, saved, std::move(dy), wanted);
+    return detail::cuda_backward<M>(x, o, saved, std::move(dy), wanted, onto);
   const bool narrow = detail::leading<M>(x).dtype() == Dtype::bf16;
   const auto wide = detail::widened(x);
   dy = detail::widened(dy);

@@ -2,7 +2,7 @@
 //   y[r, o] = sum_i x[r, i] w[o, i] + bias[o]
 #pragma once
 
-#include "kernels/onto.h"
+#include "kernels/mechanism.h"
 
 namespace weft::kernels {
 

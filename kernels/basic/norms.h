@@ -9,7 +9,7 @@
 
 #include <string>
 
-#include "kernels/onto.h"
+#include "kernels/mechanism.h"
 
 namespace weft::kernels {
 

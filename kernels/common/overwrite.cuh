@@ -382,14 +382,6 @@ __global__ void sum_groups(const float* part, T* dx, int64_t count, int group, i
 
 // --- Host ----------------------------------------------------------------------------------------
 
-template <class... P, class... A>
-void launch(void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&... args) {
-  if (blocks == 0) return;
-  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
-  kernel<<<static_cast<unsigned>(blocks), threads, bytes, cuda_stream()>>>(
-      std::forward<A>(args)...);
-}
-
 // The rows of v as documents; `cu` keeps their borders on v's device.
 inline Grid make_grid(const Tensor& cu_seqlens, const Tensor& v, Tensor& cu) {
   const int64_t B = v.size(0), T = v.size(1);

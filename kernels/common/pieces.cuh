@@ -82,13 +82,4 @@ void for_padded_width(int64_t width, F&& f) {
   f.template operator()<256>();
 }
 
-// kernel<<<blocks, threads, bytes>>>(args...) on the current stream, with as much shared memory as
-// it asks for.
-template <class... Parameters, class... Args>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes, Args&&... args) {
-  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
-  kernel<<<static_cast<unsigned>(blocks), threads, static_cast<size_t>(bytes), cuda_stream()>>>(
-      args...);
-}
-
 }  // namespace weft::kernels

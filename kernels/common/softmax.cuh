@@ -343,15 +343,4 @@ inline PaddedRows padded_rows_of(const Tensor& t) {
 // Counters for `n` launches of those loops, which leave them used.
 inline Tensor counters_of(int64_t n, Device device) { return empty({n}, Dtype::i32, device); }
 
-// Dynamic shared memory beyond 48 KB has to be asked for.
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int bytes,
-            Arguments&&... arguments) {
-  if (blocks <= 0) return;
-  require(blocks < (int64_t{1} << 31), "softmax attention: ", blocks, " tiles in one launch");
-  if (bytes > 48 * 1024) allow_shared_memory(kernel, bytes);
-  kernel<<<static_cast<unsigned>(blocks), threads, bytes, cuda_stream()>>>(
-      std::forward<Arguments>(arguments)...);
-}
-
 }  // namespace weft::kernels::softmax

@@ -39,6 +39,7 @@ Loaded load(const std::string& where, const std::string& device) {
   l.path = find_checkpoint(where);
   l.state = read_state(l.path);
   l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device);
+  set_products(l.recipe.train);
   // The vocabulary is the checkpoint's own: the data need not be here.
   l.data = read_data(l.recipe.toml.table("data"));
   if (!l.data.is_task) {

@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "kernels/common/gemm.h"
+
 namespace weft::train {
 namespace {
 
@@ -37,6 +39,7 @@ RunSettings read_train(const TomlTable& t, const std::string& name, bool planned
     t.refuse("dtype", "dtype = \"", dtype, "\", expected \"f32\" or ",
              gpu ? "\"bf16\" on a GPU" : "\"f64\" on the CPU");
   s.dtype = dtype_from(dtype);
+  s.tf32 = t.boolean("tf32", s.tf32);
   s.log_every = at_least(t, "log_every", 1, s.log_every);
   s.eval_every = at_least(t, "eval_every", 0, s.eval_every);
   s.eval_batches = at_least(t, "eval_batches", 1, s.eval_batches);
@@ -99,6 +102,10 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
 }
 
 }  // namespace
+
+void set_products(const RunSettings& settings) {
+  if constexpr (has_cuda) kernels::set_tf32(settings.tf32 && settings.dtype == Dtype::f32);
+}
 
 Recipe read_recipe(const std::string& path, std::vector<std::string> overrides,
                    const std::string& device, bool planned) {

@@ -18,6 +18,7 @@ struct RunSettings {  // [train]
   int64_t accumulate = 1;  // micro-batches a step
   uint64_t seed = 1;
   Dtype dtype = Dtype::f32;
+  bool tf32 = false;  // f32 products on a GPU by TF32 tensor cores
   Device device = kCpu;
   int64_t log_every = 10;
   int64_t eval_every = 0;  // 0: only at the end
@@ -58,6 +59,9 @@ struct Recipe {
   // After model and data have read their parts: refuses what nobody asked for.
   void finish() const { toml.finish(); }
 };
+
+// Sets how this process makes products of f32 on a GPU, as the recipe says.
+void set_products(const RunSettings& settings);
 
 // `overrides` are "table.key=value"; `device`, unless empty, stands before the recipe's own. A recipe that
 // is only planned may name a GPU where there is none. Throw Error with file, line and column.

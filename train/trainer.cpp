@@ -29,6 +29,7 @@ void catch_stop_signals() {
 }
 
 Trainer::Trainer(Recipe recipe) : recipe_(std::move(recipe)) {
+  set_products(recipe_.train);
   data_settings_ = read_data(recipe_.toml.table("data"));
   model_ = std::make_unique<layers::Model>(recipe_.toml, vocabulary_of(data_settings_),
                                            recipe_.train.dtype, recipe_.train.device,

@@ -101,6 +101,27 @@ TEST_CASE("gpu: losses in f32 and in bf16 lie within 1 % of the CPU's", "[cuda]"
   }
 }
 
+TEST_CASE("gpu: train.tf32 rounds products of f32 on a GPU, and changes nothing elsewhere",
+          "[cuda]") {
+  const Folder f;
+  prepare(f);
+  const auto hash = [&](const std::string& device, const std::string& dtype, bool tf32) {
+    const std::string out = concat(device, dtype, tf32);
+    const Ran ran =
+        train(f, out,
+              {"--device", device, "--set", "train.steps=4", "--set", concat("train.dtype=", dtype),
+               "--set", concat("train.tf32=", tf32 ? "true" : "false")});
+    INFO(ran.text);
+    REQUIRE(ran.status == 0);
+    return last_hash(f, out);
+  };
+  CHECK(hash("cpu", "f32", true) == hash("cpu", "f32", false));
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  CHECK(hash("cuda", "bf16", true) == hash("cuda", "bf16", false));
+  CHECK(hash("cuda", "f32", true) != hash("cuda", "f32", false));
+  CHECK(widest_gap(losses(f, "cudaf321"), losses(f, "cudaf320")) < 0.01);
+}
+
 TEST_CASE("gpu: a run killed and resumed ends in the same bits", "[cuda]") {
   if (cuda_device_count() == 0) SKIP(why_no_cuda());
   const Folder f;

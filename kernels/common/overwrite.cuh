@@ -119,6 +119,9 @@ struct Gate {
 
 // --- Tiles of the kernels ------------------------------------------------------------------------
 
+// The first of a warp's 16 rows, of its warpgroup's 64.
+__device__ __forceinline__ int stripe() { return 16 * (warp_index() % 4); }
+
 // tile(r, c) = from[r * stride + c] for r < rows and c < cols, zeros elsewhere, by kThreads threads of
 // which this is `rank`, without waiting. Rows begin at multiples of 16 bytes.
 template <int kThreads, class T, int R, int C>
@@ -142,18 +145,19 @@ __device__ __forceinline__ void load_rows(Smem<T, R, C> tile, const T* from, int
   }
 }
 
-// to[r * stride + c] = tile(r, c) for r < rows and c < cols, by kThreads threads.
-template <int kThreads, class T, int R, int C>
-__device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t stride, int rows,
-                                           int cols, int rank) {
+// to[r * stride + c] = tile(r, c) for rows r < n of this warp's 16, and c < cols.
+template <class T, int R, int C>
+__device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t stride, int n,
+                                           int cols) {
   using Tile = Smem<T, R, C>;
-  constexpr int kUnits = C / Tile::unit_cols, kStep = kThreads / kUnits;
-  static_assert(kThreads % kUnits == 0 && R % kStep == 0);
-  const int c = rank % kUnits * Tile::unit_cols;
+  constexpr int kUnits = C / Tile::unit_cols, kStep = 32 / kUnits;
+  static_assert(32 % kUnits == 0);
+  const int first = stripe(), end = min(first + 16, n);  // before a lane leaves: it is a shuffle
+  const int c = lane_index() % kUnits * Tile::unit_cols;
   if (c >= cols) return;
   const bool whole = rows_are_aligned(to, stride) && c + Tile::unit_cols <= cols;
 #pragma unroll 1
-  for (int r = rank / kUnits; r < min(R, rows); r += kStep) {
+  for (int r = first + lane_index() / kUnits; r < end; r += kStep) {
     const T* const from = tile.ptr(r, c);
     T* const at = to + r * stride + c;
     if (whole) {
@@ -168,7 +172,6 @@ __device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t st
 // bf16 they are the warpgroup's, and what threads wrote into the tiles must have been published.
 template <class T>
 inline constexpr bool kWide = kHopper&& std::is_same_v<T, bf16>;
-__device__ __forceinline__ int stripe() { return 16 * (warp_index() % 4); }
 
 // acc += A B with A[i, k] = a(i, k), B[k, n] = b(k, n).
 template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>

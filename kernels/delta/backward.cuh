@@ -125,16 +125,15 @@ __device__ __forceinline__ void add_tile(Acc<N>& acc, Smem<float, R, C> tile, in
   }
 }
 
-// A gradient of q or k, whole or a head's part, through `tile`, by one warpgroup.
+// A gradient of q or k, whole or a head's part, through `tile`: a warp its 16 rows.
 template <class T, int N>
 __device__ __forceinline__ void store_gradient(const Acc<N>& acc, Smem<T, kChunk, N> tile, T* whole,
-                                               float* part, int64_t stride, int n, int cols,
-                                               int barrier) {
+                                               float* part, int64_t stride, int n, int cols) {
   if (part) store_acc(acc, part + stripe() * stride, stride, n - stripe(), cols);
   if (!whole) return;
   acc_to_smem(acc, tile, stripe(), 0);
-  named_sync(barrier, 128);
-  store_rows<128>(tile, whole, stride, n, cols, static_cast<int>(threadIdx.x) % 128);
+  __syncwarp();
+  store_rows(tile, whole, stride, n, cols);
 }
 
 enum Dots { kOfQuery, kOfErase, kOfWrite, kOfEnd, kOfValue };  // the last one in two halves
@@ -313,7 +312,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         put_dots(x.dots + kOfQuery * kChunk, grad, x.q, top, k0 > 0);
         add_rows(grad, x.own, x.k, top);
         store_gradient(grad, x.query, a.dq ? a.dq + place : nullptr,
-                       a.dq_part ? a.dq_part + place : nullptr, keys, s.n, a.K - k0, 1);
+                       a.dq_part ? a.dq_part + place : nullptr, keys, s.n, a.K - k0);
       } else if (role == 1) {
         rows_ab<kChunk>(grad, x.dL, x.k);
         put_dots(x.dots + kOfErase * kChunk, grad, x.k, top, k0 > 0);
@@ -330,7 +329,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         add_tile(grad, x.erase, top);
         add_rows(grad, x.own, x.q, top);
         store_gradient(grad, x.key, a.dk ? a.dk + place : nullptr,
-                       a.dk_part ? a.dk_part + place : nullptr, keys, s.n, a.K - k0, 2);
+                       a.dk_part ? a.dk_part + place : nullptr, keys, s.n, a.K - k0);
       }
     }
     if (role == 2) {

@@ -117,9 +117,9 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
     }
     __syncthreads();  // q has been read
     acc_to_smem(P, x.scores, top, 0);
-    __syncthreads();
+    __syncwarp();
     const int64_t token = a.grid.token(b, h, s.begin);
-    store_rows<128>(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk, at);
+    store_rows(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk);
     invert(x.system);
     store_inverse(x.system, a.inverse + token * kInverseWidth<T>, s.n);
   });

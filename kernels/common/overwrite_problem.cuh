@@ -4,7 +4,9 @@
 //   struct P : Problem<T, M, kVector> { template <int KP> void prepare_chunks() const; }
 #pragma once
 
+#include "kernels/common/overwrite_decode.cuh"
 #include "kernels/common/overwrite_hopper.cuh"
+#include "kernels/common/overwrite_inverse.cuh"
 #include "kernels/mechanism.h"
 
 namespace weft::kernels::overwrite {
@@ -53,32 +55,6 @@ struct Problem {
   float scale;
   Scan<T> scan{};
 };
-
-// A row of one token without a gradient.
-template <class P, class M>
-void decode_form(const Inputs<M>& in, const Options<M>& o, Outputs<M>& y) {
-  using T = typename P::Number;
-  const int64_t B = in.v.size(0), H = in.v.size(2), K = in.k.size(3), V = in.v.size(3);
-  const Tensor q = aligned(in.q), k = aligned(in.k), v = aligned(in.v);
-  const Tensor g = P::kVector ? aligned(in.g) : in.g;
-  const Tensor initial = in.initial_state ? in.initial_state.contiguous() : in.initial_state;
-  if (v.is_meta()) return;
-  const Decode<T> step{static_cast<int>(B),
-                       static_cast<int>(H),
-                       static_cast<int>(K),
-                       static_cast<int>(V),
-                       static_cast<int>(H / k.size(2)),
-                       static_cast<float>(o.factor(K)),
-                       heads<const T>(q),
-                       heads<const T>(k),
-                       heads<const T>(v),
-                       heads<const float>(in.beta),
-                       heads<const float>(g),
-                       initial ? dptr<float>(initial) : nullptr,
-                       y.final_state ? dptr<float>(y.final_state) : nullptr,
-                       dptr<T>(y.o)};
-  launch(decode<T, P::kVector>, B * H * ceil_div(V, 32), 32 * kDecodeWarps, 0, step);
-}
 
 // Chunks by themselves, then a scan that carries the state.
 template <class P, class M>

@@ -81,17 +81,15 @@ __device__ __forceinline__ void start_ring() {
 }
 
 // The loading warp.
-template <int KP, bool kVector>
-__device__ __forceinline__ void load_pieces(const Scan<bf16>& a, const ScanMaps& maps, int document,
-                                            int h, int v0, bool backwards) {
+template <int KP, bool kVector, bool kBackward>
+__device__ __forceinline__ void load_pieces(const Scan<bf16>& a, const ScanMaps& maps,
+                                            const Part& part) {
   using Tiles = HopperTiles<KP, kVector>;
   const auto ring = Tiles::ring();
-  const int b = a.grid.row(document), hk = h / a.group, lane = lane_index();
-  const int first = static_cast<int>(a.grid.begin(document) / kChunk);
-  const int pieces = static_cast<int>((a.grid.end(document) - 1) / kChunk) - first + 1;
+  const int b = part.b, h = part.h, hk = h / a.group, lane = lane_index();
   Turn turn;
-  for (int i = 0; i < pieces; ++i) {
-    const Span s = a.grid.span(document, first + (backwards ? pieces - 1 - i : i));
+  for (int i = 0; i < part.pieces; ++i) {
+    const Span s = part.span<kBackward>(a.grid, i);
     const Tiles x(turn.stage);
     ring.acquire(turn);
     int bytes = Tiles::kTileBytes + s.n * static_cast<int>(sizeof(Gate));
@@ -117,7 +115,7 @@ __device__ __forceinline__ void load_pieces(const Scan<bf16>& a, const ScanMaps&
       const int t = static_cast<int>(s.begin);
       tma_load(x.k, maps.k, full, b, t, hk, 0);
       tma_load(x.q, maps.q, full, b, t, hk, 0);
-      tma_load(x.value, maps.value, full, b, t, h, v0);
+      tma_load(x.value, maps.value, full, b, t, h, part.v0);
       tma_load(x.inverse, maps.inverse, full, b, t, h, 0);
       tma_load(x.inverse_rest, maps.inverse, full, b, t, h, kChunk);
       tma_load(x.scores, maps.scores, full, b, t, h, 0);
@@ -168,26 +166,16 @@ __global__ void __launch_bounds__(160, 1)
     hopper_forward(const __grid_constant__ Scan<bf16> a, const __grid_constant__ ScanMaps maps) {
   if constexpr (kHopper) {
     using Tiles = HopperTiles<KP, kVector>;
-    const int slices = (a.V + kColumns - 1) / kColumns;
-    const int v0 = static_cast<int>(blockIdx.x) % slices * kColumns;
-    const int h = static_cast<int>(blockIdx.x) / slices % a.grid.H;
-    const int document = static_cast<int>(blockIdx.x) / slices / a.grid.H;
-    const int warp = warp_index();
-    const auto ring = Tiles::ring();
+    const Part part(a);
     start_ring<KP, kVector>();
-    if (warp == 4) {
-      load_pieces<KP, kVector>(a, maps, document, h, v0, false);
-      return;
-    }
-    const int b = a.grid.row(document), column = 16 * warp, v = v0 + column;
-    const int64_t state = (int64_t{document} * a.grid.H + h) * a.K * a.V;
-    const int first = static_cast<int>(a.grid.begin(document) / kChunk);
-    const int pieces = static_cast<int>((a.grid.end(document) - 1) / kChunk) - first + 1;
+    if (warp_index() == 4) return load_pieces<KP, kVector, false>(a, maps, part);
+    const int b = part.b, h = part.h, v0 = part.v0, v = part.v, column = part.column;
+    const auto ring = Tiles::ring();
     Acc<KP> S;
-    load_state(S, a.initial_state ? a.initial_state + state : nullptr, a.K, a.V, v);
+    load_state(S, a.initial_state ? a.initial_state + part.state : nullptr, a.K, a.V, v);
     Turn turn;
-    for (int piece = 0; piece < pieces; ++piece) {
-      const Span s = a.grid.span(document, first + piece);
+    for (int i = 0; i < part.pieces; ++i) {
+      const Span s = part.span<false>(a.grid, i);
       const Tiles x(turn.stage);
       if (a.states && !s.first) {
         keep_state<KP, kVector>(S, maps.states, b * (a.grid.chunks - 1) + s.chunk - 1, h, v0);
@@ -252,7 +240,7 @@ __global__ void __launch_bounds__(160, 1)
       store_columns(O, Tiles::out(), column, a.o + place, stride, s.n, a.V - v0);
       turn.template next<Tiles::kStages>();
     }
-    if (a.final_state) store_state(S, a.final_state + state, a.K, a.V, v);
+    if (a.final_state) store_state(S, a.final_state + part.state, a.K, a.V, v);
     if (threadIdx.x == 0) tma_store_read<0>();
   }
 }
@@ -262,26 +250,16 @@ __global__ void __launch_bounds__(160, 1)
     hopper_backward(const __grid_constant__ Scan<bf16> a, const __grid_constant__ ScanMaps maps) {
   if constexpr (kHopper) {
     using Tiles = HopperTiles<KP, kVector>;
-    const int slices = (a.V + kColumns - 1) / kColumns;
-    const int v0 = static_cast<int>(blockIdx.x) % slices * kColumns;
-    const int h = static_cast<int>(blockIdx.x) / slices % a.grid.H;
-    const int document = static_cast<int>(blockIdx.x) / slices / a.grid.H;
-    const int warp = warp_index();
-    const auto ring = Tiles::ring();
+    const Part part(a);
     start_ring<KP, kVector>();
-    if (warp == 4) {
-      load_pieces<KP, kVector>(a, maps, document, h, v0, true);
-      return;
-    }
-    const int b = a.grid.row(document), column = 16 * warp, v = v0 + column;
-    const int64_t state = (int64_t{document} * a.grid.H + h) * a.K * a.V;
-    const int first = static_cast<int>(a.grid.begin(document) / kChunk);
-    const int pieces = static_cast<int>((a.grid.end(document) - 1) / kChunk) - first + 1;
+    if (warp_index() == 4) return load_pieces<KP, kVector, true>(a, maps, part);
+    const int b = part.b, h = part.h, v0 = part.v0, v = part.v, column = part.column;
+    const auto ring = Tiles::ring();
     Acc<KP> dS;
-    load_state(dS, a.dfinal_state ? a.dfinal_state + state : nullptr, a.K, a.V, v);
+    load_state(dS, a.dfinal_state ? a.dfinal_state + part.state : nullptr, a.K, a.V, v);
     Turn turn;
-    for (int piece = pieces - 1; piece >= 0; --piece) {
-      const Span s = a.grid.span(document, first + piece);
+    for (int i = 0; i < part.pieces; ++i) {
+      const Span s = part.span<true>(a.grid, i);
       const Tiles x(turn.stage);
       if (!s.last) {
         keep_state<KP, kVector>(dS, maps.states, b * (a.grid.chunks - 1) + s.chunk, h, v0);
@@ -344,7 +322,7 @@ __global__ void __launch_bounds__(160, 1)
       if (lane_index() == 0) ring.release(turn);
       turn.template next<Tiles::kStages>();
     }
-    if (a.dinitial_state) store_state(dS, a.dinitial_state + state, a.K, a.V, v);
+    if (a.dinitial_state) store_state(dS, a.dinitial_state + part.state, a.K, a.V, v);
     if (threadIdx.x == 0) tma_store_read<0>();
   }
 }

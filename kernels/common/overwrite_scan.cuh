@@ -53,6 +53,32 @@ struct Scan {
   }
 };
 
+// What a block has of a scan: 64 columns of V of one head of one document, a warp 16 of them.
+struct Part {
+  int v0, h, document, b;   // b: the row where the document lies
+  int first_chunk, pieces;  // one piece a chunk
+  int column, v;            // the warp's first one, from the block's and from V's start
+  int64_t state;            // where the head's state begins in [N, H, K, V]
+  template <class T>
+  __device__ explicit Part(const Scan<T>& a) {
+    const int slices = (a.V + kColumns - 1) / kColumns, block = static_cast<int>(blockIdx.x);
+    v0 = block % slices * kColumns;
+    h = block / slices % a.grid.H;
+    document = block / slices / a.grid.H;
+    b = a.grid.row(document);
+    first_chunk = static_cast<int>(a.grid.begin(document) / kChunk);
+    pieces = static_cast<int>((a.grid.end(document) - 1) / kChunk) - first_chunk + 1;
+    column = 16 * warp_index();
+    v = v0 + column;
+    state = (int64_t{document} * a.grid.H + h) * a.K * a.V;
+  }
+  // The i-th piece on the scan's way.
+  template <bool kBackward>
+  __device__ Span span(const Grid& grid, int i) const {
+    return grid.span(document, first_chunk + (kBackward ? pieces - 1 - i : i));
+  }
+};
+
 // False where overwrite_hopper.cuh has the kernel: it need not be compiled.
 template <class T, int KP>
 inline constexpr bool kRuns = !(kWide<T> && KP <= 128);
@@ -252,24 +278,21 @@ __device__ __forceinline__ void decay_state(Acc<KP>& state, const float* total, 
   }
 }
 
-// The pieces of one document in order, each in shared memory when f(tiles, span) is called; later ones
-// are under way meanwhile.
-template <class T, int KP, bool kVector, class F>
-__device__ __forceinline__ void walk(const Scan<T>& a, const Heads<const T>& value, int document,
-                                     int h, int v0, bool backwards, F&& f) {
+// The pieces of one document in the scan's order, each in shared memory when f(tiles, span) is called;
+// later ones are under way meanwhile.
+template <class T, int KP, bool kVector, bool kBackward, class F>
+__device__ __forceinline__ void walk(const Scan<T>& a, const Part& part, F&& f) {
   using Tiles = ScanTiles<T, KP, kVector>;
   constexpr int kStages = Tiles::kStages;
-  const int first = static_cast<int>(a.grid.begin(document) / kChunk);
-  const int pieces = static_cast<int>((a.grid.end(document) - 1) / kChunk) - first + 1;
-  const auto span = [&](int i) {
-    return a.grid.span(document, first + (backwards ? pieces - 1 - i : i));
-  };
   const auto issue = [&](int i) {
-    if (i < pieces) load_piece(a, Tiles(i % kStages), span(i), value, h, v0);
+    if (i < part.pieces) {
+      load_piece(a, Tiles(i % kStages), part.span<kBackward>(a.grid, i), kBackward ? a.dout : a.v,
+                 part.h, part.v0);
+    }
     async_commit();
   };
   for (int i = 0; i + 1 < kStages; ++i) issue(i);
-  for (int i = 0; i < pieces; ++i) {
+  for (int i = 0; i < part.pieces; ++i) {
     if constexpr (kStages == 1) {
       __syncthreads();
       issue(i);
@@ -280,7 +303,7 @@ __device__ __forceinline__ void walk(const Scan<T>& a, const Heads<const T>& val
       __syncthreads();
       issue(i + kStages - 1);
     }
-    f(Tiles(i % kStages), span(i));
+    f(Tiles(i % kStages), part.span<kBackward>(a.grid, i));
   }
 }
 
@@ -299,17 +322,12 @@ template <class T, int KP, bool kVector>
 __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan<T> a) {
   if constexpr (kRuns<T, KP>) {
     using Tiles = ScanTiles<T, KP, kVector>;
-    const int slices = (a.V + kColumns - 1) / kColumns;
-    const int v0 = static_cast<int>(blockIdx.x) % slices * kColumns;
-    const int h = static_cast<int>(blockIdx.x) / slices % a.grid.H;
-    const int document = static_cast<int>(blockIdx.x) / slices / a.grid.H;
-    const int b = a.grid.row(document), column = 16 * warp_index(), v = v0 + column;
-    const int64_t state_size = int64_t{a.K} * a.V,
-                  state = (int64_t{document} * a.grid.H + h) * state_size;
+    const Part part(a);
+    const int b = part.b, h = part.h, v0 = part.v0, v = part.v, column = part.column;
 
     Acc<KP> S;
-    load_state(S, a.initial_state ? a.initial_state + state : nullptr, a.K, a.V, v);
-    walk<T, KP, kVector>(a, a.v, document, h, v0, false, [&](const Tiles& x, const Span& s) {
+    load_state(S, a.initial_state ? a.initial_state + part.state : nullptr, a.K, a.V, v);
+    walk<T, KP, kVector, false>(a, part, [&](const Tiles& x, const Span& s) {
       if (a.states && !s.first) {
         store_acc(S, a.states + (a.grid.kept(b, s.chunk - 1, h) * a.V + v) * a.state_pitch,
                   a.state_pitch, a.V - v, a.K);
@@ -357,7 +375,7 @@ __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan
       decay_state(S, kVector ? x.total : nullptr, x.gates[s.n - 1].up);
       mma_ab(S, to_frag<T>(U), x.k_end, 0, 0);
     });
-    if (a.final_state) store_state(S, a.final_state + state, a.K, a.V, v);
+    if (a.final_state) store_state(S, a.final_state + part.state, a.K, a.V, v);
   }
 }
 
@@ -365,17 +383,12 @@ template <class T, int KP, bool kVector>
 __global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Scan<T> a) {
   if constexpr (kRuns<T, KP>) {
     using Tiles = ScanTiles<T, KP, kVector>;
-    const int slices = (a.V + kColumns - 1) / kColumns;
-    const int v0 = static_cast<int>(blockIdx.x) % slices * kColumns;
-    const int h = static_cast<int>(blockIdx.x) / slices % a.grid.H;
-    const int document = static_cast<int>(blockIdx.x) / slices / a.grid.H;
-    const int b = a.grid.row(document), column = 16 * warp_index(), v = v0 + column;
-    const int64_t state_size = int64_t{a.K} * a.V,
-                  state = (int64_t{document} * a.grid.H + h) * state_size;
+    const Part part(a);
+    const int b = part.b, h = part.h, v0 = part.v0, v = part.v, column = part.column;
 
     Acc<KP> dS;
-    load_state(dS, a.dfinal_state ? a.dfinal_state + state : nullptr, a.K, a.V, v);
-    walk<T, KP, kVector>(a, a.dout, document, h, v0, true, [&](const Tiles& x, const Span& s) {
+    load_state(dS, a.dfinal_state ? a.dfinal_state + part.state : nullptr, a.K, a.V, v);
+    walk<T, KP, kVector, true>(a, part, [&](const Tiles& x, const Span& s) {
       if (!s.last) {
         store_acc(dS, a.dstates + (a.grid.kept(b, s.chunk, h) * a.V + v) * a.state_pitch,
                   a.state_pitch, a.V - v, a.K);
@@ -416,7 +429,7 @@ __global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Sca
       each(R, [&](int, int col, float& r) { r *= kVector ? -1.f : -x.gates[col].up; });
       mma_ab(dS, to_frag<T>(R), x.k, 0, 0);
     });
-    if (a.dinitial_state) store_state(dS, a.dinitial_state + state, a.K, a.V, v);
+    if (a.dinitial_state) store_state(dS, a.dinitial_state + part.state, a.K, a.V, v);
   }
 }
 

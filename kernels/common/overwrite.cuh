@@ -2,6 +2,7 @@
 // lie, tiles of tokens, products for 64 rows. Beside it, overwrite_*.cuh:
 //   inverse           of a chunk's triangular system
 //   scan, hopper      the state from piece to piece, and its gradient
+//   gradients         a piece's products with the states around it
 //   decode            the step of one token
 //   problem           the host's side of all
 #pragma once
@@ -58,14 +59,17 @@ struct Grid {
     const int64_t a = max(from, start), b = min(to, start + kChunk);
     return {a, static_cast<int>(b - a), chunk, document, a == from, b == to};
   }
-  // f(span) for the pieces of a row's chunk.
+  // For kernels with a block for each chunk of a head: f(span, row, head) for the pieces of this one's.
   template <class F>
-  __device__ void for_spans(int row, int chunk, F&& f) const {
+  __device__ void for_pieces(F&& f) const {
+    const int h = static_cast<int>(blockIdx.x) % H,
+              chunk = static_cast<int>(blockIdx.x) / H % chunks;
+    const int row = static_cast<int>(blockIdx.x) / H / chunks;
     const int64_t start = int64_t{chunk} * kChunk, stop = min(T, start + kChunk);
     int document = of(row, start);
     for (int64_t t = start; t < stop; ++document) {
       const Span s = span(document, chunk);
-      f(s);
+      f(s, row, h);
       t = s.begin + s.n;
     }
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/common/overwrite_decode.cuh"
+#include "kernels/common/overwrite_gradients.cuh"
 #include "kernels/common/overwrite_hopper.cuh"
 #include "kernels/common/overwrite_inverse.cuh"
 #include "kernels/mechanism.h"
@@ -80,22 +81,6 @@ void forward_form(const Inputs<M>& in, const Options<M>& o, Outputs<M>& y,
   });
 }
 
-// What the gradients of a piece's tokens are made of, and where they go.
-template <class T>
-struct Gradients {
-  Grid grid;
-  int K, V, group, state_pitch, row_pitch;
-  float scale;
-  Heads<const T> q, k, v, dout;
-  const T *written, *erased;                  // U, R: [B, T, H, row_pitch]
-  const T *states, *dstates;                  // [B, chunks - 1, H, V, state_pitch]
-  const float *initial_state, *dfinal_state;  // [N, H, K, V] or null
-  const Gate* gates;
-  T *dq, *dk;                // [B, T, H, K] where every head has its key, or null
-  float *dq_part, *dk_part;  // the same, a head each, where they share
-  float *dbeta, *dg;         // [B, T, H], dg as g; or null
-};
-
 // A scan from the last piece to the first, which makes dv and the state's gradients, then
 // token_gradients(p, Gradients) for all the rest. R is [B, T, H, V] beside `written`.
 template <class P, class M, class F>
@@ -158,23 +143,6 @@ void backward_form(const Inputs<M>& in, const Options<M>& o, const typename M::S
   };
   sum(dq_part, dx.q);
   sum(dk_part, dx.k);
-}
-
-// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or zeros.
-template <class T, int R, int C>
-__device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
-                                           const float* wide, int K, int V, int v0, int k0,
-                                           int rank) {
-  if (kept) {
-    load_rows<128>(tile, kept + int64_t{v0} * width + k0, width, V - v0, K - k0, rank);
-    return;
-  }
-#pragma unroll 1
-  for (int at = rank; at < R * C; at += 128) {
-    const int r = at % R, c = at / R;
-    const bool valid = wide && v0 + r < V && k0 + c < K;
-    tile.at(r, c) = from_float<T>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
-  }
 }
 
 }  // namespace weft::kernels::overwrite

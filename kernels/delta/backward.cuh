@@ -20,19 +20,14 @@ struct TokenGradients : Gradients<T> {
   const GateSum* sums;
 };
 
-// Three warpgroups, for dQ, E and W. Slices of V come two ahead.
-inline constexpr int kGradientThreads = 384;
-
+// Three warpgroups, for dQ, E and W.
 template <class T, int kKeyColumns>
 struct GradientTiles {
-  static constexpr int kKeys = kKeyColumns;                // columns of K at a time
-  static constexpr int kSlice = sizeof(T) == 2 ? 64 : 32;  // and of V
-  using Rows = Smem<T, kChunk, kSlice>;
-  using State = Smem<T, kSlice, kKeys>;
+  static constexpr int kKeys = kKeyColumns;  // columns of K at a time
+  using Operands = Slices<T, kKeys, sizeof(T) == 2 ? 64 : 32>;
   using Square = Smem<T, kChunk, kChunk>;
   Smem<T, kChunk, kKeys> q, k;
-  Rows dout, written, erased, value;  // of an even slice; that of an odd one lies after it
-  State state, dstate;
+  Operands slices;
   Smem<T, kChunk, kKeys> query, key;  // dQ and dK on their way out, in the place of dout, written
   Smem<float, kChunk, kKeys> erase;   // beta E, in the place of the states
   Square dP, dL, dM;
@@ -44,22 +39,12 @@ struct GradientTiles {
   __host__ __device__ explicit GradientTiles(Arena& arena) {
     q = arena.carve<Smem<T, kChunk, kKeys>>();
     k = arena.carve<Smem<T, kChunk, kKeys>>();
-    dout = arena.carve<Rows>();  // one by one: whose address is taken ends up in local memory
-    (void)arena.carve<Rows>();
-    written = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    erased = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    value = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    state = arena.carve<State>();
-    (void)arena.carve<State>();
-    dstate = arena.carve<State>();
-    (void)arena.carve<State>();
-    query.data = dout.data;
-    key.data = written.data;
-    erase.data = reinterpret_cast<float*>(state.data);
-    static_assert(query.bytes <= 2 * Rows::bytes && erase.bytes <= 2 * State::bytes);
+    slices = Operands(arena);
+    query.data = slices.dout.data;
+    key.data = slices.written.data;
+    erase.data = reinterpret_cast<float*>(slices.state.data);
+    static_assert(query.bytes <= 2 * Operands::Rows::bytes &&
+                  erase.bytes <= 2 * Operands::State::bytes);
     dP = arena.carve<Square>();
     dL = arena.carve<Square>();
     dM = arena.carve<Square>();
@@ -68,10 +53,6 @@ struct GradientTiles {
     own = arena.carve<float>(kChunk);
     dots = arena.carve<float>(6 * kChunk);
     closing = arena.carve<float>(4);
-  }
-  template <class Tile>
-  __device__ static Tile of(Tile even, int slice) {
-    return {even.data + slice % 2 * (Tile::bytes / static_cast<int>(sizeof(T)))};
   }
 };
 
@@ -179,25 +160,15 @@ template <class T, int kKeys>
 __global__ void __launch_bounds__(kGradientThreads, 1)
     token_gradients(const __grid_constant__ TokenGradients<T> a) {
   using Tiles = GradientTiles<T, kKeys>;
-  constexpr int kSlice = Tiles::kSlice;
   Arena arena(dynamic_memory());
   const Tiles x(arena);
-  const int h = static_cast<int>(blockIdx.x) % a.grid.H;
-  const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
-  const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
   const int role = warpgroup_index(), top = stripe(), rank = static_cast<int>(threadIdx.x) % 128;
-  const int slices = (a.V + kSlice - 1) / kSlice;
 
-  a.grid.for_spans(b, chunk, [&](const Span& s) {
+  a.grid.for_pieces([&](const Span& s, int b, int h) {
     const int64_t token = a.grid.token(b, h, s.begin), hk = h / a.group;
     const int64_t row = (b * a.grid.T + s.begin) * a.grid.H + h;
-    const int64_t rows = int64_t{a.grid.H} * a.row_pitch, keys = int64_t{a.grid.H} * a.K;
-    const int64_t of_document = (int64_t{s.document} * a.grid.H + h) * a.K * a.V;
-    const int64_t size = int64_t{a.V} * a.state_pitch;
-    const T* const before = s.first ? nullptr : a.states + a.grid.kept(b, chunk - 1, h) * size;
-    const T* const after = s.last ? nullptr : a.dstates + a.grid.kept(b, chunk, h) * size;
-    const float* const initial = a.initial_state ? a.initial_state + of_document : nullptr;
-    const float* const dfinal = a.dfinal_state ? a.dfinal_state + of_document : nullptr;
+    const int64_t keys = int64_t{a.grid.H} * a.K;
+    const PieceProducts<T, typename Tiles::Operands> products(a, x.slices, s, b, h);
     __syncthreads();  // the piece before is done
     if (role == 0 && rank < kChunk) {
       x.gates[rank] = rank < s.n ? a.gates[token + rank] : Gate{0.f, 0.f, 0.f, 0.f};
@@ -207,79 +178,29 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
 #pragma unroll 1
     for (int k0 = 0; k0 < a.K; k0 += kKeys) {
       if (k0 > 0) __syncthreads();
-      const auto issue = [&](int slice) {
-        const int v0 = slice * kSlice;
-        if (slice < slices && role == 0) {
-          load_rows<128>(x.of(x.dout, slice), a.dout.at(b, s.begin, h) + v0, a.dout.token, s.n,
-                         a.V - v0, rank);
-          load_slice(x.of(x.state, slice), before, a.state_pitch, initial, a.K, a.V, v0, k0, rank);
-        } else if (slice < slices && role == 1) {
-          load_rows<128>(x.of(x.erased, slice), a.erased + row * a.row_pitch + v0, rows, s.n,
-                         a.V - v0, rank);
-          load_rows<128>(x.of(x.written, slice), a.written + row * a.row_pitch + v0, rows, s.n,
-                         a.V - v0, rank);
-          if (k0 == 0) {
-            load_rows<128>(x.of(x.value, slice), a.v.at(b, s.begin, h) + v0, a.v.token, s.n,
-                           a.V - v0, rank);
-          }
-        } else if (slice < slices) {
-          load_slice(x.of(x.dstate, slice), after, a.state_pitch, dfinal, a.K, a.V, v0, k0, rank);
+      const auto load_keys = [&] {
+        if (role == 1) {
+          load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
+        } else if (role == 2) {
+          load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
         }
       };
-      issue(0);
-      async_commit();
-      issue(1);
-      if (role == 1) {
-        load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
-      } else if (role == 2) {
-        load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
-      }
-      async_commit();
-
+      const auto close = [&](auto state, auto dstate) {
+        // Both lie alike, so the place of a number does not matter.
+        using State = decltype(state);
+        for (int i = rank; i < State::bytes / 16; i += 128) {
+          const T* const one = state.data + i * State::unit_cols;
+          const T* const other = dstate.data + i * State::unit_cols;
+#pragma unroll
+          for (int c = 0; c < State::unit_cols; c += 2) {
+            const float2 S = load_pair(one + c), dS = load_pair(other + c);
+            closing = fmaf(S.x, dS.x, fmaf(S.y, dS.y, closing));
+          }
+        }
+      };
       Acc<kKeys> grad;     // of this group: dQ, E or W
       Acc<kChunk> scores;  // the first two: dP or dL
-      fill(grad, 0.f);
-      fill(scores, 0.f);
-      float value_dot = 0;
-#pragma unroll 1
-      for (int slice = 0; slice < slices; ++slice) {
-        async_wait<1>();
-        if constexpr (kWide<T>) publish();
-        __syncthreads();
-        const auto state = x.of(x.state, slice), dstate = x.of(x.dstate, slice);
-        const auto written = x.of(x.written, slice), erased = x.of(x.erased, slice);
-        if (role == 2) {
-          rows_ab<kSlice>(grad, written, dstate);
-          // dS . S: both lie alike, so the place of a number does not matter.
-          for (int i = rank; i < Tiles::State::bytes / 16; i += 128) {
-            const T* const one = state.data + i * Tiles::State::unit_cols;
-            const T* const other = dstate.data + i * Tiles::State::unit_cols;
-#pragma unroll
-            for (int c = 0; c < Tiles::State::unit_cols; c += 2) {
-              const float2 S = load_pair(one + c), dS = load_pair(other + c);
-              closing = fmaf(S.x, dS.x, fmaf(S.y, dS.y, closing));
-            }
-          }
-          if (k0 == 0) {
-            const auto value = x.of(x.value, slice);
-            const int r = rank % kChunk, first = rank / kChunk * (kSlice / 2);
-            for (int c = first; c < first + kSlice / 2; c += 2) {
-              const float2 R = load_pair(erased.ptr(r, c)), V = load_pair(value.ptr(r, c));
-              value_dot = fmaf(R.x, V.x, fmaf(R.y, V.y, value_dot));
-            }
-          }
-        } else {
-          const auto left = role == 0 ? x.of(x.dout, slice) : erased;
-          rows_ab<kSlice>(grad, left, state);
-          if (k0 == 0) rows_abt<kSlice>(scores, left, written);
-        }
-        if (slice + 2 < slices) {
-          __syncthreads();
-          issue(slice + 2);
-        }
-        async_commit();
-      }
-      async_wait<0>();
+      const float value_dot = products.run(k0, grad, scores, load_keys, close);
       if (k0 == 0 && role < 2) {
         each(scores, [&](int row, int c, float& d) {
           const int r = top + row;
@@ -337,7 +258,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       if (lane_index() == 0) x.closing[top / 16] = closing;
     }
     __syncthreads();
-    if (threadIdx.x < 32) gate_gradients(a, x, s, b, h, initial != nullptr);
+    if (threadIdx.x < 32) gate_gradients(a, x, s, b, h, products.initial != nullptr);
   });
 }
 

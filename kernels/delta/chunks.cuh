@@ -83,12 +83,9 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
     prepare(const __grid_constant__ Chunks<T> a) {
   Arena arena(dynamic_memory());
   const ChunkTiles<T, KP> x(arena);
-  const int h = static_cast<int>(blockIdx.x) % a.grid.H;
-  const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
-  const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
   const int top = stripe(), at = static_cast<int>(threadIdx.x);
 
-  a.grid.for_spans(b, chunk, [&](const Span& s) {
+  a.grid.for_pieces([&](const Span& s, int b, int h) {
     __syncthreads();  // the piece before is done
     load_rows<128>(x.k, a.k.at(b, s.begin, h / a.group), a.k.token, s.n, a.K, at);
     load_rows<128>(x.q, a.q.at(b, s.begin, h / a.group), a.q.token, s.n, a.K, at);

@@ -24,25 +24,21 @@ struct TokenGradients : Gradients<T> {
   Heads<const float> g;
 };
 
-// Three warpgroups, for dQ, E and W; a warp has a block of 16 tokens. Slices of V come two ahead.
-inline constexpr int kGradientThreads = 384, kKeys = 64;  // columns of K at a time
+// Three warpgroups, for dQ, E and W; a warp has a block of 16 tokens.
+inline constexpr int kKeys = 64;  // columns of K at a time
 
 enum Pairs { kP, kPt, kLt, kM };                     // gradients of a block's scores, fp32
 enum Sums { kOfQuery, kOfErase, kOfWrite, kOfEnd };  // of a block, a channel each
 
 template <class T>
 struct GradientTiles {
-  static constexpr int kSlice = sizeof(T) == 2 ? 64 : 16;  // columns of V at a time
-  using Rows = Smem<T, kChunk, kSlice>;
-  using State = Smem<T, kSlice, kKeys>;
+  using Operands = Slices<T, kKeys, sizeof(T) == 2 ? 64 : 16>;
   using Keys = Smem<T, kChunk, kKeys>;
   using Wide = Smem<float, kChunk, kKeys>;
   using Square = Smem<T, kChunk, kChunk>;
   Keys q, k, q_up, k_up, k_down;
-  // In one place: the operands of the products with states, of an even slice (that of an odd one lies
-  // after it); then what the groups made.
-  Rows dout, written, erased, value;
-  State state, dstate;
+  // In one place: the operands of the products with states; then what the groups made.
+  Operands slices;
   Wide g;  // log gates
   Wide query, erase, write, end;
   Square dP, dL, dM;
@@ -60,18 +56,7 @@ struct GradientTiles {
     k_up = arena.carve<Keys>();
     k_down = arena.carve<Keys>();
     Arena later = arena;
-    dout = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    written = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    erased = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    value = arena.carve<Rows>();
-    (void)arena.carve<Rows>();
-    state = arena.carve<State>();
-    (void)arena.carve<State>();
-    dstate = arena.carve<State>();
-    (void)arena.carve<State>();
+    slices = Operands(arena);
     g = arena.carve<Wide>();
     query = later.carve<Wide>();
     erase = later.carve<Wide>();
@@ -88,10 +73,6 @@ struct GradientTiles {
     decay = arena.carve<float>(kBlocks * kKeys);
     sums = arena.carve<float>(4 * kBlocks * kKeys);
     closing = arena.carve<float>(4 * kKeys);
-  }
-  template <class Tile>
-  __device__ static Tile of(Tile even, int slice) {
-    return {even.data + slice % 2 * (Tile::bytes / static_cast<int>(sizeof(T)))};
   }
   __device__ float* pair(Pairs kind, int block) const {
     return pairs + (kind * kBlocks + block) * kBlock * kBlock;
@@ -131,102 +112,41 @@ template <class T>
 __global__ void __launch_bounds__(kGradientThreads, 1)
     token_gradients(const __grid_constant__ TokenGradients<T> a) {
   using Tiles = GradientTiles<T>;
-  constexpr int kSlice = Tiles::kSlice;
   Arena arena(dynamic_memory());
   const Tiles x(arena);
-  const int h = static_cast<int>(blockIdx.x) % a.grid.H;
-  const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
-  const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
   const int role = warpgroup_index(), block = warp_index() % 4, top = kBlock * block;
   const int at = static_cast<int>(threadIdx.x), rank = at % 128, lane = lane_index(), c = 2 * lane;
-  const int slices = (a.V + kSlice - 1) / kSlice;
   const bool pairs = a.K % 2 == 0;
 
-  a.grid.for_spans(b, chunk, [&](const Span& s) {
+  a.grid.for_pieces([&](const Span& s, int b, int h) {
     const int64_t token = a.grid.token(b, h, s.begin), hk = h / a.group;
     const int64_t place = (b * a.grid.T + s.begin) * a.grid.H + h;  // in [B, T, H]
-    const int64_t rows = int64_t{a.grid.H} * a.row_pitch, size = int64_t{a.V} * a.state_pitch;
-    const int64_t of_document = (int64_t{s.document} * a.grid.H + h) * a.K * a.V;
-    const T* const before = s.first ? nullptr : a.states + a.grid.kept(b, chunk - 1, h) * size;
-    const T* const after = s.last ? nullptr : a.dstates + a.grid.kept(b, chunk, h) * size;
-    const float* const initial = a.initial_state ? a.initial_state + of_document : nullptr;
-    const float* const dfinal = a.dfinal_state ? a.dfinal_state + of_document : nullptr;
+    const PieceProducts<T, typename Tiles::Operands> products(a, x.slices, s, b, h);
     __syncthreads();  // the piece before is done
     if (at < kChunk) x.gates[at] = at < s.n ? a.gates[token + at] : Gate{};
 
     for (int k0 = 0; k0 < a.K; k0 += kKeys) {
       if (k0 > 0) __syncthreads();
-      const auto issue = [&](int slice) {
-        const int v0 = slice * kSlice;
-        if (slice < slices && role == 0) {
-          load_rows<128>(x.of(x.dout, slice), a.dout.at(b, s.begin, h) + v0, a.dout.token, s.n,
-                         a.V - v0, rank);
-          load_slice(x.of(x.state, slice), before, a.state_pitch, initial, a.K, a.V, v0, k0, rank);
-        } else if (slice < slices && role == 1) {
-          load_rows<128>(x.of(x.erased, slice), a.erased + place * a.row_pitch + v0, rows, s.n,
-                         a.V - v0, rank);
-          load_rows<128>(x.of(x.written, slice), a.written + place * a.row_pitch + v0, rows, s.n,
-                         a.V - v0, rank);
-          if (k0 == 0) {
-            load_rows<128>(x.of(x.value, slice), a.v.at(b, s.begin, h) + v0, a.v.token, s.n,
-                           a.V - v0, rank);
-          }
-        } else if (slice < slices) {
-          load_slice(x.of(x.dstate, slice), after, a.state_pitch, dfinal, a.K, a.V, v0, k0, rank);
+      const auto load_keys = [&] {
+        if (role == 0) {
+          load_rows<128>(x.g, a.g.at(b, s.begin, h) + k0, a.g.token, s.n, a.K - k0, rank);
+        } else if (role == 1) {
+          load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
+        } else {
+          load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
         }
       };
-      issue(0);
-      async_commit();
-      issue(1);
-      if (role == 0) {
-        load_rows<128>(x.g, a.g.at(b, s.begin, h) + k0, a.g.token, s.n, a.K - k0, rank);
-      } else if (role == 1) {
-        load_rows<128>(x.q, a.q.at(b, s.begin, hk) + k0, a.q.token, s.n, a.K - k0, rank);
-      } else {
-        load_rows<128>(x.k, a.k.at(b, s.begin, hk) + k0, a.k.token, s.n, a.K - k0, rank);
-      }
-      async_commit();
+      float2 closing = {0, 0};
+      const auto close = [&](auto state, auto dstate) {
+        const int quarter = block * (state.rows / 4);
+#pragma unroll 4
+        for (int r = quarter; r < quarter + state.rows / 4; ++r) {
+          closing = fma(load_pair(state.ptr(r, c)), load_pair(dstate.ptr(r, c)), closing);
+        }
+      };
       Acc<kKeys> grad;     // of this group: dQ, E or Z, before decays
       Acc<kChunk> scores;  // the first two: dP or dL
-      fill(grad, 0.f);
-      fill(scores, 0.f);
-      float value_dot = 0;
-      float2 closing = {0, 0};
-#pragma unroll 1
-      for (int slice = 0; slice < slices; ++slice) {
-        async_wait<1>();
-        if constexpr (kWide<T>) publish();
-        __syncthreads();
-        const auto state = x.of(x.state, slice), dstate = x.of(x.dstate, slice);
-        const auto written = x.of(x.written, slice), erased = x.of(x.erased, slice);
-        if (role == 2) {
-          rows_ab<kSlice>(grad, written, dstate);
-          const int quarter = block * (kSlice / 4);
-#pragma unroll 4
-          for (int r = quarter; r < quarter + kSlice / 4; ++r) {
-            closing = fma(load_pair(state.ptr(r, c)), load_pair(dstate.ptr(r, c)), closing);
-          }
-          if (k0 == 0) {
-            const auto value = x.of(x.value, slice);
-            const int r = rank % kChunk, first = rank / kChunk * (kSlice / 2);
-#pragma unroll 8
-            for (int v = first; v < first + kSlice / 2; v += 2) {
-              const float2 R = load_pair(erased.ptr(r, v)), V = load_pair(value.ptr(r, v));
-              value_dot = fmaf(R.x, V.x, fmaf(R.y, V.y, value_dot));
-            }
-          }
-        } else {
-          const auto left = role == 0 ? x.of(x.dout, slice) : erased;
-          rows_ab<kSlice>(grad, left, state);
-          if (k0 == 0) rows_abt<kSlice>(scores, left, written);
-        }
-        if (slice + 2 < slices) {
-          __syncthreads();
-          issue(slice + 2);
-        }
-        async_commit();
-      }
-      async_wait<0>();
+      const float value_dot = products.run(k0, grad, scores, load_keys, close);
       __syncthreads();  // q, k and g are there; the slices have been used
       if (role == 2) {
         store_pair(x.closing + block * kKeys + c, closing.x, closing.y);
@@ -410,7 +330,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
           from = plus(from, load_pair(x.query.ptr(r, c)));
           from = fma(k, float2{erase.x - write.x, erase.y - write.y}, from);
           // Before a document's first token there is nothing to forget: the sum leaves rounding.
-          const bool none = r == 0 && s.first && !initial;
+          const bool none = r == 0 && s.first && !products.initial;
           const float2 dg = none ? float2{0, 0} : plus(past[i], from);
           if (r < s.n) store_channels(a.dg + key + r * keys, c, a.K - k0, pairs, dg);
         }

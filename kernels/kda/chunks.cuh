@@ -85,7 +85,8 @@ __device__ __forceinline__ float sum_across(float (&x)[32]) {
   return x[0];
 }
 
-// Columns of a left operand times by[column block][column % 2].
+// Columns of a left operand times by[column block][column % 2]. In bf16 this rounds a second time, which
+// costs results up to 4% of their error where gates are close to 0, and nothing where they are not.
 __device__ __forceinline__ void scale_frag(Frag<float, 16>& frag, const float (&by)[2][2]) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -141,14 +142,11 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
     prepare(const __grid_constant__ Chunks<T> a) {
   Arena arena(dynamic_memory());
   const ChunkTiles<T, KP> x(arena);
-  const int h = static_cast<int>(blockIdx.x) % a.grid.H;
-  const int chunk = static_cast<int>(blockIdx.x) / a.grid.H % a.grid.chunks;
-  const int b = static_cast<int>(blockIdx.x) / a.grid.H / a.grid.chunks;
   const int block = warp_index(), top = kBlock * block, at = static_cast<int>(threadIdx.x);
   const int lane = lane_index();
   float* const own = x.own + block * kBlock * kBlock;
 
-  a.grid.for_spans(b, chunk, [&](const Span& s) {
+  a.grid.for_pieces([&](const Span& s, int b, int h) {
     __syncthreads();  // the piece before is done
     load_rows<128>(x.k, a.k.at(b, s.begin, h / a.group), a.k.token, s.n, a.K, at);
     load_rows<128>(x.q, a.q.at(b, s.begin, h / a.group), a.q.token, s.n, a.K, at);
@@ -191,7 +189,7 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
       const int64_t end = s.begin + s.n;
       if (block == 0 && c < a.width && (end == a.grid.T || end % kChunk == 0)) {
         const float2 all = plus(load_pair(x.sums + c), after);
-        const int64_t place = (int64_t{b} * a.grid.H + h) * a.grid.chunks + chunk;
+        const int64_t place = (int64_t{b} * a.grid.H + h) * a.grid.chunks + s.chunk;
         store_pair(a.total + place * a.width + c, ex2(all.x), ex2(all.y));
       }
       before = {ex2(before.x), ex2(before.y)}, after = {ex2(after.x), ex2(after.y)};

@@ -1,4 +1,8 @@
 // apply<M>(): puts any operation of kernels/ on the tape.
+//
+// Where an operation has M::kSum, its inputs number 0 and M::kResidual count by their sum alone, which
+// is output M::kSum if the latter is there. Backward then needs nothing but that sum: the tape keeps it
+// in place of both. Their gradients are one tensor; on a GPU the sum's own gradient becomes it.
 #pragma once
 
 #include <optional>
@@ -10,12 +14,18 @@
 namespace weft::autograd {
 
 template <class M>
+concept SumsInputs = requires {
+  M::kSum;
+};
+
+template <class M>
 struct KernelNode final : Node {
   KernelNode() : Node(std::string(M::name)) {}
   kernels::Inputs<M, Kept> kept;
   kernels::Inputs<M, bool> wanted{};
   kernels::Options<M> options;
   std::optional<typename M::Saved> saved;
+  bool sums = false;  // is M::kSum there?
   Shape first_shape;
   Dtype first_dtype = Dtype::f32;
 
@@ -34,19 +44,34 @@ struct KernelNode final : Node {
         if (finite_checked()) check_finite(sum, name, "the gradient");
         std::get<M::kAdded>(made.fields()) = false;
       }
-    Tensor onto;
-    if constexpr (kernels::detail::AddsOnto<M>)
-      if (std::get<M::kOnto>(made.fields()))
-        onto = inputs[M::kOnto].take_flow(std::get<M::kOnto>(x.fields()));
+    if constexpr (SumsInputs<M>)
+      if (std::get<0>(made.fields()) && sums) std::get<M::kResidual>(made.fields()) = false;
+    Tensor onto = place(x, made, dys);
     auto dx = kernels::backward<M>(x, options, *saved, std::move(dys), made, std::move(onto));
     std::vector<Tensor> list;
     kernels::for_fields([&](Tensor& d) { list.push_back(std::move(d)); }, dx);
+    if constexpr (SumsInputs<M>)
+      if (std::get<M::kResidual>(wanted.fields()) && list[0]) list[M::kResidual] = list[0];
     return list;
   }
   void release() override {
     kept = {};
     saved.reset();
     options = {};
+  }
+
+ private:
+  // What the gradient of input M::kOnto may be added to: taken from where it lies, or absent.
+  Tensor place(kernels::Inputs<M>& x, kernels::Inputs<M, bool>& made,
+               kernels::Outputs<M>& dy) const {
+    if constexpr (kernels::detail::AddsOnto<M>) {
+      if (!std::get<M::kOnto>(made.fields())) return {};
+      const Tensor& value = std::get<M::kOnto>(x.fields());
+      if constexpr (SumsInputs<M>)
+        if (sums) return take_gradient(std::get<M::kSum>(dy.fields()), value);
+      return inputs[M::kOnto].take_flow(value);
+    }
+    return {};
   }
 };
 
@@ -82,6 +107,11 @@ kernels::Outputs<M, Var> apply(const kernels::Inputs<M, Var>& in,
   node->options = options;
   node->first_shape = std::get<0>(y.fields()).shape();
   node->first_dtype = std::get<0>(y.fields()).dtype();
+  if constexpr (SumsInputs<M>)
+    if (const Tensor& sum = std::get<M::kSum>(y.fields())) {
+      node->sums = true;
+      std::get<0>(values.fields()) = std::get<M::kResidual>(values.fields()) = sum;
+    }
   kernels::for_fields([](Kept& k, const Tensor& t) { k = Kept(t); }, node->kept, values);
   kernels::for_fields(
       [&](bool& want, const Var& v) {

@@ -112,14 +112,17 @@ Tensor Edge::sum() const {
 }
 
 Tensor Edge::take_flow(const Tensor& value) const {
-  if (!value.device().takes_cuda_forms()) return {};
   const Edge* to = this;
   while (to->node && to->node->flow.empty() && to->node->only_reshapes()) to = &to->node->inputs[0];
   if (!to->node || to->node->flow.empty()) return {};
-  Tensor& flow = to->node->flow[static_cast<size_t>(to->index)];
-  if (!flow || flow.use_count() > 1 || flow.dtype() != value.dtype() || !flow.is_contiguous())
+  return take_gradient(to->node->flow[static_cast<size_t>(to->index)], value);
+}
+
+Tensor take_gradient(Tensor& gradient, const Tensor& value) {
+  if (!value.device().takes_cuda_forms() || !gradient || gradient.use_count() > 1 ||
+      gradient.dtype() != value.dtype() || !gradient.is_contiguous())
     return {};
-  return std::exchange(flow, {}).reshape(value.shape());
+  return std::exchange(gradient, {}).reshape(value.shape());
 }
 
 const Tensor& Kept::get(const std::string& operation) const {

@@ -69,6 +69,10 @@ struct Edge {
   Tensor take_flow(const Tensor& value) const;
 };
 
+// Takes `gradient` out where another, of a tensor like `value`, may be written to its memory: on a GPU,
+// and where nobody else holds it. Else absent, and `gradient` stays.
+Tensor take_gradient(Tensor& gradient, const Tensor& value);
+
 // A tensor kept for backward, with its version: get() throws Error if it was changed in place since.
 class Kept {
  public:

@@ -107,10 +107,25 @@ Norm::Norm(const Builder& b, int64_t width, Kind kind, double eps)
                                : 1e-5),
       weight_(b.parameter("weight", {width}, Init::constant(1))) {}
 
+Var Stream::sum() {
+  if (added) *this = {autograd::add(x, added), {}};
+  return x;
+}
+
 Var Norm::operator()(const Var& x) const {
-  const Var y = kind_ == Kind::rms ? apply<kernels::RmsNorm>({rows(x), weight_}, {eps_}).y
-                                   : apply<kernels::LayerNorm>({rows(x), weight_, {}}, {eps_}).y;
-  return reshape(y, x.shape());
+  Stream alone{x, {}};
+  return (*this)(alone);
+}
+
+Var Norm::operator()(Stream& stream) const {
+  const Shape shape = stream.x.shape();
+  const auto finished = [&](const auto& made) {
+    if (made.sum) stream = {reshape(made.sum, shape), {}};
+    return reshape(made.y, shape);
+  };
+  const Var x = rows(stream.x), added = stream.added ? rows(stream.added) : Var();
+  if (kind_ == Kind::rms) return finished(apply<kernels::RmsNorm>({x, weight_, added}, {eps_}));
+  return finished(apply<kernels::LayerNorm>({x, weight_, {}, added}, {eps_}));
 }
 
 GatedNorm::GatedNorm(const Builder& b, int64_t width, double eps, const std::string& gate,

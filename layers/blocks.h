@@ -37,12 +37,20 @@ class Linear {
   Var weight, bias;
 };
 
+// The residual stream between two parts: x + added. The norm before the next part adds up in passing.
+struct Stream {
+  Var x, added;  // added may be absent
+  Var sum();     // adds up where no norm does
+};
+
 // RMS or layer norm of the last dimension, with a weight.
 class Norm {
  public:
   enum class Kind { rms, layer };
   Norm(const Builder& b, int64_t width, Kind kind = Kind::rms, double eps = 0);  // eps 0: usual one
   Var operator()(const Var& x) const;
+  // Of the sum, which the stream then is.
+  Var operator()(Stream& stream) const;
 
  private:
   Kind kind_;

@@ -18,25 +18,26 @@ using autograd::apply;
 
 namespace {
 
-// x + mixer(x), then x + mlp(x), with norms before, after, or on both sides of each.
+// x + mixer(x), then x + mlp(x), with norms before, after, or on both sides of each. What the last part adds
+// is left to the norm that comes next.
 struct Block {
   std::optional<Norm> mixer_norm, mixer_post_norm, mlp_norm, mlp_post_norm;
   std::unique_ptr<Layer> mixer, mlp;
   std::string name;  // "layers.3"
 
-  Var forward(const Var& x, Context& c) const {
-    const Var y = added(x, *mixer, mixer_norm, mixer_post_norm, name + ".mixer", c);
-    return mlp ? added(y, *mlp, mlp_norm, mlp_post_norm, name + ".mlp", c) : y;
+  void forward(Stream& stream, Context& c) const {
+    pass(stream, *mixer, mixer_norm, mixer_post_norm, name + ".mixer", c);
+    if (mlp) pass(stream, *mlp, mlp_norm, mlp_post_norm, name + ".mlp", c);
   }
 
  private:
-  static Var added(const Var& x, const Layer& f, const std::optional<Norm>& before,
+  static void pass(Stream& stream, const Layer& f, const std::optional<Norm>& before,
                    const std::optional<Norm>& after, const std::string& owner, Context& c) {
     const OwnerScope scope(owner);
-    Var y = before ? (*before)(x) : x;
+    Var y = before ? (*before)(stream) : stream.sum();
     y = f.forward(y, c);
     if (after) y = (*after)(y);
-    return autograd::add(x, y);
+    stream.added = y;
   }
 };
 
@@ -143,7 +144,7 @@ struct Model::Parts {
 
   Var embed(const Tensor& tokens, const Context& c) const;
   Tensor placed(const Tensor& tokens, const Context& c) const;  // the position of each token
-  Var through(const Block& block, const Var& x, Context& c) const;
+  void through(const Block& block, Stream& stream, Context& c) const;
   // [B, T] to [B, T, D], after the final norm.
   Var hidden(const Tensor& tokens, Context& c, Generation* generation) const;
   Tensor logits(const Var& x) const;  // [R, D] -> [R, V]
@@ -197,35 +198,38 @@ Tensor Model::Parts::placed(const Tensor& tokens, const Context& c) const {
   return row_positions;
 }
 
-Var Model::Parts::through(const Block& block, const Var& x, Context& c) const {
-  if (!recompute || !autograd::grad_enabled()) return block.forward(x, c);
+void Model::Parts::through(const Block& block, Stream& stream, Context& c) const {
+  if (!recompute || !autograd::grad_enabled()) return block.forward(stream, c);
   const OwnerScope owner(block.name);
   const bool losses = c.losses != nullptr;
-  // Auxiliary losses are results of the block, so that their gradients find the way back.
+  // One tensor a block is kept: its sum. Auxiliary losses are results of the block, so that their
+  // gradients find the way back.
   const auto run = [&block, losses, cu_seqlens = c.cu_seqlens](const std::vector<Var>& in) {
     std::vector<Var> auxiliary;
     Context inner;
     inner.cu_seqlens = cu_seqlens;
     if (losses) inner.losses = &auxiliary;
-    std::vector<Var> out{block.forward(in[0], inner)};
+    Stream within{in[0], {}};
+    block.forward(within, inner);
+    std::vector<Var> out{within.sum()};
     out.insert(out.end(), auxiliary.begin(), auxiliary.end());
     return out;
   };
-  const std::vector<Var> out = autograd::recompute(run, {x});
+  const std::vector<Var> out = autograd::recompute(run, {stream.sum()});
   if (losses) c.losses->insert(c.losses->end(), out.begin() + 1, out.end());
-  return out[0];
+  stream = {out[0], {}};
 }
 
 Var Model::Parts::hidden(const Tensor& tokens, Context& c, Generation* generation) const {
   require(tokens.dtype() == Dtype::i32 && tokens.dims() == 2, "model: tokens are ", tokens.dtype(),
           " ", tokens.shape(), ", expected i32 [B, T]");
-  Var x = embed(tokens, c);
+  Stream stream{embed(tokens, c), {}};
   for (size_t i = 0; i < blocks.size(); ++i) {
     if (generation) c.state = &generation->states[i];
-    x = through(blocks[i], x, c);
+    through(blocks[i], stream, c);
   }
   const OwnerScope owner("head");
-  return (*norm)(x);
+  return (*norm)(stream);
 }
 
 Tensor Model::Parts::logits(const Var& x) const {

@@ -108,8 +108,11 @@ std::vector<Problem> problems() {
                   {{"return_state", "false"}},
                   0,
                   0});
-  list.push_back(rows("rms_norm", 32768, 768, {"weight"}));
-  list.push_back(rows("layer_norm", 32768, 768, {"weight"}));
+  for (const char* norm : {"rms_norm", "layer_norm"}) {
+    list.push_back(rows(norm, 32768, 768, {"weight"}));
+    list.push_back(rows(norm, 32768, 768, {"weight", "residual"}));
+    list.back().name = concat(norm, "_residual R32768 D768");
+  }
   list.push_back(rows("gated_norm", 131072, 128, {"weight"}));
   list.push_back(rows("l2_norm", 262144, 128, {}));
   list.push_back(rows("activation", 32768, 3072, {}, {{"kind", "gelu"}}));

@@ -6,6 +6,7 @@
 #include "kernels/basic/functions.h"
 #include "kernels/basic/norms_reference.h"
 #include "kernels/basic/rows.h"
+#include "kernels/common/rounding.h"
 
 namespace weft::kernels {
 namespace {
@@ -21,6 +22,10 @@ void check_rows(std::string_view name, const Tensor& x, int64_t groups) {
   require(groups >= 1 && x.size(1) % groups == 0, name, ": groups = ", groups,
           ", expected a divisor of D = ", x.size(1));
 }
+void check_residual(std::string_view name, const Tensor& residual, const Tensor& x) {
+  require(!residual || residual.shape() == x.shape(), name, ": residual has shape ",
+          residual.shape(), ", expected ", x.shape(), " as x");
+}
 void check_vector(std::string_view name, const char* what, const Tensor& v, int64_t D) {
   require(!v || v.shape() == Shape{D}, name, ": ", what, " has shape ", v.shape(), ", expected [",
           D, "]");
@@ -34,6 +39,37 @@ Tensor weight_or_one(const Tensor& weight, const Tensor& x) {
 // Sums over rows: a row of D numbers for each block of rows, then one.
 Tensor partial_sums(bool wanted, const RowBlocks& blocks, const Tensor& like) {
   return wanted ? empty({blocks.count, like.size(1)}, like.dtype(), like.device()) : Tensor();
+}
+
+// sum = x + residual, as it is kept: both passes go on from that.
+template <class T>
+void add_rows(const Tensor& x, const Tensor& residual, const Tensor& sum) {
+  const int64_t D = x.size(1);
+  const auto xs = rows<const T>(x), more = rows<const T>(residual);
+  const auto sums = rows<T>(sum);
+  parallel_ranges(x.size(0), row_grain(D), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const T* __restrict__ a = xs[r];
+      const T* __restrict__ b = more[r];
+      T* __restrict__ out = sums[r];
+      for (int64_t i = 0; i < D; ++i) out[i] = operand(a[i] + b[i]);
+    }
+  });
+}
+
+// What is normalised: x, or the sum, which is made here.
+Tensor normalised(const Tensor& x, const Tensor& residual, const Tensor& sum) {
+  const Tensor in = with_rows(x);
+  if (!residual) return in;
+  const Tensor more = with_rows(residual);
+  if (!in.is_meta()) for_real(in.dtype(), [&]<class T>() { add_rows<T>(in, more, sum); });
+  return sum;
+}
+
+// The gradient of x is that of the residual, too: the place for it, or the first of two.
+const Tensor& place_of(const Tensor& dx, const Tensor& dresidual) { return dx ? dx : dresidual; }
+void copy_to_second(const Tensor& dx, const Tensor& dresidual) {
+  if (dx && dresidual) dresidual.copy_from(dx);
 }
 
 // y = x r w with r = (sum x^2 / count + eps)^-1/2 over each group of W columns; count is W, or 1 for
@@ -57,13 +93,19 @@ void scale_rows(const Tensor& x, const Tensor& weight, int64_t W, double count, 
   });
 }
 
-// Its gradients, from dn = dy w: dx = r (dn - x r^2 sum(dn x) / count), dw = sum over rows of dy x r.
+template <class T>
+void add_row(const T* __restrict__ from, int64_t n, T* __restrict__ to) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+// Its gradients, from dn = dy w: dx = r (dn - x r^2 sum(dn x) / count) + along, where that is there,
+// dw = sum over rows of dy x r.
 template <class T>
 void scale_rows_backward(const Tensor& x, const Tensor& weight, int64_t W, double count,
-                         const Tensor& rstd, const Tensor& dy, const Tensor& dx,
-                         const Tensor& dw_parts, const RowBlocks& blocks) {
+                         const Tensor& rstd, const Tensor& dy, const Tensor& along,
+                         const Tensor& dx, const Tensor& dw_parts, const RowBlocks& blocks) {
   const int64_t D = x.size(1);
-  const auto xs = rows<const T>(x), flow = rows<const T>(dy);
+  const auto xs = rows<const T>(x), flow = rows<const T>(dy), alongs = rows<const T>(along);
   const auto dxs = rows<T>(dx), dws = rows<T>(dw_parts);
   blocks.each([&](int64_t block, int64_t begin, int64_t end) {
     if (dws) std::fill_n(dws[block], D, T(0));
@@ -77,6 +119,7 @@ void scale_rows_backward(const Tensor& x, const Tensor& weight, int64_t W, doubl
           T* __restrict__ out = dxs[r] + at;
           const T back = root * root * root * dot(in, g, wg, W) / T(count);
           for (int64_t i = 0; i < W; ++i) out[i] = root * g[i] * wg[i] - back * in[i];
+          if (alongs) add_row(alongs[r] + at, W, out);
         }
         if (dws) {
           T* __restrict__ sum = dws[block] + at;
@@ -173,16 +216,17 @@ void for_gates(Dtype dtype, const GatedNorm::Options& o, const F& f) {
 void RmsNorm::check(const Inputs<Tensor>& x, const Options& o) {
   check_rows(name, x.x, o.groups);
   check_vector(name, "weight", x.weight, x.x.size(1));
+  check_residual(name, x.residual, x.x);
 }
 
 Outputs<RmsNorm> RmsNorm::outputs(const Inputs<Tensor>& x, const Options&) {
-  return {empty_like(x.x)};
+  return {empty_like(x.x), x.residual ? empty_like(x.x) : Tensor()};
 }
 
 void RmsNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                           Saved* saved) {
-  const Tensor in = with_rows(x.x), weight = weight_or_one(x.weight, x.x);
-  if (saved) saved->rstd = empty({in.size(0), o.groups}, in.dtype(), in.device());
+  const Tensor in = normalised(x.x, x.residual, y.sum), weight = weight_or_one(x.weight, x.x);
+  if (saved) *saved = {empty({in.size(0), o.groups}, in.dtype(), in.device()), y.sum};
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
   for_real(in.dtype(), [&]<class T>() {
@@ -193,35 +237,38 @@ void RmsNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Ten
 
 void RmsNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  const Tensor in = with_rows(x.x), d = with_rows(dy.y), weight = weight_or_one(x.weight, x.x);
+  const Tensor in = x.residual ? saved.sum : with_rows(x.x), d = with_rows(dy.y);
+  const Tensor along = dy.sum ? with_rows(dy.sum) : dy.sum, weight = weight_or_one(x.weight, x.x);
   const RowBlocks blocks(in.size(0));
   const Tensor parts = partial_sums(dx.weight.defined(), blocks, in);
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
   for_real(in.dtype(), [&]<class T>() {
-    scale_rows_backward<T>(in, weight, W, static_cast<double>(W), saved.rstd, d, dx.x, parts,
-                           blocks);
+    scale_rows_backward<T>(in, weight, W, static_cast<double>(W), saved.rstd, d, along,
+                           place_of(dx.x, dx.residual), parts, blocks);
     if (parts) sum_blocks(parts.data<T>(), blocks.count, in.size(1), dx.weight.data<T>());
   });
+  copy_to_second(dx.x, dx.residual);
 }
 
 void LayerNorm::check(const Inputs<Tensor>& x, const Options& o) {
   check_rows(name, x.x, o.groups);
   check_vector(name, "weight", x.weight, x.x.size(1));
   check_vector(name, "bias", x.bias, x.x.size(1));
+  check_residual(name, x.residual, x.x);
 }
 
 Outputs<LayerNorm> LayerNorm::outputs(const Inputs<Tensor>& x, const Options&) {
-  return {empty_like(x.x)};
+  return {empty_like(x.x), x.residual ? empty_like(x.x) : Tensor()};
 }
 
 void LayerNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                             Saved* saved) {
-  const Tensor in = with_rows(x.x), weight = weight_or_one(x.weight, x.x);
+  const Tensor in = normalised(x.x, x.residual, y.sum), weight = weight_or_one(x.weight, x.x);
   const Tensor bias = x.bias ? x.bias.contiguous() : zeros({in.size(1)}, in.dtype(), in.device());
   const Tensor mean = empty({in.size(0), o.groups}, in.dtype(), in.device());
   const Tensor rstd = empty_like(mean);
-  if (saved) *saved = {mean, rstd};
+  if (saved) *saved = {mean, rstd, y.sum};
   if (in.is_meta()) return;
   const int64_t R = in.size(0), D = in.size(1), W = std::max<int64_t>(1, D / o.groups);
   for_real(in.dtype(), [&]<class T>() {
@@ -248,18 +295,20 @@ void LayerNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<T
   });
 }
 
-// With n = (x - m) r and dn = dy w: dx = r (dn - mean dn - n mean(dn n)).
+// With n = (x - m) r and dn = dy w: dx = r (dn - mean dn - n mean(dn n)) + dsum.
 void LayerNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                              const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  const Tensor in = with_rows(x.x), d = with_rows(dy.y), weight = weight_or_one(x.weight, x.x);
+  const Tensor in = x.residual ? saved.sum : with_rows(x.x), d = with_rows(dy.y);
+  const Tensor along = dy.sum ? with_rows(dy.sum) : dy.sum, weight = weight_or_one(x.weight, x.x);
   const RowBlocks blocks(in.size(0));
   const Tensor weight_parts = partial_sums(dx.weight.defined(), blocks, in);
   const Tensor bias_parts = partial_sums(dx.bias.defined(), blocks, in);
   if (in.is_meta()) return;
   const int64_t D = in.size(1), W = std::max<int64_t>(1, D / o.groups);
   for_real(in.dtype(), [&]<class T>() {
-    const auto xs = rows<const T>(in), flow = rows<const T>(d);
-    const auto dxs = rows<T>(dx.x), dws = rows<T>(weight_parts), dbs = rows<T>(bias_parts);
+    const auto xs = rows<const T>(in), flow = rows<const T>(d), alongs = rows<const T>(along);
+    const auto dxs = rows<T>(place_of(dx.x, dx.residual)), dws = rows<T>(weight_parts),
+               dbs = rows<T>(bias_parts);
     blocks.each([&](int64_t block, int64_t begin, int64_t end) {
       if (dws) std::fill_n(dws[block], D, T(0));
       if (dbs) std::fill_n(dbs[block], D, T(0));
@@ -279,6 +328,7 @@ void LayerNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
             const T back = root * root * sum / T(W);
             for (int64_t i = 0; i < W; ++i)
               out[i] = root * (g[i] * w[i] - flat - (from[i] - m) * back);
+            if (alongs) add_row(alongs[r] + at, W, out);
           }
           if (dws) {
             T* __restrict__ part = dws[block] + at;
@@ -293,6 +343,7 @@ void LayerNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
     if (dws) sum_blocks(weight_parts.data<T>(), blocks.count, D, dx.weight.data<T>());
     if (dbs) sum_blocks(bias_parts.data<T>(), blocks.count, D, dx.bias.data<T>());
   });
+  copy_to_second(dx.x, dx.residual);
 }
 
 void GatedNorm::check(const Inputs<Tensor>& x, const Options& o) {
@@ -356,8 +407,8 @@ void L2Norm::cpu_backward(const Inputs<Tensor>& x, const Options&, const Saved& 
   const Tensor in = with_rows(x.x), d = with_rows(dy.y), one = weight_or_one({}, x.x);
   if (in.is_meta()) return;
   for_real(in.dtype(), [&]<class T>() {
-    scale_rows_backward<T>(in, one, std::max<int64_t>(1, in.size(1)), 1, saved.rstd, d, dx.x, {},
-                           RowBlocks(in.size(0)));
+    scale_rows_backward<T>(in, one, std::max<int64_t>(1, in.size(1)), 1, saved.rstd, d, {}, dx.x,
+                           {}, RowBlocks(in.size(0)));
   });
 }
 

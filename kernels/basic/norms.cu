@@ -7,9 +7,9 @@ namespace {
 
 template <class T>
 struct Forward {
-  const T *x, *z, *weight, *bias;  // the last three may be null
-  int64_t x_stride, z_stride;
-  T* y;
+  const T *x, *z, *weight, *bias, *residual;  // all but x may be null
+  int64_t x_stride, z_stride, residual_stride;
+  T *y, *sum;          // sum where there is a residual
   float *mean, *rstd;  // may be null
   uint32_t segments, groups;
   int W;
@@ -23,9 +23,14 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   constexpr int kWidth = L::kWidth;
   const uint32_t s = blockIdx.x * L::kPerBlock + threadIdx.x / L::kLanes;
   const int count = s < a.segments ? packs : 0;
-  const Segment<T, L> x(segment_at(a.x, a.x_stride, s, a.groups, a.W), count);
+  Segment<T, L> x(segment_at(a.x, a.x_stride, s, a.groups, a.W), count);
   const Segment<T, L> z(segment_at(a.z, a.z_stride, s, a.groups, a.W),
                         kNorm == Norm::gated ? count : 0);
+  if (kNorm != Norm::gated && a.residual) {
+    const Segment<T, L> residual(segment_at(a.residual, a.residual_stride, s, a.groups, a.W),
+                                 count);
+    x.add(residual, a.sum + static_cast<int64_t>(s) * a.W, count);
+  }
 
   float mean = 0, sum = 0;
   if constexpr (kNorm == Norm::centred) {
@@ -74,27 +79,32 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
 }
 
 struct Given {
-  Tensor x, z, weight, bias;
-  int64_t groups;
-  bool mean;  // divide the sum of squares by W
+  Tensor x, z{}, weight{}, bias{}, residual{};
+  int64_t groups = 1;
+  bool mean = true;  // divide the sum of squares by W
   double eps;
-  GateKind gate;
+  GateKind gate{};
 };
 
 template <Norm kNorm>
-void launch(const Given& in, const Tensor& y, const Tensor& mean, const Tensor& rstd) {
+void launch(const Given& in, const Tensor& y, const Tensor& sum, const Tensor& mean,
+            const Tensor& rstd) {
   const int64_t R = in.x.size(0), D = in.x.size(1), W = D / in.groups;
   if (R == 0 || D == 0) return;
   for_cuda_dtype(in.x.dtype(), [&]<class T>() {
     const bool vectors = by_vectors<T>(in.x, W) && by_vectors<T>(in.z, W) &&
-                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.bias, W);
+                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.bias, W) &&
+                         by_vectors<T>(in.residual, W);
     const Forward<T> a{.x = dptr<T>(in.x),
                        .z = dptr<T>(in.z),
                        .weight = dptr<T>(in.weight),
                        .bias = dptr<T>(in.bias),
+                       .residual = dptr<T>(in.residual),
                        .x_stride = in.x.stride(0),
                        .z_stride = in.z ? in.z.stride(0) : 0,
+                       .residual_stride = in.residual ? in.residual.stride(0) : 0,
                        .y = dptr<T>(y),
+                       .sum = dptr<T>(sum),
                        .mean = dptr<float>(mean),
                        .rstd = dptr<float>(rstd),
                        .segments = static_cast<uint32_t>(R * in.groups),
@@ -112,6 +122,7 @@ void launch(const Given& in, const Tensor& y, const Tensor& mean, const Tensor& 
 }
 
 Tensor vector_of(const Tensor& t) { return t ? t.contiguous() : t; }
+Tensor rows_of(const Tensor& t) { return t ? with_rows(t) : t; }
 Tensor statistic(const Tensor& x, int64_t groups) {
   return empty({x.size(0), groups}, Dtype::f32, x.device());
 }
@@ -120,42 +131,49 @@ Tensor statistic(const Tensor& x, int64_t groups) {
 
 void RmsNorm::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                            Saved* saved) {
-  const Given in{with_rows(x.x), {}, vector_of(x.weight), {}, o.groups, true, o.eps, {}};
-  if (saved) saved->rstd = statistic(x.x, o.groups);
+  const Given in{.x = with_rows(x.x),
+                 .weight = vector_of(x.weight),
+                 .residual = rows_of(x.residual),
+                 .groups = o.groups,
+                 .eps = o.eps};
+  if (saved) *saved = {statistic(x.x, o.groups), y.sum};
   if (x.x.is_meta()) return;
-  launch<Norm::scaled>(in, y.y, {}, saved ? saved->rstd : Tensor());
+  launch<Norm::scaled>(in, y.y, y.sum, {}, saved ? saved->rstd : Tensor());
 }
 
 void LayerNorm::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                              Saved* saved) {
-  const Given in{with_rows(x.x), {}, vector_of(x.weight), vector_of(x.bias), o.groups, true,
-                 o.eps,          {}};
-  if (saved) *saved = {statistic(x.x, o.groups), statistic(x.x, o.groups)};
+  const Given in{.x = with_rows(x.x),
+                 .weight = vector_of(x.weight),
+                 .bias = vector_of(x.bias),
+                 .residual = rows_of(x.residual),
+                 .groups = o.groups,
+                 .eps = o.eps};
+  if (saved) *saved = {statistic(x.x, o.groups), statistic(x.x, o.groups), y.sum};
   if (x.x.is_meta()) return;
-  launch<Norm::centred>(in, y.y, saved ? saved->mean : Tensor(), saved ? saved->rstd : Tensor());
+  launch<Norm::centred>(in, y.y, y.sum, saved ? saved->mean : Tensor(),
+                        saved ? saved->rstd : Tensor());
 }
 
 void GatedNorm::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                              Saved* saved) {
-  const Given in{with_rows(x.x),
-                 with_rows(x.z),
-                 vector_of(x.weight),
-                 {},
-                 o.groups,
-                 true,
-                 o.eps,
-                 {o.gate == "silu", o.gate_first}};
+  const Given in{.x = with_rows(x.x),
+                 .z = with_rows(x.z),
+                 .weight = vector_of(x.weight),
+                 .groups = o.groups,
+                 .eps = o.eps,
+                 .gate = {o.gate == "silu", o.gate_first}};
   if (saved) saved->rstd = statistic(x.x, o.groups);
   if (x.x.is_meta()) return;
-  launch<Norm::gated>(in, y.y, {}, saved ? saved->rstd : Tensor());
+  launch<Norm::gated>(in, y.y, {}, {}, saved ? saved->rstd : Tensor());
 }
 
 void L2Norm::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                           Saved* saved) {
-  const Given in{with_rows(x.x), {}, {}, {}, 1, false, o.eps, {}};
+  const Given in{.x = with_rows(x.x), .mean = false, .eps = o.eps};
   if (saved) saved->rstd = statistic(x.x, 1);
   if (x.x.is_meta()) return;
-  launch<Norm::scaled>(in, y.y, {}, saved ? saved->rstd : Tensor());
+  launch<Norm::scaled>(in, y.y, {}, {}, saved ? saved->rstd : Tensor());
 }
 
 }  // namespace weft::kernels

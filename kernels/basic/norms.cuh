@@ -48,6 +48,19 @@ struct Segment {
     if constexpr (L::kPacks > 0) return kept[j];
     return load<L::kWidth>(from + column);
   }
+  // Adds another segment, writes the sum to `to`, and is that from there on.
+  __device__ __forceinline__ void add(const Segment& other, T* to, int count) {
+    L::each(count, [&](int j, int column) {
+      Pack<T, L::kWidth> sum = (*this)(j, column);
+      const Pack<T, L::kWidth> more = other(j, column);
+#pragma unroll
+      for (int k = 0; k < L::kWidth; ++k)
+        sum.at[k] = from_float<T>(to_float(sum.at[k]) + to_float(more.at[k]));
+      store(to + column, sum);
+      if constexpr (L::kPacks > 0) kept[j] = sum;
+    });
+    from = to;
+  }
 };
 
 // The first element of segment s of a matrix cut into `groups` a row.

@@ -3,6 +3,8 @@
 //   layer_norm  y = (x - mean x) r w + b      r = (variance + eps)^-1/2
 //   gated_norm  y = n(x) w a(z)  or  n(x a(z)) w,   n the RMS norm, a a gate's activation
 //   l2_norm     y = x r                       r = (sum x^2 + eps)^-1/2
+// With a residual, rms_norm and layer_norm are those of sum = x + residual, and give the sum beside y: a
+// residual stream is read once where it is added to and normalised.
 // They keep r (layer_norm: the mean as well) and make the rest again in the backward pass.
 // Sources: arXiv:1607.06450 (layer), 1910.07467 (RMS), 1803.08494 (groups), 2405.21060 (gate first).
 #pragma once
@@ -18,17 +20,19 @@ struct RmsNorm {
 
   template <class X>
   struct Inputs {
-    X x, weight;
-    auto fields() { return std::tie(x, weight); }
+    X x, weight, residual;
+    auto fields() { return std::tie(x, weight, residual); }
   };
-  static constexpr Field kInputs[] = {{"x", "[R, D]"}, {"weight", "[D]", /*optional=*/true}};
+  static constexpr Field kInputs[] = {{"x", "[R, D]"},
+                                      {"weight", "[D]", /*optional=*/true},
+                                      {"residual", "[R, D]", /*optional=*/true}};
 
   template <class X>
   struct Outputs {
-    X y;
-    auto fields() { return std::tie(y); }
+    X y, sum;  // sum is there where residual is
+    auto fields() { return std::tie(y, sum); }
   };
-  static constexpr Field kOutputs[] = {{"y", "[R, D]"}};
+  static constexpr Field kOutputs[] = {{"y", "[R, D]"}, {"sum", "[R, D]", /*optional=*/true}};
 
   struct Options {
     double eps = 1e-6;
@@ -41,6 +45,7 @@ struct RmsNorm {
   };
   struct Saved {
     Tensor rstd;  // [R, groups]
+    Tensor sum;   // the output
   };
 
   static void check(const Inputs<Tensor>& x, const Options& o);
@@ -53,7 +58,8 @@ struct RmsNorm {
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
-  static constexpr size_t kOnto = 0;  // x
+  static constexpr size_t kOnto = 0, kResidual = 2;  // x, residual
+  static constexpr size_t kSum = 1;                  // output sum
   static void cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                                  const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
@@ -63,18 +69,20 @@ struct LayerNorm {
 
   template <class X>
   struct Inputs {
-    X x, weight, bias;
-    auto fields() { return std::tie(x, weight, bias); }
+    X x, weight, bias, residual;
+    auto fields() { return std::tie(x, weight, bias, residual); }
   };
-  static constexpr Field kInputs[] = {
-      {"x", "[R, D]"}, {"weight", "[D]", /*optional=*/true}, {"bias", "[D]", /*optional=*/true}};
+  static constexpr Field kInputs[] = {{"x", "[R, D]"},
+                                      {"weight", "[D]", /*optional=*/true},
+                                      {"bias", "[D]", /*optional=*/true},
+                                      {"residual", "[R, D]", /*optional=*/true}};
 
   template <class X>
   struct Outputs {
-    X y;
-    auto fields() { return std::tie(y); }
+    X y, sum;  // sum is there where residual is
+    auto fields() { return std::tie(y, sum); }
   };
-  static constexpr Field kOutputs[] = {{"y", "[R, D]"}};
+  static constexpr Field kOutputs[] = {{"y", "[R, D]"}, {"sum", "[R, D]", /*optional=*/true}};
 
   struct Options {
     double eps = 1e-5;
@@ -87,6 +95,7 @@ struct LayerNorm {
   };
   struct Saved {
     Tensor mean, rstd;  // [R, groups]
+    Tensor sum;         // the output
   };
 
   static void check(const Inputs<Tensor>& x, const Options& o);
@@ -99,7 +108,8 @@ struct LayerNorm {
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
-  static constexpr size_t kOnto = 0;  // x
+  static constexpr size_t kOnto = 0, kResidual = 3;  // x, residual
+  static constexpr size_t kSum = 1;                  // output sum
   static void cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                                  const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };

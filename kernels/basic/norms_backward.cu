@@ -12,12 +12,12 @@ struct Backward {
   const T *x, *z, *weight, *dy;  // z and weight may be null
   int64_t x_stride, z_stride, dy_stride;
   const float *mean, *rstd;
+  const T* along;                    // [rows, groups W], added to dx, may be dx itself or null
   T *dx, *dz;                        // may be null
   float *weight_parts, *bias_parts;  // [parts, groups W] each; may be null
   uint32_t segments, groups, walks;
   int W;
   float inverse_count;
-  bool onto;  // dx is added to what is there
   GateKind gate;
 };
 
@@ -200,11 +200,11 @@ __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
     L::each(now.count, [&](int j, int column) {
       const int64_t at = static_cast<int64_t>(now.s) * a.W + column;
       Pack<T, kWidth> to_x, to_z, before;
-      if (kNorm != Norm::gated && a.onto) before = load<kWidth>(a.dx + at);
+      if (kNorm != Norm::gated && a.along) before = load<kWidth>(a.along + at);
       each_of(j, column, [&](const Element<kNorm>& e, float, int k) {
         if (kNorm != Norm::gated) {
           const float d = root * (e.dn - flat - e.n * along);
-          to_x.at[k] = from_float<T>(a.onto ? to_float(before.at[k]) + d : d);
+          to_x.at[k] = from_float<T>(a.along ? to_float(before.at[k]) + d : d);
         } else if (a.gate.first) {  // n is x a, e.n is x: the gradient of n goes to both
           const float d = root * (e.wg - e.n * e.a * along);
           to_x.at[k] = from_float<T>(d * e.a);
@@ -244,15 +244,15 @@ int64_t part_count(Norm norm, Dtype dtype, int64_t R, int64_t groups, int64_t W)
 }
 
 struct Given {
-  Tensor x, z, weight, dy, mean, rstd;
-  int64_t groups;
-  bool mean_of_squares;
-  GateKind gate;
+  Tensor x, z{}, weight{}, dy, mean{}, rstd;
+  Tensor along{};  // what is added to the gradient of x: a tensor of its own, or that gradient
+  int64_t groups = 1;
+  bool mean_of_squares = true;
+  GateKind gate{};
 };
 
 struct Wanted {
-  Tensor x, z, weight, bias;
-  bool onto = false;  // x holds what its gradient is added to
+  Tensor x, z{}, weight{}, bias{};
 };
 
 template <Norm kNorm>
@@ -266,7 +266,8 @@ void launch(const Given& in, const Wanted& out) {
   if (device.is_meta() || D == 0) return;
   for_cuda_dtype(in.x.dtype(), [&]<class T>() {
     const bool vectors = by_vectors<T>(in.x, W) && by_vectors<T>(in.z, W) &&
-                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.dy, W);
+                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.dy, W) &&
+                         by_vectors<T>(in.along, W);
     Backward<T> a{.x = dptr<T>(in.x),
                   .z = dptr<T>(in.z),
                   .weight = dptr<T>(in.weight),
@@ -276,6 +277,7 @@ void launch(const Given& in, const Wanted& out) {
                   .dy_stride = in.dy.stride(0),
                   .mean = dptr<float>(in.mean),
                   .rstd = dptr<float>(in.rstd),
+                  .along = dptr<T>(in.along),
                   .dx = dptr<T>(out.x),
                   .dz = dptr<T>(out.z),
                   .weight_parts = dptr<float>(weight_parts),
@@ -285,7 +287,6 @@ void launch(const Given& in, const Wanted& out) {
                   .walks = 0,  // below
                   .W = static_cast<int>(W),
                   .inverse_count = in.mean_of_squares ? 1 / static_cast<float>(W) : 1,
-                  .onto = out.onto,
                   .gate = in.gate};
     if (R > 0)
       for_lanes<T>(vectors, W, [&]<class L>(int packs) {
@@ -310,71 +311,79 @@ void launch(const Given& in, const Wanted& out) {
 
 Tensor vector_of(const Tensor& t) { return t ? t.contiguous() : t; }
 
-}  // namespace
-
-namespace {
+// The gradient of a residual is that of x.
+template <Norm kNorm>
+void launch_summed(const Given& in, const Wanted& out, const Tensor& residual) {
+  Wanted one = out;
+  if (!one.x) one.x = residual;
+  launch<kNorm>(in, one);
+  if (out.x && residual && !residual.is_meta()) residual.copy_from(out.x);
+}
 
 void of_rms(const RmsNorm::Inputs<Tensor>& x, const RmsNorm::Options& o,
-            const RmsNorm::Saved& saved, const Tensor& dy, const RmsNorm::Inputs<Tensor>& dx,
-            bool onto) {
-  launch<Norm::scaled>(
-      {with_rows(x.x), {}, vector_of(x.weight), with_rows(dy), {}, saved.rstd, o.groups, true, {}},
-      {dx.x, {}, dx.weight, {}, onto});
+            const RmsNorm::Saved& saved, const Tensor& dy, const Tensor& along,
+            const RmsNorm::Inputs<Tensor>& dx) {
+  launch_summed<Norm::scaled>({.x = x.residual ? saved.sum : with_rows(x.x),
+                               .weight = vector_of(x.weight),
+                               .dy = with_rows(dy),
+                               .rstd = saved.rstd,
+                               .along = vector_of(along),
+                               .groups = o.groups},
+                              {.x = dx.x, .weight = dx.weight}, dx.residual);
 }
 
 void of_layer(const LayerNorm::Inputs<Tensor>& x, const LayerNorm::Options& o,
-              const LayerNorm::Saved& saved, const Tensor& dy, const LayerNorm::Inputs<Tensor>& dx,
-              bool onto) {
-  launch<Norm::centred>({with_rows(x.x),
-                         {},
-                         vector_of(x.weight),
-                         with_rows(dy),
-                         saved.mean,
-                         saved.rstd,
-                         o.groups,
-                         true,
-                         {}},
-                        {dx.x, {}, dx.weight, dx.bias, onto});
+              const LayerNorm::Saved& saved, const Tensor& dy, const Tensor& along,
+              const LayerNorm::Inputs<Tensor>& dx) {
+  launch_summed<Norm::centred>({.x = x.residual ? saved.sum : with_rows(x.x),
+                                .weight = vector_of(x.weight),
+                                .dy = with_rows(dy),
+                                .mean = saved.mean,
+                                .rstd = saved.rstd,
+                                .along = vector_of(along),
+                                .groups = o.groups},
+                               {.x = dx.x, .weight = dx.weight, .bias = dx.bias}, dx.residual);
 }
 
 }  // namespace
 
 void RmsNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  of_rms(x, o, saved, dy.y, dx, false);
+  of_rms(x, o, saved, dy.y, dy.sum, dx);
 }
 void RmsNorm::cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                                  const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  of_rms(x, o, saved, dy.y, dx, true);
+  if (dy.sum) dx.x.add_from(dy.sum);
+  of_rms(x, o, saved, dy.y, dx.x, dx);
 }
 
 void LayerNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                               const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  of_layer(x, o, saved, dy.y, dx, false);
+  of_layer(x, o, saved, dy.y, dy.sum, dx);
 }
 void LayerNorm::cuda_backward_onto(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                                    const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  of_layer(x, o, saved, dy.y, dx, true);
+  if (dy.sum) dx.x.add_from(dy.sum);
+  of_layer(x, o, saved, dy.y, dx.x, dx);
 }
 
 void GatedNorm::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                               const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  launch<Norm::gated>({with_rows(x.x),
-                       with_rows(x.z),
-                       vector_of(x.weight),
-                       with_rows(dy.y),
-                       {},
-                       saved.rstd,
-                       o.groups,
-                       true,
-                       {o.gate == "silu", o.gate_first}},
-                      {dx.x, dx.z, dx.weight, {}});
+  launch<Norm::gated>({.x = with_rows(x.x),
+                       .z = with_rows(x.z),
+                       .weight = vector_of(x.weight),
+                       .dy = with_rows(dy.y),
+                       .rstd = saved.rstd,
+                       .groups = o.groups,
+                       .gate = {o.gate == "silu", o.gate_first}},
+                      {.x = dx.x, .z = dx.z, .weight = dx.weight});
 }
 
 void L2Norm::cuda_backward(const Inputs<Tensor>& x, const Options&, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  launch<Norm::scaled>({with_rows(x.x), {}, {}, with_rows(dy.y), {}, saved.rstd, 1, false, {}},
-                       {dx.x, {}, {}, {}});
+  launch<Norm::scaled>(
+      {.x = with_rows(x.x), .dy = with_rows(dy.y), .rstd = saved.rstd, .mean_of_squares = false},
+      {.x = dx.x});
 }
 
 }  // namespace weft::kernels

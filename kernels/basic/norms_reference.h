@@ -25,6 +25,18 @@ void groups(int64_t R, int64_t D, int64_t count, const F& f) {
     for (int64_t g = 0; g < count; ++g) f(r, g * (D / count), (g + 1) * (D / count));
 }
 
+// What is normalised: x, or the sum of x and the residual.
+template <class S, class X>
+S summed(const X& x, int64_t r, int64_t d) {
+  return x.residual ? x.x(r, d) + x.residual(r, d) : x.x(r, d);
+}
+template <class S, class X, class Y>
+void write_sum(const X& x, const Y& y) {
+  if (!x.residual) return;
+  for (int64_t r = 0; r < x.x.size(0); ++r)
+    for (int64_t d = 0; d < x.x.size(1); ++d) y.sum(r, d) = summed<S>(x, r, d);
+}
+
 // Rows with one of zeros, one of tiny numbers and one of large ones.
 inline Tensor uneven(int64_t R, int64_t D) {
   const Tensor x = normal({R, D}, 5, "x");
@@ -34,6 +46,22 @@ inline Tensor uneven(int64_t R, int64_t D) {
   return x;
 }
 
+// Some of the cases again with a residual, in rows of its own or transposed as x may be.
+template <class M>
+void add_residuals(std::vector<Case<M>>& list) {
+  const std::vector<Case<M>> plain = list;
+  for (const char* name : {"odd sizes", "four groups", "no rows", "many rows", "wide rows",
+                           "wider rows", "columns of a wider matrix", "transposed"})
+    for (Case<M> c : plain) {
+      if (c.name != name) continue;
+      c.name += ", residual";
+      c.x.residual = normal(c.x.x.shape(), 1, "residual");
+      if (c.x.x.stride(1) != 1)
+        c.x.residual = normal(c.x.x.transpose(0, 1).shape(), 1, "residual").transpose(0, 1);
+      list.push_back(c);
+    }
+}
+
 }  // namespace definition
 
 template <>
@@ -41,17 +69,17 @@ struct Reference<RmsNorm> {
   template <class S>
   static void naive(Inputs<RmsNorm, View<S>> x, const RmsNorm::Options& o,
                     Outputs<RmsNorm, View<S>> y) {
+    definition::write_sum<S>(x, y);
     definition::groups(x.x.size(0), x.x.size(1), o.groups, [&](int64_t r, int64_t a, int64_t b) {
-      const S rstd =
-          definition::reciprocal_root<S>(a, b, o.eps, [&](int64_t d) { return x.x(r, d); });
-      for (int64_t d = a; d < b; ++d)
-        y.y(r, d) = x.x(r, d) * rstd * (x.weight ? x.weight(d) : S(1));
+      const auto in = [&](int64_t d) { return definition::summed<S>(x, r, d); };
+      const S rstd = definition::reciprocal_root<S>(a, b, o.eps, in);
+      for (int64_t d = a; d < b; ++d) y.y(r, d) = in(d)*rstd * (x.weight ? x.weight(d) : S(1));
     });
   }
 
   static std::vector<Case<RmsNorm>> cases() {
     const auto make = [](const char* name, int64_t R, int64_t D, int64_t groups, bool weight) {
-      Case<RmsNorm> c{name, {normal({R, D}, 1, "x"), {}}, {D == 1 ? 0.5 : 1e-6, groups}};
+      Case<RmsNorm> c{name, {normal({R, D}, 1, "x"), {}, {}}, {D == 1 ? 0.5 : 1e-6, groups}};
       if (weight) c.x.weight = normal({D}, 1, "weight");
       return c;
     };
@@ -63,19 +91,20 @@ struct Reference<RmsNorm> {
         make("wide rows", 5, 768, 1, true),  make("wide groups", 9, 256, 4, true),
         make("wider rows", 2, 2304, 1, true)};
     list.push_back(
-        {"uneven rows", {definition::uneven(5, 9), normal({9}, 1, "weight")}, {1e-3, 1}});
+        {"uneven rows", {definition::uneven(5, 9), normal({9}, 1, "weight"), {}}, {1e-3, 1}});
     list.push_back({"columns of a wider matrix",
-                    {normal({5, 11}, 1, "x").slice(1, 2, 8), normal({6}, 1, "weight")},
+                    {normal({5, 11}, 1, "x").slice(1, 2, 8), normal({6}, 1, "weight"), {}},
                     {}});
     list.push_back(
         {"transposed",
-         {normal({6, 4}, 1, "x").transpose(0, 1), normal({6, 2}, 1, "weight").select(1, 0)},
+         {normal({6, 4}, 1, "x").transpose(0, 1), normal({6, 2}, 1, "weight").select(1, 0), {}},
          {}});
+    definition::add_residuals(list);
     return list;
   }
 
   static Bench<RmsNorm> bench(int64_t T) {
-    return {{normal({T, 1024}, 1, "x"), normal({1024}, 1, "weight")},
+    return {{normal({T, 1024}, 1, "x"), normal({1024}, 1, "weight"), {}},
             {},
             4.0 * static_cast<double>(T * 1024)};
   }
@@ -86,22 +115,24 @@ struct Reference<LayerNorm> {
   template <class S>
   static void naive(Inputs<LayerNorm, View<S>> x, const LayerNorm::Options& o,
                     Outputs<LayerNorm, View<S>> y) {
+    definition::write_sum<S>(x, y);
     definition::groups(x.x.size(0), x.x.size(1), o.groups, [&](int64_t r, int64_t a, int64_t b) {
+      const auto in = [&](int64_t d) { return definition::summed<S>(x, r, d); };
       S mean(0);
-      for (int64_t d = a; d < b; ++d) mean += x.x(r, d);
+      for (int64_t d = a; d < b; ++d) mean += in(d);
       mean /= S(static_cast<double>(b - a));
       const S rstd =
-          definition::reciprocal_root<S>(a, b, o.eps, [&](int64_t d) { return x.x(r, d) - mean; });
+          definition::reciprocal_root<S>(a, b, o.eps, [&](int64_t d) { return in(d)-mean; });
       for (int64_t d = a; d < b; ++d)
-        y.y(r, d) = (x.x(r, d) - mean) * rstd * (x.weight ? x.weight(d) : S(1)) +
-                    (x.bias ? x.bias(d) : S(0));
+        y.y(r, d) =
+            (in(d)-mean) * rstd * (x.weight ? x.weight(d) : S(1)) + (x.bias ? x.bias(d) : S(0));
     });
   }
 
   static std::vector<Case<LayerNorm>> cases() {
     const auto make = [](const char* name, int64_t R, int64_t D, int64_t groups, bool weight,
                          bool bias) {
-      Case<LayerNorm> c{name, {normal({R, D}, 1, "x"), {}, {}}, {1e-5, groups}};
+      Case<LayerNorm> c{name, {normal({R, D}, 1, "x"), {}, {}, {}}, {1e-5, groups}};
       if (weight) c.x.weight = normal({D}, 1, "weight");
       if (bias) c.x.bias = normal({D}, 1, "bias");
       return c;
@@ -113,18 +144,20 @@ struct Reference<LayerNorm> {
         make("one column", 4, 1, 1, true, true),    make("no rows", 0, 6, 2, true, true),
         make("many rows", 70, 5, 1, true, true),    make("wide rows", 5, 768, 1, true, true),
         make("wide groups", 9, 256, 4, true, true), make("wider rows", 2, 2304, 1, true, true)};
-    list.push_back({"uneven rows",
-                    {definition::uneven(5, 9), normal({9}, 1, "weight"), normal({9}, 1, "bias")},
-                    {1e-3, 1}});
+    list.push_back(
+        {"uneven rows",
+         {definition::uneven(5, 9), normal({9}, 1, "weight"), normal({9}, 1, "bias"), {}},
+         {1e-3, 1}});
     list.push_back({"columns of a wider matrix",
-                    {normal({5, 11}, 1, "x").slice(1, 2, 8), normal({6}, 1, "weight"), {}},
+                    {normal({5, 11}, 1, "x").slice(1, 2, 8), normal({6}, 1, "weight"), {}, {}},
                     {}});
-    list.push_back({"transposed", {normal({6, 4}, 1, "x").transpose(0, 1), {}, {}}, {}});
+    list.push_back({"transposed", {normal({6, 4}, 1, "x").transpose(0, 1), {}, {}, {}}, {}});
+    definition::add_residuals(list);
     return list;
   }
 
   static Bench<LayerNorm> bench(int64_t T) {
-    return {{normal({T, 1024}, 1, "x"), normal({1024}, 1, "weight"), normal({1024}, 1, "bias")},
+    return {{normal({T, 1024}, 1, "x"), normal({1024}, 1, "weight"), normal({1024}, 1, "bias"), {}},
             {},
             7.0 * static_cast<double>(T * 1024)};
   }

@@ -5,6 +5,7 @@
 #include "autograd/gradcheck.h"
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
+#include "core/allocator.h"
 #include "kernels/agreement.h"
 #include "kernels/basic/matmul.h"
 #include "kernels/basic/norms.h"
@@ -149,6 +150,34 @@ TEST_CASE("gradcheck: a wrong gradient is found, named and placed") {
   CHECK_FALSE(check_input("x", loss, x, g, {.directions = 4}).passed);
 }
 
+TEST_CASE(
+    "tape: a norm with a residual keeps the sum alone, and has the gradients of add and norm") {
+  const auto gradients = [](bool together) {
+    const auto leaf = [&](const char* name) { return Var::leaf(normal({6, 8}, 1, name)); };
+    const Var x = leaf("x"), f = leaf("f"), w = Var::leaf(normal({8}, 1, "w"));
+    const int64_t before = allocator(kCpu).stats().current;
+    Var y, s;
+    {
+      const Var a = scale(x, 2), b = scale(f, 3);
+      if (together) {
+        const auto made = apply<kernels::LayerNorm>({a, w, {}, b});
+        y = made.y;
+        s = made.sum;
+      } else {
+        s = add(a, b);
+        y = apply<kernels::LayerNorm>({s, w, {}, {}}).y;
+      }
+    }
+    const int64_t kept = allocator(kCpu).stats().current - before;
+    backward(sum(multiply(add(s, scale(y, 2)), y)));
+    return std::pair{std::vector{x.grad(), f.grad(), w.grad()}, kept};
+  };
+  const auto [got, kept] = gradients(true);
+  const auto [expected, kept_apart] = gradients(false);
+  CHECK(kept == kept_apart);
+  for (size_t i = 0; i < got.size(); ++i) CHECK(to_doubles(got[i]) == to_doubles(expected[i]));
+}
+
 TEST_CASE("tape: on a GPU gradients added in place are the CPU's", "[cuda]") {
   if (cuda_device_count() == 0) SKIP(why_no_cuda());
   // What a block does: a value through a norm into products, and past them; views on the way.
@@ -159,10 +188,11 @@ TEST_CASE("tape: on a GPU gradients added in place are the CPU's", "[cuda]") {
     const Var x = leaf({2, 40, 64}, "x"), scale = leaf({64}, "scale");
     const Var w = leaf({64, 64}, "w"), u = leaf({64, 64}, "u");
     const Var y = reshape(multiply(x, x), {80, 64});
-    const Var n = reshape(apply<kernels::LayerNorm>({y, scale, {}}).y, {2, 40, 64});
+    const Var n = reshape(apply<kernels::LayerNorm>({y, scale, {}, {}}).y, {2, 40, 64});
     const Var a = product(reshape(n, {80, 64}), w), b = product(reshape(n, {-1, 64}), u);
-    const Var m = apply<kernels::RmsNorm>({y, scale}).y;
-    backward(sum(multiply(add(add(y, a), add(b, m)), b)));
+    const Var m = apply<kernels::RmsNorm>({y, scale, {}}).y;
+    const auto s = apply<kernels::RmsNorm>({add(y, a), scale, product(m, u)});
+    backward(sum(multiply(add(s.sum, s.y), add(b, m))));
     std::vector<Tensor> list;
     for (const Var& v : {x, scale, w, u}) list.push_back(v.grad().to(kCpu));
     return list;

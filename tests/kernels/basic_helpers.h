@@ -28,8 +28,10 @@ Result<M> run(const Inputs<M>& x, const Options<M>& o, Outputs<M> dy = {}) {
   uint64_t seed = 100;
   if (!given)
     for_fields(
-        [&](Tensor& d, const Tensor& y) { d = normal(y.shape(), ++seed, "dy").to(y.dtype()); }, dy,
-        r.y);
+        [&](Tensor& d, const Tensor& y) {
+          if (y) d = normal(y.shape(), ++seed, "dy").to(y.dtype());
+        },
+        dy, r.y);
   Inputs<M, bool> wanted;
   for_fields([](bool& want) { want = true; }, wanted);
   r.dx = backward<M>(x, o, saved, dy, wanted);

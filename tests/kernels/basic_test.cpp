@@ -8,6 +8,7 @@
 #include "kernels/basic/functions.h"
 #include "kernels/basic/matmul.h"
 #include "kernels/basic/norms.h"
+#include "kernels/basic/pointwise.h"
 #include "kernels/basic/rotary.h"
 #include "kernels/basic/short_conv.h"
 
@@ -76,11 +77,12 @@ TEST_CASE("norms: a norm over groups is the norm of each group as a row") {
       for (int64_t i = 0; i < R * D; ++i) y.data<double>()[i] *= weight.data<double>()[i % D];
       return y;
     };
-    const Tensor rms = forward<RmsNorm>({split(x), {}}, {}).y;
-    CHECK(difference(forward<RmsNorm>({x, weight}, {1e-6, groups}).y, times_weight(rms)) < 1e-14);
-    const Tensor layer = forward<LayerNorm>({split(x), {}, {}}, {}).y;
-    CHECK(difference(forward<LayerNorm>({x, weight, {}}, {1e-5, groups}).y, times_weight(layer)) <
+    const Tensor rms = forward<RmsNorm>({split(x), {}, {}}, {}).y;
+    CHECK(difference(forward<RmsNorm>({x, weight, {}}, {1e-6, groups}).y, times_weight(rms)) <
           1e-14);
+    const Tensor layer = forward<LayerNorm>({split(x), {}, {}, {}}, {}).y;
+    CHECK(difference(forward<LayerNorm>({x, weight, {}, {}}, {1e-5, groups}).y,
+                     times_weight(layer)) < 1e-14);
     for (const bool first : {false, true}) {
       const Tensor gated = forward<GatedNorm>({split(x), split(z), {}}, {1e-6, 1, first, "silu"}).y;
       CHECK(difference(forward<GatedNorm>({x, z, weight}, {1e-6, groups, first, "silu"}).y,
@@ -89,15 +91,32 @@ TEST_CASE("norms: a norm over groups is the norm of each group as a row") {
   }
 }
 
+TEST_CASE("norms: with a residual they are those of the sum, to the bit") {
+  const Tensor x = f32({9, 40}, "x"), residual = f32({9, 40}, "residual"), w = f32({40}, "w");
+  const Tensor dy = f32({9, 40}, "dy"), dsum = f32({9, 40}, "dsum"), sum = added(x, residual);
+  const auto check = [&](const auto& with, const auto& without) {
+    CHECK(to_doubles(with.y.sum) == to_doubles(sum));
+    CHECK(to_doubles(with.y.y) == to_doubles(without.y.y));
+    CHECK(to_doubles(with.dx.weight) == to_doubles(without.dx.weight));
+    CHECK(to_doubles(with.dx.x) == to_doubles(added(without.dx.x, dsum)));
+    CHECK(to_doubles(with.dx.residual) == to_doubles(with.dx.x));
+  };
+  check(run<RmsNorm>({x, w, residual}, {}, {dy, dsum}), run<RmsNorm>({sum, w, {}}, {}, {dy, {}}));
+  check(run<LayerNorm>({x, w, {}, residual}, {}, {dy, dsum}),
+        run<LayerNorm>({sum, w, {}, {}}, {}, {dy, {}}));
+  CHECK_THROWS_WITH(forward<RmsNorm>({x, w, dy.slice(0, 0, 8)}, {}),
+                    Contains("residual has shape [8, 40]") && Contains("expected [9, 40] as x"));
+}
+
 TEST_CASE("gated_norm: the gate before the norm and after it are different things") {
   const Tensor x = normal({3, 8}, 1, "x"), z = normal({3, 8}, 1, "z");
   const Tensor gate = forward<Activation>({z}, {"silu"}).y;
-  const Tensor product = x.clone(), after = forward<RmsNorm>({x, {}}, {}).y;
+  const Tensor product = x.clone(), after = forward<RmsNorm>({x, {}, {}}, {}).y;
   for (int64_t i = 0; i < x.numel(); ++i) {
     product.data<double>()[i] *= gate.data<double>()[i];
     after.data<double>()[i] *= gate.data<double>()[i];
   }
-  const Tensor before = forward<RmsNorm>({product, {}}, {}).y;
+  const Tensor before = forward<RmsNorm>({product, {}, {}}, {}).y;
   CHECK(difference(forward<GatedNorm>({x, z, {}}, {.gate_first = true}).y, before) < 1e-14);
   CHECK(difference(forward<GatedNorm>({x, z, {}}, {.gate_first = false}).y, after) < 1e-14);
   CHECK(difference(before, after) > 0.1);
@@ -113,11 +132,11 @@ TEST_CASE("norms: a row of zeros gives zeros and a finite gradient") {
       for (const double v : to_doubles(y)) CHECK(v == 0);
       for (const double v : to_doubles(dx)) CHECK(std::abs(v) < 1.1 * steepest);
     };
-    const auto rms = run<RmsNorm>({zero, {}}, {eps, 1}, {one});
+    const auto rms = run<RmsNorm>({zero, {}, {}}, {eps, 1}, {one, {}});
     check(rms.y.y, rms.dx.x);
     const auto l2 = run<L2Norm>({zero}, {eps}, {one});
     check(l2.y.y, l2.dx.x);
-    const auto layer = run<LayerNorm>({zero, {}, {}}, {eps, 1}, {one});
+    const auto layer = run<LayerNorm>({zero, {}, {}, {}}, {eps, 1}, {one, {}});
     check(layer.y.y, layer.dx.x);
     for (const bool first : {false, true}) {
       const auto gated = run<GatedNorm>({zero, z, {}}, {eps, 1, first, "sigmoid"}, {one});
@@ -142,7 +161,7 @@ TEST_CASE("l2_norm: no row is longer than one, and tiny rows shrink") {
 
 TEST_CASE("norms: groups that do not divide the columns are refused") {
   const Tensor x = normal({2, 6}, 1, "x");
-  CHECK_THROWS_WITH(forward<RmsNorm>({x, {}}, {1e-6, 4}),
+  CHECK_THROWS_WITH(forward<RmsNorm>({x, {}, {}}, {1e-6, 4}),
                     Contains("groups = 4") && Contains("divisor of D = 6"));
   CHECK_THROWS_WITH(forward<GatedNorm>({x, x, {}}, {.gate = "relu"}),
                     Contains("\"relu\"") && Contains("silu, sigmoid"));
@@ -360,8 +379,8 @@ TEST_CASE("basic operations: the number of threads does not show in the result")
   const Tensor x = f32({300, 130}, "x"), z = f32({300, 130}, "z"), v = f32({130}, "v");
   std::vector<int32_t> ids(300);
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * i % 41);
-  check_threads<RmsNorm>({x, v}, {});
-  check_threads<LayerNorm>({x, v, v}, {});
+  check_threads<RmsNorm>({x, v, z}, {});
+  check_threads<LayerNorm>({x, v, v, z}, {});
   check_threads<GatedNorm>({x, z, v}, {.groups = 2, .gate_first = true});
   check_threads<L2Norm>({x}, {});
   check_threads<Activation>({x}, {});

@@ -65,7 +65,9 @@ std::vector<Sized> widths_of_models() {
                   packed});
   for (const int64_t D : {128, 768, 4096}) {
     list.push_back({"rms_norm", {{"R", 37}, {"D", D}}, {"weight"}});
+    list.push_back({"rms_norm", {{"R", 37}, {"D", D}}, {"weight", "residual"}});
     list.push_back({"layer_norm", {{"R", 37}, {"D", D}}, {"weight", "bias"}});
+    list.push_back({"layer_norm", {{"R", 37}, {"D", D}}, {"weight", "bias", "residual"}});
     list.push_back({"gated_norm", {{"R", 37}, {"D", D}}, {"weight"}});
     list.push_back({"l2_norm", {{"R", 37}, {"D", D}}});
     list.push_back({"activation", {{"R", 37}, {"D", D}}});

@@ -23,6 +23,21 @@ __device__ __forceinline__ float tanh_of(float x) {
   return s < 0.390625f ? near : far;
 }
 
+// (1 + erf(x / sqrt(2))) / 2, the part of a normal distribution below x, as the sigmoid of an odd
+// polynomial fitted to log(p / (1 - p)): half the work of erff, off by 2e-7 at most in fp32. Beyond 6 the
+// polynomial goes on as a line, and the result is 0 or 1.
+__device__ __forceinline__ float normal_below(float x) {
+  const float s = fminf(x * x, 36.0f);
+  float p = 3.61129484e-9f;
+  p = fmaf(p, s, -2.66895667e-7f);
+  p = fmaf(p, s, 7.93826591e-6f);
+  p = fmaf(p, s, -1.10480663e-4f);
+  p = fmaf(p, s, -6.62588581e-5f);
+  p = fmaf(p, s, 7.26685657e-2f);
+  p = fmaf(p, s, 1.59576843f);
+  return sigmoid(x * p);
+}
+
 struct Silu : kernels::Silu {
   static __device__ float value(float x) { return x * sigmoid(x); }
   static __device__ float slope(float x) {
@@ -32,10 +47,10 @@ struct Silu : kernels::Silu {
 };
 
 struct Gelu : kernels::Gelu {
-  static __device__ float value(float x) { return 0.5f * x * (1.0f + erff(x * 0.707106781f)); }
+  static __device__ float value(float x) { return x * normal_below(x); }
   static __device__ float slope(float x) {
     const float density = 0.398942280f * __expf(-0.5f * x * x);  // 1 / sqrt(2 pi)
-    return fmaf(x, density, 0.5f * (1.0f + erff(x * 0.707106781f)));
+    return fmaf(x, density, normal_below(x));
   }
 };
 

@@ -167,7 +167,7 @@ void ShortConv::check(const Inputs<Tensor>& x, const Options& o) {
           x.w.shape(), ", expected [", D, ", W] with W >= 1");
   require(!x.bias || x.bias.shape() == Shape{D}, "short_conv: bias has shape ", x.bias.shape(),
           ", expected [", D, "]");
-  check_documents(name, o.cu_seqlens, B, T);
+  check_documents(name, o.cu_seqlens, B, T, o.return_state || x.initial_state);
   const Shape state{document_count(o.cu_seqlens, B), D, x.w.size(1) - 1};
   require(!x.initial_state || x.initial_state.shape() == state,
           "short_conv: initial_state has shape ", x.initial_state.shape(), ", expected ", state);

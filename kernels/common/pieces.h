@@ -29,8 +29,9 @@ inline int64_t document_count(const Tensor& cu_seqlens, int64_t B) {
 
 // Throws Error unless cu_seqlens is absent, or i32 [N + 1] on the CPU, rising strictly from 0 to T,
 // and B is 1. After the last token there may be empty documents, so that N need not tell how many
-// there are; what is returned of their states is not said.
-inline void check_documents(std::string_view name, const Tensor& cu_seqlens, int64_t B, int64_t T) {
+// there are, unless `states` says that the call gives or wants a state of each.
+inline void check_documents(std::string_view name, const Tensor& cu_seqlens, int64_t B, int64_t T,
+                            bool states = false) {
   if (!cu_seqlens) return;
   require(cu_seqlens.dtype() == Dtype::i32 && cu_seqlens.dims() == 1 && cu_seqlens.size(0) >= 2 &&
               cu_seqlens.device().is_cpu(),
@@ -40,10 +41,14 @@ inline void check_documents(std::string_view name, const Tensor& cu_seqlens, int
           "; packed documents lie in one row, so reshape [B, T] to [1, B * T]");
   const View<const int32_t> cu = view<const int32_t>(cu_seqlens);
   const int64_t N = cu.size(0) - 1;
-  for (int64_t n = 0; n < N; ++n)
-    require(cu(n) < cu(n + 1) || (n > 0 && cu(n) == T && cu(n + 1) == T), name, ": cu_seqlens[", n,
-            "] = ", cu(n), ", cu_seqlens[", n + 1, "] = ", cu(n + 1),
-            "; expected strictly rising (no empty documents)");
+  for (int64_t n = 0; n < N; ++n) {
+    if (cu(n) < cu(n + 1)) continue;
+    const bool behind = n > 0 && cu(n) == T && cu(n + 1) == T;
+    require(
+        behind && !states, name, ": cu_seqlens[", n, "] = ", cu(n), ", cu_seqlens[", n + 1,
+        "] = ", cu(n + 1), "; expected strictly rising",
+        behind ? " (an empty document has no state to give or return)" : " (no empty documents)");
+  }
   require(cu(0) == 0 && cu(N) == T, name, ": cu_seqlens runs from ", cu(0), " to ", cu(N),
           ", expected from 0 to T = ", T);
 }

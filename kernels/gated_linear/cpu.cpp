@@ -126,7 +126,7 @@ void step(const Problem<Real>& p, const Outputs<GatedLinear, View<Real>>& y) {
 void GatedLinear::check(const Inputs<Tensor>& x, const Options& o) {
   const HeadShape s = check_heads_as_q(name, x.q, x.k, x.v);
   check_shape(name, "g", x.g, {s.B, s.T, s.H, s.K});
-  check_documents(name, o.cu_seqlens, s.B, s.T);
+  check_documents(name, o.cu_seqlens, s.B, s.T, o.return_state || x.initial_state);
   check_shape(name, "initial_state", x.initial_state,
               {document_count(o.cu_seqlens, s.B), s.H, s.K, s.V});
 }

@@ -173,7 +173,7 @@ void step(const Problem<Real>& p, const Outputs<Linear, View<Real>>& y,
 
 void Linear::check(const Inputs<Tensor>& x, const Options& o) {
   const HeadShape s = check_heads_as_q(name, x.q, x.k, x.v);
-  check_documents(name, o.cu_seqlens, s.B, s.T);
+  check_documents(name, o.cu_seqlens, s.B, s.T, o.return_state || x.initial_state || x.initial_z);
   const int64_t N = document_count(o.cu_seqlens, s.B);
   check_shape(name, "g", x.g, {s.B, s.T, s.H});
   check_shape(name, "log_gamma", x.log_gamma, {s.H});

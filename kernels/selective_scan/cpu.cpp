@@ -147,7 +147,7 @@ void SelectiveScan::check(const Inputs<Tensor>& x, const Options& o) {
   check_shape(name, "D", x.D, {E});
   check_shape(name, "z", x.z, {B, T, E});
   check_shape(name, "dt_bias", x.dt_bias, {E});
-  check_documents(name, o.cu_seqlens, B, T);
+  check_documents(name, o.cu_seqlens, B, T, o.return_state || x.initial_state);
   check_shape(name, "initial_state", x.initial_state, {document_count(o.cu_seqlens, B), E, K});
 }
 

@@ -47,7 +47,7 @@ Settings parse_settings(const std::vector<std::string>& words) {
   Settings settings;
   for (const std::string& word : words) {
     const size_t equals = word.find('=');
-    require(equals != std::string::npos && equals > 0, "weft bench --set ", word,
+    require(equals != std::string::npos && equals > 0, "bench --set ", word,
             ": expected OPTION=VALUE, as in --set window=512");
     settings[word.substr(0, equals)] = word.substr(equals + 1);
   }
@@ -58,7 +58,7 @@ std::vector<Variant> variants_of(const BenchArguments& a) {
   std::vector<std::string> names = a.names;
   const std::vector<Variant> standard = mechanisms();
   const bool plain = a.set.empty() && a.without.empty();
-  require(plain || !names.empty(), "weft bench --set and --without need the name of an operation");
+  require(plain || !names.empty(), "bench --set and --without need the name of an operation");
   if (names.empty())
     for (const Variant& v : standard)
       if (std::find(names.begin(), names.end(), v.operation) == names.end())
@@ -234,7 +234,7 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
   std::vector<int64_t> lengths = a.lengths;
   if (lengths.empty()) lengths = {512, 1024, 2048, 4096, 8192};
   for (const int64_t length : lengths)
-    require(length > 0, "weft bench --lengths: ", length, " is not a length");
+    require(length > 0, "bench --lengths: ", length, " is not a length");
   std::sort(lengths.begin(), lengths.end());
   LiveLine line("bench");
   std::vector<BenchRow> rows;
@@ -250,10 +250,10 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
 }
 
 int run_bench(const BenchArguments& a, std::ostream& out) {
-  require(a.budget >= 0, "weft bench --budget: ", a.budget, " is not a number of seconds");
+  require(a.budget >= 0, "bench --budget: ", a.budget, " is not a number of seconds");
   if constexpr (has_cuda)
     if (device_from(a.device).is_cuda()) return run_cuda_bench(a, out);
-  require(device_from(a.device).is_cpu(), "weft bench --device ", a.device, ": nothing runs there");
+  require(device_from(a.device).is_cpu(), "bench --device ", a.device, ": nothing runs there");
   variants_of(a);  // names are refused before anything is timed
   const MachineRates rates = measure_machine(std::max(a.budget, 0.1));
   if (a.json)

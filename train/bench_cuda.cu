@@ -387,7 +387,7 @@ void print_rows(const std::vector<CudaBenchRow>& rows, std::ostream& out) {
 
 int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
   require(a.set.empty() && a.without.empty() && a.lengths.empty(),
-          "weft bench --device cuda: it times fixed shapes; --set, --without and --lengths are for "
+          "bench --device cuda: it times fixed shapes; --set, --without and --lengths are for "
           "--device cpu");
   std::vector<Problem> list;
   for (const Problem& p : problems()) {
@@ -396,7 +396,7 @@ int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
     };
     if (a.names.empty() || std::any_of(a.names.begin(), a.names.end(), wanted)) list.push_back(p);
   }
-  require(!list.empty(), "weft bench --device cuda: no shape is kept for ", a.names.front());
+  require(!list.empty(), "bench --device cuda: no shape is kept for ", a.names.front());
   const std::map<std::string, Peer> peers = read_peers(a.peers);
   const MachineRates rates = measure_gpu(std::max(a.budget, 0.1));
   if (a.json)

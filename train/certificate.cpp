@@ -257,7 +257,7 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
         rows.push_back(std::move(r));
     }
   }
-  require(!rows.empty(), "weft gradcheck --case \"", a.case_text, "\": no case's name holds that");
+  require(!rows.empty(), "gradcheck --case \"", a.case_text, "\": no case's name holds that");
   if (!a.junit.empty()) write_file(a.junit, certificate_junit(rows));
   if (a.json)
     out << certificate_json(rows);

@@ -64,6 +64,7 @@ Plan make_plan(Recipe& recipe) {
 
   layers::Generation generation;
   generation.capacity = model.context();
+  if (meta.takes_cuda_forms()) generation.place = empty({1}, Dtype::i32, meta);  // as it runs there
   model.next(empty({1, 1}, Dtype::i32, meta), generation);
   plan.decode_bytes = generation.bytes();
   return plan;

@@ -296,12 +296,12 @@ OpArguments op_arguments(const std::vector<std::string>& words) {
         a.settings[name] = value_of(word, words, i);
     }
   }
-  require(places.size() <= 3, "weft op: \"", places.size() > 3 ? places[3] : "",
+  require(places.size() <= 3, "op: \"", places.size() > 3 ? places[3] : "",
           "\" is one word too many; expected NAME IN.h5 OUT.h5");
   if (!places.empty()) a.name = places[0];
   if (places.size() > 1) a.in = places[1];
   if (places.size() > 2) a.out = places[2];
-  require(!checking || !a.check.empty(), "weft op --check: no file given");
+  require(!checking || !a.check.empty(), "op --check: no file given");
   return a;
 }
 
@@ -381,25 +381,25 @@ int run_op(const OpArguments& a, std::ostream& out) {
     out << kUsage;
     return 0;
   }
-  require(!a.name.empty(), "weft op: no operation named; expected NAME IN.h5 OUT.h5, ",
+  require(!a.name.empty(), "op: no operation named; expected NAME IN.h5 OUT.h5, ",
           "`weft op --list` shows the names");
   const Operation& op = operation(a.name);
   if (a.help) {
     print_help(op, out);
     return 0;
   }
-  require(!a.out.empty(), "weft op ", a.name, ": expected IN.h5 OUT.h5; `weft op ", a.name,
+  require(!a.out.empty(), "op ", a.name, ": expected IN.h5 OUT.h5; `weft op ", a.name,
           " --help` shows the tensors");
   const Device device = device_from(a.device);
   const Form form = form_from(a.form.empty() ? "chunkwise" : a.form);
-  require(!device.is_cuda() || form == Form::chunkwise, "weft op: the ", a.form,
+  require(!device.is_cuda() || form == Form::chunkwise, "op: the ", a.form,
           " form runs on the CPU; leave out --device cuda");
 
   const OperationFile file = read_operation_file(a.in, op);
   Settings settings = file.settings;
   for (const auto& [name, value] : a.settings) settings[name] = value;
   const Dtype dtype = a.dtype.empty() ? dtype_of_inputs(op, file.inputs) : dtype_from(a.dtype);
-  require(is_float(dtype), "weft op: ", dtype, " is no type to compute in; known: f64 f32 bf16");
+  require(is_float(dtype), "op: ", dtype, " is no type to compute in; known: f64 f32 bf16");
   const Run r = in_file(a.in, [&] {
     return run(op, file, settings, form, dtype, a.backward || !file.output_gradients.empty(),
                device);

@@ -17,6 +17,17 @@ std::vector<std::unique_ptr<Operation>>& all() {
 
 std::string gradient_name(const std::string& name) { return name == "o" ? "dout" : "d" + name; }
 
+std::vector<std::string> letters_of(const std::string& shape) {
+  std::vector<std::string> letters(1);
+  for (size_t i = 1; i < shape.size() && shape[i] != ']'; ++i) {
+    if (shape[i] != ',')
+      letters.back() += shape[i];
+    else
+      letters.emplace_back(), ++i;
+  }
+  return letters;
+}
+
 std::string name_of(Form form) {
   switch (form) {
     case Form::naive:

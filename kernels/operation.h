@@ -61,6 +61,8 @@ class Operation {
 
 // "dx" for "x"; the gradient of "o" is "dout", since `do` is a keyword.
 std::string gradient_name(const std::string& name);
+// "[B, T, H, K]" as {"B", "T", "H", "K"}.
+std::vector<std::string> letters_of(const std::string& shape);
 std::string name_of(Form form);
 Form form_from(const std::string& name);
 

@@ -16,8 +16,9 @@ namespace {
 
 using namespace kernels;
 
-// A shape of an operation: the sizes behind the letters of its fields. Optional inputs that `with` does
-// not name are left out. Products of the forward and the backward pass, in FLOPs.
+// A shape of an operation: the sizes behind the letters of its fields, "W - 1" with one of its own.
+// Optional inputs that `with` does not name are left out. Products of the forward and the backward
+// pass, in FLOPs.
 struct Problem {
   std::string name, operation;
   std::map<std::string, int64_t> sizes;
@@ -119,7 +120,7 @@ std::vector<Problem> problems() {
   list.push_back(rows("gated_activation", 32768, 2048, {}, {{"kind", "silu"}}));
   list.push_back({"short_conv B8 T4096 D3072 W4",
                   "short_conv",
-                  {{"B", 8}, {"T", 4096}, {"D", 3072}, {"W", 4}, {"N", 8}},
+                  {{"B", 8}, {"T", 4096}, {"D", 3072}, {"W", 4}, {"W - 1", 3}, {"N", 8}},
                   {},
                   {{"return_state", "false"}},
                   0,
@@ -159,21 +160,13 @@ std::vector<Problem> problems() {
   return list;
 }
 
-// "[B, T, H, K]" with the sizes behind the letters; "W - 1" too.
+// "[B, T, H, K]" with the sizes behind the letters.
 Shape shape_of(const std::string& letters, const Problem& p) {
   Shape shape;
-  std::string word;
-  for (const char c : letters.substr(1)) {
-    if (c != ',' && c != ']') {
-      if (c != ' ') word += c;
-      continue;
-    }
-    const size_t minus = word.find('-');
-    const auto found = p.sizes.find(word.substr(0, minus));
-    require(found != p.sizes.end(), p.name, ": no size is given for ", word);
-    shape.append(found->second - (minus == std::string::npos ? 0 : 1));
-    word.clear();
-    if (c == ']') break;
+  for (const std::string& letter : letters_of(letters)) {
+    const auto found = p.sizes.find(letter);
+    require(found != p.sizes.end(), p.name, ": no size is given for ", letter);
+    shape.append(found->second);
   }
   return shape;
 }

@@ -3,6 +3,7 @@
 
 #include "kernels/basic/gather.cuh"
 #include "kernels/basic/matrix.h"
+#include "kernels/common/documents.cuh"
 
 namespace weft::kernels {
 namespace {
@@ -10,12 +11,7 @@ namespace {
 __global__ void place(const int32_t* cu, int N, int T, int32_t* places) {
   const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (t >= T) return;
-  int low = 0, high = N;  // cu[low] <= t < cu[high]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (cu[middle] <= t ? low : high) = middle;
-  }
-  places[t] = t - cu[low];
+  places[t] = t - cu[document_at(cu, N, t)];
 }
 
 }  // namespace

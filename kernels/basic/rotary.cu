@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "kernels/common/documents.cuh"
 #include "kernels/common/vectors.cuh"
 
 namespace weft::kernels {
@@ -31,12 +32,7 @@ struct Angles {
 
 // The first token of the document that holds token t.
 __device__ __forceinline__ int64_t document_begin(const Angles& a, int64_t t) {
-  int low = 0, high = a.N;  // cu[low] <= t < cu[high]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (a.cu[middle] <= t ? low : high) = middle;
-  }
-  return a.N ? a.cu[low] : 0;
+  return a.N ? a.cu[document_at(a.cu, a.N, t)] : 0;
 }
 
 // table [n, pairs] = (cos, sin) of the n tokens from `first` of a row. A thread keeps to one pair.

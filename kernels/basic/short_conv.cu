@@ -7,6 +7,7 @@
 // blocks' sums by a second kernel, always in the same order.
 #include "kernels/basic/functions.cuh"
 #include "kernels/basic/short_conv.h"
+#include "kernels/common/documents.cuh"
 #include "kernels/common/vectors.cuh"
 
 namespace weft::kernels {
@@ -49,12 +50,8 @@ struct Document {
 template <class T>
 __device__ __forceinline__ Document document_of(const Conv<T>& c, int row, int t) {
   if (!c.cu) return {row, 0, c.T_};
-  int low = 0, high = c.N;  // cu[low] <= t < cu[high]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (c.cu[middle] <= t ? low : high) = middle;
-  }
-  return {low, c.cu[low], c.cu[low + 1]};
+  const int n = document_at(c.cu, c.N, t);
+  return {n, c.cu[n], c.cu[n + 1]};
 }
 
 // The channels of a thread: N of them from d, of which n exist; all of them if kAligned.

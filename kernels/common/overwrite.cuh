@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "core/cuda.cuh"
+#include "kernels/common/documents.cuh"
 #include "kernels/common/hopper.cuh"
 #include "kernels/common/pieces.h"
 
@@ -47,12 +48,7 @@ struct Grid {
   // The document of token t of a row.
   __device__ int of(int row, int64_t t) const {
     if (!cu) return row;
-    int low = 0, high = count;  // cu[low] <= t < cu[high]
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (cu[middle] <= t ? low : high) = middle;
-    }
-    return low;
+    return document_at(cu, count, t);
   }
   __device__ Span span(int document, int chunk) const {
     const int64_t from = begin(document), to = end(document), start = int64_t{chunk} * kChunk;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/cuda.cuh"
+#include "kernels/common/documents.cuh"
 #include "kernels/common/pieces.h"
 
 namespace weft::kernels {
@@ -28,12 +29,7 @@ struct DocumentWalk {
   // The document of token t of a row.
   __device__ int of(int row, int t) const {
     if (!cu) return row;
-    int low = 0, high = N;  // cu[low] <= t < cu[high]
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (cu[middle] <= t ? low : high) = middle;
-    }
-    return low;
+    return document_at(cu, N, t);
   }
   // The piece of document [begin, end) that starts with token t, and that which ends before it.
   __device__ static Segment from(int begin, int end, int t) {

@@ -15,6 +15,7 @@
 #include <cmath>
 
 #include "core/cuda.cuh"
+#include "kernels/common/documents.cuh"
 #include "kernels/common/tile.cuh"
 
 namespace weft::kernels::softmax {
@@ -76,12 +77,8 @@ struct Band {
 
   // Tokens of the document that token i lies in.
   __device__ Range document(int i) const {
-    int low = 0, high = documents;  // cu[low] <= i < cu[high]
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      (cu[middle] <= i ? low : high) = middle;
-    }
-    return {cu[low], cu[high]};
+    const int n = document_at(cu, documents, i);
+    return {cu[n], cu[n + 1]};
   }
   __device__ Range keys(int t) const {
     if (t >= T) return {};

@@ -8,6 +8,7 @@
 // More than 16 states are blocks of 16, each with warps of its own.
 #pragma once
 
+#include "kernels/common/documents.cuh"
 #include "kernels/common/vectors.cuh"
 #include "kernels/common/warp.cuh"
 #include "kernels/selective_scan/selective_scan.h"
@@ -80,12 +81,8 @@ struct Document {
 template <class T>
 __device__ __forceinline__ Document document_of(const Problem<T>& p, int row, int t) {
   if (!p.cu) return {row, 0, p.tokens};
-  int low = 0, high = p.N;  // cu[low] <= t < cu[high]
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (p.cu[middle] <= t ? low : high) = middle;
-  }
-  return {low, p.cu[low], p.cu[low + 1]};
+  const int n = document_at(p.cu, p.N, t);
+  return {n, p.cu[n], p.cu[n + 1]};
 }
 
 // What a lane stands for. Block b of the grid: channels fastest, then state blocks, then rows.

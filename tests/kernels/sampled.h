@@ -28,21 +28,9 @@ inline std::string label(const Sized& s) {
   return s.documents.empty() ? text : text + " packed";
 }
 
-// "[B, T, H, K]" as {"B", "T", "H", "K"}.
-inline std::vector<std::string> letters_of(const std::string& shape) {
-  std::vector<std::string> letters(1);
-  for (size_t i = 1; i < shape.size() && shape[i] != ']'; ++i) {
-    if (shape[i] != ',')
-      letters.back() += shape[i];
-    else
-      letters.emplace_back(), ++i;
-  }
-  return letters;
-}
-
 inline Tensor sampled_input(const Sized& s, const kernels::Field& f, uint64_t seed) {
   Shape shape;
-  for (const std::string& letter : letters_of(f.shape)) shape.append(s.sizes.at(letter));
+  for (const std::string& letter : kernels::letters_of(f.shape)) shape.append(s.sizes.at(letter));
   const std::string name = f.name;
   const Tensor t = kernels::normal(shape, seed, name);
   double* const x = t.data<double>();

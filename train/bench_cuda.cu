@@ -219,9 +219,9 @@ Tensors inputs_of(const Operation& op, const Problem& p) {
   for (const Field& f : op.inputs())
     if (!f.optional || std::find(p.with.begin(), p.with.end(), f.name) != p.with.end())
       in[f.name] = input_of(f, p);
-  for (const Setting& s : op.settings()) {  // the mask, or token ids; other tensors are left out
+  for (const Setting& s : op.settings()) {  // the mask or token ids: on the GPU, as in training
     if (s.name == "block_mask")
-      in[s.name] = strided_mask(p.sizes.at("T") / 64, p.sizes.at("stride"));
+      in[s.name] = strided_mask(p.sizes.at("T") / 64, p.sizes.at("stride")).to(kCuda);
     if (s.name != "ids" && s.name != "targets") continue;
     const Tensor ids = empty({p.sizes.at("R")}, Dtype::i32);
     const Random random(5, stream_of("ids"));

@@ -7,7 +7,6 @@
 namespace weft::kernels {
 namespace {
 
-using tests::letters_of;
 using tests::sampled;
 using tests::Sized;
 

@@ -54,9 +54,10 @@ class Operation {
   // a form that it lacks.
   virtual Tensors forward(Form form, const Tensors& in, const Settings& settings) const = 0;
   // `output_gradients` by gradient name ("dout", "dlse"; see gradient_name); an absent one is zero.
-  // Returns the gradient of each input that is there, by gradient name.
+  // Returns the gradient of each input that is there and not among `constants`, by gradient name.
   virtual Tensors backward(Form form, const Tensors& in, const Settings& settings,
-                           const Tensors& output_gradients) const = 0;
+                           const Tensors& output_gradients,
+                           const std::vector<std::string>& constants = {}) const = 0;
 };
 
 // "dx" for "x"; the gradient of "o" is "dout", since `do` is a keyword.

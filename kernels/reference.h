@@ -149,8 +149,12 @@ class OperationOf final : public Operation {
   }
 
   Tensors backward(Form form, const Tensors& in, const Settings& settings,
-                   const Tensors& output_gradients) const override {
+                   const Tensors& output_gradients,
+                   const std::vector<std::string>& constants) const override {
     const auto [x, o] = pack(in, settings);
+    Inputs<M, bool> wanted;
+    size_t input = 0;
+    for_fields([&](bool& want) { want = !contains(constants, M::kInputs[input++].name); }, wanted);
     Outputs<M> dy;
     size_t i = 0, used = 0;
     for_fields(
@@ -169,8 +173,6 @@ class OperationOf final : public Operation {
       round_outputs(y);
       Tensor& first = std::get<0>(dy.fields());
       if (!first) first = zeros_like(std::get<0>(y.fields()));
-      Inputs<M, bool> wanted;
-      for_fields([](bool& want) { want = true; }, wanted);
       return named(kernels::backward<M>(x, o, saved, dy, wanted), M::kInputs, true);
     }
     const Dtype t = detail::leading<M>(x).dtype();
@@ -181,11 +183,9 @@ class OperationOf final : public Operation {
       dx = recurrent_backward<double>(x, o, dy);
     else
       dx = recurrent_backward<float>(x, o, dy);
-    for_fields(
-        [](Tensor& d, const Tensor& value) {
-          if (d) d = d.to(value.dtype());
-        },
-        dx, const_cast<Inputs<M>&>(x));
+    for_fields([](Tensor& d, const Tensor& value,
+                  bool want) { d = d && want ? d.to(value.dtype()) : Tensor(); },
+               dx, const_cast<Inputs<M>&>(x), wanted);
     return named(dx, M::kInputs, true);
   }
 

@@ -25,6 +25,7 @@ struct Problem {
   std::vector<std::string> with;
   Settings settings;
   double forward = 0, backward = 0;
+  std::vector<std::string> constants = {};  // inputs whose gradient nobody asks for
 };
 
 double of(int64_t a) { return static_cast<double>(a); }
@@ -96,6 +97,7 @@ std::vector<Problem> problems() {
   list.push_back(block_sparse(1, 16384, 16, 128, 8));
   list.push_back(recurrence("linear", "linear", 4, 4096, 16, 16, 128, 128, {}));
   list.push_back(recurrence("linear", "retention", 4, 4096, 16, 16, 128, 128, {"log_gamma"}));
+  list.back().constants = {"log_gamma"};  // fixed rates, in layers and in peers
   list.push_back(recurrence("linear", "simple_gla", 4, 4096, 16, 16, 128, 128, {"g"}));
   list.push_back(recurrence("linear", "mamba2", 4, 4096, 64, 1, 128, 64, {"g"}));
   list.push_back(recurrence("gated_linear", "gated_linear", 4, 4096, 16, 16, 128, 128, {"g"}));
@@ -324,7 +326,7 @@ CudaBenchRow time_problem(const Problem& p, double budget, const MachineRates& r
   const double bytes = bytes_of(in) + bytes_of(y);
   y.clear();
   const auto forward = [&] { op.forward(Form::chunkwise, in, p.settings); };
-  const auto both = [&] { op.backward(Form::chunkwise, in, p.settings, dy); };
+  const auto both = [&] { op.backward(Form::chunkwise, in, p.settings, dy, p.constants); };
   row.forward = by_call(forward, budget);
   row.forward_graph = by_graph(forward, budget);
   row.both = by_call(both, budget);

@@ -179,3 +179,23 @@ TEST_CASE("forms: the meta device allocates what the real call does, to the byte
     }
   });
 }
+
+TEST_CASE("forms: a gradient that is not wanted is left out, and the others stay what they are") {
+  for_cases([&](const Operation& op, const NamedCase& c) {
+    const Expected e = expected_of(op, c, Dtype::f64);
+    const Tensors all = op.backward(Form::chunkwise, e.inputs, c.settings, e.output_gradients);
+    for (const Field& f : op.inputs()) {
+      if (!e.inputs.count(f.name)) continue;
+      INFO("without that of " << f.name);
+      Tensors others = all;
+      others.erase(gradient_name(f.name));
+      const Tensors some =
+          op.backward(Form::chunkwise, e.inputs, c.settings, e.output_gradients, {f.name});
+      REQUIRE(some.size() == others.size());
+      for (const auto& [name, t] : others) {
+        INFO(name);
+        CHECK(difference(some.at(name), t, floor_of(Dtype::f64)).error <= 1e-12);
+      }
+    }
+  });
+}

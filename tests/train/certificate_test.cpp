@@ -33,8 +33,8 @@ class Square : public kernels::Operation {
     return {{"y", made(in.at("x"), form == Form::naive ? 0 : wrong_forward,
                        [&](size_t, double x) { return x * x; })}};
   }
-  Tensors backward(Form form, const Tensors& in, const Settings&,
-                   const Tensors& dy) const override {
+  Tensors backward(Form form, const Tensors& in, const Settings&, const Tensors& dy,
+                   const std::vector<std::string>&) const override {
     const std::vector<double> d = to_doubles(dy.at("dy"));
     return {{"dx", made(in.at("x"), form == Form::naive ? 0 : wrong_backward,
                         [&](size_t i, double x) { return 2 * x * d[i]; })}};

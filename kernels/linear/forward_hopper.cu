@@ -1,7 +1,7 @@
 // Linear attention forward on Hopper: that of scan.cuh in three roles, for bf16 and K up to 128.
 // A block takes 64 columns of V of one head. One warpgroup loads (TMA) and turns gates into decays;
 // one computes the scores P of a chunk, a chunk ahead; one keeps the state S', 64 x K, in its
-// accumulators from the first chunk to the last and makes
+// registers from the first chunk to the last and makes
 //   O' = scale (e^G . S' Q' + V' P'),   S' = e^{G_C} S' + (e^{G_C - G} . V)' K
 // with S', V' and V' P' as left operands from registers and q, k, P as they lie in shared memory.
 #include "kernels/common/hopper.cuh"
@@ -161,45 +161,42 @@ __device__ void make_scores(const Tiles<K>& w, const Work& at) {
   }
 }
 
-// f(offset in a state [K, V], number of the accumulator of S').
-template <int K, class F>
-__device__ void each_of_state(Acc<K>& s, const CudaProblem<bf16>& p, int v0, F&& f) {
-  tile::each(s, [&](int v, int d, float& x) {
-    if (v0 + v < p.V && d < p.K) f(int64_t{d} * p.V + v0 + v, x);
-  });
-}
-
-// One warpgroup: the state, and the output of every chunk.
+// One warpgroup: the state, and the output of every chunk. What a chunk adds to the state is summed by
+// itself (`carry`), a block of channels after the other.
 template <int K, bool kDecays>
 __device__ void carry_state(const Tiles<K>& w, const CudaProblem<bf16>& p, const Maps& maps,
                             float* final_state, const Work& at) {
-  constexpr int kOutputBarrier = 1;
+  constexpr int kOutputBarrier = 1, kBlock = TransposedState<K>::kWidth;
+  static_assert(K / kBlock <= 2);
   const int warp = tile::warp_index() % 4;
   const bool speaks = tile::lane_index() == 0, stores = threadIdx.x % 128 == 0;
-  const int64_t of_head = (int64_t{at.b} * p.H + at.h) * p.K * p.V;
-  Acc<K> s;
-  fill(s, 0.f);
-  if (p.initial_state) {
-    each_of_state(s, p, at.v0 + 16 * warp,
-                  [&](int64_t i, float& x) { x = p.initial_state[of_head + i]; });
-  }
+  const int64_t first = (int64_t{at.b} * p.H + at.h) * p.K * p.V + at.v0 + 16 * warp;
+  const int columns = p.V - at.v0 - 16 * warp;  // of this warp that exist
+  TransposedState<K> s;
+  s.load(p.initial_state ? p.initial_state + first : nullptr, p.K, p.V, columns);
   Turn load, turn;
   for (int c = 0; c < at.chunks; ++c) {
-    const auto state = tile::to_frag<bf16>(s);
+    Frag<bf16, kBlock> state[K / kBlock];
+#pragma unroll
+    for (int i = 0; i < K / kBlock; ++i) state[i] = tile::to_frag<bf16>(s.s[i]);
     w.loaded.wait(load);
+    const auto q = w.q[load.stage], k = w.k[load.stage];
     const auto values = tile::load_frag_t<bf16, kTokens>(w.v[load.stage], 0, 16 * warp);
     auto late_values = values;  // times e^{G_C - G}
     const Decay<kTokens> decay = w.decay(turn);
+    float total = 1.f;
     if constexpr (kDecays) {
       w.decayed.wait(turn);
-      scale(s, decay.total());  // before any product is under way
+      total = decay.total();
       scale_inner(late_values, decay.to_end());
     }
     Acc<kTokens> o;
-    tile::wgmma_begin(s);
-    tile::wgmma_abt<kFirst>(o, state, w.q[load.stage], 0, 0);
+    Acc<kBlock> added;  // to a block of the state, one after the other
+    tile::wgmma_begin();
+    tile::wgmma_abt<kFirst>(o, state[0], q, 0, 0);
+    if constexpr (K > kBlock) tile::wgmma_abt(o, state[1], q, 0, kBlock);
     tile::wgmma_commit();
-    tile::wgmma_ab(s, late_values, w.k[load.stage], 0, 0);
+    tile::wgmma_ab<kFirst>(added, late_values, k, 0, 0);
     tile::wgmma_commit();
     tile::wgmma_wait<1>(o);
     if constexpr (kDecays) scale_cols(o, tile::load_cols<kTokens>(decay.from_start()));
@@ -207,17 +204,30 @@ __device__ void carry_state(const Tiles<K>& w, const CudaProblem<bf16>& p, const
     tile::wgmma_begin(o);
     tile::wgmma_abt(o, values, w.scores[turn.stage], 0, 0);
     tile::wgmma_commit();
-    tile::wgmma_wait<0>(s, o);
+    tile::wgmma_wait<1>(added);
+    linear::carry(s.s[0], total, added);
+    if constexpr (K > kBlock) {
+      tile::wgmma_begin(added);
+      tile::wgmma_ab<kFirst>(added, late_values, k, 0, kBlock);
+      tile::wgmma_commit();
+      tile::wgmma_wait<1>(o);
+    } else {
+      tile::wgmma_wait<0>(o);
+    }
+    scale(o, p.scale);
+    const auto out = w.o[c % 2];
+    acc_to_smem_t(o, out, 0, 16 * warp);
+    tile::publish();
+    if constexpr (K > kBlock) {
+      tile::wgmma_wait<0>(added);
+      linear::carry(s.s[1], total, added);
+    }
     __syncwarp();
     if (speaks) {
       w.loaded.release(load);
       w.scored.release(turn);
       if constexpr (kDecays) w.decayed.release(turn);
     }
-    scale(o, p.scale);
-    const auto out = w.o[c % 2];
-    acc_to_smem_t(o, out, 0, 16 * warp);
-    tile::publish();
     if (stores) tile::tma_store_read<0>();  // the other tile is free for the next chunk
     tile::named_sync(kOutputBarrier, 128);
     if (stores) {
@@ -227,10 +237,7 @@ __device__ void carry_state(const Tiles<K>& w, const CudaProblem<bf16>& p, const
     load.next<kStages>();
     turn.next<kBuffers>();
   }
-  if (final_state) {
-    each_of_state(s, p, at.v0 + 16 * warp,
-                  [&](int64_t i, float& x) { final_state[of_head + i] = x; });
-  }
+  if (final_state) s.store(final_state + first, p.K, p.V, columns);
   if (stores) tile::tma_store_read<0>();
 }
 

@@ -50,6 +50,17 @@ struct CudaProblem {
   bool normalize;
 };
 
+// state = total * state + added. What a chunk adds is summed by itself, from zero: tensor cores cut off
+// what they add to a large sum, always towards zero, and 100,000 tokens would feel it.
+template <int N>
+__device__ __forceinline__ void carry(tile::Acc<N>& state, float total, const tile::Acc<N>& added) {
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) state.x[j][i] = fmaf(state.x[j][i], total, added.x[j][i]);
+  }
+}
+
 // The forward pass for Hopper, forward_hopper.cu. False, and nothing done, where it does not cover the
 // call: other types than bf16, K above 128, packed documents, `normalize`, rows not aligned for TMA.
 bool hopper_forward(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& y);

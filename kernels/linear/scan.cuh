@@ -214,8 +214,10 @@ __global__ void __launch_bounds__(kThreads)
       if (decays) scale_inner(left, decay.to_end());
 #pragma unroll
       for (int block = 0; block < S::kBlocks; ++block) {
-        scale(s.s[block], total);
-        mma_ab(s.s[block], left, k, 0, block * S::kWidth);
+        Acc<S::kWidth> added;
+        fill(added, 0.f);
+        mma_ab(added, left, k, 0, block * S::kWidth);
+        carry(s.s[block], total, added);
       }
       if (p.normalize)
         for (int d = threadIdx.x; d < K; d += kThreads) {

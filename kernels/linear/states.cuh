@@ -169,12 +169,22 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
     const float total = decays[4 * kTokens];
     const float* const factor = decays + Decay<kTokens>::kFloats;
     if (owns_s) {
-      scale(s, total);
-      auto a = tile::load_frag_t<T, kTokens>(stage_of(w.x, stage), 0, 16 * warp);
-      if constexpr (kBackwards && std::is_same_v<T, tile::bf16>)
-        if (p.normalize) mma_ab(s, rest_of_scaling(a, factor), stage_of(w.y, stage), 0, 0);
-      scale_inner(a, factor);
-      mma_ab(s, a, stage_of(w.y, stage), 0, 0);
+      const auto add_chunk = [&](Acc<kPart>& sum) {
+        auto a = tile::load_frag_t<T, kTokens>(stage_of(w.x, stage), 0, 16 * warp);
+        if constexpr (kBackwards && std::is_same_v<T, tile::bf16>)
+          if (p.normalize) mma_ab(sum, rest_of_scaling(a, factor), stage_of(w.y, stage), 0, 0);
+        scale_inner(a, factor);
+        mma_ab(sum, a, stage_of(w.y, stage), 0, 0);
+      };
+      if constexpr (std::is_same_v<Kept, float>) {
+        Acc<kPart> added;
+        fill(added, 0.f);
+        add_chunk(added);
+        carry(s, total, added);
+      } else {  // kept in bf16, a state does not feel it
+        scale(s, total);
+        add_chunk(s);
+      }
       if (owns_z) {
         const auto x = stage_of(w.x, stage);
         z *= total;

@@ -97,6 +97,8 @@ std::vector<Sized> hundred_thousand_tokens() {
                              {"short_conv",
                               {{"B", 1}, {"T", T}, {"D", 32}, {"W", 4}, {"W - 1", 3}, {"N", 1}},
                               {"bias", "initial_state"}}};
+  // So many rows that none is cut into segments.
+  list.push_back(heads("linear", {{"B", 64}, {"T", 20'000}, {"H", 1}, {"Hk", 1}, {"K", 16}}));
   for (Sized& s : list) s.decay = 1e-3;  // a memory of a thousand tokens
   return list;
 }

@@ -5,13 +5,13 @@ namespace weft::kernels {
 namespace linear {
 namespace {
 
-// dlog_gamma[h] = sum of parts[.., h], a block for each head.
-__global__ void __launch_bounds__(256)
-    sum_gate_parts(const float* parts, const int count, const int H, float* out) {
-  float sum = 0.f;
-  for (int i = threadIdx.x; i < count; i += 256) sum += parts[int64_t{i} * H + blockIdx.x];
-  sum = tile::block_sum(sum);
-  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+// dlog_gamma[h] = sum of parts[.., h], a warp for each head.
+__global__ void __launch_bounds__(32)
+    sum_gate_parts(const double* parts, const int count, const int H, float* out) {
+  double sum = 0;
+  for (int i = threadIdx.x; i < count; i += 32) sum += parts[int64_t{i} * H + blockIdx.x];
+  sum = warp_sum_of_doubles(sum);
+  if (threadIdx.x == 0) out[blockIdx.x] = static_cast<float>(sum);
 }
 
 }  // namespace
@@ -35,7 +35,12 @@ void Linear::cuda_backward(const Inputs<Tensor>& inputs, const Options& o, const
   const Tensor sums = make(chunks > 1 && o.normalize, {B, chunks - 1, H, K});
   const Tensor dsums = make(chunks > 1 && o.normalize, {B, chunks - 1, H, K});
   const Tensor dd = make(o.normalize, {B, T, H});
-  const Tensor gate_parts = make(static_cast<bool>(dx.log_gamma), {B, chunks, H});
+  // One number a head is the sum over all tokens: its terms can cancel, and are kept in full.
+  const bool sums_gates = static_cast<bool>(dx.log_gamma);
+  const bool beside = sums_gates && chunks > 1 && x.q.dtype() == Dtype::bf16;
+  const Tensor exact = make(beside, {B, chunks - 1, H, K, V});
+  const Tensor dexact = make(beside, {B, chunks - 1, H, K, V});
+  const Tensor gate_parts = make(sums_gates, {B, chunks, H}, Dtype::f64);
   if (x.q.is_meta()) return;
   for_cuda_dtype(x.q.dtype(), [&]<class Real>() {
     const linear::CudaProblem<Real> p(x, o, cu_seqlens);
@@ -49,17 +54,23 @@ void Linear::cuda_backward(const Inputs<Tensor>& inputs, const Options& o, const
                                              .dinitial_state = dptr<float>(dx.initial_state),
                                              .dinitial_z = dptr<float>(dx.initial_z)},
                                    .o = token_rows<const Real>(out),
-                                   .before = {dptr<Real>(states), dptr<float>(sums), places},
-                                   .after = {dptr<Real>(dstates), dptr<float>(dsums), places},
+                                   .before = {.states = dptr<Real>(states),
+                                              .sums = dptr<float>(sums),
+                                              .places = places,
+                                              .exact = dptr<float>(exact)},
+                                   .after = {.states = dptr<Real>(dstates),
+                                             .sums = dptr<float>(dsums),
+                                             .places = places,
+                                             .exact = dptr<float>(dexact)},
                                    .dq = token_rows<Real>(dx.q),
                                    .dk = token_rows<Real>(dx.k),
                                    .dv = token_rows<Real>(dx.v),
                                    .dd = dptr<float>(dd),
                                    .dg = dptr<float>(dx.g),
-                                   .gate_parts = dptr<float>(gate_parts),
+                                   .gate_parts = dptr<double>(gate_parts),
                                    .chunks = static_cast<int>(chunks)});
     if (gate_parts)
-      launch(linear::sum_gate_parts, H, 256, 0, dptr<const float>(gate_parts),
+      launch(linear::sum_gate_parts, H, 32, 0, dptr<const double>(gate_parts),
              static_cast<int>(B * chunks), static_cast<int>(H), dptr<float>(dx.log_gamma));
   });
   check_launch("linear backward");

@@ -14,7 +14,8 @@ struct Gradients {
   TokenRows<const T> o;
   KeptStates<T> before, after;  // of the chunks, and gradients
   TokenRows<T> dq, dk, dv;
-  float *dd, *dg, *gate_parts;  // [B, T, H], [B, T, H], [B, chunks, H]
+  float *dd, *dg;      // [B, T, H]
+  double* gate_parts;  // [B, chunks, H]
   int chunks;
 };
 
@@ -34,14 +35,14 @@ __global__ void __launch_bounds__(256)
   if (tile::lane_index() == 0) f.dd[row] = -sum / f.state.denominator[row];
 }
 
-template <class T>
+template <class T, bool kExact>
 __global__ void __launch_bounds__(kStateThreads)
     chunk_states(const CudaProblem<T> p, const Gradients<T> f, const int of_gradients) {
   const int index = static_cast<int>(blockIdx.x);
   if (index < of_gradients)
-    walk_states<true>(p, f.state, f.after, index);
+    walk_states<true, kExact>(p, f.state, f.after, index);
   else
-    walk_states<false>(p, f.state, f.before, index - of_gradients);
+    walk_states<false, kExact>(p, f.state, f.before, index - of_gradients);
 }
 
 // Warp (r, c) has tokens 16 r .. 16 r + 15 and part c of the columns.
@@ -61,6 +62,7 @@ struct TokenTiles {
   float *by_norm, *dd;  // [kTokens]: 1 / denominator, its gradient
   float *pairs_of_rows, *pairs_of_cols, *before, *after;  // [4, kTokens]: by part of cols, rows
   float* through;                                         // [16]: of each warp
+  float* between;  // [16]: of each warp, of pairs of tokens times their distance
 
   __host__ __device__ explicit TokenTiles(Arena& arena)
       : q(arena.carve<Smem<T, kTokens, K>>()),
@@ -79,7 +81,8 @@ struct TokenTiles {
         pairs_of_cols(arena.carve<float>(4 * kTokens)),
         before(arena.carve<float>(4 * kTokens)),
         after(arena.carve<float>(4 * kTokens)),
-        through(arena.carve<float>(16)) {}
+        through(arena.carve<float>(16)),
+        between(arena.carve<float>(16)) {}
 
  private:
   template <class Tile>
@@ -91,9 +94,8 @@ struct TokenTiles {
 };
 
 // The gradient of each gate of a piece from its shares, by one warp with two tokens a lane.
-// Returns their sum.
 template <class Tiles>
-__device__ float finish_gates(const Tiles& w, int n, float* dg, int64_t stride) {
+__device__ void finish_gates(const Tiles& w, int n, float* dg, int64_t stride) {
   const int lane = tile::lane_index();
   const float through = tile::warp_sum(lane < 16 ? w.through[lane] : 0.f) * w.decay.total();
   float later[2], earlier[2];
@@ -121,14 +123,35 @@ __device__ float finish_gates(const Tiles& w, int n, float* dg, int64_t stride) 
   const float rest = lane < 31 ? from_after : 0.f;
   const float start = (lane > 0 ? from_before : 0.f) + through;
   const float gradient[2] = {rest + own + start, rest + later[1] + (start + earlier[0])};
-  float sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (2 * lane + i >= n) continue;
-    if (dg) dg[(2 * lane + i) * stride] = gradient[i];
-    sum += gradient[i];
+  for (int i = 0; i < 2; ++i)
+    if (2 * lane + i < n) dg[(2 * lane + i) * stride] = gradient[i];
+}
+
+__device__ __forceinline__ double warp_sum_of_doubles(double x) {
+#pragma unroll
+  for (int m = 16; m > 0; m >>= 1) x += __shfl_xor_sync(~0u, x, m);
+  return x;
+}
+
+// The gradient of a gate that all tokens of a piece have in common, without what goes from state to state
+// (`add_through`). It is the sum of their gradients in another order, each share times the gates that it
+// passes, so that nothing is added which another token takes off again.
+template <class Tiles>
+__device__ double common_gate(const Tiles& w, int n) {
+  const int lane = tile::lane_index();
+  double sum = lane < 16 ? w.between[lane] : 0.;
+#pragma unroll
+  for (int token = 2 * lane; token < 2 * lane + 2; ++token) {
+    double before = 0, after = 0;
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      before += w.before[part * kTokens + token];
+      after += w.after[part * kTokens + token];
+    }
+    sum += (token + 1) * before + (n - 1 - token) * after;
   }
-  return tile::warp_sum(sum);
+  return warp_sum_of_doubles(sum);
 }
 
 // sum of s * ds over this thread's share of two tiles
@@ -180,10 +203,44 @@ __device__ __forceinline__ void put_row_sums(float* to, const float (&sum)[2], i
   }
 }
 
+// acc += A B as mma_abt and mma_ab make it of two tiles; in f32, where a sum over K can be long, in blocks
+// of 64 that are added: the gradients of gates can cancel nearly all of their terms.
+template <int K, class T, int N, int R, int C, int S, int D>
+__device__ __forceinline__ void add_abt(Acc<N>& acc, Smem<T, R, C> a, int i0, Smem<T, S, D> b,
+                                        int n0) {
+  if constexpr (std::is_same_v<T, float>) {
+#pragma unroll 1
+    for (int k = 0; k < K; k += 64) {
+      Acc<N> part;
+      fill(part, 0.f);
+      mma_abt<(K < 64 ? K : 64)>(part, a, i0, k, b, n0, k);
+      add_to(acc, part);
+    }
+  } else {
+    mma_abt<K>(acc, a, i0, 0, b, n0, 0);
+  }
+}
+template <int K, class T, int N, int R, int C, int S, int D>
+__device__ __forceinline__ void add_ab(Acc<N>& acc, Smem<T, R, C> a, int i0, Smem<T, S, D> b,
+                                       int n0) {
+  if constexpr (std::is_same_v<T, float>) {
+#pragma unroll 1
+    for (int k = 0; k < K; k += 64) {
+      Acc<N> part;
+      fill(part, 0.f);
+      mma_ab<64>(part, a, i0, k, b, k, n0);
+      add_to(acc, part);
+    }
+  } else {
+    mma_ab<K>(acc, a, i0, 0, b, 0, n0);
+  }
+}
+
 // The heads that share a key follow each other in one block, so that their sum has one order. There
 // dout and v are scaled by rows before the products that are summed over heads; a head that is alone
 // scales their results.
-template <class T, int K>
+// kSums: with the shares of gate_parts.
+template <class T, int K, bool kSums>
 __global__ void __launch_bounds__(kTokenThreads)
     chunk_gradients(const CudaProblem<T> p, const Gradients<T> f) {
   using Tiles = TokenTiles<T, K>;
@@ -194,7 +251,7 @@ __global__ void __launch_bounds__(kTokenThreads)
   const int warp = tile::warp_index(), r = warp % 4, c = warp / 4, row0 = 16 * r;
   const int heads = p.H / p.group, hk = blockIdx.x % heads;
   const int chunk = blockIdx.x / heads % f.chunks, b = blockIdx.x / heads / f.chunks;
-  const bool gates = p.gates && (f.dg || f.gate_parts), decays = static_cast<bool>(p.gates);
+  const bool gates = p.gates && (f.dg || kSums), decays = static_cast<bool>(p.gates);
   const bool shared = p.group > 1, below = c <= r;  // this warp's part of P has a lower half
   const int stop = min(p.documents.T, (chunk + 1) * kTokens);
   const auto sliced = [&](int h) { return h < (hk + 1) * p.group; };
@@ -246,7 +303,7 @@ __global__ void __launch_bounds__(kTokenThreads)
     fill(d_sum, 0.f);
     fill(dq, 0.f);
     fill(dk, 0.f);
-    if (below) mma_abt<K>(scores, w.q, row0, 0, w.k, 16 * c, 0);
+    if (below) add_abt<K>(scores, w.q, row0, w.k, 16 * c);
     int stage = 0;
 
     for (int h = hk * p.group; sliced(h); ++h) {
@@ -305,7 +362,7 @@ __global__ void __launch_bounds__(kTokenThreads)
         const auto v = stage_of(w.v, stage), dout = stage_of(w.dout, stage);
         const auto s = stage_of(w.s, stage), ds = stage_of(w.ds, stage);
 
-        if (below) mma_abt<kSlice>(dp, dout, row0, 0, v, 16 * c, 0);
+        if (below) add_abt<kSlice>(dp, dout, row0, v, 16 * c);
 #pragma unroll(sizeof(T) == 2 ? kSlice / 16 : 1)
         for (int e = 0; e < kSlice; e += 16) {
           auto left = tile::load_frag<T, 16>(dout, row0, e);
@@ -316,11 +373,12 @@ __global__ void __launch_bounds__(kTokenThreads)
           if (shared) scale_outer(left, to_end);
           mma_abt(dk, left, ds, kWidth * c, e);
         }
-        if (gates && (given_s || given_ds)) {
+        const bool passes = kSums ? f.dg != nullptr : gates;  // else add_through() has it
+        if (passes && (given_s || given_ds)) {
           const int64_t at = (int64_t{n} * p.H + h) * p.K * p.V + v0;
           through += share_of_product(given_s ? given_s + at : nullptr, s,
                                       given_ds ? given_ds + at : nullptr, ds, p.V, p.K, p.V - v0);
-        } else if (gates) {
+        } else if (passes) {
           through += share_of_product(s, ds);
         }
         if (c * kSliceWidth < kSlice) {
@@ -333,7 +391,7 @@ __global__ void __launch_bounds__(kTokenThreads)
           }
           // dV = e^{G_C - G} . (K dS) + P' (dout / denominator)
           fill(part, 0.f);
-          mma_ab<K>(part, w.k, row0, 0, ds, 0, col0);
+          add_ab<K>(part, w.k, row0, ds, col0);
           scale_rows(part, to_end);
           if (gates) add_row_dots(given, part, v, row0, col0);
           if (f.dv) {
@@ -390,6 +448,14 @@ __global__ void __launch_bounds__(kTokenThreads)
           x = off ? x * scores.x[at / 4][at % 4] * factor(row, col) : 0.f;
           ++at;
         });
+        if constexpr (kSums) {
+          float between = 0.f;
+          tile::each(part, [&](int row, int col, float x) {
+            between = fmaf(x, static_cast<float>(row0 + row - (16 * c + col)), between);
+          });
+          between = tile::warp_sum(between);
+          if (tile::lane_index() == 0) w.between[warp] = between;
+        }
         const tile::Rows rows = row_sum(part);
         const tile::Cols<16> cols = col_sum(part);
         if (tile::lane_index() < 4) {
@@ -412,10 +478,11 @@ __global__ void __launch_bounds__(kTokenThreads)
         __syncthreads();
         if (warp == 0) {
           const int64_t first = (int64_t{b} * p.documents.T + piece.begin) * p.H + h;
-          const float sum = finish_gates(w, size, f.dg ? f.dg + first : nullptr, p.H);
-          if (f.gate_parts && tile::lane_index() == 0) {
-            float& whole = f.gate_parts[(int64_t{b} * f.chunks + chunk) * p.H + h];
-            whole = piece.begin == chunk * kTokens ? sum : whole + sum;
+          if (!kSums || f.dg) finish_gates(w, size, f.dg + first, p.H);
+          if constexpr (kSums) {
+            const double sum = common_gate(w, size);
+            double& whole = f.gate_parts[(int64_t{b} * f.chunks + chunk) * p.H + h];
+            if (tile::lane_index() == 0) whole = piece.begin == chunk * kTokens ? sum : whole + sum;
           }
         }
       }
@@ -443,6 +510,64 @@ __global__ void __launch_bounds__(kTokenThreads)
 }
 
 template <class T>
+__device__ const float* in_f32(const KeptStates<T>& kept) {
+  if constexpr (std::is_same_v<T, float>)
+    return kept.states;
+  else
+    return kept.exact;
+}
+
+// gate_parts += what goes through the pieces of a chunk from state to state, a block for each head: where
+// the gradient of one number is the sum over all tokens, states rounded to bf16 would be felt.
+inline constexpr int kThroughThreads = 256;
+template <class T>
+__global__ void __launch_bounds__(kThroughThreads)
+    add_through(const CudaProblem<T> p, const Gradients<T> f) {
+  __shared__ float memory[Decay<kTokens>::kFloats];
+  __shared__ double of_warp[kThroughThreads / 32];
+  const Decay<kTokens> decay{memory};
+  const int h = blockIdx.x % p.H, chunk = blockIdx.x / p.H % f.chunks;
+  const int b = blockIdx.x / p.H / f.chunks, stop = min(p.documents.T, (chunk + 1) * kTokens);
+  const auto dot = [](const float* x, const float* y, int count) {
+    float sum = 0.f;
+#pragma unroll 8
+    for (int i = threadIdx.x; x && y && i < count; i += kThroughThreads)
+      sum = fmaf(x[i], y[i], sum);
+    return static_cast<double>(sum);
+  };
+  double whole = 0;
+  int n = p.documents.of(b, chunk * kTokens);
+  for (int t = chunk * kTokens; t < stop; ++n) {
+    const Segment piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
+    t = piece.end;
+    const int64_t own = int64_t{n} * p.H + h, state = int64_t{p.K} * p.V;
+    const int64_t at = piece.first ? own : f.before.place(b, chunk - 1, h, p.H);
+    const int64_t dat = piece.last ? own : f.after.place(b, chunk, h, p.H);
+    const float* const s = piece.first ? p.initial_state : in_f32(f.before);
+    const float* const ds = piece.last ? f.state.dfinal_state : in_f32(f.after);
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      const float2 g = lane_gates(p.gates, b, piece.begin, piece.end, h);
+      decay.set(g.x, g.y);
+    }
+    double sum = dot(s ? s + at * state : nullptr, ds ? ds + dat * state : nullptr, p.K * p.V);
+    if (p.normalize) {
+      const float* const z = piece.first ? p.initial_z : f.before.sums;
+      const float* const dz = piece.last ? f.state.dfinal_z : f.after.sums;
+      sum += dot(z ? z + at * p.K : nullptr, dz ? dz + dat * p.K : nullptr, p.K);
+    }
+    __syncthreads();
+    whole += sum * piece.size() * decay.total();
+  }
+  whole = warp_sum_of_doubles(whole);
+  if (tile::lane_index() == 0) of_warp[threadIdx.x / 32] = whole;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int i = 1; i < kThroughThreads / 32; ++i) whole += of_warp[i];
+  f.gate_parts[blockIdx.x] += whole;
+}
+
+template <class T>
 void launch_backward(const CudaProblem<T>& p, const Gradients<T>& f) {
   if (p.normalize)
     launch(denominator_gradients<T>, ceil_div(int64_t{p.B} * p.documents.T * p.H, 8), 256, 0, p, f);
@@ -452,15 +577,16 @@ void launch_backward(const CudaProblem<T>& p, const Gradients<T>& f) {
   if (gradients + states > 0) {
     Arena size;
     StateTiles<T>{size};
-    launch(chunk_states<T>, gradients + states, kStateThreads, size.used(), p, f,
-           static_cast<int>(gradients));
+    launch(f.before.exact ? chunk_states<T, true> : chunk_states<T, false>, gradients + states,
+           kStateThreads, size.used(), p, f, static_cast<int>(gradients));
   }
   for_padded_width<T>(p.K, [&]<int K>() {
     Arena size;
     TokenTiles<T, K>{size};
-    launch(chunk_gradients<T, K>, int64_t{p.B} * f.chunks * (p.H / p.group), kTokenThreads,
-           size.used(), p, f);
+    launch(f.gate_parts ? chunk_gradients<T, K, true> : chunk_gradients<T, K, false>,
+           int64_t{p.B} * f.chunks * (p.H / p.group), kTokenThreads, size.used(), p, f);
   });
+  if (f.gate_parts) launch(add_through<T>, int64_t{p.B} * f.chunks * p.H, kThroughThreads, 0, p, f);
 }
 extern template void launch_backward(const CudaProblem<float>&, const Gradients<float>&);
 

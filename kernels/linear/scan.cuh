@@ -295,7 +295,7 @@ inline int segment_count(const Inputs<Linear>& x, const Options<Linear>& o) {
 template <class T>
 __global__ void __launch_bounds__(kStateThreads)
     segment_states(const CudaProblem<T> p, const KeptStates<float> kept) {
-  walk_states<false>(p, StateGradient<T>{}, kept, blockIdx.x);
+  walk_states<false, false>(p, StateGradient<T>{}, kept, blockIdx.x);
 }
 
 template <class T>

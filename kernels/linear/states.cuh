@@ -13,12 +13,14 @@ using tile::Frag;
 using tile::Smem;
 
 // What is kept of a state: [B, chunks / every, H, K, V], z alike without V. The place c / every is that of
-// the state after chunk c, or of its gradient, where c + 1 is a multiple of `every`.
+// the state after chunk c, or of its gradient, where c + 1 is a multiple of `every`. `exact`: the same in
+// f32, beside states in bf16; absent where nobody wants it.
 template <class Kept>
 struct KeptStates {
   Kept* states = nullptr;
   float* sums = nullptr;
   int places = 0, every = 1;
+  float* exact = nullptr;
 
   __device__ bool keeps(int c) const { return (c + 1) % every == 0; }
   __device__ int64_t place(int b, int c, int h, int H) const {
@@ -75,7 +77,7 @@ __device__ __forceinline__ Frag<tile::bf16, K> rest_of_scaling(Frag<tile::bf16, 
 // A query over its denominator is the sum of two operands: its rounding would be the only one in dS.
 // Forwards:   S  <- e^{G_C} S  + (e^{G_C - G} . K)' V,          z alike with 1 for v
 // Backwards:  dS <- e^{G_C} dS + (s e^{G} / denominator . Q)' dout, dz with dd denominator for dout
-template <bool kBackwards, class T, class Kept>
+template <bool kBackwards, bool kExact, class T, class Kept>
 __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
                             const KeptStates<Kept>& kept, int index) {
   constexpr int kStages = StateTiles<T>::kStages;
@@ -145,6 +147,8 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
     if (!kept.keeps(c)) return;
     const int64_t at = kept.place(b, c, h, p.H) * p.K + k0;
     store_acc(s, kept.states + (at + 16 * warp) * p.V + v0, p.V, rows, columns);
+    if constexpr (kExact)
+      store_acc(s, kept.exact + (at + 16 * warp) * p.V + v0, p.V, rows, columns);
     if (owns_z) kept.sums[at + threadIdx.x] = z;
   };
   const bool to_the_end = kBackwards && (f.dinitial_state || f.dinitial_z);
@@ -176,12 +180,12 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
         scale_inner(a, factor);
         mma_ab(sum, a, stage_of(w.y, stage), 0, 0);
       };
-      if constexpr (std::is_same_v<Kept, float>) {
+      if constexpr (std::is_same_v<T, tile::bf16> && std::is_same_v<Kept, float>) {
         Acc<kPart> added;
         fill(added, 0.f);
         add_chunk(added);
         carry(s, total, added);
-      } else {  // kept in bf16, a state does not feel it
+      } else {  // f32 rounds to nearest; kept in bf16, a state does not feel it
         scale(s, total);
         add_chunk(s);
       }

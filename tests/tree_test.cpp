@@ -148,7 +148,6 @@ TEST_CASE("tree: an outside library is included by its one file") {
       {"toml++/", {"core/toml.cpp"}},
       {"hdf5", {"core/hdf5_"}},
       {"H5", {"core/hdf5_"}},
-      {"cblas", {"kernels/basic/matmul.cpp", "kernels/common/blas."}},
       {"sentencepiece", {"data/tokenizer.cpp"}},
       {"CLI/", {"train/"}},
       {"nccl", {"train/distributed.cpp"}},

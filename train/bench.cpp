@@ -7,7 +7,7 @@
 
 #include "core/parallel.h"
 #include "kernels/agreement.h"
-#include "kernels/common/blas.h"
+#include "kernels/common/cpu_gemm.h"
 #include "train/bench_cuda.h"
 #include "train/report.h"
 

@@ -11,7 +11,6 @@
 #include "core/library.h"
 #include "core/parallel.h"
 #include "data/tokenizer.h"
-#include "kernels/common/blas.h"
 #include "kernels/common/gemm.h"
 #include "train/progress.h"
 
@@ -69,7 +68,6 @@ std::string vectors() {
 void check_host(Report& r) {
   r.ok("build", concat("weft ", WEFT_VERSION, ", compiler ", __VERSION__, ", ", vectors()));
   r.ok("cpu", concat(processor(), ", ", thread_count(), " threads"));
-  r.ok("blas", concat("OpenBLAS, ", kernels::blas_core_name(), " kernels"));
   r.ok("hdf5", hdf5_version());
   if (data::has_sentencepiece())
     r.ok("sentencepiece", "built in");

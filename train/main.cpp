@@ -7,11 +7,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
-#include <string_view>
 
 #include "core/error.h"
 #include "core/text.h"
-#include "kernels/common/blas.h"
 #include "train/doctor.h"
 #include "train/verbs.h"
 #include "train/verbs_kernels.h"
@@ -21,29 +19,12 @@ namespace {
 using namespace weft;
 using namespace weft::train;
 
-// Two libraries read their settings from the environment before main() begins, so the program starts
-// itself once more where they are not as it wants them:
-//  - older OpenBLAS does not know newer processors: of AMD with AVX-512 it takes kernels half as fast,
-//    of virtual Intel ones some that are twenty years old;
-//  - OpenMP's threads spin for milliseconds while they wait, which costs dearly on a busy machine.
+// OpenMP's threads spin for milliseconds while they wait, which costs dearly on a busy machine. The
+// library reads its settings before main() begins, so the program starts itself once more.
 void choose_environment(char** argv) {
-  bool changed = false;
-  if (!std::getenv("GOMP_SPINCOUNT") && !std::getenv("OMP_WAIT_POLICY"))
-    changed = setenv("GOMP_SPINCOUNT", "10000", 1) == 0;
-#if defined(__x86_64__)
-  const std::string_view name = kernels::blas_core_name();
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const char* better = nullptr;
-  if (avx512 && (name == "Haswell" || name == "Zen" || name == "Prescott"))
-    better = "SkylakeX";
-  else if (avx2 && name == "Prescott")
-    better = "Haswell";
-  if (better && !std::getenv("OPENBLAS_CORETYPE"))
-    changed = setenv("OPENBLAS_CORETYPE", better, 1) == 0 || changed;
-#endif
-  if (changed) execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
+  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
+  if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0)
+    execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
 }
 
 void add_device(CLI::App* verb, std::string& device) {

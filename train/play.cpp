@@ -2,7 +2,6 @@
 #include <cstdio>
 
 #include "core/parallel.h"
-#include "kernels/common/blas.h"
 #include "kernels/operation.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
@@ -129,7 +128,6 @@ int run_version() {
   std::printf("weft %s\n", WEFT_VERSION);
   std::printf("compiler: %s\n", __VERSION__);
   std::printf("devices: cpu (%d threads), meta\n", thread_count());
-  std::printf("matrix products: OpenBLAS, %s kernels\n", kernels::blas_core_name());
   std::printf("vocabularies: bytes%s\n",
               data::has_sentencepiece() ? ", SentencePiece" : " (built without SentencePiece)");
   std::printf("operations: %zu\n", kernels::operations().size());

@@ -9,7 +9,7 @@
 
 #include "kernels/basic/cross_entropy_reference.h"
 #include "kernels/basic/rows.h"
-#include "kernels/common/blas.h"
+#include "kernels/common/cpu_gemm.h"
 #include "kernels/common/vmath.h"
 
 namespace weft::kernels {

@@ -3,7 +3,7 @@
 
 #include "kernels/basic/matmul_reference.h"
 #include "kernels/basic/rows.h"
-#include "kernels/common/blas.h"
+#include "kernels/common/cpu_gemm.h"
 
 namespace weft::kernels {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 const Registered<Matmul> registered;
 
 // A matrix whose rows or columns are contiguous and apart is used as it lies; any other is copied (a
-// row repeated by stride 0, too: BLAS has no such thing).
+// row repeated by stride 0, too: gemm() takes none).
 Tensor lined(const Tensor& t) {
   const bool by_rows = t.stride(1) == 1 && (t.stride(0) >= t.size(1) || t.size(0) == 1);
   const bool by_columns = t.stride(0) == 1 && (t.stride(1) >= t.size(0) || t.size(1) == 1);

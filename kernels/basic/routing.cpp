@@ -3,7 +3,7 @@
 
 #include "kernels/basic/routing_reference.h"
 #include "kernels/basic/rows.h"
-#include "kernels/common/blas.h"
+#include "kernels/common/cpu_gemm.h"
 
 namespace weft::kernels {
 namespace {
@@ -14,7 +14,7 @@ const Registered<CombineRows> combine_rows;
 
 constexpr int64_t kTile = 128;  // rows of one expert that make a task
 
-// As with_rows, for BLAS, which has no repeated rows (stride 0).
+// As with_rows, for gemm(), which takes no repeated rows (stride 0).
 Tensor with_rows_apart(const Tensor& t) {
   return t.stride(0) < t.size(1) && t.size(0) > 1 ? t.contiguous() : with_rows(t);
 }

@@ -1,6 +1,6 @@
 // Small matrix products inside a tile: sizes of tens, operands in the nearest cache, no packing and
-// nothing to set up. On 64 x 64 x 64 this is faster than a BLAS call; for matrices that do not fit
-// the second cache use gemm() of blas.h.
+// nothing to set up. On 64 x 64 x 64 this is faster than gemm() of cpu_gemm.h, which is for
+// matrices that do not fit the second cache.
 // Each element is a sum over k in order, so that it does not depend on where in a tile it stands.
 #pragma once
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "kernels/agreement.h"
-#include "kernels/common/blas.h"
+#include "kernels/common/cpu_gemm.h"
 #include "kernels/common/overwrite_form.h"
 #include "kernels/common/tile.h"
 #include "kernels/common/tile_gemm.h"

@@ -1,0 +1,33 @@
+// Matrix products on row-major matrices on the CPU. gemm() runs on the calling thread, inside parallel
+// loops too. parallel_gemm() spreads one product over the threads, cut by shape alone.
+// Element (i, j) is a sum over k in order, by fused multiply-adds, in parts of kSumPart<T>. So its bits
+// depend on row i of a, column j of b, alpha, beta and the element of c alone: neither on how many rows
+// or columns stand beside it, nor on where it stands, nor on the number of threads. A library promises
+// none of this: its edges have kernels of their own, and a token would change with its neighbours.
+#pragma once
+
+#include <cstdint>
+
+namespace weft::kernels {
+
+// A matrix operand: element (i, j) is data[i * stride + j], or data[j * stride + i] if transposed.
+template <class T>
+struct Matrix {
+  T* data;
+  int64_t stride;
+  bool transposed = false;
+};
+
+// The terms of a sum that are added up in registers before they are added to c.
+template <class T>
+inline constexpr int64_t kSumPart = 1024 / static_cast<int64_t>(sizeof(T));
+
+// c[m, n] = alpha * a[m, k] b[k, n] + beta * c.  beta = 0 does not read c. T is float or double.
+template <class T>
+void gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
+          Matrix<T> c);
+template <class T>
+void parallel_gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b,
+                   T beta, Matrix<T> c);
+
+}  // namespace weft::kernels

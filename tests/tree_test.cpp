@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/catch.h"
+#include "tests/paths.h"
 
 namespace {
 
@@ -27,7 +28,7 @@ struct Include {
   bool ours = false;   // in quotes
 };
 
-const fs::path kRoot = WEFT_SOURCE_DIR;
+const fs::path kRoot = weft::tests::source_path();
 const std::set<std::string> kFolders = {"core", "kernels", "autograd", "layers",
                                         "data", "train",   "recipes",  "tests"};
 constexpr std::size_t kMostLines = 600;
@@ -145,12 +146,9 @@ TEST_CASE("tree: an outside library is included by its one file") {
     std::vector<std::string> who;  // paths, or starts of paths, that may include it
   };
   const std::vector<Library> libraries = {
-      {"toml++/", {"core/toml.cpp"}},
-      {"hdf5", {"core/hdf5_"}},
-      {"H5", {"core/hdf5_"}},
-      {"sentencepiece", {"data/tokenizer.cpp"}},
-      {"CLI/", {"train/"}},
-      {"nccl", {"train/distributed.cpp"}},
+      {"toml++/", {"core/toml.cpp"}}, {"hdf5", {"core/hdf5_"}},
+      {"H5", {"core/hdf5_"}},         {"sentencepiece", {"data/tokenizer.cpp"}},
+      {"CLI/", {"train/"}},           {"nccl", {"train/distributed.cpp"}},
       {"catch2/", {"tests/catch.h"}}};
   for (const File& file : files()) {
     for (const Include& include : includes(file)) {

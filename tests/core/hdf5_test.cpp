@@ -16,6 +16,7 @@
 #include "core/hash.h"
 #include "core/random.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 
 namespace {
 
@@ -258,7 +259,7 @@ TEST_CASE("hdf5: missing, foreign, empty and truncated files are told apart") {
 }
 
 TEST_CASE("hdf5: files of other programs are read, their types widened") {
-  const Hdf5Reader in(WEFT_SOURCE_DIR "/tests/core/foreign.h5");  // made by foreign.py
+  const Hdf5Reader in(tests::source_path("tests/core/foreign.h5"));  // made by foreign.py
   const auto numbers = [&](const std::string& name, Dtype dtype) {
     INFO(name);
     CHECK(in.info(name).dtype == dtype);

@@ -7,6 +7,7 @@
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 #include "train/op.h"
 
 using namespace weft;
@@ -20,7 +21,7 @@ bool is_operation(const std::string& path) {
 
 std::vector<std::string> oracle_files() {
   std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(WEFT_SOURCE_DIR "/tests/oracles"))
+  for (const auto& entry : std::filesystem::directory_iterator(tests::source_path("tests/oracles")))
     if (entry.path().extension() == ".h5" && is_operation(entry.path().string()))
       files.push_back(entry.path().string());
   std::sort(files.begin(), files.end());

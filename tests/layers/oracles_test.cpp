@@ -5,6 +5,7 @@
 #include "core/hdf5.h"
 #include "tests/catch.h"
 #include "tests/layers/made.h"
+#include "tests/paths.h"
 
 using namespace weft;
 using namespace weft::layers;
@@ -36,7 +37,7 @@ Named plain(const Named& in) {
 
 void compare(const std::string& name, const Layer& layer, const std::vector<Parameter>& parameters,
              const Rename& ours = plain) {
-  const Hdf5Reader file(concat(WEFT_SOURCE_DIR, "/tests/oracles/layer_", name, ".h5"));
+  const Hdf5Reader file(tests::source_path(concat("tests/oracles/layer_", name, ".h5")));
   Named weights = ours(group_of(file, "weights"));
   for (const Parameter& p : parameters) {
     INFO(p.name);

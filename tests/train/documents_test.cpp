@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 #include "tests/train/program.h"
 
 using namespace weft;
@@ -14,7 +15,7 @@ namespace {
 // The blocks between ```KIND and ``` of a document.
 std::vector<std::string> blocks(const std::string& document, const std::string& kind) {
   std::vector<std::string> found;
-  std::istringstream in(read_file(WEFT_SOURCE_DIR "/" + document));
+  std::istringstream in(read_file(tests::source_path(document)));
   std::string block;
   bool inside = false;
   for (std::string line; std::getline(in, line);) {
@@ -50,7 +51,7 @@ void prepare(const Folder& f) {
   std::string text;
   for (int i = 0; i < 600; ++i) text += concat("The sentence with the number ", i, ".\n");
   f.write("text.txt", text);
-  std::filesystem::create_directory_symlink(WEFT_SOURCE_DIR "/tests", f / "tests");
+  std::filesystem::create_directory_symlink(tests::source_path("tests"), f / "tests");
 }
 
 }  // namespace
@@ -89,6 +90,6 @@ TEST_CASE("documents: every recipe of the recipes' manual and folder is taken") 
     inspect(f / "recipe.toml");
   }
   for (const auto& entry :
-       std::filesystem::recursive_directory_iterator(WEFT_SOURCE_DIR "/recipes"))
+       std::filesystem::recursive_directory_iterator(tests::source_path("recipes")))
     if (entry.path().extension() == ".toml") inspect(entry.path().string());
 }

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 #include "tests/train/program.h"
 
 using namespace weft;
@@ -27,7 +28,7 @@ TEST_CASE("inspect: the planned peak equals the counted one for every recipe, pa
   const Folder f;
   f.write("text.txt", text());
   int recipes = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(WEFT_SOURCE_DIR "/recipes")) {
+  for (const auto& entry : std::filesystem::directory_iterator(tests::source_path("recipes"))) {
     if (entry.path().extension() != ".toml") continue;
     const std::string path = entry.path().string(), name = entry.path().stem().string();
     std::vector<std::string> settings{"--set", "train.steps=2",        "--set", "train.log_every=1",

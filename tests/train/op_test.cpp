@@ -10,6 +10,7 @@
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 
 using namespace weft;
 using namespace weft::train;
@@ -107,7 +108,7 @@ TEST_CASE("op: --list and --help show every tensor and option") {
 }
 
 TEST_CASE("op: --check compares a file with its own results") {
-  const std::string oracle = WEFT_SOURCE_DIR "/tests/oracles/matmul_bias.h5";
+  const std::string oracle = tests::source_path("tests/oracles/matmul_bias.h5");
   CHECK_THAT(run({"--check", oracle}), ContainsSubstring("naive") && ContainsSubstring("dbias"));
   const Folder folder;
   Hdf5Writer file(folder / "wrong.h5");

@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/paths.h"
+
 namespace weft::tests {
 
 // A folder that goes away with the object.
@@ -66,10 +68,10 @@ inline Ran run_weft(const Folder& folder, const std::vector<std::string>& argume
     const rlimit limit{file_limit, file_limit};
     if (file_limit > 0) setrlimit(RLIMIT_FSIZE, &limit);
     if (chdir(folder.path().c_str()) != 0) _exit(126);
-    std::vector<char*> argv{const_cast<char*>(WEFT_PROGRAM)};
+    std::vector<char*> argv{const_cast<char*>(program_path())};
     for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
-    execv(WEFT_PROGRAM, argv.data());
+    execv(program_path(), argv.data());
     _exit(127);
   }
   close(ends[1]);

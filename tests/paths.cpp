@@ -1,0 +1,11 @@
+#include "tests/paths.h"
+
+namespace weft::tests {
+
+std::string source_path(const std::string& name) {
+  return WEFT_SOURCE_DIR + (name.empty() ? name : "/" + name);
+}
+
+const char* program_path() { return WEFT_PROGRAM; }
+
+}  // namespace weft::tests

@@ -58,7 +58,9 @@ InputReport check_input(const std::string& name, const std::function<double()>& 
         x.mark_written();
         return loss();
       };
-      const double numeric = derivative(at, o.step * std::max(1.0, std::abs(before)));
+      // An infinity stays where it is, whatever is added to it.
+      const double numeric =
+          std::isinf(before) ? 0 : derivative(at, o.step * std::max(1.0, std::abs(before)));
       value[i] = before;
       worst.see(i, analytic[static_cast<size_t>(i)], numeric);
     }

@@ -85,36 +85,53 @@ void exponentials(int64_t n, T* x) {
   }
 }
 
+// A log gate up to here forgets all that came before: e^x is exactly 0 in f32 and in f64.
+inline constexpr double kForgetsAll = -746;
+
 // Decays of a piece of n tokens with log gates g_0 .. g_{n-1} <= 0. Their sums are kept in double: a
-// gate of -1000 must not cost the later ones their digits.
+// gate of -700 must not cost the later ones their digits. A gate that forgets all, down to -infinity,
+// is in no sum: it lowers `fall` by kForgetsAll instead. Differences of that are exact, so that tokens
+// behind such a gate keep every digit, and two tokens on either side of it are a decay of 0 apart.
 template <class T>
 struct Decay {
-  double sum[kMaxChunk];    // G_i = g_0 + .. + g_i
-  T from_start[kMaxChunk];  // e^{G_i}: from before the piece to token i
-  T to_end[kMaxChunk];      // e^{G_{n-1} - G_i}: from token i to the piece's end
-  T total = 1;              // e^{G_{n-1}}
+  double sum[kMaxChunk];    // G_i = g_0 + .. + g_i, without those that forget all
+  double fall[kMaxChunk];   // kForgetsAll times the number of those
+  T from_start[kMaxChunk];  // from before the piece to token i
+  T to_end[kMaxChunk];      // from token i to the piece's end
+  T total = 1;              // over the whole piece
 
   // gate(i) gives g_i.
   template <class Gate>
   void set(int64_t n, const Gate& gate) {
-    double at = 0;
-    for (int64_t i = 0; i < n; ++i) sum[i] = at += static_cast<double>(gate(i));
-    for (int64_t i = n; i < tiled(n); ++i) sum[i] = at;
-    for (int64_t i = 0; i < tiled(n); ++i) from_start[i] = static_cast<T>(sum[i]);
-    for (int64_t i = 0; i < tiled(n); ++i) to_end[i] = static_cast<T>(at - sum[i]);
+    double at = 0, fallen = 0;
+    for (int64_t i = 0; i < tiled(n); ++i) {
+      const double g = i < n ? static_cast<double>(gate(i)) : 0;
+      const bool all = g <= kForgetsAll;
+      fall[i] = fallen += all ? kForgetsAll : 0;
+      sum[i] = at += all ? 0 : g;
+    }
+    for (int64_t i = 0; i < tiled(n); ++i) from_start[i] = static_cast<T>(sum[i] + fall[i]);
+    for (int64_t i = 0; i < tiled(n); ++i)
+      to_end[i] = static_cast<T>((at - sum[i]) + (fallen - fall[i]));
     exponentials(n, from_start);
     exponentials(n, to_end);
-    total = vexp(static_cast<T>(at));
+    total = vexp(static_cast<T>(at + fallen));
+  }
+  // Does the gate of token i forget all?
+  bool resets(int64_t i) const { return fall[i] < (i > 0 ? fall[i - 1] : 0); }
+  // The logarithm of the decay from token j to token i, j <= i.
+  T between(int64_t i, int64_t j) const {
+    return static_cast<T>((sum[i] - sum[j]) + (fall[i] - fall[j]));
   }
 
-  // gamma[i, j] = e^{G_i - G_j} for j <= i, and zero on to the end of the row's last tile. Left of
-  // the diagonal tile it is a product of two factors, neither above 1: the decay up to the tile's
-  // first row, and from there.
+  // gamma[i, j], the decay from token j to token i, for j <= i, and zero on to the end of the row's
+  // last tile. Left of the diagonal tile it is a product of two factors, neither above 1: the decay up
+  // to the tile's first row, and from there.
   void matrix(int64_t n, Tile<T> gamma) const {
     T before[kMaxChunk], within[kTile];
     for (int64_t start = 0; start < n; start += kTile) {
-      for (int64_t j = 0; j < start; ++j) before[j] = static_cast<T>(sum[start] - sum[j]);
-      for (int64_t i = 0; i < kTile; ++i) within[i] = static_cast<T>(sum[start + i] - sum[start]);
+      for (int64_t j = 0; j < start; ++j) before[j] = between(start, j);
+      for (int64_t i = 0; i < kTile; ++i) within[i] = between(start + i, start);
       exponentials(start, before);
       exponentials(kTile, within);
       for (int64_t i = start; i < std::min(n, start + kTile); ++i) {
@@ -123,7 +140,7 @@ struct Decay {
         for (int64_t j = 0; j < start; ++j) row[j] = by * before[j];
         // Masked before exp: what lies above the diagonal would be positive.
         for (int64_t l = 0; l < kTile; ++l) {
-          const T difference = static_cast<T>(sum[i] - sum[start + l]);
+          const T difference = between(i, start + l);
           row[start + l] = start + l <= i ? difference : -std::numeric_limits<T>::infinity();
         }
         exponentials(kTile, row + start);

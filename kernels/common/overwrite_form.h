@@ -14,6 +14,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/common/chunk.h"
 #include "kernels/common/pieces.h"
 #include "kernels/common/rounding.h"
 #include "kernels/mechanism.h"
@@ -195,7 +196,7 @@ class Form {
     x.sum = {n, K_};
     for_each(n, K_, [&](int64_t i, int64_t d) {
       const double g = vector_ ? x_.g(b, t + i, h, d) : x_.g ? x_.g(b, t + i, h) : 0;
-      x.sum(i, d) = (i > 0 ? x.sum(i - 1, d) : 0) + g;
+      x.sum(i, d) = (i > 0 ? x.sum(i - 1, d) : 0) + std::max(g, kForgetsAll);
     });
     for (int64_t i = 0; i < n; ++i) x.beta.push_back(x_.beta(b, t + i, h));
     const auto up = [&](int64_t i, int64_t d) { return x.decay(-1, i, d); };

@@ -69,6 +69,13 @@ void multiply(int64_t width, Tile<Real> x, Tile<Real> y, Tile<Real> out) {
   }
 }
 
+// x becomes 0 where the gate forgets all: of the sums that a gate's gradient is made of, those that
+// would have to cancel there leave rounding.
+template <class Real>
+void stop_at_reset(const Line<Real>& gate, Line<Real>& x) {
+  x = gate == Real(0) ? Line<Real>{} : x;
+}
+
 // to = s [rows, width] times total[column]
 template <class Real>
 void scale_columns(int64_t rows, int64_t width, const Real* total, Tile<Real> s, Tile<Real> to) {

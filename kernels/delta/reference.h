@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/common/pieces.h"
+#include "kernels/common/resets.h"
 #include "kernels/delta/delta.h"
 #include "kernels/reference.h"
 
@@ -210,6 +211,13 @@ struct Reference<Delta> {
         const int64_t kind = (3 * t + h) % 10;
         g = kind < 5 ? 0 : kind == 5 ? -1000 : kind == 6 ? -30 : g;
       }
+    list.push_back(sample("one token that forgets all", {2, 1, 2, 1, 4, 3}, true, true));
+    list.back().x.g.fill(kReset);
+    list.push_back(sample("gates of -infinity", {1, 70, 4, 1, 3, 2}, true, true));
+    put_resets(list.back().x.g);
+    const std::vector<int32_t> cu = {0, 1, 31, 64, 65, 70};
+    list.push_back(sample("gates of -infinity, packed", {1, 70, 2, 1, 3, 2}, true, true, cu));
+    put_resets_and_extremes(list.back().x.g, cu);
     list.push_back(sample("beta 0, 1 and 2", {1, 37, 2, 1, 4, 3}, true, true));
     for (int64_t i = 0; i < 74; ++i) list.back().x.beta.data<double>()[i] = i % 3;
     list.push_back(sample("one key for all", {1, 37, 1, 1, 4, 3}, true, true));

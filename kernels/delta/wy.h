@@ -125,7 +125,9 @@ struct Tiles {
         sum += lanes(q().row(i) + d) * lanes(dq + d) + lanes(k().row(i) + d) * both;
         lanes(write + d) += lanes(erase + d);
       }
-      dg[i] = closing += total<T>(sum);
+      closing += total<T>(sum);
+      if (gated && decay.resets(i)) closing = 0;  // nothing passes it: no rounding either
+      dg[i] = closing;
     }
   }
 

@@ -171,7 +171,10 @@ class Backward {
       for (int64_t i = n - 1; i >= 0; --i) {
         sum += line(w.q.row(i) + d) * (line(w.through_q.row(i) + d) + line(w.dq.row(i) + d)) -
                line(w.k.row(i) + d) * line(w.dk.row(i) + d);
+        const Line<Real> gate = line(gates.a.row(i) + d);
+        stop_at_reset<Real>(gate, sum);
         line(w.dg.row(i) + d) += sum;
+        stop_at_reset<Real>(gate, line(w.dg.row(i) + d));
       }
     }
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/common/pieces.h"
+#include "kernels/common/resets.h"
 #include "kernels/gated_linear/gated_linear.h"
 #include "kernels/reference.h"
 
@@ -161,6 +162,23 @@ struct Reference<GatedLinear> {
       auto& c = add("gates at 0, -30, -1000", {.B = 1, .T = 70, .Hk = 1, .H = 1});
       c.x.g = extreme_decays({1, 70, 1, 4});
       add_state(c, 1);
+    }
+    {
+      auto& c = add("one token that forgets all", {.B = 2, .T = 1});
+      c.x.g.fill(kReset);
+      add_state(c, 2);
+    }
+    {
+      auto& c = add("gates of -infinity", {.B = 1, .T = 70, .Hk = 1, .H = 1}, 0.1);
+      put_resets(c.x.g);
+      add_state(c, 1);
+    }
+    {
+      auto& c = add("gates of -infinity, packed", {.B = 1, .T = 70, .Hk = 1, .H = 2, .K = 3});
+      const std::vector<int32_t> cu{0, 1, 31, 64, 65, 70};
+      c.o.cu_seqlens = tensor_of(cu);
+      put_resets_and_extremes(c.x.g, cu);
+      add_state(c, 5);
     }
     add("all gates at -1000", {.B = 1, .T = 18, .Hk = 1, .H = 1}).x.g =
         full({1, 18, 1, 4}, -1000, Dtype::f64);

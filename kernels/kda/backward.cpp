@@ -155,7 +155,10 @@ class Backward {
         const Line<T> q = at(x.q(), i, d), k = at(x.k(), i, d);
         future += q * at(w.through, i, d) + k * at(w.through, kSub + i, d);
         within += q * at(w.dq, i, d) + k * (at(w.erase, i, d) - at(w.write, i, d));
+        const Line<T>& gate = at(x.gates.a, i, d);
         at(w.dg, i, d) += i > 0 ? future + within : future;
+        stop_at_reset<T>(gate, at(w.dg, i, d));
+        stop_at_reset<T>(gate, within);
       }
     }
   }

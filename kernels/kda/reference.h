@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/common/pieces.h"
+#include "kernels/common/resets.h"
 #include "kernels/kda/kda.h"
 #include "kernels/reference.h"
 
@@ -183,6 +184,9 @@ struct Reference<Kda> {
         sample("no state returned", {.T = 21}, true),
         sample("gates 0, -30 and -1000", {.T = 41, .H = 1}, true),
         sample("all gates -1000", {.T = 18, .H = 1}, false),
+        sample("one token that forgets all", {.B = 2, .T = 1}, true),
+        sample("gates of -infinity", {.T = 70, .H = 1}, true),
+        sample("gates of -infinity, packed", {.T = 70, .K = 3}, true, {0, 1, 31, 64, 65, 70}),
         sample("beta 0, 1 and 2", {.T = 21}, true),
         sample("one key for all", {.T = 21, .H = 1}, true),
         sample("rows of zeros", {.T = 20, .H = 1}, false),
@@ -194,6 +198,9 @@ struct Reference<Kda> {
     of("no state returned").o.return_state = false;
     make_extreme(of("gates 0, -30 and -1000").x.g);
     of("all gates -1000").x.g.fill(-1000);
+    of("one token that forgets all").x.g.fill(kReset);
+    put_resets(of("gates of -infinity").x.g);
+    put_resets_and_extremes(of("gates of -infinity, packed").x.g, {0, 1, 31, 64, 65, 70});
     const Tensor beta = of("beta 0, 1 and 2").x.beta;
     for (int64_t i = 0; i < beta.numel(); ++i) beta.data<double>()[i] = static_cast<double>(i % 3);
     const Tensor same = of("one key for all").x.k;

@@ -126,9 +126,10 @@ struct GateParts {
       pairs[i] += sum_of(tiled(i), products);
     }
   }
-  // Calls f(i, gradient of gate i).
+  // Calls f(i, gradient of gate i). What tokens from a reset on read of each other comes to nothing
+  // for the gates before them: the sum starts anew, and leaves no rounding.
   template <class F>
-  void finish(int64_t n, const F& f) const {
+  void finish(int64_t n, const Decay<Real>& decay, const F& f) const {
     Real earlier[kChunk];
     Real sum = through;
     for (int64_t i = 0; i < n; ++i) {
@@ -136,7 +137,11 @@ struct GateParts {
       sum += after[i];
     }
     sum = 0;
-    for (int64_t i = n - 1; i >= 0; --i) f(i, (sum += before[i] + pairs[i]) + earlier[i]);
+    for (int64_t i = n - 1; i >= 0; --i) {
+      sum += before[i] + pairs[i];
+      if (decay.resets(i)) sum = earlier[i] = 0;
+      f(i, sum + earlier[i]);
+    }
   }
 };
 
@@ -224,7 +229,7 @@ void head_gradients(const Problem<Real>& p, const Gradients<Real>& f, int64_t b,
   put(f.dx.k, hk, p.K, w.dk, !first_of_group);
   put(f.dx.v, h, p.V, w.dv, false);
   if (f.gates)
-    gate.finish(n, [&](int64_t i, Real dg) {
+    gate.finish(n, decay, [&](int64_t i, Real dg) {
       if (f.dx.g) f.dx.g(b, piece.begin + i, h) = dg;
       if (f.gate_parts) f.gate_parts(b, piece.chunk, h) += dg;
     });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/common/pieces.h"
+#include "kernels/common/resets.h"
 #include "kernels/linear/linear.h"
 #include "kernels/reference.h"
 
@@ -191,6 +192,32 @@ struct Reference<Linear> {
       add_states(c, 2);
     }
     add("gates at 0, -30, -1000", {.B = 1, .T = 70}).x.g = extreme_decays({1, 70, 2});
+    {
+      auto& c = add("one token that forgets all", {.B = 2, .T = 1});
+      c.x.g = full({2, 1, 2}, kReset, Dtype::f64);
+      add_states(c, 2);
+    }
+    {
+      auto& c = add("gates of -infinity", {.B = 1, .T = 70, .Hk = 1, .H = 4});
+      c.x.g = log_decays({1, 70, 4}, 0.1);
+      put_resets(c.x.g);
+      add_states(c, 1);
+    }
+    {
+      auto& c = add("gates of -infinity, packed, normalised", {.B = 1, .T = 70});
+      const std::vector<int32_t> cu{0, 1, 31, 64, 65, 70};
+      c.o.cu_seqlens = tensor_of(cu);
+      c.x.g = log_decays({1, 70, 2}, 0.1);
+      put_resets_and_extremes(c.x.g, cu);
+      normalise(c);
+      add_states(c, 5);
+    }
+    {
+      auto& c = add("a fixed decay of -infinity", {.B = 1, .T = 67});
+      c.x.log_gamma = log_decays({2}, 0.05);
+      c.x.log_gamma.data<double>()[1] = kReset;
+      add_states(c, 1);
+    }
     {
       auto& c = add("shared keys", {.B = 1, .T = 20, .Hk = 2, .H = 4});
       c.x.g = log_decays({1, 20, 4}, 0.5);

@@ -20,6 +20,7 @@ constexpr int64_t kBlock = 64, kBlocks = 16;  // the least channels of a block; 
 template <class T>
 struct Operands {
   static constexpr int64_t kWidth = kLanes<T>;
+  static constexpr T kFastest = SelectiveScan::kFastest;
 
   Operands(const Inputs<SelectiveScan>& in, const SelectiveScan::Options& o)
       : B(in.x.size(0)),
@@ -59,7 +60,7 @@ struct Operands {
     const int64_t e = i * kWidth;
     load_columns(A_log, i, g.A);
 #pragma omp simd
-    for (int64_t j = 0; j < K * kWidth; ++j) g.A[j] = -vexp(g.A[j]);
+    for (int64_t j = 0; j < K * kWidth; ++j) g.A[j] = -vexp(g.A[j] > kFastest ? kFastest : g.A[j]);
     load(D ? D.at(e) : nullptr, D.stride(0), i, g.D);
     load(bias ? bias.at(e) : nullptr, bias.stride(0), i, g.bias);
     return g;

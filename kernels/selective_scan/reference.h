@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/common/pieces.h"
+#include "kernels/common/resets.h"
 #include "kernels/reference.h"
 #include "kernels/selective_scan/selective_scan.h"
 
@@ -25,6 +26,14 @@ struct Reference<SelectiveScan> {
     return softplus(x.dt_bias ? x.dt(b, t, e) + x.dt_bias(e) : x.dt(b, t, e));
   }
 
+  // -A. Infinity times a step of nothing has no value: A_log ends where any step forgets all.
+  template <class S>
+  static S pace(const Inputs<Scan, View<S>>& x, int64_t e, int64_t k) {
+    using std::exp;
+    const S log = x.A_log(e, k);
+    return exp(log > S(Scan::kFastest) ? S(Scan::kFastest) : log);
+  }
+
   // The state unrolled:  h_t = e^{A (s_1 + .. + s_t)} h_0 + sum_{j<=t} e^{A (s_{j+1} + .. + s_t)} s_j x_j B_j
   template <class S>
   static void naive(Inputs<Scan, View<S>> x, const Scan::Options& o, Outputs<Scan, View<S>> y) {
@@ -40,10 +49,10 @@ struct Reference<SelectiveScan> {
             S h = 0, time = 0;
             for (int64_t j = t; j >= docs.begin(n); --j) {
               const S s = step(x, b, j, e);
-              h += exp(-exp(x.A_log(e, k)) * time) * s * x.x(b, j, e) * x.B(b, j, k);
+              h += exp(-pace(x, e, k) * time) * s * x.x(b, j, e) * x.B(b, j, k);
               time += s;
             }
-            if (x.initial_state) h += exp(-exp(x.A_log(e, k)) * time) * x.initial_state(n, e, k);
+            if (x.initial_state) h += exp(-pace(x, e, k) * time) * x.initial_state(n, e, k);
             out += x.C(b, t, k) * h;
             if (o.return_state && t == docs.end(n) - 1) y.final_state(n, e, k) = h;
           }
@@ -66,7 +75,7 @@ struct Reference<SelectiveScan> {
           T out = x.D ? x.D(e) * x.x(b, t, e) : T(0);
           for (int64_t k = 0; k < K; ++k) {
             T& h = state[static_cast<size_t>(k)];
-            h = std::exp(-std::exp(x.A_log(e, k)) * s) * h + s * x.x(b, t, e) * x.B(b, t, k);
+            h = std::exp(-pace(x, e, k) * s) * h + s * x.x(b, t, e) * x.B(b, t, k);
             out += x.C(b, t, k) * h;
           }
           y.o(b, t, e) = x.z ? out * x.z(b, t, e) / (1 + std::exp(-x.z(b, t, e))) : out;
@@ -96,7 +105,7 @@ struct Reference<SelectiveScan> {
           decays.emplace_back(width);
           states.emplace_back(states.back());
           for (size_t k = 0; k < width; ++k) {
-            decays.back()[k] = std::exp(-std::exp(x.A_log(e, k)) * s);
+            decays.back()[k] = std::exp(-pace(x, e, k) * s);
             states.back()[k] =
                 decays.back()[k] * states.back()[k] + s * x.x(b, t, e) * x.B(b, t, k);
           }
@@ -115,7 +124,7 @@ struct Reference<SelectiveScan> {
             g *= z * open;
           }
           for (size_t k = 0; k < width; ++k) {
-            const T A = -std::exp(x.A_log(e, k));
+            const T A = -pace(x, e, k);
             dx.C(b, t, k) += g * states[i + 1][k];
             dh[k] += g * x.C(b, t, k);
             dx.B(b, t, k) += dh[k] * s * in;
@@ -192,6 +201,12 @@ struct Reference<SelectiveScan> {
     list.push_back(sample("slow and fast states", {1, 20, 2, 3}, kAll));
     for (int64_t i = 0; i < 6; ++i)
       list.back().x.A_log.data<double>()[i] = i % 2 ? std::log(1e-2) : std::log(16.0);
+    list.push_back(sample("states that forget all", {1, 70, 2, 3}, kAll));
+    for (int64_t i = 0; i < 6; ++i)
+      list.back().x.A_log.data<double>()[i] = i % 3 == 0 ? -kReset : i % 3 == 1 ? 90 : 0.3;
+    list.push_back(sample("steps of -infinity, of no time", {1, 70, 4, 3}, kAll));
+    put_resets(list.back().x.dt);
+    list.back().x.A_log.data<double>()[0] = list.back().x.A_log.data<double>()[4] = -kReset;
     list.push_back(sample("rows of zeros", {1, 20, 3, 2}, kAll));
     for (int64_t t = 3; t < 20; t += 4) {
       std::fill_n(list.back().x.x.data<double>() + 3 * t, 3, 0.0);

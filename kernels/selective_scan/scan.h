@@ -11,7 +11,8 @@
 
 namespace weft::kernels::scan {
 
-// e^x for x <= 0; below -87, where fp32 ends, a number below 2e-38. NaN goes in and comes out.
+// e^x for x <= 0; below -87, where fp32 ends, 0: the gradient of a step multiplies it by A, however
+// large. NaN goes in and comes out.
 inline Vector<float> decay(Vector<float> x) {
   using Bits = Vector<int32_t>;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -26,8 +27,9 @@ inline Vector<float> decay(Vector<float> x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   // The low bits of `shifted` are n, and go where the exponent of p stands.
-  return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(p) +
-                                         (reinterpret_cast<Bits>(shifted) << 23));
+  const auto y = reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(p) +
+                                                 (reinterpret_cast<Bits>(shifted) << 23));
+  return x < -87.0f ? Vector<float>{} : y;
 }
 inline Vector<double> decay(Vector<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp(x[i]);

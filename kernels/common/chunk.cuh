@@ -19,8 +19,10 @@ struct ScalarGates {
   }
 };
 
-// Of C tokens, base 2. With G_i = g_0 + .. + g_i, summed in double and kept as two floats: a gate of
-// -1000 must not cost the differences of later ones their digits. No exponent is ever positive.
+// Of C tokens, base 2. With G_i = g_0 + .. + g_i, summed in double and kept as two floats: a gate that
+// forgets all must not cost the differences of later ones their digits. Such a gate, -infinity too, counts
+// for no more than it takes, so that 48 bits hold the sum of 64 of them to 2^-35. No exponent is ever
+// positive.
 template <int C>
 struct Decay {
   static_assert(C == 64);  // two tokens a lane
@@ -37,7 +39,8 @@ struct Decay {
   __device__ void set(float first, float second) const {
     constexpr double kLog2e = 1.4426950408889634;
     const int lane = tile::lane_index();
-    const double a = first * kLog2e, pair = a + second * kLog2e;
+    const double a = tile::summable_gate(first) * kLog2e;
+    const double pair = a + tile::summable_gate(second) * kLog2e;
     double sum = pair;
 #pragma unroll
     for (int m = 1; m < 32; m <<= 1) {
@@ -48,6 +51,10 @@ struct Decay {
     put(2 * lane, sum - pair + a, all);
     put(2 * lane + 1, sum, all);
     if (lane == 0) total() = tile::ex2(static_cast<float>(all));
+  }
+  // Does the gate of token i forget all?
+  __device__ bool resets(int i) const {
+    return (i > 0 ? between(i, i - 1) : from_start()[0]) == 0.f;
   }
   // e^{G_i - G_j} for j <= i.
   __device__ float between(int i, int j) const {

@@ -76,6 +76,19 @@ __device__ __forceinline__ float softplus(float x) {
   return fmaxf(x, 0.f) + log1pf(ex2(-kLog2e * fabsf(x)));
 }
 
+// A log gate as sums of gates take it: one that forgets all, down to -infinity, becomes the least number
+// that does so by itself, since infinities have no difference. NaN stays.
+__device__ __forceinline__ float summable_gate(float g) {
+  constexpr float kForgetsAll = -128.f;  // ex2 of it and of any sum with it is 0
+  return g < kForgetsAll ? kForgetsAll : g;
+}
+// Takes a number's place where the gate of a token forgets all; no computation makes these bits.
+inline constexpr uint32_t kResetMark = 0x7fc0babe;
+__device__ __forceinline__ float mark_reset(float gate, float x) {
+  return gate == 0.f ? __uint_as_float(kResetMark) : x;
+}
+__device__ __forceinline__ bool is_reset_mark(float x) { return __float_as_uint(x) == kResetMark; }
+
 // --- Reductions: every lane gets the result, the order is fixed ----------------------------------
 
 __device__ __forceinline__ float warp_sum(float x) {

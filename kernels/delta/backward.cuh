@@ -150,8 +150,10 @@ __device__ __forceinline__ void gate_gradients(const TokenGradients<T>& a, const
   for (int i = 0; i < 2 && a.dg; ++i) {
     const int t = 2 * lane_index() + i;
     const float dg = state + end_before + (i ? end[0] : 0.f) + from - (i ? inner[0] : 0.f);
-    // Before a document's first token there is nothing to forget: the sum leaves rounding.
-    const bool none = t == 0 && s.first && !has_initial;
+    // Where there is nothing to forget, before a document's first token, and where all is forgotten, the
+    // sum leaves rounding.
+    const float kept = t > 0 ? decay_between(x.sum[t], x.sum[t - 1]) : x.gates[0].up;
+    const bool none = (t == 0 && s.first && !has_initial) || kept == 0.f;
     if (t < s.n) a.dg[(b * a.grid.T + s.begin + t) * a.grid.H + h] = none ? 0.f : dg;
   }
 }

@@ -9,7 +9,7 @@ namespace weft::kernels::delta {
 
 using namespace overwrite;
 
-// A sum of log2 gates in two floats: a gate of -1000 must not cost the later ones their digits.
+// A sum of log2 gates in two floats: a gate that forgets all must not cost the later ones their digits.
 struct GateSum {
   float high = 0, low = 0;
 };
@@ -55,7 +55,8 @@ __device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int at = 2 * lane + i;
-    if (a.g.data && at < s.n) two[i] = *a.g.at(b, s.begin + at, h) * 1.4426950408889634;
+    if (a.g.data && at < s.n)
+      two[i] = summable_gate(*a.g.at(b, s.begin + at, h)) * 1.4426950408889634;
   }
   double both = two[0] + two[1];
 #pragma unroll

@@ -416,7 +416,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
             const float value = fmaf(down, through_k, dk_within[j]);
             put(f.dk.data, f.dk_sum.data, j, fmaf(w.own.at(kSub * sub + j, j), own.q[j], value));
             sum += w.through_q.data[place(j)] - own.k[j] * value;
-            w.through_q.data[place(j)] = sum;
+            w.through_q.data[place(j)] = tile::mark_reset(own.a[j], sum);
             starts = fmaf(rounded<T>(own.k[j] * down), through_k, starts);
             gives = fmaf(own.k[j] * down, through_k, gives);
             down *= own.a[j];
@@ -435,8 +435,10 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
           float* const dg = f.dg.at(b, from, h) + d;
           const int spot = Wide::offset(kSub * sub, d) / 4;
 #pragma unroll
-          for (int i = 0; i < kSub; ++i)
-            if (i < count) dg[int64_t{i} * by] = w.through_q.data[Tiles::row_below(spot, i)] + sum;
+          for (int i = 0; i < kSub; ++i) {
+            const float own = w.through_q.data[Tiles::row_below(spot, i)];
+            if (i < count) dg[int64_t{i} * by] = tile::is_reset_mark(own) ? 0.f : own + sum;
+          }
         }
       }
     }

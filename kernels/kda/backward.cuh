@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
           float2 grad = fma(load_pair(out.ptr(r, c)), up, times(inner[i], gate[i]));
           if (role == 0) {
             const float2 read = times(load_pair(x.q.ptr(r, c)), grad);
-            store_pair(out.ptr(r, c), read.x, read.y);
+            store_pair(out.ptr(r, c), mark_reset(gate[i].x, read.x), mark_reset(gate[i].y, read.y));
             total = plus(total, read);
             grad = fma(x.own[r], k[i], grad);
             if (r < s.n) {
@@ -327,11 +327,16 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
           const int r = top + i;
           const float2 k = load_pair(x.k.ptr(r, c)), write = load_pair(x.write.ptr(r, c));
           const float2 erase = load_pair(x.erase.ptr(r, c));
-          from = plus(from, load_pair(x.query.ptr(r, c)));
+          const float2 query = load_pair(x.query.ptr(r, c));
+          from = plus(from, query);
           from = fma(k, float2{erase.x - write.x, erase.y - write.y}, from);
-          // Before a document's first token there is nothing to forget: the sum leaves rounding.
+          // Where there is nothing to forget, before a document's first token, and where all is
+          // forgotten, the sum leaves rounding.
           const bool none = r == 0 && s.first && !products.initial;
-          const float2 dg = none ? float2{0, 0} : plus(past[i], from);
+          const bool forgets[2] = {is_reset_mark(query.x), is_reset_mark(query.y)};
+          const float2 dg = {none || forgets[0] ? 0.f : past[i].x + from.x,
+                             none || forgets[1] ? 0.f : past[i].y + from.y};
+          from = {forgets[0] ? 0.f : from.x, forgets[1] ? 0.f : from.y};
           if (r < s.n) store_channels(a.dg + key + r * keys, c, a.K - k0, pairs, dg);
         }
       }

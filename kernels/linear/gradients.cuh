@@ -125,7 +125,8 @@ __device__ void finish_gates(const Tiles& w, int n, float* dg, int64_t stride) {
   const float gradient[2] = {rest + own + start, rest + later[1] + (start + earlier[0])};
 #pragma unroll
   for (int i = 0; i < 2; ++i)
-    if (2 * lane + i < n) dg[(2 * lane + i) * stride] = gradient[i];
+    if (2 * lane + i < n)
+      dg[(2 * lane + i) * stride] = w.decay.resets(2 * lane + i) ? 0.f : gradient[i];
 }
 
 __device__ __forceinline__ double warp_sum_of_doubles(double x) {

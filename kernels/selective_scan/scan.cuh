@@ -139,6 +139,12 @@ __device__ __forceinline__ void store_states(const States<float>& to, int n, con
           lane.states, h[c], to.state);
 }
 
+// -A from its logarithm, which ends where any step forgets all.
+__device__ __forceinline__ float pace(float A_log) {
+  constexpr float kFastest = SelectiveScan::kFastest;
+  return expf(A_log > kFastest ? kFastest : A_log);
+}
+
 // A in units of log2, for ex2. States that do not exist get 0, and stay 0.
 template <int C, class T>
 __device__ __forceinline__ void load_rates(const Problem<T>& p, const Lane<C>& lane,
@@ -147,7 +153,7 @@ __device__ __forceinline__ void load_rates(const Problem<T>& p, const Lane<C>& l
 #pragma unroll
   for (int c = 0; c < C; ++c)
 #pragma unroll
-    for (int s = 0; s < 4; ++s) A[c][s] = s < lane.states ? -tile::kLog2e * expf(A[c][s]) : 0.0f;
+    for (int s = 0; s < 4; ++s) A[c][s] = s < lane.states ? -tile::kLog2e * pace(A[c][s]) : 0.0f;
 }
 
 // A lane's numbers, one for each of its channels.
@@ -166,7 +172,7 @@ __device__ __forceinline__ float softplus(float x) {
   p = fmaf(p, u, 1.0f / 3);
   p = fmaf(p, u, -1.0f / 2);
   const float log1p = u < 0.125f ? fmaf(p * u, u, u) : tile::kLn2 * tile::lg2(1.0f + u);
-  return (x > 0 ? x : x * 0.0f) + log1p;  // NaN stays
+  return fmaxf(x, 0.0f) + log1p;  // which NaN stays in
 }
 
 // d[i] += the sums over lanes q of a (i = 0, 1) and b (i = 2, 3), for the lanes of token j: i = 0, 2 is

@@ -4,7 +4,7 @@
 // made of it.
 //
 // A tile has 64 rows of the tensor, whosever they are: the rows after a short piece belong to the next
-// document. Its gates are zero there, and where they would count dO is made zero.
+// document, and are made zeros, since that may hold NaN. Those after a tensor's last row come as zeros.
 #pragma once
 
 #include "kernels/common/overwrite_scan.cuh"
@@ -147,6 +147,32 @@ __device__ __forceinline__ void keep_state(Acc<KP>& state, const CUtensorMap& ma
   }
 }
 
+// The rows of the document after a piece that ends within its tiles become zeros; the four warps call.
+template <int KP, bool kVector>
+__device__ __forceinline__ void clear_next(const Scan<bf16>& a, const HopperTiles<KP, kVector>& x,
+                                           const Span& s) {
+  if (s.n == kChunk || s.begin + s.n == a.grid.T) return;
+  const auto clear = [&](auto tile) {
+    using Tile = decltype(tile);
+    constexpr int kUnits = Tile::cols / Tile::unit_cols;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < (kChunk - s.n) * kUnits; i += 128) {
+      unsigned char* const unit = reinterpret_cast<unsigned char*>(
+          tile.ptr(s.n + i / kUnits, i % kUnits * Tile::unit_cols));
+      *reinterpret_cast<uint4*>(unit) = make_uint4(0, 0, 0, 0);
+    }
+  };
+  clear(x.q);
+  clear(x.k);
+  if constexpr (kVector) clear(x.k_end);
+  clear(x.value);
+  clear(x.inverse);
+  clear(x.inverse_rest);
+  clear(x.scores);
+  publish();
+  named_sync(1, 128);
+}
+
 // acc[., j] *= factor of token j, which get(gate) picks.
 template <class F>
 __device__ __forceinline__ void scale_tokens(Acc<kChunk>& acc, const Gate* gates, F&& get) {
@@ -182,6 +208,7 @@ __global__ void __launch_bounds__(160, 1)
       }
       const auto left = to_frag<bf16>(S);
       ring.wait(turn);
+      clear_next(a, x, s);
       Acc<kChunk> missed, O, U;
       wgmma_begin();
       wgmma_abt<kFirst>(missed, left, x.k, 0, 0);
@@ -266,12 +293,8 @@ __global__ void __launch_bounds__(160, 1)
       }
       const auto left = to_frag<bf16>(dS);
       ring.wait(turn);
-      auto dO = load_frag_t<bf16, kChunk>(x.value, 0, column);
-      if (s.n < kChunk) {
-        Acc<kChunk> whole = from_frag(dO);
-        each(whole, [&](int, int col, float& d) { d = col < s.n ? d : 0.f; });
-        dO = to_frag<bf16>(whole);
-      }
+      clear_next(a, x, s);
+      const auto dO = load_frag_t<bf16, kChunk>(x.value, 0, column);
       Acc<kChunk> dU, through, R;
       wgmma_begin();
       wgmma_abt<kFirst>(through, left, x.k_end, 0, 0);

@@ -183,9 +183,68 @@ __device__ __forceinline__ void hide(Acc<N>& x, bool cut, bool fine, const Range
   }
   if (fine) {
     each_half(x, [&](int half, int c, float& s) {
-      if (s > -INFINITY && !sees(half, col0 + c)) s = -INFINITY;
+      if (s != -INFINITY && !sees(half, col0 + c)) s = -INFINITY;
     });
   }
+}
+
+// --- What nobody sees may be anything --------------------------------------------------------------
+//
+// A product adds up all columns of a tile: where a weight is 0 since the pair does not see each other, and
+// the other factor is NaN or infinite, the sum is NaN. No sum loses one on its way, so the loops look at
+// their results alone, and do a tile whose results are not finite once more "with care": wherever not all
+// pairs see each other, rows that hold such a number are made zeros before the product, and the pairs that
+// do see them get NaN as their weight. So whoever sees none of them has the bits that zeros in their place
+// give; and the loops cost what they cost without.
+
+// Is one of the numbers NaN or infinite?
+template <int N>
+__device__ __forceinline__ bool is_broken(const Acc<N>& x) {
+  float probe = 0.f;
+#pragma unroll
+  for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) probe = fmaf(x.x[j][i], 0.f, probe);
+  }
+  return probe != 0.f;
+}
+
+// Makes zeros of what is not finite in a tile of which row r lies at from + r * stride, and marks in
+// `broken`, a bit a row, the rows that hold such a number; with `more` beside those that are marked. By
+// one thread a row, in whole warps, which meet afterwards. Several groups of threads may do it to one
+// tile, and products of its rows be under way: what they give for marked rows is replaced by the weights.
+template <class E, int N, int D>
+__device__ __forceinline__ void mend_rows(Smem<E, N, D> to, const E* from, int64_t stride, int rows,
+                                          int width, int rank, bool more, uint32_t* broken) {
+  if (rank >= (N + 31) / 32 * 32) return;
+  bool found = false;
+  if (rank < min(N, rows)) {
+    const E* const row = from + rank * stride;
+#pragma unroll 1
+    for (int c = 0; c < width; ++c) {
+      const float x = tile::to_float(row[c]);
+      if (x - x == 0.f) continue;
+      to.at(rank, c) = tile::from_float<E>(0.f);
+      found = true;
+    }
+  }
+  const uint32_t marks = __ballot_sync(~0u, found);
+  if (rank % 32 == 0) broken[rank / 32] = more ? broken[rank / 32] | marks : marks;
+}
+
+// The weights of such a tile: 0 of pairs that do not see each other, NaN of those that see a marked one.
+template <int N, class F>
+__device__ __forceinline__ void mend_weights(Acc<N>& x, bool fine, const Range (&range)[2],
+                                             int col0, const uint32_t* broken, F&& sees) {
+  each_half(x, [&](int half, int c, float& w) {
+    const int col = col0 + c;
+    const bool seen =
+        col >= range[half].begin && col < range[half].end && (!fine || sees(half, col));
+    if (!seen)
+      w = 0.f;
+    else if (broken[c / 32] >> c % 32 & 1)
+      w = NAN;
+  });
 }
 
 // The streaming softmax of a lane's two rows: running maximum and sum. Each lane sums the columns that
@@ -229,8 +288,8 @@ struct Stream {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float all = tile::quad_sum(sum[half]);
-      factor.x[half] = all > 0 ? 1.f / all : 0.f;
-      most[half] = all > 0 ? most[half] * scale + logf(all) : -INFINITY;
+      factor.x[half] = all == 0 ? 0.f : 1.f / all;  // NaN stays
+      most[half] = all == 0 ? -INFINITY : most[half] * scale + logf(all);
     }
     tile::scale_rows(out, factor);
   }

@@ -67,6 +67,7 @@ struct BackwardShape {
   Smem<E, M, D> own_a, own_b;        // k and v, or q and dout
   Smem<E, N, D> met_a[2], met_b[2];  // the others, one tile ahead
   float *lse[2], *delta[2];          // [N]
+  uint32_t* broken;                  // [2]: the rows met that mend_rows() marks
   __host__ __device__ static BackwardShape carve(Arena& arena) {
     BackwardShape s;
     s.own_a = arena.carve<Smem<E, M, D>>();
@@ -77,6 +78,7 @@ struct BackwardShape {
       s.lse[i] = arena.carve<float>(N);
       s.delta[i] = arena.carve<float>(N);
     }
+    s.broken = arena.carve<uint32_t>(2);
     return s;
   }
   static int bytes() {
@@ -150,46 +152,68 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   const Range range[2] = {sight.queries(j[0]), sight.queries(j[1])};
   const Bounds bounds = sight.bounds_of_keys(j0, M);
   Acc<D> dk_sum, dv_sum;
-  tile::fill(dk_sum, 0.f);
-  tile::fill(dv_sum, 0.f);
+  for (bool care = false;; care = true) {  // a second time where the results are not finite
+    tile::fill(dk_sum, 0.f);
+    tile::fill(dv_sum, 0.f);
 
-  Visit n = next();
-  load_rows(0, n);
-  for (int stage = 0; n; stage ^= 1) {
-    const Visit now = n;
-    const int now_head = h;
-    n = next();
-    load_rows(stage ^ 1, n);
-    tile::async_wait<1>();
-    __syncthreads();
-    Acc<N> p;
-    tile::fill(p, 0.f);
-    tile::mma_abt<D>(p, s.own_a, row0, 0, s.met_a[stage], 0, 0);
-    score(p, x.scale, x.softcap);
-    hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-         [&](int half, int t) { return sight.sees(now_head, t, j[half]); });
-    Acc<N> d = p;  // the scores, for the cap's slope
-    each_half(p,
-              [&](int, int c, float& v) { v = tile::ex2(tile::kLog2e * (v - s.lse[stage][c])); });
-    if constexpr (kV) tile::mma_ab(dv_sum, tile::to_frag<E>(p), s.met_b[stage], 0, 0);
-    if constexpr (kK) {
-      Acc<N> dp;
-      tile::fill(dp, 0.f);
-      tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
-#pragma unroll
-      for (int col = 0; col < N / 8; ++col) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          d.x[col][i] =
-              score_gradient(p.x[col][i], dp.x[col][i], s.delta[stage][tile::acc_col(col, i)],
-                             d.x[col][i], x.softcap);
-        }
+    h = first_head;
+    walk = sight.template query_tiles<M, N>(h, unit.tile);
+    Visit n = next();
+    load_rows(0, n);
+    for (int stage = 0; n; stage ^= 1) {
+      const Visit now = n;
+      const int now_head = h;
+      n = next();
+      load_rows(stage ^ 1, n);
+      tile::async_wait<1>();
+      __syncthreads();
+      Acc<N> p;
+      tile::fill(p, 0.f);
+      tile::mma_abt<D>(p, s.own_a, row0, 0, s.met_a[stage], 0, 0);
+      score(p, x.scale, x.softcap);
+      hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
+           [&](int half, int t) { return sight.sees(now_head, t, j[half]); });
+      Acc<N> d = p;  // the scores, for the cap's slope
+      each_half(p,
+                [&](int, int c, float& v) { v = tile::ex2(tile::kLog2e * (v - s.lse[stage][c])); });
+      const int t0 = now.tile * N;
+      const bool mends = care && (bounds.cuts(t0, N) || now.fine);
+      const auto mend = [&](Acc<N>& weights) {
+        mend_weights(weights, now.fine, range, t0, s.broken,
+                     [&](int half, int t) { return sight.sees(now_head, t, j[half]); });
+      };
+      if (mends) {
+        const int rank = static_cast<int>(threadIdx.x), rows = x.T - t0;
+        mend_rows(s.met_a[stage], x.q.at(b, t0, now_head), x.q.token, rows, x.q.width, rank, false,
+                  s.broken);
+        mend_rows(s.met_b[stage], in.dout.at(b, t0, now_head), in.dout.token, rows, in.dout.width,
+                  rank, true, s.broken);
+        __syncthreads();
+        mend(p);
       }
-      tile::mma_ab(dk_sum, tile::to_frag<E>(d), s.met_a[stage], 0, 0);
+      if constexpr (kV) tile::mma_ab(dv_sum, tile::to_frag<E>(p), s.met_b[stage], 0, 0);
+      if constexpr (kK) {
+        Acc<N> dp;
+        tile::fill(dp, 0.f);
+        tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
+#pragma unroll
+        for (int col = 0; col < N / 8; ++col) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            d.x[col][i] =
+                score_gradient(p.x[col][i], dp.x[col][i], s.delta[stage][tile::acc_col(col, i)],
+                               d.x[col][i], x.softcap);
+          }
+        }
+        if (mends) mend(d);
+        tile::mma_ab(dk_sum, tile::to_frag<E>(d), s.met_a[stage], 0, 0);
+      }
+      __syncthreads();
     }
-    __syncthreads();
+    tile::async_wait<0>();
+    const bool broken = (kK && is_broken(dk_sum)) || (kV && is_broken(dv_sum));
+    if (!__syncthreads_or(!care && broken)) break;
   }
-  tile::async_wait<0>();
   if (kK && dk.data != nullptr) store_rows(dk_sum, x.scale, dk, b, unit.h, j0 + row0, x.S);
   if (kV && dv.data != nullptr) store_rows(dv_sum, 1.f, dv, b, unit.h, j0 + row0, x.S);
 }
@@ -227,37 +251,48 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
     delta[half] = t[half] < x.T ? in.delta[at] : 0.f;
   }
   Acc<D> sum;
-  tile::fill(sum, 0.f);
+  for (bool care = false;; care = true) {  // a second time where the results are not finite
+    tile::fill(sum, 0.f);
 
-  auto walk = sight.template key_tiles<M, N>(h, unit.tile);
-  Visit n = walk.next();
-  load_keys(0, n);
-  for (int stage = 0; n; stage ^= 1) {
-    const Visit now = n;
-    n = walk.next();
-    load_keys(stage ^ 1, n);
-    tile::async_wait<1>();
-    __syncthreads();
-    Acc<N> d, dp;
-    tile::fill(d, 0.f);
-    tile::mma_abt<D>(d, s.own_a, row0, 0, s.met_a[stage], 0, 0);
-    tile::fill(dp, 0.f);
-    tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
-    score(d, x.scale, x.softcap);
-    hide(d, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-         [&](int half, int j) { return sight.sees(h, t[half], j); });
+    auto walk = sight.template key_tiles<M, N>(h, unit.tile);
+    Visit n = walk.next();
+    load_keys(0, n);
+    for (int stage = 0; n; stage ^= 1) {
+      const Visit now = n;
+      n = walk.next();
+      load_keys(stage ^ 1, n);
+      tile::async_wait<1>();
+      __syncthreads();
+      Acc<N> d, dp;
+      tile::fill(d, 0.f);
+      tile::mma_abt<D>(d, s.own_a, row0, 0, s.met_a[stage], 0, 0);
+      tile::fill(dp, 0.f);
+      tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
+      score(d, x.scale, x.softcap);
+      hide(d, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
+           [&](int half, int j) { return sight.sees(h, t[half], j); });
 #pragma unroll
-    for (int col = 0; col < N / 8; ++col) {
+      for (int col = 0; col < N / 8; ++col) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float score = d.x[col][i], p = tile::ex2(tile::kLog2e * (score - lse[i / 2]));
-        d.x[col][i] = score_gradient(p, dp.x[col][i], delta[i / 2], score, x.softcap);
+        for (int i = 0; i < 4; ++i) {
+          const float score = d.x[col][i], p = tile::ex2(tile::kLog2e * (score - lse[i / 2]));
+          d.x[col][i] = score_gradient(p, dp.x[col][i], delta[i / 2], score, x.softcap);
+        }
       }
+      if (care && (bounds.cuts(now.tile * N, N) || now.fine)) {
+        const int j0 = now.tile * N;
+        mend_rows(s.met_a[stage], x.k.at(b, j0, hk), x.k.token, x.S - j0, x.k.width,
+                  static_cast<int>(threadIdx.x), false, s.broken);
+        __syncthreads();
+        mend_weights(d, now.fine, range, j0, s.broken,
+                     [&](int half, int j) { return sight.sees(h, t[half], j); });
+      }
+      tile::mma_ab(sum, tile::to_frag<E>(d), s.met_a[stage], 0, 0);
+      __syncthreads();
     }
-    tile::mma_ab(sum, tile::to_frag<E>(d), s.met_a[stage], 0, 0);
-    __syncthreads();
+    tile::async_wait<0>();
+    if (!__syncthreads_or(!care && is_broken(sum))) break;
   }
-  tile::async_wait<0>();
   store_rows(sum, x.scale, dq, b, h, t0 + row0, x.T);
 }
 

@@ -16,11 +16,13 @@ struct ForwardShape {
 
   Smem<E, M, D> q;
   Smem<E, N, D> k, v;
+  uint32_t* broken;  // [2]: the keys that mend_rows() marks
   __host__ __device__ static ForwardShape carve(Arena& arena) {
     ForwardShape s;
     s.q = arena.carve<Smem<E, M, D>>();
     s.k = arena.carve<Smem<E, N, D>>();
     s.v = arena.carve<Smem<E, N, D>>();
+    s.broken = arena.carve<uint32_t>(2);
     return s;
   }
 };
@@ -53,11 +55,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
     tile::async_commit();
   };
 
-  auto walk = sight.template key_tiles<M, N>(h, unit.tile, part, y.parts);
-  Visit n = walk.next();
   tile::load_tile_async(s.q, x.q.at(b, t0, h), x.q.token, min(M, x.T - t0), x.q.width);
-  load_keys(s.k, k, x.k, n);
-
   const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
   const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
   const Bounds bounds = sight.bounds_of_rows(t0, M);
@@ -66,28 +64,43 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
   };
   Stream stream(1.f, sink(t[0]), sink(t[1]));
   Acc<D> out;
-  tile::fill(out, 0.f);
-  while (n) {
-    load_keys(s.v, v, x.v, n);
-    tile::async_wait<1>();
-    __syncthreads();  // q and k are there
-    Acc<N> p;
-    tile::fill(p, 0.f);
-    tile::mma_abt<D>(p, s.q, row0, 0, s.k, 0, 0);
-    const Visit now = n;
-    n = walk.next();
-    tile::async_wait<0>();
-    __syncthreads();  // v is there, and k may be written
+  for (bool care = false;; care = true) {  // a second time where the results are not finite
+    auto walk = sight.template key_tiles<M, N>(h, unit.tile, part, y.parts);
+    Visit n = walk.next();
     load_keys(s.k, k, x.k, n);
+    stream = Stream(1.f, sink(t[0]), sink(t[1]));
+    tile::fill(out, 0.f);
+    while (n) {
+      load_keys(s.v, v, x.v, n);
+      tile::async_wait<1>();
+      __syncthreads();  // q and k are there
+      Acc<N> p;
+      tile::fill(p, 0.f);
+      tile::mma_abt<D>(p, s.q, row0, 0, s.k, 0, 0);
+      const Visit now = n;
+      n = walk.next();
+      tile::async_wait<0>();
+      __syncthreads();  // v is there, and k may be written
+      load_keys(s.k, k, x.k, n);
 
-    score(p, x.scale, x.softcap);
-    hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-         [&](int half, int j) { return sight.sees(h, t[half], j); });
-    tile::scale_rows(out, stream.add(p));
-    tile::mma_ab(out, tile::to_frag<E>(p), s.v, 0, 0);
-    __syncthreads();  // v may be written
+      score(p, x.scale, x.softcap);
+      hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
+           [&](int half, int j) { return sight.sees(h, t[half], j); });
+      tile::scale_rows(out, stream.add(p));
+      if (care && (bounds.cuts(now.tile * N, N) || now.fine)) {
+        const int key0 = now.tile * N;
+        mend_rows(s.v, v + key0 * x.v.token, x.v.token, x.S - key0, x.v.width,
+                  static_cast<int>(threadIdx.x), false, s.broken);
+        __syncthreads();
+        mend_weights(p, now.fine, range, key0, s.broken,
+                     [&](int half, int j) { return sight.sees(h, t[half], j); });
+      }
+      tile::mma_ab(out, tile::to_frag<E>(p), s.v, 0, 0);
+      __syncthreads();  // v may be written
+    }
+    tile::async_wait<0>();
+    if (!__syncthreads_or(!care && is_broken(out))) break;
   }
-  tile::async_wait<0>();
   stream.finish(out);
 
   const int64_t copy = part * static_cast<int64_t>(x.B);
@@ -118,13 +131,13 @@ __global__ void __launch_bounds__(128) merge_parts(const Outgoing<float> parts, 
     float mean = 0;
     for (int p = 0; p < parts.parts; ++p) {
       const float weight = tile::ex2(tile::kLog2e * (parts.lse[p * rows + row] - base));
-      if (weight > 0)
+      if (weight != 0)
         mean += weight * in.data[(p * B + b) * in.batch + t * in.token + h * in.head + c];
     }
     o.data[b * o.batch + t * o.token + h * o.head + c] =
-        tile::from_float<E>(sum > 0 ? mean / sum : 0.f);
+        tile::from_float<E>(sum == 0 ? 0.f : mean / sum);
   }
-  if (tile::lane_index() == 0) lse[row] = sum > 0 ? most + logf(sum) : -INFINITY;
+  if (tile::lane_index() == 0) lse[row] = sum == 0 ? -INFINITY : most + logf(sum);
 }
 
 template <class E, int D, class Sight, class R>

@@ -233,7 +233,8 @@ struct WalkBack {
     for (int j = kPart - 1; j >= 0; --j)
       token_back(first + j, j, j ? h[j - 1] : before, a[j], h[j], of_states, of_y);
   }
-  // The same where a document ends or begins: each token from the border or its document's start.
+  // The same in a step where a document ends or begins: each token from the border or its document's
+  // start, with sums of its own, since a product with the zeros of other tokens would hand them a NaN.
   __device__ __forceinline__ void cut_part(int part, int n, float (&of_states)[C][4],
                                            float (&of_y)[4]) {
     const int first = part * kPart;
@@ -250,7 +251,15 @@ struct WalkBack {
 #pragma unroll 1
       for (; i < first + j; ++i) go(i, a, before, before);
       go(i, a, before, h);
-      token_back(i, j, before, a, h, of_states, of_y);
+      float own_states[C][4] = {}, own_y[4] = {};
+      token_back(i, j, before, a, h, own_states, own_y);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const bool mine = lane.g == i % kStep;
+#pragma unroll
+        for (int c = 0; c < C; ++c) of_states[c][k] = mine ? own_states[c][k] : of_states[c][k];
+        of_y[k] = mine ? own_y[k] : of_y[k];
+      }
       leave(t0 + i);
     }
   }
@@ -330,9 +339,9 @@ struct WalkBack {
       float of_states[C][4] = {}, of_y[4] = {};
 #pragma unroll
       for (int k = 1; k >= 0; --k) {
-        const int part = 2 * at + k, t = t0 + part * kPart;
+        const int part = 2 * at + k, t = t0 + part * kPart, step = t0 + at * kStep;
         __syncwarp();
-        if (t >= doc.begin && t + kPart <= doc.end) {
+        if (step >= doc.begin && step + kStep <= doc.end) {
           whole_part(part, of_states, of_y);
           sum_products(part + 1);
           if (k == 1) finish(at + 1, n, states_after, y_after);
@@ -499,7 +508,7 @@ __global__ void sum_weights(Problem<T> p, const float* rates, const float* weigh
       sum += rates[(static_cast<int64_t>(row) * p.E + e) * wide + k];
     if (dA_log)
       dA_log[static_cast<int64_t>(e) * p.K + k] =
-          -expf(p.A_log[e * p.A_channel + k * p.A_state]) * sum;
+          -pace(p.A_log[e * p.A_channel + k * p.A_state]) * sum;
     return;
   }
   float* const to = k == p.K ? dD : dbias;

@@ -220,7 +220,11 @@ struct Walk {
         prepare(t0 + kStep);
 #pragma unroll 1
         for (int j = 0; j < min(kStep, p.tokens - t0); ++j) {
-          token(t0, j, sums);
+          // Sums of its own: a product with the zeros of other tokens would hand them a NaN.
+          float own[4] = {};
+          token(t0, j, own);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[i] = lane.g == j ? own[i] : sums[i];
           pass(t0 + j + 1);
         }
         finish(t0 - kStep, before);

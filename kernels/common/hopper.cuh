@@ -65,6 +65,16 @@ __device__ __forceinline__ void give_registers() {
 __device__ __forceinline__ void named_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// The same, and whether any of them says so.
+__device__ __forceinline__ bool named_any(int id, int threads, bool says) {
+  int any;
+  asm volatile(
+      "{.reg .pred p, q; setp.ne.s32 p, %3, 0; bar.red.or.pred q, %1, %2, p; selp.s32 %0, 1, 0, q;}"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(static_cast<int>(says))
+      : "memory");
+  return any != 0;
+}
 __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

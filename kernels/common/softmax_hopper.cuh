@@ -48,6 +48,48 @@ struct Schedule {
   __device__ int next() const { return static_cast<int>(gridDim.x) + atomicAdd(taken, 1); }
 };
 
+// What a block does, unit by unit, in the two stages of the ring that brings a unit's operands. A unit of
+// which the results are not finite comes once more, with care (softmax.cuh), when its stage is free.
+struct Units {
+  static constexpr int kWithCare = 1 << 30, kNothing = -1, kOver = -2;
+  int* unit;    // [2] what the stages hold: a unit, kWithCare added, or one of the others
+  int* broken;  // [2] said by the groups before they release a stage
+
+  static constexpr int kInts = 4;
+  __host__ __device__ explicit Units(int* memory = nullptr) : unit(memory), broken(memory + 2) {}
+
+  // One thread: what comes into a stage that has become free. `coming`: the block's next unit; `idle`:
+  // stages since there was none.
+  __device__ int put(int stage, const Schedule& schedule, int& coming, int& idle) const {
+    int i = kNothing;
+    if (broken[stage]) {
+      i = unit[stage] | kWithCare;
+      idle = 0;
+    } else if (coming < schedule.units) {
+      i = coming;
+      coming = schedule.next();
+    } else if (++idle == 2) {
+      i = kOver;  // the units of both stages are done
+    }
+    broken[stage] = 0;
+    return unit[stage] = i;
+  }
+};
+
+// A warpgroup's marks of mend_rows().
+inline constexpr int kMarks = 4;
+
+// mend_rows() by a warpgroup, for products of its own that follow.
+template <int N, int D>
+__device__ __forceinline__ void mend_in_group(int group, uint32_t* marks, bool more,
+                                              Smem<bf16, N, D> to, const bf16* from, int64_t stride,
+                                              int rows, int width) {
+  tile::named_sync(1 + group, 128);
+  mend_rows(to, from, stride, rows, width, static_cast<int>(threadIdx.x % 128), more, marks);
+  tile::publish();
+  tile::named_sync(1 + group, 128);
+}
+
 // The same number in all lanes, and known to be so.
 __device__ __forceinline__ int uniform(int x) { return __shfl_sync(~0u, x, 0); }
 
@@ -70,7 +112,8 @@ struct HopperForward {
   Tiles<Keys, kStages> k, v;
   Ring<2> q_ring;
   Ring<kStages> k_ring, v_ring;
-  int* unit;  // [2] what the stages of q_ring hold
+  Units units;      // in the stages of q_ring
+  uint32_t* marks;  // [kGroups, kMarks]
   __host__ __device__ static HopperForward carve(Arena& arena) {
     HopperForward s;
     s.q = arena.carve<Tiles<Rows, 2 * kGroups>>();
@@ -79,7 +122,8 @@ struct HopperForward {
     s.q_ring = arena.carve<Ring<2>>();
     s.k_ring = arena.carve<Ring<kStages>>();
     s.v_ring = arena.carve<Ring<kStages>>();
-    s.unit = arena.carve<int>(2);
+    s.units = Units(arena.carve<int>(Units::kInts));
+    s.marks = arena.carve<uint32_t>(kGroups * kMarks);
     return s;
   }
 };
@@ -95,11 +139,17 @@ __device__ __forceinline__ void load_forward(const HopperForward<D, N>& s, const
                                              const ForwardMaps& maps) {
   using Shape = HopperForward<D, N>;
   Turn q_turn, turn;
-  for (int i = static_cast<int>(blockIdx.x);; i = schedule.next()) {
-    const int2 unit = schedule.unit(i);
+  int coming = static_cast<int>(blockIdx.x), idle = 0;
+  for (;;) {
     s.q_ring.acquire(q_turn);
-    s.unit[q_turn.stage] = i;
-    if (unit.x < 0) return tile::barrier_arrive(s.q_ring.full(q_turn));
+    const int i = s.units.put(q_turn.stage, schedule, coming, idle);
+    if (i < 0) {
+      tile::barrier_arrive(s.q_ring.full(q_turn));
+      if (i == Units::kOver) return;
+      q_turn.next<2>();
+      continue;
+    }
+    const int2 unit = schedule.unit(i & ~Units::kWithCare);
     const int own = unit.x, h = unit.y % x.H, b = unit.y / x.H;
     tile::barrier_arrive_expecting(s.q_ring.full(q_turn), kGroups * Shape::Rows::bytes);
     for (int g = 0; g < kGroups; ++g)
@@ -136,8 +186,15 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
   Turn q_turn, k_turn, v_turn;
   for (;; q_turn.next<2>()) {
     s.q_ring.wait(q_turn);
-    const int2 unit = schedule.unit(uniform(s.unit[q_turn.stage]));
-    if (unit.x < 0) return;
+    const int i = uniform(s.units.unit[q_turn.stage]);
+    if (i == Units::kOver) return;
+    if (i == Units::kNothing) {
+      tile::named_sync(1 + group, 128);  // all have read it
+      if (threadIdx.x % 128 == 0) s.q_ring.release(q_turn);
+      continue;
+    }
+    const bool care = i & Units::kWithCare;
+    const int2 unit = schedule.unit(i & ~Units::kWithCare);
     const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
@@ -158,8 +215,50 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
            [&](int half, int j) { return sight.sees(h, t[half], j); });
       return stream.add(p);
     };
+    // Before the product of a tile's values, which both groups mend if either meets pairs that do not
+    // see each other.
+    const auto mend = [&](Acc<N>& p, Visit n) {
+      const int key0 = n.tile * N;
+      if (!sight.bounds_of_rows(unit.x * kOwn, kOwn).cuts(key0, N) && !n.fine) return;
+      s.v_ring.wait(v_turn);
+      uint32_t* const marks = s.marks + group * kMarks;
+      mend_in_group(group, marks, false, s.v[v_turn.stage], x.v.at(b, key0, h / x.group), x.v.token,
+                    x.S - key0, x.v.width);
+      mend_weights(p, n.fine >> group & 1, range, key0, marks,
+                   [&](int half, int j) { return sight.sees(h, t[half], j); });
+    };
     auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
-    for (Visit n = walk.next(); n;) {
+    // The same products in the same order, one tile after the other.
+    const auto attend_with_care = [&](Visit n) {
+      Acc<N> p;
+      s.k_ring.wait(k_turn);
+      tile::wgmma_begin(p);
+      tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
+      tile::wgmma_commit();
+      tile::wgmma_wait<0>(p);
+      if (one_lane) s.k_ring.release(k_turn);
+      k_turn.next<Shape::kStages>();
+      tile::scale_rows(out, soften(p, n));
+      mend(p, n);
+      auto weights = tile::to_frag<bf16>(p);
+      s.v_ring.wait(v_turn);
+      tile::wgmma_begin(out, weights);
+      tile::wgmma_ab(out, weights, s.v[v_turn.stage], 0, 0);
+      tile::wgmma_commit();
+      tile::wgmma_wait<0>(out);
+      if (one_lane) s.v_ring.release(v_turn);
+      v_turn.next<Shape::kStages>();
+    };
+    Visit n = walk.next();
+    for (; care && n; n = walk.next()) {
+      if (meets(n)) {
+        attend_with_care(n);
+      } else {
+        pass(s.k_ring, k_turn);
+        pass(s.v_ring, v_turn);
+      }
+    }
+    while (n) {
       if (!meets(n)) {
         pass(s.k_ring, k_turn);
         pass(s.v_ring, v_turn);
@@ -209,7 +308,14 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
       if (t[half] < x.T && tile::lane_index() % 4 == 0)
         lse[(int64_t{b} * x.H + h) * x.T + t[half]] = stream.most[half];
     }
-    tile::named_sync(1 + group, 128);  // no warp reads q any more
+    // No warp reads q any more.
+    if (tile::named_any(1 + group, 128, !care && is_broken(out))) {
+      if (threadIdx.x % 128 == 0) {
+        s.units.broken[q_turn.stage] = 1;
+        s.q_ring.release(q_turn);
+      }
+      continue;
+    }
     tile::acc_to_smem(out, q, row0, 0);
     tile::publish();
     tile::named_sync(1 + group, 128);
@@ -230,6 +336,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     Arena arena(tile::dynamic_memory());
     const auto s = HopperForward<D, N>::carve(arena);
     if (threadIdx.x == 0) {
+      s.units.broken[0] = s.units.broken[1] = 0;
       s.q_ring.init(1, kGroups);
       s.k_ring.init(1, 4 * kGroups);
       s.v_ring.init(1, 4 * kGroups);

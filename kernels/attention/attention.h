@@ -38,7 +38,7 @@ struct Attention {
     double softcap = 0;
     Tensor cu_seqlens;
     // i32 [1] on the device of q, or absent. Then k and v are a ring: row r holds the last position p
-    // up to this one with p % S = r (some finite numbers where there is none yet), and the only query,
+    // up to this one with p % S = r (any bits where there is none yet), and the only query,
     // T = 1, stands here and sees all positions held. So a step of generation is the same work
     // wherever it stands. Without a gradient.
     Tensor position;

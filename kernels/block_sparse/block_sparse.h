@@ -37,7 +37,7 @@ struct BlockSparse {
     double softcap = 0;
     Tensor cu_seqlens;
     // i32 [1] on the device of q, or absent. Then the only query, T = 1, stands here, and keys behind
-    // it (some finite numbers) do not count: k and v are a cache that fills. Without a gradient.
+    // it, whatever they hold, do not count: k and v are a cache that fills. Without a gradient.
     Tensor position;
 
     template <class F>

@@ -6,6 +6,7 @@
 
 #include "core/mirror.h"
 #include "core/parallel.h"
+#include "core/sizes.h"
 #include "core/tensor_cuda.h"
 
 namespace weft {
@@ -75,8 +76,14 @@ void Shape::append(int64_t size) {
 }
 int64_t Shape::numel() const {
   int64_t n = 1;
-  for (const int64_t s : *this) n *= s;
-  return n;
+  bool none = false, fits = true;
+  for (const int64_t s : *this) {
+    none |= s == 0;
+    if (s != 0) fits &= !__builtin_mul_overflow(n, s, &n);
+  }
+  if (!fits) [[unlikely]]
+    too_many(concat("elements of a tensor of shape ", *this));
+  return none ? 0 : n;
 }
 bool Shape::operator==(const Shape& other) const {
   return dims_ == other.dims_ && std::equal(begin(), end(), other.begin());
@@ -94,7 +101,7 @@ Storage::~Storage() { allocator(device_).release(block_); }
 Tensor empty(const Shape& shape, Dtype dtype, Device device) {
   for (const int64_t s : shape) require(s >= 0, "a tensor of shape ", shape, " cannot be made");
   Tensor t;
-  t.storage_ = std::make_shared<Storage>(device, shape.numel() * size_of(dtype));
+  t.storage_ = std::make_shared<Storage>(device, bytes_of(shape, dtype));
   t.shape_ = shape;
   t.strides_ = row_major(shape);
   t.dtype_ = dtype;
@@ -140,7 +147,7 @@ Tensor Tensor::reshape(const Shape& wanted) const {
     if (shape[i] == -1)
       open = i;
     else
-      known *= shape[i];
+      known = times(known, shape[i], "sizes of a reshape");
   }
   if (open >= 0 && known > 0) shape[open] = numel() / known;
   require(shape.numel() == numel(), "reshape: ", shape_, " has ", numel(), " elements, ", wanted,

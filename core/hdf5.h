@@ -26,6 +26,14 @@ struct TensorInfo {
   Dtype dtype = Dtype::f32;
 };
 
+// What a link of a file leads to.
+struct Hdf5Entry {
+  enum class Kind { tensor, group, unreadable };
+  std::string name;  // in full, "inputs/q"
+  Kind kind = Kind::unreadable;
+  std::string what;  // "a group", "text", "numbers of 16 bytes each", "a link to nothing"
+};
+
 class Hdf5Writer {
  public:
   // Throws Error if a file cannot be made there.
@@ -70,6 +78,9 @@ class Hdf5Reader {
   std::vector<TensorInfo> tensors(const std::string& group = "") const;
   // The groups right under a group, by full name.
   std::vector<std::string> groups(const std::string& group = "") const;
+  // Every link right under a group, sorted: what tensors() leaves out is here too, and what it is. For
+  // callers that must not take the unreadable for absent.
+  std::vector<Hdf5Entry> entries(const std::string& group = "") const;
   bool has_tensor(const std::string& name) const;
   bool has_group(const std::string& name) const;
   TensorInfo info(const std::string& name) const;
@@ -86,7 +97,9 @@ class Hdf5Reader {
   void verify(const std::string& name) const;
 
   bool has_attribute(const std::string& object, const std::string& key) const;
+  // Those of types that Attribute has a place for; attribute_names() has them all.
   std::map<std::string, Attribute> attributes(const std::string& object) const;
+  std::vector<std::string> attribute_names(const std::string& object) const;
   Attribute attribute(const std::string& object, const std::string& key) const;
   // Attributes of one type; an integer reads as a number too. Throw Error if absent or of another.
   std::string text(const std::string& object, const std::string& key) const;

@@ -89,6 +89,42 @@ bool dtype_of_type(hid_t type, Dtype& dtype) {
   return true;
 }
 
+std::string description_of_type(hid_t type) {
+  const size_t size = H5Tget_size(type);
+  switch (H5Tget_class(type)) {
+    case H5T_STRING:
+      return "text";
+    case H5T_COMPOUND: {
+      std::string fields;
+      for (int i = 0; i < H5Tget_nmembers(type); ++i) {
+        char* const name = H5Tget_member_name(type, static_cast<unsigned>(i));
+        if (name) fields += concat(fields.empty() ? "" : ", ", name);
+        H5free_memory(name);
+      }
+      const bool complex = fields == "r, i" || fields == "real, imag";
+      return complex ? "complex numbers" : "records of the fields " + fields;
+    }
+    case H5T_FLOAT:
+      return concat("floating-point numbers of ", size, " bytes");
+    case H5T_INTEGER:
+      return concat("integers of ", size, " bytes");
+    case H5T_ENUM:
+      return concat("names for numbers of ", size, " bytes");
+    case H5T_REFERENCE:
+      return "references to other objects";
+    case H5T_VLEN:
+      return "lists of different lengths";
+    case H5T_ARRAY:
+      return "arrays within a dataset";
+    case H5T_BITFIELD:
+      return "bit fields";
+    case H5T_OPAQUE:
+      return "bytes without a meaning";
+    default:
+      return "of an unknown type";
+  }
+}
+
 std::vector<hsize_t> dims_of(const Shape& shape) { return {shape.begin(), shape.end()}; }
 
 namespace {
@@ -220,7 +256,8 @@ bool get_attribute(hid_t object, const std::string& key, Attribute& value) {
   const Id space(H5Aget_space(attribute), H5Sclose);
   const H5S_class_t extent = H5Sget_simple_extent_type(space);
   const hssize_t count = H5Sget_simple_extent_npoints(space);
-  if (!type.valid() || count < 0 || extent == H5S_NULL) return false;
+  constexpr hssize_t kMost = 1 << 24;  // values: an attribute of more is damaged
+  if (!type.valid() || count < 0 || count > kMost || extent == H5S_NULL) return false;
   const size_t n = static_cast<size_t>(count);
   const bool single = extent == H5S_SCALAR;
   switch (H5Tget_class(type)) {

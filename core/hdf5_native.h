@@ -66,6 +66,8 @@ std::string reason();
 Id file_type(Dtype dtype);
 // The dtype that holds every value of a type in a file. False for what is no tensor.
 bool dtype_of_type(hid_t type, Dtype& dtype);
+// What a type holds, for messages: "text", "records of several fields", "numbers of 16 bytes each".
+std::string description_of_type(hid_t type);
 // How a dataset is stored: chunks of about 1 MiB, each with its fletcher32.
 Id dataset_settings(const Shape& shape, Dtype dtype);
 std::vector<hsize_t> dims_of(const Shape& shape);

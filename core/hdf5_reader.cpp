@@ -6,10 +6,12 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/hdf5_native.h"
+#include "core/sizes.h"
 #include "core/text.h"
 
 namespace weft {
@@ -59,7 +61,8 @@ struct Hdf5Reader::State {
     return names;
   }
 
-  // Shape and dtype of an open dataset; false if it is no tensor.
+  // Shape and dtype of an open dataset; false if it is no tensor. A tensor that no memory holds is
+  // refused here, so that nobody multiplies its sizes.
   bool describe(hid_t dataset, TensorInfo& info) const {
     const Id type(H5Dget_type(dataset), H5Tclose);
     const Id space(H5Dget_space(dataset), H5Sclose);
@@ -69,8 +72,49 @@ struct Hdf5Reader::State {
       return false;
     std::vector<hsize_t> sizes(static_cast<size_t>(dims));
     H5Sget_simple_extent_dims(space, sizes.data(), nullptr);
-    info.shape = Shape(std::vector<int64_t>(sizes.begin(), sizes.end()));
+    constexpr auto kMost = static_cast<hsize_t>(std::numeric_limits<int64_t>::max());
+    for (hsize_t& size : sizes) size = std::min(size, kMost);
+    const Shape shape(std::vector<int64_t>(sizes.begin(), sizes.end()));
+    try {
+      (void)bytes_of(shape, info.dtype);
+    } catch (const TooMany& error) {
+      fail(path, ": tensor \"", info.name, "\": ", error.what());
+    }
+    info.shape = shape;
     return true;
+  }
+
+  // What an open dataset that is no tensor holds.
+  std::string description(hid_t dataset) const {
+    const Id type(H5Dget_type(dataset), H5Tclose), space(H5Dget_space(dataset), H5Sclose);
+    if (!type.valid() || !space.valid()) return "damaged: " + reason();
+    if (H5Sget_simple_extent_type(space) == H5S_NULL) return "a dataset without numbers";
+    Dtype dtype;
+    if (!dtype_of_type(type, dtype)) return description_of_type(type);
+    return concat("a dataset of ", H5Sget_simple_extent_ndims(space), " dimensions, more than ",
+                  Shape::kMax);
+  }
+
+  Hdf5Entry entry(const std::string& name) const {
+    using Kind = Hdf5Entry::Kind;
+    const Id object = open(name);
+    if (!object.valid()) {
+      const std::string why = reason();
+      return {name, Kind::unreadable, exists(name) ? "damaged: " + why : "a link to nothing"};
+    }
+    TensorInfo info;
+    info.name = name;
+    switch (H5Iget_type(object)) {
+      case H5I_GROUP:
+        return {name, Kind::group, "a group"};
+      case H5I_DATASET:
+        if (describe(object, info)) return {name, Kind::tensor, "a tensor"};
+        return {name, Kind::unreadable, description(object)};
+      case H5I_DATATYPE:
+        return {name, Kind::unreadable, "a named type"};
+      default:
+        return {name, Kind::unreadable, "neither a tensor nor a group"};
+    }
   }
 
   void list(const std::string& group, std::vector<TensorInfo>& found, int depth) const {
@@ -142,6 +186,22 @@ struct Hdf5Reader::State {
     return opened;
   }
 
+  [[noreturn]] void unreadable_attribute(const std::string& object, const std::string& key,
+                                         hid_t owner) const {
+    const std::string why = reason();
+    const Id attribute(H5Aopen(owner, key.c_str(), H5P_DEFAULT), H5Aclose);
+    if (!attribute.valid()) wrong_attribute(object, key, "damaged: " + why);
+    const Id type(H5Aget_type(attribute), H5Tclose), space(H5Aget_space(attribute), H5Sclose);
+    const H5T_class_t kind = H5Tget_class(type);
+    const bool legible = kind == H5T_STRING || kind == H5T_INTEGER || kind == H5T_ENUM ||
+                         kind == H5T_FLOAT || kind == H5T_NO_CLASS;
+    if (!space.valid()) wrong_attribute(object, key, "damaged: " + why);
+    if (H5Sget_simple_extent_type(space) == H5S_NULL)
+      wrong_attribute(object, key, "empty, expected text or a number");
+    if (legible) wrong_attribute(object, key, "damaged: " + why);
+    wrong_attribute(object, key, description_of_type(type) + ", expected text or a number");
+  }
+
   [[noreturn]] void wrong_attribute(const std::string& object, const std::string& key,
                                     const std::string& what) const {
     fail(path, ": attribute \"", key, "\"", object.empty() ? "" : " of \"" + object + "\"", " is ",
@@ -199,6 +259,15 @@ std::vector<std::string> Hdf5Reader::groups(const std::string& group) const {
   std::vector<std::string> names = state_->links(group);
   std::erase_if(names, [&](auto& name) { return state_->kind_of(name) != H5I_GROUP; });
   return names;
+}
+
+std::vector<Hdf5Entry> Hdf5Reader::entries(const std::string& group) const {
+  const Guard guard;
+  require(state_->kind_of(group) == H5I_GROUP, state_->path, ": there is no group \"", group, "\"");
+  std::vector<Hdf5Entry> found;
+  for (const std::string& name : state_->links(group)) found.push_back(state_->entry(name));
+  std::sort(found.begin(), found.end(), [](auto& a, auto& b) { return a.name < b.name; });
+  return found;
 }
 
 bool Hdf5Reader::has_tensor(const std::string& name) const {
@@ -285,7 +354,7 @@ bool Hdf5Reader::has_attribute(const std::string& object, const std::string& key
   return state_->exists(object) && H5Aexists(state_->open(object), key.c_str()) > 0;
 }
 
-std::map<std::string, Attribute> Hdf5Reader::attributes(const std::string& object) const {
+std::vector<std::string> Hdf5Reader::attribute_names(const std::string& object) const {
   const Guard guard;
   const Id owner = state_->attribute_owner(object);
   std::vector<std::string> names;
@@ -295,8 +364,14 @@ std::map<std::string, Attribute> Hdf5Reader::attributes(const std::string& objec
   };
   if (H5Aiterate2(owner, H5_INDEX_NAME, H5_ITER_INC, nullptr, add, &names) < 0)
     state_->damaged("the list of attributes of \"" + object + "\"", reason());
+  return names;
+}
+
+std::map<std::string, Attribute> Hdf5Reader::attributes(const std::string& object) const {
+  const Guard guard;
+  const Id owner = state_->attribute_owner(object);
   std::map<std::string, Attribute> found;
-  for (const std::string& name : names) {
+  for (const std::string& name : attribute_names(object)) {
     Attribute value;
     if (get_attribute(owner, name, value)) found.emplace(name, std::move(value));
   }
@@ -308,8 +383,7 @@ Attribute Hdf5Reader::attribute(const std::string& object, const std::string& ke
   const Id owner = state_->attribute_owner(object);
   if (H5Aexists(owner, key.c_str()) <= 0) state_->wrong_attribute(object, key, "missing");
   Attribute value;
-  if (!get_attribute(owner, key, value))
-    state_->wrong_attribute(object, key, "damaged, or neither text nor number");
+  if (!get_attribute(owner, key, value)) state_->unreadable_attribute(object, key, owner);
   return value;
 }
 

@@ -23,14 +23,20 @@
 
 namespace weft::kernels {
 
+// Whether an error keeps its bound: both must be numbers, and finite. A kernel's NaN passes nothing, and
+// neither does a bound that came out infinite. Every verdict on numbers is made here.
+bool within(double error, double bound);
+
 struct Difference {
-  double error = 0;  // relative RMS; infinite where one is NaN or infinite and the other is not
+  double error = 0;         // relative RMS; infinite where either holds NaN or an infinity
   std::vector<int64_t> at;  // where the two differ most
   double got = 0, expected = 0;
 };
 
-// Shapes must be equal, dtypes need not. `floor` as above.
-Difference difference(const Tensor& got, const Tensor& expected, double floor);
+// Shapes must be equal, dtypes need not. `floor` as above. Of a tensor named "lse", the logarithm of a
+// sum that may be empty, -infinity in both agrees; no other infinity agrees with anything.
+Difference difference(const Tensor& got, const Tensor& expected, double floor,
+                      const std::string& name = "");
 double floor_of(Dtype dtype);
 // Of one tensor of an operation in f64 or f32. `name` is the case's, for those with a bound of their own.
 double bound_of(const std::string& operation, const std::string& name, const std::string& tensor,
@@ -56,7 +62,7 @@ struct Agreement {
   std::string tensor;  // "o", "dq"
   Difference difference;
   double bound = 0;
-  bool passed() const { return difference.error <= bound; }
+  bool passed() const { return within(difference.error, bound); }
 };
 std::vector<Agreement> agreement(const Expected& expected, const Tensors& outputs,
                                  const Tensors& gradients);

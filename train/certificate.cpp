@@ -7,7 +7,6 @@
 
 #include "autograd/gradcheck.h"
 #include "core/file.h"
-#include "kernels/agreement.h"
 #include "train/report.h"
 
 namespace weft::train {
@@ -40,20 +39,23 @@ autograd::InputReport differences(const std::string& name, const std::function<d
 // Rows by tensor, form and kind of check; a new result replaces the row where it is worse.
 class Rows {
  public:
-  void add(CertificateRow row) {
-    if (std::isnan(row.error)) row.error = std::numeric_limits<double>::infinity();
+  void add(const CertificateRow& row) {
     const std::string key = row.tensor + "|" + row.form + "|" + row.against +
                             std::to_string(static_cast<int>(row.dtype));
     const auto [found, fresh] = place_.emplace(key, rows.size());
     if (fresh) rows.push_back(row);
     CertificateRow& kept = rows[found->second];
     const int cases = fresh ? 1 : kept.cases + 1;
-    if (!(row.error / row.bound <= kept.error / kept.bound)) kept = row;
+    if (badness(row) > badness(kept)) kept = row;
     kept.cases = cases;
   }
   std::vector<CertificateRow> rows;
 
  private:
+  static double badness(const CertificateRow& r) {
+    const double ratio = r.error / r.bound;
+    return std::isfinite(ratio) ? ratio : r.passed() ? 0 : std::numeric_limits<double>::infinity();
+  }
   std::map<std::string, size_t> place_;
 };
 

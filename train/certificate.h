@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/operation.h"
+#include "kernels/agreement.h"
 
 namespace weft::train {
 
@@ -35,7 +35,7 @@ struct CertificateRow {
   std::vector<int64_t> at;  // where; for a random direction its number
   double got = 0, expected = 0;
   int cases = 0;
-  bool passed() const { return error <= bound; }
+  bool passed() const { return kernels::within(error, bound); }
 };
 
 // `progress` is called with the part of the operation's work that is done, 0 to 1. Cases whose name does

@@ -18,6 +18,7 @@
 #include "core/allocator.h"
 #include "kernels/reference.h"
 #include "tests/catch.h"
+#include "tests/gap.h"
 
 namespace weft::kernels::stateful {
 
@@ -52,14 +53,7 @@ Outputs<M> gradients_for(const Inputs<M>& x, const Options<M>& o) {
 
 // max |a - b| / max |b|
 inline double difference(const Tensor& a, const Tensor& b) {
-  const std::vector<double> x = to_doubles(a), y = to_doubles(b);
-  REQUIRE(x.size() == y.size());
-  double most = 0, size = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    if (!(std::abs(x[i] - y[i]) <= most)) most = std::abs(x[i] - y[i]);  // NaN comes through
-    size = std::max(size, std::abs(y[i]));
-  }
-  return most == 0 ? 0 : most / size;
+  return tests::gap(to_doubles(a), to_doubles(b)).relative();
 }
 inline bool same(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && to_doubles(a) == to_doubles(b);

@@ -216,7 +216,7 @@ void check_registers(int stride, int rows, int cols) {
       wrong += seen.plain[r * N + c] != v;
       wrong += seen.transposed[c * kRows + r] != v;
       const float scaled = v * row_factor[r] * col_factor[c] * 2.f;
-      wrong += std::abs(seen.scaled[r * N + c] - scaled) > 1e-6f * std::abs(scaled);
+      wrong += !(std::abs(seen.scaled[r * N + c] - scaled) <= 1e-6f * std::abs(scaled));
       sum += v;
       top = std::max(top, v);
       down[r / 16][c] += v;
@@ -225,11 +225,11 @@ void check_registers(int stride, int rows, int cols) {
       const bool valid = r < rows && c < cols;
       wrong += number(stored[r * stride + c]) != (valid ? number(x[r * stride + c]) : 7.f);
     }
-    wrong += std::abs(seen.row_sum[r] - sum) > 1e-5;
+    wrong += !(std::abs(seen.row_sum[r] - sum) <= 1e-5);
     wrong += seen.row_max[r] != top;
   }
   for (int w = 0; w < kWarps; ++w) {
-    for (int c = 0; c < N; ++c) wrong += std::abs(seen.col_sum[w][c] - down[w][c]) > 1e-5;
+    for (int c = 0; c < N; ++c) wrong += !(std::abs(seen.col_sum[w][c] - down[w][c]) <= 1e-5);
   }
   CHECK(wrong == 0);
 }

@@ -13,6 +13,7 @@
 #include "kernels/operation.h"
 #include "layers/blocks.h"
 #include "layers/layer.h"
+#include "tests/gap.h"
 
 namespace weft::layers {
 
@@ -165,13 +166,7 @@ inline std::string failures(autograd::GradcheckReport report) {
 // max |a - b| / max |b|
 inline double distance(const Tensor& a, const Tensor& b) {
   require(a.shape() == b.shape(), "distance of ", a.shape(), " and ", b.shape());
-  const std::vector<double> u = to_doubles(a), v = to_doubles(b);
-  double error = 0, size = 1e-300;
-  for (size_t i = 0; i < u.size(); ++i) {
-    error = std::max(error, std::isfinite(u[i]) ? std::abs(u[i] - v[i]) : HUGE_VAL);
-    size = std::max(size, std::abs(v[i]));
-  }
-  return error / size;
+  return tests::gap(a, b).relative();
 }
 
 inline bool same_bits(const Tensor& a, const Tensor& b) {

@@ -1,6 +1,7 @@
 // The gradient certificate finds what is wrong, says where, and passes what is right.
 #include "train/certificate.h"
 
+#include <cmath>
 #include <sstream>
 
 #include "core/file.h"
@@ -17,7 +18,7 @@ namespace {
 // y = x^2, whose chunkwise form can be told to be wrong in one element.
 class Square : public kernels::Operation {
  public:
-  double wrong_forward = 0, wrong_backward = 0;
+  double wrong_forward = 0, wrong_backward = 0, wrong_naive = 0;
 
   std::string name() const override { return "square"; }
   std::vector<kernels::Field> inputs() const override { return {{"x", "[R]"}}; }
@@ -30,7 +31,7 @@ class Square : public kernels::Operation {
   kernels::BenchCase bench(int64_t) const override { return {}; }
 
   Tensors forward(Form form, const Tensors& in, const Settings&) const override {
-    return {{"y", made(in.at("x"), form == Form::naive ? 0 : wrong_forward,
+    return {{"y", made(in.at("x"), form == Form::naive ? wrong_naive : wrong_forward,
                        [&](size_t, double x) { return x * x; })}};
   }
   Tensors backward(Form form, const Tensors& in, const Settings&, const Tensors& dy,
@@ -87,6 +88,29 @@ TEST_CASE("certificate: a wrong result that differences cannot see fails against
   CHECK(failures(certify(square)) ==
         "y chunkwise definition f64 3\n"
         "y chunkwise definition f32 3\n");
+}
+
+TEST_CASE("certificate: a result or a gradient that is not finite fails in every dtype") {
+  for (const double odd : {double{NAN}, double{INFINITY}, -double{INFINITY}}) {
+    INFO(odd);
+    Square square;
+    square.wrong_backward = odd;
+    CHECK(failures(certify(square)) ==
+          "dx chunkwise differences f64 3\n"
+          "dx chunkwise definition f64 3\n"
+          "dx chunkwise definition f32 3\n"
+          "dx chunkwise definition bf16 3\n");
+    square.wrong_backward = 0;
+    square.wrong_forward = odd;
+    const auto rows = certify(square);
+    CHECK_THAT(failures(rows), ContainsSubstring("y chunkwise definition f64 3") &&
+                                   ContainsSubstring("y chunkwise definition f32 3") &&
+                                   ContainsSubstring("y chunkwise definition bf16 3") &&
+                                   ContainsSubstring("dx chunkwise differences f64"));
+    square.wrong_naive = odd;  // where the definition says so too
+    CHECK_THAT(failures(certify(square)), ContainsSubstring("y naive definition f64 3") &&
+                                              ContainsSubstring("y chunkwise definition bf16 3"));
+  }
 }
 
 TEST_CASE("certificate: table, JSON and JUnit say what failed, where, and both numbers") {

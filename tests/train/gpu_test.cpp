@@ -80,7 +80,7 @@ std::string last_hash(const Folder& f, const std::string& out) {
 double widest_gap(const std::vector<double>& a, const std::vector<double>& b) {
   double gap = a.size() == b.size() ? 0 : INFINITY;
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)
-    gap = std::max(gap, std::abs(a[i] - b[i]) / b[i]);
+    gap = std::isfinite(a[i] / b[i]) ? std::max(gap, std::abs(a[i] - b[i]) / b[i]) : INFINITY;
   return gap;
 }
 

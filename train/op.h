@@ -1,17 +1,17 @@
 // `weft op`: one operation on the named tensors of an HDF5 file, so that any implementation in any
 // language can be compared with ours.
 //
-// The input file holds tensors by name, either all at the root ("q", "k", "cu_seqlens", "dout") or in
-// groups: inputs/, grad_outputs/, and attributes of options/ for settings; flags override those. The
-// output file is laid out as the input file was: outputs and gradients at the root, or in outputs/
-// and gradients/. A file that has outputs/ and gradients/ already can be checked (tests/oracles).
+// operation_file.h says how the input file is laid out; the output file is laid out alike: outputs and
+// gradients at the root, or in outputs/ and gradients/. A file that has outputs/ and gradients/ already
+// can be checked (tests/oracles).
 #pragma once
 
 #include <ostream>
 #include <string>
 #include <vector>
 
-#include "kernels/operation.h"
+#include "kernels/agreement.h"
+#include "train/operation_file.h"
 
 namespace weft::train {
 
@@ -33,23 +33,14 @@ OpArguments op_arguments(const std::vector<std::string>& words);
 // options.
 int run_op(const OpArguments& arguments, std::ostream& out);
 
-// An operation's file in memory.
-struct OperationFile {
-  std::string operation;  // attribute of the root; may be absent
-  bool grouped = false;
-  double tolerance = 0;  // attribute, where the source of the expected numbers is inexact
-  kernels::Tensors inputs, output_gradients, outputs, gradients;
-  kernels::Settings settings;
-};
-OperationFile read_operation_file(const std::string& path, const kernels::Operation& operation);
-
 // One tensor of a file, of one form.
 struct OpCheck {
   std::string form, tensor;
   double error = 0, bound = 0;
   std::string text;  // where and what
-  bool passed() const { return error <= bound; }
+  bool passed() const { return kernels::within(error, bound); }
 };
+// Throws Error for a file that holds nothing to compare.
 std::vector<OpCheck> check_operation_file(const std::string& path, kernels::Form form, Dtype dtype,
                                           Device device = kCpu);
 

@@ -135,6 +135,97 @@ TEST_CASE("op: --check compares a file with its own results") {
              ContainsSubstring("dbias") && ContainsSubstring("compared in f64, 0 failed"));
 }
 
+namespace {
+
+// The oracle of matmul with one of its tensors changed by f.
+template <class F>
+void changed_oracle(const std::string& path, const std::string& name, const F& f) {
+  const Hdf5Reader right(tests::source_path("tests/oracles/matmul_bias.h5"));
+  Hdf5Writer file(path);
+  file.attribute("", "operation", std::string("matmul"));
+  for (const TensorInfo& info : right.tensors()) {
+    const Tensor t = right.tensor(info.name);
+    if (info.name == name) f(t);
+    file.tensor(info.name, t);
+  }
+  file.commit();
+}
+
+}  // namespace
+
+TEST_CASE("op: --check fails what is not finite, expected or computed, in every form and dtype") {
+  const Folder folder;
+  const std::string path = folder / "odd.h5";
+  for (const double odd : {double{NAN}, double{INFINITY}})
+    for (const std::string name : {"outputs/y", "gradients/dw", "inputs/x", "grad_outputs/dy"}) {
+      changed_oracle(path, name, [&](const Tensor& t) { t.data<double>()[2] = odd; });
+      for (const std::string dtype : {"f64", "f32", "bf16"})
+        for (const std::string form : {"naive", "chunkwise"}) {
+          INFO(odd << " in " << name << ", " << dtype << ", " << form);
+          CHECK_THAT(run({"--check", path, "--dtype", dtype, "--form", form}, 1),
+                     ContainsSubstring("FAILED") && !ContainsSubstring(", 0 failed"));
+        }
+    }
+}
+
+TEST_CASE("op: --check holds wrong numbers of a file to the bound of right ones") {
+  const Folder folder;
+  const std::string path = folder / "wrong.h5";
+  changed_oracle(path, "outputs/y", [](const Tensor& t) { t.fill(3); });
+  for (const std::string dtype : {"f64", "f32", "bf16"})
+    CHECK_THAT(run({"--check", path, "--dtype", dtype}, 1), ContainsSubstring("FAILED  y"));
+}
+
+TEST_CASE(
+    "op: --check refuses a file with nothing to compare, and a tolerance that bounds nothing") {
+  const Folder folder;
+  const std::string path = folder / "in.h5",
+                    oracle = tests::source_path("tests/oracles/matmul_bias.h5");
+  const auto file = [&](const Tensor& expected, double tolerance) {
+    Hdf5Writer out(path);
+    out.attribute("", "operation", std::string("matmul"));
+    out.attribute("", "tolerance", tolerance);
+    out.tensor("inputs/x", zeros({0, 3}, Dtype::f64));
+    out.tensor("inputs/w", w);
+    if (expected) out.tensor("outputs/y", expected);
+    out.commit();
+  };
+  file({}, 0);
+  CHECK_THAT(refusal({"--check", path}), ContainsSubstring("nothing to compare"));
+  CHECK_THAT(refusal({"--check", oracle, path}), ContainsSubstring("nothing to compare"));
+  file(zeros({0, 4}, Dtype::f64), 0);
+  CHECK_THAT(refusal({"--check", path}), ContainsSubstring("nothing to compare"));
+  CHECK_THAT(refusal({"--check", oracle, "--form", "recurrent"}),
+             ContainsSubstring("matmul has no recurrent form"));
+  for (const double tolerance : {double{NAN}, double{INFINITY}, -1.0}) {
+    file(zeros({0, 4}, Dtype::f64), tolerance);
+    CHECK_THAT(refusal({"--check", path}), ContainsSubstring("attribute \"tolerance\""));
+  }
+}
+
+TEST_CASE("op: a size of 2^62 or more is clamped where all is meant, else refused by its name") {
+  const Folder folder;
+  const std::string in = folder / "in.h5", out = folder / "out.h5";
+  const auto said = [&](const std::string& op, const std::string& flag, const std::string& value) {
+    return refusal({op, in, out, "--" + flag, value});
+  };
+  write(in, {{"x", x}});
+  for (const std::string value :
+       {"4611686018427387904", "9223372036854775807", "-9223372036854775808"}) {
+    INFO(value);
+    for (const std::string op : {"rms_norm", "layer_norm"})
+      CHECK_THAT(said(op, "groups", value), ContainsSubstring("groups = " + value));
+    write(in, {{"x", zeros({2, 0}, Dtype::f64)}});
+    CHECK_THAT(said("rms_norm", "groups", value), ContainsSubstring("groups = " + value));
+    write(in, {{"logits", x}});
+    CHECK_THAT(said("router", "top_k", value), ContainsSubstring("top_k = " + value));
+    write(in, {{"x", normal({1, 3, 2, 4}, 1, "x")}});
+    CHECK_THAT(said("rotary", "width", value), ContainsSubstring("width = " + value));
+    CHECK_THAT(said("rotary", "offset", value), ContainsSubstring("offset = " + value));
+    write(in, {{"x", x}});
+  }
+}
+
 TEST_CASE("op: says what is wrong with names, files and flags") {
   const Folder folder;
   const std::string in = folder / "in.h5", out = folder / "out.h5";

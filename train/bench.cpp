@@ -233,8 +233,10 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
   const std::vector<Variant> variants = variants_of(a);
   std::vector<int64_t> lengths = a.lengths;
   if (lengths.empty()) lengths = {512, 1024, 2048, 4096, 8192};
+  constexpr int64_t kLongest = std::numeric_limits<int32_t>::max();  // positions are i32
   for (const int64_t length : lengths)
-    require(length > 0, "bench --lengths: ", length, " is not a length");
+    require(length > 0 && length <= kLongest, "bench --lengths: ", length,
+            " is not a length; expected 1 to ", kLongest);
   std::sort(lengths.begin(), lengths.end());
   LiveLine line("bench");
   std::vector<BenchRow> rows;

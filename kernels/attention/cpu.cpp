@@ -16,7 +16,7 @@ const Registered<Attention> registered;
 SoftmaxCall call_of(const Inputs<Attention>& x, const Attention::Options& o) {
   SoftmaxCall call(x.q, x.k, x.v, o.scale, o.softcap, o.cu_seqlens);
   call.causal = o.causal;
-  call.window = o.window;
+  call.window = std::min(o.window, call.T + call.S);  // all keys; nothing is added to more
   return call;
 }
 

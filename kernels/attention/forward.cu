@@ -13,7 +13,8 @@ using namespace softmax;
 Parts allocate_parts(const Inputs<Attention>& x, const Attention::Options& o) {
   constexpr int64_t kFewRows = 64, kBlocks = 512, kLeastKeys = 256;
   const int64_t B = x.q.size(0), T = x.q.size(1), H = x.q.size(2), V = x.v.size(3);
-  const int64_t S = o.window > 0 ? std::min(x.k.size(1), o.window + T) : x.k.size(1);
+  const int64_t S =
+      o.window > 0 ? std::min(x.k.size(1), std::min(o.window, x.k.size(1)) + T) : x.k.size(1);
   if (T > kFewRows || o.cu_seqlens || B * H * T == 0) return {};
   const int64_t blocks = B * (T == 1 ? x.k.size(2) : H);
   const int64_t count = std::clamp<int64_t>(std::min(kBlocks / blocks, S / kLeastKeys), 1, kBlocks);

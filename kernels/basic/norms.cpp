@@ -19,8 +19,8 @@ const Registered<L2Norm> l2_norm;
 // What all of them ask of x [R, D], groups and the vectors of D.
 void check_rows(std::string_view name, const Tensor& x, int64_t groups) {
   require(x.dims() == 2, name, ": x has shape ", x.shape(), ", expected [R, D]");
-  require(groups >= 1 && x.size(1) % groups == 0, name, ": groups = ", groups,
-          ", expected a divisor of D = ", x.size(1));
+  require(groups >= 1 && groups <= std::max<int64_t>(1, x.size(1)) && x.size(1) % groups == 0, name,
+          ": groups = ", groups, ", expected a divisor of D = ", x.size(1));
 }
 void check_residual(std::string_view name, const Tensor& residual, const Tensor& x) {
   require(!residual || residual.shape() == x.shape(), name, ": residual has shape ",

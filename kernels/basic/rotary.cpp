@@ -116,6 +116,9 @@ void Rotary::check(const Inputs<Tensor>& x, const Options& o) {
   require(width >= 2 && width % 2 == 0 && width <= K, "rotary: width = ", width,
           ", expected an even number from 2 to K = ", K);
   require(o.base > 0, "rotary: base = ", o.base, ", expected a positive number");
+  constexpr int64_t kFarthest = int64_t{1} << 53;
+  require(o.offset >= -kFarthest && o.offset <= kFarthest, "rotary: offset = ", o.offset,
+          ", expected -2^53 to 2^53; angles are made of positions that a double counts");
   check_documents(name, o.cu_seqlens, x.x.size(0), x.x.size(1));
   require(!o.position || (o.position.dtype() == Dtype::i32 && o.position.shape() == Shape{1} &&
                           o.position.device() == x.x.device()),

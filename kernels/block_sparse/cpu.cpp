@@ -58,6 +58,11 @@ SoftmaxCall call_of(const Inputs<BlockSparse>& x, const BlockSparse::Options& o)
   return call;
 }
 
+// A block that holds the whole sequence is as good as any larger one, and its ends can be counted.
+int64_t block_of(const BlockSparse::Options& o, int64_t S) {
+  return std::min(o.block, std::max<int64_t>(1, S));
+}
+
 // Calls f(begin, end, line) for the parts of a piece in the lines of blocks. `position` is that of the
 // piece's first token in its document; begin and end are tokens of the row.
 template <class F>
@@ -182,7 +187,8 @@ void BlockSparse::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs
   if (x.q.is_meta()) return;
   rows.find();
   for_real(x.q.dtype(), [&]<class T>() {
-    forward_tiles<T>(call, rows, o.block, {view<T>(y.o), view<T>(y.lse)}, view<T>(scratch));
+    forward_tiles<T>(call, rows, block_of(o, call.S), {view<T>(y.o), view<T>(y.lse)},
+                     view<T>(scratch));
   });
 }
 
@@ -197,7 +203,8 @@ void BlockSparse::cpu_backward(const Inputs<Tensor>& x, const Options& o, const 
   columns.find();
   for_real(x.q.dtype(), [&]<class T>() {
     back.begin<T>();
-    backward_tiles<T>(call, back, columns, o.block, view<T>(dx.k), view<T>(dx.v), view<T>(scratch));
+    backward_tiles<T>(call, back, columns, block_of(o, call.S), view<T>(dx.k), view<T>(dx.v),
+                      view<T>(scratch));
     back.end<T>();
   });
 }

@@ -10,7 +10,9 @@
 
 namespace weft::kernels {
 
-inline int64_t block_count(int64_t tokens, int64_t block) { return (tokens + block - 1) / block; }
+inline int64_t block_count(int64_t tokens, int64_t block) {
+  return tokens / block + (tokens % block > 0);
+}
 
 // How many blocks a row of window_blocks needs for each query to see at least `window` keys.
 inline int64_t blocks_of_window(int64_t window, int64_t block) {

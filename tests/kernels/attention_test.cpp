@@ -243,6 +243,23 @@ TEST_CASE("attention: decode steps on a part of a cache give the rows of the who
   }
 }
 
+TEST_CASE("attention: a window beyond all keys is none, up to the largest number, to the bit") {
+  for (const bool causal : {true, false})
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+      const auto x = as<Attention>(dtype, sample({.T = 70, .S = 130, .H = 2}));
+      Settled o;
+      o.causal = causal;
+      const auto all = run<Attention>(x, o);
+      for (const int64_t window :
+           {int64_t{200}, int64_t{1} << 31, int64_t{1} << 62,
+            std::numeric_limits<int64_t>::max() - 1, std::numeric_limits<int64_t>::max()}) {
+        INFO("window " << window << ", " << dtype << (causal ? ", causal" : ""));
+        o.window = window;
+        check_same_bits<Attention>(run<Attention>(x, o), all);
+      }
+    }
+}
+
 TEST_CASE("attention: halves of the keys are merged by their lse") {
   Settled both;
   both.causal = false;
@@ -252,17 +269,17 @@ TEST_CASE("attention: halves of the keys are merged by their lse") {
     return forward<Attention>({x.q, x.k.slice(1, begin, end), x.v.slice(1, begin, end), {}}, both);
   };
   const auto a = half(0, 50), b = half(50, 130);
-  double worst = 0;
+  tests::Gap gap;
   for (int64_t h = 0; h < 2; ++h)
     for (int64_t t = 0; t < 70; ++t) {
       const double la = view<double>(a.lse)(0, h, t), lb = view<double>(b.lse)(0, h, t);
       const double lse = std::max(la, lb) + std::log1p(std::exp(-std::abs(la - lb)));
       const double o = std::exp(la - lse) * view<double>(a.o)(0, t, h, 1) +
                        std::exp(lb - lse) * view<double>(b.o)(0, t, h, 1);
-      worst = std::max({worst, std::abs(lse - view<double>(all.lse)(0, h, t)),
-                        std::abs(o - view<double>(all.o)(0, t, h, 1))});
+      gap.see(view<double>(all.lse)(0, h, t), lse);
+      gap.see(view<double>(all.o)(0, t, h, 1), o);
     }
-  CHECK(worst < 1e-14);
+  CHECK(gap.widest < 1e-14);
 }
 
 TEST_CASE("attention: a group of heads is its key head repeated, and its gradients added up") {

@@ -66,6 +66,20 @@ TEST_CASE("block_sparse: gradients are those of finite differences") {
   }
 }
 
+TEST_CASE("block_sparse: a block beyond all tokens holds them all, up to the largest number") {
+  const auto x = sample({.T = 70, .S = 130, .H = 2});
+  for (const int64_t size : {1, 3}) {  // a mask may be larger than the sequence
+    const Tensor mask = full({1, size, size}, 1, Dtype::u8);
+    const auto one = run<BlockSparse>(x, masked(mask, 130));
+    for (const int64_t block :
+         {int64_t{1} << 31, int64_t{1} << 62, std::numeric_limits<int64_t>::max()}) {
+      INFO("block " << block);
+      CHECK(block_count(130, block) == 1);
+      check_same_bits<BlockSparse>(run<BlockSparse>(x, masked(mask, block)), one);
+    }
+  }
+}
+
 TEST_CASE("block_sparse: all blocks are attention, to the bit where a block is a tile") {
   for (const bool is_causal : {true, false})
     for (const int64_t block : {1, 8, 24, 64, 100, 200}) {

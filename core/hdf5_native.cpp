@@ -280,11 +280,52 @@ bool get_attribute(hid_t object, const std::string& key, Attribute& value) {
   }
 }
 
-std::string stored_checksum(hid_t dataset) {
-  Attribute value;
-  if (H5Aexists(dataset, kChecksum) <= 0 || !get_attribute(dataset, kChecksum, value)) return "";
-  const auto* text = std::get_if<std::string>(&value);
-  return text && text->size() == 16 ? *text : "";
+bool is_foreign_attribute(hid_t object, const std::string& key) {
+  const Id attribute(H5Aopen(object, key.c_str(), H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid()) return false;
+  const Id type(H5Aget_type(attribute), H5Tclose), space(H5Aget_space(attribute), H5Sclose);
+  if (!type.valid() || !space.valid()) return false;
+  if (H5Sget_simple_extent_type(space) == H5S_NULL) return true;
+  const H5T_class_t kind = H5Tget_class(type);
+  return kind != H5T_STRING && kind != H5T_INTEGER && kind != H5T_ENUM && kind != H5T_FLOAT &&
+         kind != H5T_NO_CLASS;
+}
+
+// --- Lists ------------------------------------------------------------------------------------------
+
+bool link_names(hid_t group, std::vector<std::string>& names) {
+  const auto add = [](hid_t, const char* name, const H5L_info_t*, void* to) -> herr_t {
+    static_cast<std::vector<std::string>*>(to)->push_back(name);
+    return 0;
+  };
+  names.clear();
+  const bool listed = H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add, &names) >= 0;
+  std::sort(names.begin(), names.end());
+  return listed;
+}
+
+bool names_of_attributes(hid_t object, std::vector<std::string>& names) {
+  const auto add = [](hid_t, const char* name, const H5A_info_t*, void* to) -> herr_t {
+    static_cast<std::vector<std::string>*>(to)->push_back(name);
+    return 0;
+  };
+  names.clear();
+  const bool listed = H5Aiterate2(object, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add, &names) >= 0;
+  std::sort(names.begin(), names.end());
+  return listed;
+}
+
+std::string identity(hid_t object) {
+#if H5_VERSION_GE(1, 12, 0)
+  H5O_info2_t info{};
+  if (H5Oget_info3(object, &info, H5O_INFO_BASIC) < 0) return "";
+  std::string bytes(reinterpret_cast<const char*>(&info.token), sizeof info.token);
+#else
+  H5O_info_t info{};
+  if (H5Oget_info(object, &info) < 0) return "";
+  std::string bytes(reinterpret_cast<const char*>(&info.addr), sizeof info.addr);
+#endif
+  return bytes.append(reinterpret_cast<const char*>(&info.fileno), sizeof info.fileno);
 }
 
 }  // namespace weft::h5

@@ -1,5 +1,5 @@
 // What the writer and the reader of HDF5 files share: HDF5's handles and errors, the types of our
-// tensors and attributes. Only the three core/hdf5_*.cpp include this.
+// tensors and attributes. Only the core/hdf5_*.cpp include this.
 #pragma once
 
 #include <hdf5.h>
@@ -14,29 +14,40 @@
 namespace weft::h5 {
 
 inline constexpr int64_t kChunkBytes = int64_t{1} << 20;
-inline constexpr const char* kChecksum = "checksum";
+inline constexpr const char* kChecksum = "checksum";  // of a tensor: XXH64 of its bytes
+// Of the root of a file that ends in a seal (core/seal.h): without it the file is not whole.
+inline constexpr const char* kSealed = "sealed";
 
 // One call at a time (not every build of HDF5 has a lock of its own), and none that prints: HDF5's
 // error stack, which is one a thread, is read by reason() instead.
 class Guard {
  public:
-  Guard() : lock_(mutex()) {
+  Guard() {
+    if (depth()++ == 0) mutex().lock();
     // Our files are closed by their owners. HDF5's own clean-up at exit has nothing to add, and
     // after a damaged file it prints lines of its own.
     [[maybe_unused]] static const herr_t once = H5dont_atexit();
     H5Eget_auto2(H5E_DEFAULT, &print_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }
-  ~Guard() { H5Eset_auto2(H5E_DEFAULT, print_, data_); }
+  ~Guard() {
+    H5Eset_auto2(H5E_DEFAULT, print_, data_);
+    if (--depth() == 0) mutex().unlock();
+  }
   Guard(const Guard&) = delete;
   Guard& operator=(const Guard&) = delete;
 
  private:
-  static std::recursive_mutex& mutex() {
-    static std::recursive_mutex all;
+  static std::mutex& mutex() {
+    static std::mutex all;
     return all;
   }
-  std::lock_guard<std::recursive_mutex> lock_;
+  // Guards that this thread holds. A recursive mutex would do, but for a child process, which starts
+  // with what its parent holds: there a recursive mutex takes its owner for another thread.
+  static int& depth() {
+    thread_local int guards = 0;
+    return guards;
+  }
   H5E_auto2_t print_ = nullptr;
   void* data_ = nullptr;
 };
@@ -76,7 +87,16 @@ std::vector<hsize_t> dims_of(const Shape& shape);
 bool put_attribute(hid_t object, const std::string& key, const Attribute& value);
 // False if the attribute cannot be read, or is of a type that Attribute has no place for.
 bool get_attribute(hid_t object, const std::string& key, Attribute& value);
-// The checksum that was stored with a tensor; "" if there is none.
-std::string stored_checksum(hid_t dataset);
+// True if the attribute is sound, but neither text nor numbers: of records, or of nothing.
+bool is_foreign_attribute(hid_t object, const std::string& key);
+
+// The names of a group's links and of an object's attributes, sorted. HDF5 lists them as they lie: its
+// own sorting frees what it never filled where a damaged list ends early. False if it cannot be read.
+bool link_names(hid_t group, std::vector<std::string>& names);
+bool names_of_attributes(hid_t object, std::vector<std::string>& names);
+
+// The same bytes for the same object of the same file, by whatever path it was opened. "" if HDF5 cannot
+// say.
+std::string identity(hid_t object);
 
 }  // namespace weft::h5

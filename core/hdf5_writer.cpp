@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,10 +10,13 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/child.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/hdf5_native.h"
+#include "core/hdf5_written.h"
+#include "core/seal.h"
 
 namespace weft {
 
@@ -37,6 +41,7 @@ struct Hdf5Writer::State {
   PendingFile pending;
   Id file;
   std::map<std::string, Rows> rows;
+  Written written;
   int64_t reserved = 0;
   int descriptor = -1;  // HDF5's own, for reserve() and abandon()
 
@@ -77,6 +82,21 @@ struct Hdf5Writer::State {
           what);
     rows.count += n;
     rows.begun.erase(rows.begun.begin(), rows.begun.begin() + n * rows.row_bytes());
+  }
+
+  // Reads what later readers will read and compares it with what was meant. A write that was lost, or a
+  // read that fails here, can crash HDF5: it ends a child process, not the run.
+  void read_back() const {
+    const std::string& file = pending.temporary();
+    struct stat status {};
+    const bool seen = ::stat(file.c_str(), &status) == 0;
+    const ChildResult child = in_child(
+        [&] {
+          require(seal_of(file) == Seal::holds, "its seal does not hold");
+          written.compare(Hdf5Reader(file, "file", Hdf5Reader::Unchecked{}));
+        },
+        60 + (seen ? status.st_size : 0) / 10'000'000);
+    require(child.ok(), pending.path(), ": what was written does not read back: ", child.message);
   }
 
   // What HDF5 still wants to write goes to memory, so that it can close the file and forget it.
@@ -161,8 +181,9 @@ void Hdf5Writer::tensor(const std::string& name, Dtype dtype, const Shape& shape
   s.check(dataset.valid(), what);
   if (bytes > 0)
     s.check(H5Dwrite(dataset, file_type(dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0, what);
-  const std::string sum = to_hex(hash64(data, static_cast<size_t>(bytes)));
-  s.check(put_attribute(dataset, kChecksum, sum), what);
+  const uint64_t hash = hash64(data, static_cast<size_t>(bytes));
+  s.check(put_attribute(dataset, kChecksum, to_hex(hash)), what);
+  s.written.tensor(name, dtype, shape, hash);
 }
 
 void Hdf5Writer::attribute(const std::string& object, const std::string& key,
@@ -175,6 +196,7 @@ void Hdf5Writer::attribute(const std::string& object, const std::string& key,
   if (at != "/") make_groups(s.file, at);
   const Id target(H5Oopen(s.file, at.c_str(), H5P_DEFAULT), H5Oclose);
   s.check(target.valid() && put_attribute(target, key, value), what);
+  s.written.attribute(object, key, value);
 }
 
 void Hdf5Writer::begin_rows(const std::string& name, Dtype dtype, const Shape& row) {
@@ -218,21 +240,23 @@ void Hdf5Writer::commit() {
   for (auto& [name, rows] : s.rows) {
     const std::string what = "tensor \"" + name + "\"";
     if (!rows.begun.empty()) s.write_rows(rows, rows.begun_rows(), what);
-    const std::string sum = to_hex(rows.hash.digest());
-    s.check(put_attribute(rows.dataset, kChecksum, sum) && rows.dataset.close(), what);
+    const uint64_t hash = rows.hash.digest();
+    s.check(put_attribute(rows.dataset, kChecksum, to_hex(hash)) && rows.dataset.close(), what);
+    Shape shape;
+    shape.append(rows.count);
+    for (const int64_t size : rows.row) shape.append(size);
+    s.written.tensor(name, rows.dtype, shape, hash);
   }
   s.rows.clear();
+  attribute("", kSealed, std::string("the last 64 bytes are a checksum of all before them"));
   s.check(H5Fflush(s.file, H5F_SCOPE_GLOBAL) >= 0, "the file");
   s.check(s.file.close(), "the file");
   // What reserve() asked for beyond the end goes back.
   std::error_code error;
   const auto size = std::filesystem::file_size(s.pending.temporary(), error);
   if (!error) std::filesystem::resize_file(s.pending.temporary(), size, error);
-  try {
-    Hdf5Reader(s.pending.temporary()).verify();
-  } catch (const Error& found) {
-    fail(s.pending.path(), ": what was written does not read back: ", found.what());
-  }
+  put_seal(s.pending.temporary());
+  s.read_back();
   s.pending.commit();
 }
 

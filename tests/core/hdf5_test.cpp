@@ -209,30 +209,18 @@ TEST_CASE("hdf5: a flipped bit in any tensor is found and the tensor named") {
   }
 }
 
-TEST_CASE("hdf5: a flipped bit anywhere is found, or changes nothing") {
+TEST_CASE("hdf5: a flipped bit anywhere is found") {
   const Folder folder;
   const Tensor a = random_tensor({10, 3}, Dtype::f32, 1), b = random_tensor({5}, Dtype::bf16, 2);
   save(folder / "a.h5", {{"group/a", a}, {"b", b}});
   const std::string whole = read_file(folder / "a.h5");
-  int found = 0, harmless = 0;
-  for (size_t at = 0; at < whole.size(); at += 1 + at / 1500) {
+  for (size_t at = 0; at < whole.size(); at += 7 + at / 300) {
     std::string bad = whole;
     bad[at] = static_cast<char>(bad[at] ^ (1 << at % 8));
     write_file(folder / "bad.h5", bad);
-    try {
-      const Hdf5Reader in(folder / "bad.h5");
-      const bool right = same(in.tensor("group/a"), a) && same(in.tensor("b"), b) &&
-                         in.text("", "kind") == "test" && in.tensors().size() == 2;
-      INFO("byte " << at);
-      CHECK(right);
-      ++harmless;
-    } catch (const Error& error) {
-      CHECK(contains(error.what(), "bad.h5"));
-      ++found;
-    }
+    INFO("byte " << at);
+    CHECK(contains(message([&] { Hdf5Reader(folder / "bad.h5"); }), "bad.h5"));
   }
-  CHECK(found > 100);
-  CHECK(harmless > 0);
 }
 
 TEST_CASE("hdf5: missing, foreign, empty and truncated files are told apart") {

@@ -100,7 +100,6 @@ std::shared_ptr<const TokenStore> store_of(Hdf5Reader file, int64_t vocabulary) 
   const int64_t n = info.shape[0];
   if (n * size_of(info.dtype) > kInMemory)
     return std::make_shared<FileStore>(std::move(file), info, vocabulary);
-  file.verify("tokens");
   if (info.dtype == Dtype::u8) {
     std::vector<uint8_t> tokens(static_cast<size_t>(n));
     file.read_rows("tokens", 0, n, tokens.data());

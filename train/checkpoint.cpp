@@ -6,8 +6,6 @@
 #include <set>
 #include <sstream>
 
-#include "core/hdf5.h"
-
 namespace weft::train {
 namespace {
 
@@ -15,12 +13,12 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "weft checkpoint 1";
 
-Hdf5Reader open(const std::string& path) {
-  Hdf5Reader file(path, "checkpoint");
-  require(file.has_attribute("", "format") && file.text("", "format") == kFormat, path,
-          ": is an HDF5 file but not a checkpoint of this program (attribute format is not \"",
-          kFormat, "\")");
-  return file;
+// Under `group` lies what was loaded, and nothing else.
+void check_known(const Hdf5Reader& file, const std::string& group,
+                 const std::set<std::string>& known) {
+  for (const TensorInfo& t : file.tensors(group))
+    require(known.count(t.name) > 0, file.path(), ": tensor \"", t.name,
+            "\" is not in the recipe's model: the checkpoint is of another recipe");
 }
 
 void load(const Hdf5Reader& file, const std::string& name, const Tensor& into) {
@@ -83,8 +81,15 @@ void save_checkpoint(const std::string& path, const RunState& state, const AdamW
   file.commit();
 }
 
-RunState read_state(const std::string& path) {
-  const Hdf5Reader file = open(path);
+Hdf5Reader open_checkpoint(const std::string& path) {
+  Hdf5Reader file(path, "checkpoint");
+  require(file.has_attribute("", "format") && file.text("", "format") == kFormat, path,
+          ": is an HDF5 file but not a checkpoint of this program (attribute format is not \"",
+          kFormat, "\")");
+  return file;
+}
+
+RunState read_state(const Hdf5Reader& file) {
   RunState s;
   s.step = file.integer("", "step");
   s.tokens = file.number("", "tokens");
@@ -95,7 +100,7 @@ RunState read_state(const std::string& path) {
   s.recipe_name = file.text("", "recipe_name");
   if (file.has_group("data"))
     for (const auto& [key, value] : file.attributes("data"))
-      if (const auto* number = std::get_if<int64_t>(&value)) s.data[key] = *number;
+      s.data[key] = file.integer("data", key);
   if (file.has_tensor("tokenizer/model")) {
     const Tensor model = file.tensor("tokenizer/model");
     s.tokenizer.assign(reinterpret_cast<const char*>(model.data<uint8_t>()),
@@ -104,29 +109,29 @@ RunState read_state(const std::string& path) {
   return s;
 }
 
-void load_parameters(const std::string& path, std::vector<layers::Parameter>& parameters) {
-  const Hdf5Reader file = open(path);
+void load_parameters(const Hdf5Reader& file, std::vector<layers::Parameter>& parameters) {
   std::set<std::string> known;
   for (layers::Parameter& p : parameters) {
     const std::string name = "parameters/" + p.name;
-    require(file.has_tensor(name), path, ": tensor \"", name,
+    require(file.has_tensor(name), file.path(), ": tensor \"", name,
             "\" is missing: the checkpoint is of another recipe");
     load(file, name, p.master);
     if (!p.var.value().shares_memory(p.master)) p.var.value().copy_from(p.master);
     known.insert(name);
   }
-  for (const TensorInfo& t : file.tensors("parameters"))
-    require(known.count(t.name) > 0, path, ": tensor \"", t.name,
-            "\" is not in the recipe's model: the checkpoint is of another recipe");
+  check_known(file, "parameters", known);
 }
 
-void load_optimizer(const std::string& path, const AdamW& optimizer) {
-  const Hdf5Reader file = open(path);
+void load_optimizer(const Hdf5Reader& file, const AdamW& optimizer) {
+  std::set<std::string> known;
   for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
-    const std::string& name = optimizer.parameters()[i].name;
-    load(file, "optimizer/m/" + name, optimizer.moments()[i].m);
-    load(file, "optimizer/v/" + name, optimizer.moments()[i].v);
+    const std::string m = "optimizer/m/" + optimizer.parameters()[i].name;
+    const std::string v = "optimizer/v/" + optimizer.parameters()[i].name;
+    load(file, m, optimizer.moments()[i].m);
+    load(file, v, optimizer.moments()[i].v);
+    known.insert({m, v});
   }
+  check_known(file, "optimizer", known);
 }
 
 std::vector<std::string> checkpoints_of(const std::string& out) {

@@ -3,13 +3,14 @@
 //   tokenizer/model                                       u8, absent for bytes
 //   attributes of the root: format, version, step, seed, recipe (TOML), best_loss, tokens
 //   attributes of the group `data`: the position in the training data
-// A file appears whole or not at all, and every tensor carries a checksum (core/hdf5.h).
+// A file appears whole or not at all, and a checksum covers every byte of it (core/hdf5.h).
 #pragma once
 
 #include <map>
 #include <string>
 #include <vector>
 
+#include "core/hdf5.h"
 #include "layers/model.h"
 #include "train/optimizer.h"
 
@@ -30,11 +31,13 @@ struct RunState {
 // Throws Error, with an older file at `path` untouched, if it cannot be written.
 void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer);
 
-// The state alone. Throws Error for a missing, foreign or damaged file.
-RunState read_state(const std::string& path);
+// Reads the file once from end to end. Throws Error for a missing, foreign or damaged file.
+Hdf5Reader open_checkpoint(const std::string& path);
+// The state alone. Throws Error for what is missing or of another kind.
+RunState read_state(const Hdf5Reader& checkpoint);
 // Fills the model's parameters; names the first that is missing, too much, or of another shape.
-void load_parameters(const std::string& path, std::vector<layers::Parameter>& parameters);
-void load_optimizer(const std::string& path, const AdamW& optimizer);
+void load_parameters(const Hdf5Reader& checkpoint, std::vector<layers::Parameter>& parameters);
+void load_optimizer(const Hdf5Reader& checkpoint, const AdamW& optimizer);
 
 // Checkpoints of a run's folder by step, oldest first: OUT/checkpoints/step-00000500.h5.
 std::vector<std::string> checkpoints_of(const std::string& out);

@@ -36,7 +36,8 @@ Recipe recipe_for(const std::string& text, const std::string& name, const std::s
 Loaded load(const std::string& where, const std::string& device) {
   Loaded l;
   l.path = find_checkpoint(where);
-  l.state = read_state(l.path);
+  const Hdf5Reader file = open_checkpoint(l.path);
+  l.state = read_state(file);
   l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device);
   set_products(l.recipe.train);
   // The vocabulary is the checkpoint's own: the data need not be here.
@@ -49,7 +50,7 @@ Loaded load(const std::string& where, const std::string& device) {
   }
   l.model = std::make_unique<layers::Model>(l.recipe.toml, l.data.vocabulary, l.recipe.train.dtype,
                                             l.recipe.train.device, l.recipe.train.seed);
-  load_parameters(l.path, l.model->parameters());
+  load_parameters(file, l.model->parameters());
   return l;
 }
 

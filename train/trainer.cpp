@@ -46,10 +46,11 @@ Trainer::Trainer(Recipe recipe) : recipe_(std::move(recipe)) {
 
 void Trainer::resume(const std::string& checkpoint) {
   const std::string recipe = state_.recipe;
-  RunState saved = read_state(checkpoint);
+  const Hdf5Reader file = open_checkpoint(checkpoint);
+  RunState saved = read_state(file);
   require_same_recipe(checkpoint, saved.recipe, recipe);
-  load_parameters(checkpoint, model_->parameters());
-  load_optimizer(checkpoint, *optimizer_);
+  load_parameters(file, model_->parameters());
+  load_optimizer(file, *optimizer_);
   source_->restore(saved.data);
   state_ = std::move(saved);
   state_.recipe = recipe;
@@ -277,7 +278,8 @@ void give_up_later(const std::string& out, int64_t step, const std::vector<std::
   std::error_code ignored;
   std::for_each(first, all.end(), [&](const std::string& path) { fs::remove(path, ignored); });
   const fs::path best = fs::path(out) / "best.h5";
-  if (fs::exists(best) && read_state(best.string()).step > step) fs::remove(best, ignored);
+  if (fs::exists(best) && read_state(open_checkpoint(best.string())).step > step)
+    fs::remove(best, ignored);
 }
 
 }  // namespace

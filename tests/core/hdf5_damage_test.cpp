@@ -16,6 +16,7 @@
 #include "core/hash.h"
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 #include "tests/train/program.h"
 
 using namespace weft;
@@ -174,7 +175,7 @@ TEST_CASE("hdf5: every changed file is refused, or reads as it did, and none is 
 
 TEST_CASE("hdf5: a changed file of an earlier version is refused, or reads as it did") {
   // By the program before there were seals: 2 steps of a model of width 8.
-  const std::string path = WEFT_SOURCE_DIR "/tests/train/earlier.h5";
+  const std::string path = tests::source_path("tests/train/earlier.h5");
   const std::string whole = read_file(path);
   const uint64_t expected = content(path);
   check_flips(whole, 240, expected);
@@ -258,7 +259,7 @@ TEST_CASE("hdf5: a read that fails is refused or does not matter, and never a cr
   const Folder folder;
   const std::string path = folder / "a.h5";
   save(path);
-  const std::string earlier = WEFT_SOURCE_DIR "/tests/train/earlier.h5";
+  const std::string earlier = tests::source_path("tests/train/earlier.h5");
   for (const std::string& file : {path, earlier}) {
     const uint64_t expected = content(file);
     const ChildResult result = in_child(
@@ -280,7 +281,7 @@ TEST_CASE("hdf5: a read that fails is refused or does not matter, and never a cr
 
 TEST_CASE("hdf5: what is damaged is not absent") {
   // The header of one tensor, group or list at a time, in a file without a seal.
-  const std::string whole = read_file(WEFT_SOURCE_DIR "/tests/train/earlier.h5");
+  const std::string whole = read_file(tests::source_path("tests/train/earlier.h5"));
   const Folder folder;
   int refused = 0;
   for (size_t at = whole.find("OHDR"); at != std::string::npos; at = whole.find("OHDR", at + 4)) {
@@ -293,7 +294,7 @@ TEST_CASE("hdf5: what is damaged is not absent") {
 }
 
 TEST_CASE("hdf5: each group is listed once, however often it is linked") {
-  const Hdf5Reader in(WEFT_SOURCE_DIR "/tests/core/links.h5");  // made by links.py
+  const Hdf5Reader in(tests::source_path("tests/core/links.h5"));  // made by links.py
   std::vector<std::string> names;
   for (const TensorInfo& info : in.tensors()) names.push_back(info.name.substr(0, 12));
   CHECK(names == std::vector<std::string>{"doubled/left", "loop/y", "same", "x"});

@@ -85,7 +85,7 @@ TEST_CASE("checkpoint: a flipped bit anywhere is refused by every verb that read
 
 TEST_CASE("checkpoint: one of an earlier version is read") {
   const Folder f;
-  std::filesystem::copy_file(WEFT_SOURCE_DIR "/tests/train/earlier.h5", f / "earlier.h5");
+  std::filesystem::copy_file(tests::source_path("tests/train/earlier.h5"), f / "earlier.h5");
   const Ran ran = run_weft(f, {"eval", "earlier.h5", "--batches", "1"});
   INFO(ran.text);
   CHECK(ran.status == 0);

@@ -1,8 +1,15 @@
 // Files as wholes: read in one go, and written whole or not at all.
+//
+// What is said to be written outlives a loss of power, by this order: the bytes are flushed, then the
+// name is put in place, then its folder is flushed; a folder that was made is flushed into its parent
+// before anything is put in it. Whoever removes an older file does so after all of that.
 #pragma once
 
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "core/system.h"
 
 namespace weft {
 
@@ -11,10 +18,12 @@ std::string read_file(const std::string& path);
 
 // A file that is being written beside its final place, as PATH.tmp-PID. commit() flushes it to the
 // disk and renames it; a PendingFile that ends without commit() leaves nothing, and what stood at
-// PATH stays as it was.
+// PATH stays as it was. Where PATH is a link, the file it leads to is replaced, and the link stays.
+// A file keeps its permissions. A FIFO, a character device or an open descriptor (/dev/stdout,
+// /dev/fd/3) is never replaced: commit() copies the bytes into it.
 class PendingFile {
  public:
-  // Throws Error if the folder is missing, cannot be written, or PATH is a folder itself.
+  // Throws Error if the folder is missing, cannot be written, or PATH is something else, as a folder.
   explicit PendingFile(const std::string& path);
   ~PendingFile();
   PendingFile(const PendingFile&) = delete;
@@ -25,12 +34,33 @@ class PendingFile {
   void commit();
 
  private:
-  std::string path_, temporary_;
+  void copy_through();
+  void keep_permissions(const Descriptor& file) const;
+
+  std::string path_, place_, temporary_;  // as named, where its links lead, beside that
+  Descriptor target_;                     // what is written through
+  Descriptor copied_;                     // the file elsewhere that is copied into it
   bool committed_ = false;
 };
 
 // Writes a small file whole or not at all.
 void write_file(const std::string& path, std::string_view bytes);
+
+// Throws Error if a file cannot be written to `path`, or if it is one of the inputs, by this name or
+// another; a folder stands for the texts in it. Long work asks this before it begins.
+void require_output(const std::string& path, const std::vector<std::string>& inputs = {});
+
+// Both lead to one thing that is there.
+bool same_file(const std::string& a, const std::string& b);
+
+// What is written to `path` comes out of standard output, where nothing else may be printed then.
+bool is_standard_output(const std::string& path);
+
+// Makes a folder and those above it, each flushed into its parent. Throws Error.
+void make_folders(const std::string& path);
+
+// Flushes a folder's names to the disk. Throws Error, but not where the file system has no such call.
+void flush_folder(const std::string& folder);
 
 // Removes files named *.tmp-PID in a folder whose process is gone: a run killed while it saved
 // leaves one. Returns how many.

@@ -167,12 +167,15 @@ Id text_type(size_t size) {
   return type;
 }
 
-bool put_attribute(hid_t object, const std::string& key, hid_t type, hid_t space,
-                   const void* data) {
-  if (H5Aexists(object, key.c_str()) > 0) H5Adelete(object, key.c_str());
-  const Id made(H5Acreate2(object, key.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+std::string put_attribute(hid_t object, const std::string& key, hid_t type, hid_t space,
+                          const void* data) {
+  const htri_t there = H5Aexists(object, key.c_str());
+  if (there < 0 || (there > 0 && H5Adelete(object, key.c_str()) < 0)) return reason();
+  Id made(H5Acreate2(object, key.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  if (!made.valid()) return reason();
   // An empty list has no bytes, and HDF5 refuses to be handed none.
-  return made.valid() && (!data || H5Awrite(made, type, data) >= 0);
+  if (data && H5Awrite(made, type, data) < 0) return reason();
+  return made.close() ? "" : reason();
 }
 
 Id list_space(size_t n) {
@@ -182,7 +185,7 @@ Id list_space(size_t n) {
 
 }  // namespace
 
-bool put_attribute(hid_t object, const std::string& key, const Attribute& value) {
+std::string put_attribute(hid_t object, const std::string& key, const Attribute& value) {
   const Id scalar(H5Screate(H5S_SCALAR), H5Sclose);
   if (const auto* x = std::get_if<int64_t>(&value))
     return put_attribute(object, key, H5T_STD_I64LE, scalar, x);

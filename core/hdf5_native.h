@@ -83,8 +83,9 @@ std::string description_of_type(hid_t type);
 Id dataset_settings(const Shape& shape, Dtype dtype);
 std::vector<hsize_t> dims_of(const Shape& shape);
 
-// Replaces an attribute of the same key. False where HDF5 refuses.
-bool put_attribute(hid_t object, const std::string& key, const Attribute& value);
+// Replaces an attribute of the same key. Returns why HDF5 refused, "" where it did not: the next call
+// of HDF5, as the one that closes the attribute, forgets the reason.
+std::string put_attribute(hid_t object, const std::string& key, const Attribute& value);
 // False if the attribute cannot be read, or is of a type that Attribute has no place for.
 bool get_attribute(hid_t object, const std::string& key, Attribute& value);
 // True if the attribute is sound, but neither text nor numbers: of records, or of nothing.

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -16,6 +14,7 @@
 #include "core/hdf5_native.h"
 #include "core/seal.h"
 #include "core/sizes.h"
+#include "core/system.h"
 #include "core/text.h"
 
 namespace weft {
@@ -357,7 +356,7 @@ struct Hdf5Reader::State {
   // or what a child process has read before.
   void check_file() const {
     struct stat status {};
-    require(::stat(path.c_str(), &status) == 0, path, ": cannot be read: ", std::strerror(errno));
+    require_call(code_of(::stat(path.c_str(), &status)), path, ": cannot be read");
     require(!S_ISDIR(status.st_mode), path, ": is a folder, expected a ", kind);
     require(S_ISREG(status.st_mode), path, ": is a device or a pipe, expected a ", kind);
     if (known_sound(status)) return;

@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 #include "core/child.h"
@@ -17,6 +15,8 @@
 #include "core/hdf5_native.h"
 #include "core/hdf5_written.h"
 #include "core/seal.h"
+#include "core/system.h"
+#include "core/text.h"
 
 namespace weft {
 
@@ -48,8 +48,12 @@ struct Hdf5Writer::State {
   [[noreturn]] void refuse(const std::string& what, const std::string& why) const {
     fail(pending.path(), ": ", what, " cannot be written: ", why);
   }
+  // `done` is a call of HDF5 that was the last one.
   void check(bool done, const std::string& what) const {
     if (!done) refuse(what, reason());
+  }
+  void check_reason(const std::string& why, const std::string& what) const {
+    if (!why.empty()) refuse(what, why);
   }
 
   // Asks the system for room before HDF5 writes: HDF5 cannot close a file that it failed to write.
@@ -58,10 +62,13 @@ struct Hdf5Writer::State {
     struct rlimit limit {};
     if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
         static_cast<rlim_t>(wanted) > limit.rlim_cur)
-      refuse(what, std::strerror(EFBIG));
-    if (::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, reserved, bytes) != 0 &&
-        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
-      refuse(what, std::strerror(errno));
+      refuse(what, reason_of(EFBIG));
+    int code = EINTR;
+    while (code == EINTR)
+      code = code_of(::fallocate(descriptor, FALLOC_FL_KEEP_SIZE, reserved, bytes));
+    // Not every file system can: then a full disk is seen later.
+    if (code != 0 && code != EOPNOTSUPP && code != ENOSYS && code != EINVAL && code != EPERM)
+      refuse(what, reason_of(code));
     reserved = wanted;
   }
 
@@ -74,12 +81,12 @@ struct Hdf5Writer::State {
     const Id space(H5Dget_space(rows.dataset), H5Sclose);
     std::vector<hsize_t> start(static_cast<size_t>(whole.dims()), 0);
     start[0] = static_cast<hsize_t>(rows.count);
-    H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, dims_of(piece).data(),
-                        nullptr);
-    const Id memory(H5Screate_simple(piece.dims(), dims_of(piece).data(), nullptr), H5Sclose);
-    check(H5Dwrite(rows.dataset, file_type(rows.dtype), memory, space, H5P_DEFAULT,
-                   rows.begun.data()) >= 0,
+    check(H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr, dims_of(piece).data(),
+                              nullptr) >= 0,
           what);
+    const Id memory(H5Screate_simple(piece.dims(), dims_of(piece).data(), nullptr), H5Sclose);
+    const Id type = file_type(rows.dtype);
+    check(H5Dwrite(rows.dataset, type, memory, space, H5P_DEFAULT, rows.begun.data()) >= 0, what);
     rows.count += n;
     rows.begun.erase(rows.begun.begin(), rows.begun.begin() + n * rows.row_bytes());
   }
@@ -115,6 +122,7 @@ Hdf5Writer::Hdf5Writer(const std::string& path) : state_(std::make_unique<State>
   State& s = *state_;
   const Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);  // structures with checksums
+  H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);  // also where one of its tensors does not close
   H5Pset_file_locking(access, false, true);  // the name is ours alone, and not every disk can lock
   const Id create(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
   H5Pset_obj_track_times(create, false);
@@ -145,23 +153,31 @@ int64_t room_for(int64_t bytes) { return bytes + (bytes / kChunkBytes + 1) * 128
 
 // Makes a group and those above it. HDF5 would make them by itself, but with the time in them, and the
 // same tensors must make the same bytes.
-void make_groups(hid_t file, const std::string& name) {
+// Returns why one cannot be made, or "".
+std::string make_groups(hid_t file, const std::string& name) {
   const Id settings(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
   H5Pset_obj_track_times(settings, false);
   for (size_t end = name.find('/', 1);; end = name.find('/', end + 1)) {
     const std::string group = name.substr(0, end);
-    if (!group.empty() && H5Lexists(file, group.c_str(), H5P_DEFAULT) <= 0)
-      const Id made(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, settings, H5P_DEFAULT), H5Gclose);
-    if (end == std::string::npos) return;
+    if (!group.empty() && H5Lexists(file, group.c_str(), H5P_DEFAULT) <= 0) {
+      Id made(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, settings, H5P_DEFAULT), H5Gclose);
+      if (!made.valid() || !made.close()) return reason();
+    }
+    if (end == std::string::npos) return "";
   }
 }
 
-Id make_dataset(hid_t file, const std::string& name, Dtype dtype, hid_t space, hid_t settings) {
+// `why` says why there is none, where there is none.
+Id make_dataset(hid_t file, const std::string& name, Dtype dtype, hid_t space, hid_t settings,
+                std::string& why) {
   const size_t slash = name.rfind('/');
-  if (slash != std::string::npos) make_groups(file, name.substr(0, slash));
-  return {
-      H5Dcreate2(file, name.c_str(), file_type(dtype), space, H5P_DEFAULT, settings, H5P_DEFAULT),
-      H5Dclose};
+  if (slash != std::string::npos) why = make_groups(file, name.substr(0, slash));
+  if (!why.empty()) return {};
+  const Id type = file_type(dtype);
+  Id made(H5Dcreate2(file, name.c_str(), type, space, H5P_DEFAULT, settings, H5P_DEFAULT),
+          H5Dclose);
+  if (!made.valid()) why = reason();
+  return made;
 }
 
 }  // namespace
@@ -177,25 +193,46 @@ void Hdf5Writer::tensor(const std::string& name, Dtype dtype, const Shape& shape
   const Id space(
       dims.empty() ? H5Screate(H5S_SCALAR) : H5Screate_simple(shape.dims(), dims.data(), nullptr),
       H5Sclose);
-  const Id dataset = make_dataset(s.file, name, dtype, space, dataset_settings(shape, dtype));
-  s.check(dataset.valid(), what);
+  std::string why;
+  Id dataset = make_dataset(s.file, name, dtype, space, dataset_settings(shape, dtype), why);
+  s.check_reason(why, what);
   if (bytes > 0)
     s.check(H5Dwrite(dataset, file_type(dtype), H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0, what);
   const uint64_t hash = hash64(data, static_cast<size_t>(bytes));
-  s.check(put_attribute(dataset, kChecksum, to_hex(hash)), what);
+  s.check_reason(put_attribute(dataset, kChecksum, to_hex(hash)), what);
+  s.check(dataset.close(), what);
   s.written.tensor(name, dtype, shape, hash);
 }
+
+namespace {
+
+// What an attribute's texts may hold, so that they read back: its padding is zeros.
+bool reads_back(const std::string& text) {
+  return first_not_utf8(text) == std::string::npos && text.find('\0') == std::string::npos;
+}
+
+bool reads_back(const Attribute& value) {
+  if (const auto* text = std::get_if<std::string>(&value)) return reads_back(*text);
+  const auto* texts = std::get_if<std::vector<std::string>>(&value);
+  return !texts || std::all_of(texts->begin(), texts->end(),
+                               [](const std::string& text) { return reads_back(text); });
+}
+
+}  // namespace
 
 void Hdf5Writer::attribute(const std::string& object, const std::string& key,
                            const Attribute& value) {
   const Guard guard;
   State& s = *state_;
   const std::string what = "attribute \"" + key + "\"";
+  if (!reads_back(value)) s.refuse(what, "it is not UTF-8 text, or holds a zero character");
   s.reserve(65536, what);
   const std::string at = object.empty() ? "/" : object;
-  if (at != "/") make_groups(s.file, at);
-  const Id target(H5Oopen(s.file, at.c_str(), H5P_DEFAULT), H5Oclose);
-  s.check(target.valid() && put_attribute(target, key, value), what);
+  if (at != "/") s.check_reason(make_groups(s.file, at), what);
+  Id target(H5Oopen(s.file, at.c_str(), H5P_DEFAULT), H5Oclose);
+  s.check(target.valid(), what);
+  s.check_reason(put_attribute(target, key, value), what);
+  s.check(target.close(), what);
   s.written.attribute(object, key, value);
 }
 
@@ -212,8 +249,9 @@ void Hdf5Writer::begin_rows(const std::string& name, Dtype dtype, const Shape& r
   const Id space(H5Screate_simple(none.dims(), dims_of(none).data(), most.data()), H5Sclose);
   State::Rows rows;
   rows.dtype = dtype, rows.row = row, rows.chunk = chunk[0];
-  rows.dataset = make_dataset(s.file, name, dtype, space, dataset_settings(chunk, dtype));
-  s.check(rows.dataset.valid(), "tensor \"" + name + "\"");
+  std::string why;
+  rows.dataset = make_dataset(s.file, name, dtype, space, dataset_settings(chunk, dtype), why);
+  s.check_reason(why, "tensor \"" + name + "\"");
   s.rows.emplace(name, std::move(rows));
 }
 
@@ -241,7 +279,8 @@ void Hdf5Writer::commit() {
     const std::string what = "tensor \"" + name + "\"";
     if (!rows.begun.empty()) s.write_rows(rows, rows.begun_rows(), what);
     const uint64_t hash = rows.hash.digest();
-    s.check(put_attribute(rows.dataset, kChecksum, to_hex(hash)) && rows.dataset.close(), what);
+    s.check_reason(put_attribute(rows.dataset, kChecksum, to_hex(hash)), what);
+    s.check(rows.dataset.close(), what);
     Shape shape;
     shape.append(rows.count);
     for (const int64_t size : rows.row) shape.append(size);
@@ -255,6 +294,7 @@ void Hdf5Writer::commit() {
   std::error_code error;
   const auto size = std::filesystem::file_size(s.pending.temporary(), error);
   if (!error) std::filesystem::resize_file(s.pending.temporary(), size, error);
+  s.check_reason(error ? error.message() : "", "the file");
   put_seal(s.pending.temporary());
   s.read_back();
   s.pending.commit();

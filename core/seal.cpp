@@ -7,13 +7,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/system.h"
 
 namespace weft {
 namespace {
@@ -24,22 +23,15 @@ constexpr std::string_view kStart = "weft seal 1 xxh64 ";
 
 class Bytes {
  public:
-  Bytes(const std::string& path, int flags)
-      : path_(path), fd_(::open(path.c_str(), flags | O_CLOEXEC)) {
-    require(fd_ >= 0, path, ": cannot be read: ", std::strerror(errno));
+  Bytes(const std::string& path, int flags) : path_(path), file_(path, flags) {
+    require_call(file_.code(), path, ": cannot be read");
   }
-  ~Bytes() { close(); }
-  Bytes(const Bytes&) = delete;
-  Bytes& operator=(const Bytes&) = delete;
 
-  bool close() {
-    const int fd = std::exchange(fd_, -1);
-    return fd < 0 || ::close(fd) == 0;
-  }
+  int close() { return file_.close(); }
 
   int64_t size() const {
     struct stat status {};
-    require(::fstat(fd_, &status) == 0, path_, ": cannot be read: ", std::strerror(errno));
+    require_call(code_of(::fstat(file_.get(), &status)), path_, ": cannot be read");
     return status.st_size;
   }
 
@@ -47,9 +39,11 @@ class Bytes {
   size_t read(int64_t at, char* to, size_t bytes) const {
     size_t done = 0;
     while (done < bytes) {
-      const ssize_t n = ::pread(fd_, to + done, bytes - done, at + static_cast<int64_t>(done));
-      if (n < 0 && errno == EINTR) continue;
-      require(n >= 0, path_, ": cannot be read: ", std::strerror(errno));
+      const ssize_t n =
+          ::pread(file_.get(), to + done, bytes - done, at + static_cast<int64_t>(done));
+      const int code = code_of(n);
+      if (code == EINTR) continue;
+      require_call(code, path_, ": cannot be read");
       if (n == 0) break;
       done += static_cast<size_t>(n);
     }
@@ -58,15 +52,16 @@ class Bytes {
 
   void write(int64_t at, std::string_view bytes) const {
     while (!bytes.empty()) {
-      const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(), at);
-      if (n < 0 && errno == EINTR) continue;
-      require(n > 0, path_, ": cannot be written: ", std::strerror(n < 0 ? errno : ENOSPC));
+      const ssize_t n = ::pwrite(file_.get(), bytes.data(), bytes.size(), at);
+      const int code = n == 0 ? ENOSPC : code_of(n);
+      if (code == EINTR) continue;
+      require_call(code, path_, ": cannot be written");
       bytes.remove_prefix(static_cast<size_t>(n)), at += n;
     }
   }
 
   uint64_t hash(int64_t size) const {
-    ::posix_fadvise(fd_, 0, size, POSIX_FADV_SEQUENTIAL);
+    ::posix_fadvise(file_.get(), 0, size, POSIX_FADV_SEQUENTIAL);
     std::vector<char> buffer(kBuffer);
     Hash64 hash;
     for (int64_t at = 0; at < size;) {
@@ -81,7 +76,7 @@ class Bytes {
 
  private:
   std::string path_;
-  int fd_;
+  Descriptor file_;
 };
 
 std::string seal_for(uint64_t hash, int64_t size) {
@@ -96,7 +91,7 @@ void put_seal(const std::string& path) {
   Bytes file(path, O_RDWR);
   const int64_t size = file.size();
   file.write(size, seal_for(file.hash(size), size));
-  require(file.close(), path, ": cannot be written: ", std::strerror(errno));
+  require_call(file.close(), path, ": cannot be written");
 }
 
 Seal seal_of(const std::string& path) {

@@ -54,4 +54,43 @@ std::string joined(const std::vector<std::string>& parts, const std::string& sep
   return text;
 }
 
+size_t utf8_character(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (text.empty()) return 0;
+  const unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t size = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+  if (size == 0 || text.size() < size) return 0;
+  for (size_t i = 1; i < size; ++i)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  if (first == 0xe0 && byte(1) < 0xa0) return 0;   // longer than need be
+  if (first == 0xed && byte(1) >= 0xa0) return 0;  // half of a UTF-16 pair
+  if (first == 0xf0 && byte(1) < 0x90) return 0;
+  if (first == 0xf4 && byte(1) >= 0x90) return 0;  // beyond U+10FFFF
+  return size;
+}
+
+size_t first_not_utf8(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const size_t size = utf8_character(text.substr(at));
+    if (size == 0) return at;
+    at += size;
+  }
+  return std::string_view::npos;
+}
+
+std::string as_utf8(std::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t size = utf8_character(text);
+    if (size > 0)
+      out += text.substr(0, size);
+    else
+      out += "\\x", out += "0123456789ABCDEF"[static_cast<unsigned char>(text[0]) >> 4],
+          out += "0123456789ABCDEF"[text[0] & 15];
+    text.remove_prefix(std::max<size_t>(1, size));
+  }
+  return out;
+}
+
 }  // namespace weft

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace weft {
@@ -18,5 +19,12 @@ std::string unknown_name(const std::string& what, const std::string& name,
 
 // "a, b, c".
 std::string joined(const std::vector<std::string>& parts, const std::string& separator = ", ");
+
+// The length of the UTF-8 character that a text begins with; 0 where its bytes are none.
+size_t utf8_character(std::string_view text);
+// Where a text stops being UTF-8, or npos.
+size_t first_not_utf8(std::string_view text);
+// A text as it is, with bytes that are not UTF-8 written as "\\xE9". Names of files may be any bytes.
+std::string as_utf8(std::string_view text);
 
 }  // namespace weft

@@ -148,6 +148,17 @@ TEST_CASE("hdf5: attributes of every kind come back, long ones too") {
   CHECK(contains(message([&] { in.text("", "absent"); }), "attribute \"absent\" is missing"));
 }
 
+TEST_CASE("hdf5: an attribute that would not read back as it is is refused") {
+  const Folder f;
+  Hdf5Writer file(f / "a.h5");
+  for (const std::string& bad :
+       {std::string("caf\xe9"), std::string("a\0b", 3), std::string(1, '\0')}) {
+    CHECK_THROWS_WITH(file.attribute("", "text", bad), ContainsSubstring("UTF-8"));
+    CHECK_THROWS_WITH(file.attribute("", "texts", std::vector<std::string>{"a", bad}),
+                      ContainsSubstring("UTF-8"));
+  }
+}
+
 TEST_CASE("hdf5: rows handed over in pieces make one tensor") {
   const Folder folder;
   const Tensor all = random_tensor({300001, 3}, Dtype::i32, 5);

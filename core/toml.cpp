@@ -310,6 +310,32 @@ void finish_node(const Node& node) {
   }
 }
 
+// Bytes that are no text would make a checkpoint that nobody can open.
+void require_utf8(std::string_view text, const std::string& name) {
+  const size_t at = first_not_utf8(text);
+  if (at == std::string_view::npos) return;
+  const std::string_view before = text.substr(0, at);
+  const size_t line = before.rfind('\n') + 1;  // 0 where there is none
+  fail(name, ":", std::count(before.begin(), before.end(), '\n') + 1, ":", at - line + 1,
+       ": this is not UTF-8: the byte ", as_utf8(text.substr(at, 1)),
+       at == 0 && text.size() > 1 && (text[0] == '\xff' || text[0] == '\xfe')
+           ? " (is the file UTF-16?)"
+           : "",
+       "; save the file as UTF-8");
+}
+
+// "\\u0000" is TOML, but ends a path or a text early.
+void require_no_zero(const Node& node) {
+  for (const auto& key : node.keys) {
+    require(key.name.find('\0') == std::string::npos, key.where,
+            ": a key holds the character \\u0000");
+    require_no_zero(*key.value);
+  }
+  for (const NodePtr& element : node.elements) require_no_zero(*element);
+  require(node.text.find('\0') == std::string::npos, node.where,
+          ": a string holds the character \\u0000, which no text and no path may");
+}
+
 NodePtr parse(std::string_view text, const std::string& name) {
   try {
     return convert(toml::parse(text), name, "");
@@ -434,7 +460,10 @@ void TomlTable::check_known(const std::vector<std::string>& known) const {
 std::vector<std::string> TomlTable::asked() const { return node_->asked; }
 
 void TomlTable::set(const std::string& path, const std::string& value) {
-  const std::string origin = "--set " + path + "=" + value;
+  const std::string origin = as_utf8("--set " + path + "=" + value);
+  require(first_not_utf8(path + value) == std::string::npos, origin,
+          ": this is not UTF-8, as a recipe must be; where it is the name of a file, reach that by "
+          "another name, as a link");
   NodePtr read;
   try {
     const NodePtr parsed = parse("value = " + value, origin);
@@ -447,6 +476,7 @@ void TomlTable::set(const std::string& path, const std::string& value) {
     read->text = value;
   }
 
+  require_no_zero(*read);
   NodePtr at = node_;
   std::string name;
   std::istringstream parts(path);
@@ -488,7 +518,10 @@ std::string TomlTable::to_text() const {
 }
 
 TomlTable toml_from_text(std::string_view text, const std::string& name) {
-  return TomlTable(parse(text, name));
+  require_utf8(text, name);
+  const NodePtr node = parse(text, name);
+  require_no_zero(*node);
+  return TomlTable(node);
 }
 
 TomlTable toml_from_file(const std::string& path) { return toml_from_text(read_file(path), path); }

@@ -285,7 +285,9 @@ void build_token_dataset(const std::vector<std::string>& sources, const TextOpti
   save_tokenizer(out, "tokenizer", *tokenizer);
   out.attribute("", "format", std::string(kFormat));
   out.attribute("", "version", kVersion);
-  out.attribute("", "sources", sources);
+  std::vector<std::string> named;
+  for (const std::string& source : sources) named.push_back(as_utf8(source));
+  out.attribute("", "sources", named);
   out.attribute("", "text_bytes", text_bytes);
   out.attribute("", "text_hash", static_cast<int64_t>(hash.digest()));
   out.commit();

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "core/text.h"
 #include "kernels/common/gemm.h"
 
 namespace weft::train {
@@ -83,6 +84,11 @@ SampleSettings read_sample(const TomlTable& t) {
   return s;
 }
 
+// The name of a recipe that gives none. It is kept in checkpoints, so it is text.
+std::string name_of_file(const std::string& path) {
+  return as_utf8(std::filesystem::path(path).stem().string());
+}
+
 Recipe checked(TomlTable toml, const std::string& fallback_name,
                const std::vector<std::string>& overrides, bool planned) {
   for (const std::string& one : overrides) {
@@ -110,14 +116,14 @@ void set_products(const RunSettings& settings) {
 Recipe read_recipe(const std::string& path, std::vector<std::string> overrides,
                    const std::string& device, bool planned) {
   if (!device.empty()) overrides.push_back("train.device=\"" + device + "\"");
-  return checked(toml_from_file(path), std::filesystem::path(path).stem().string(), overrides,
-                 planned);
+  Recipe recipe = checked(toml_from_file(path), name_of_file(path), overrides, planned);
+  recipe.path = path;
+  return recipe;
 }
 
 Recipe recipe_from_text(const std::string& text, const std::string& name,
                         const std::vector<std::string>& overrides) {
-  return checked(toml_from_text(text, name), std::filesystem::path(name).stem().string(), overrides,
-                 false);
+  return checked(toml_from_text(text, name), name_of_file(name), overrides, false);
 }
 
 }  // namespace weft::train

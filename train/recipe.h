@@ -51,6 +51,7 @@ struct SampleSettings {  // [sample]
 struct Recipe {
   TomlTable toml;
   std::string name;
+  std::string path;  // of the file that it was read from; empty for a checkpoint's
   RunSettings train;
   OptimizerSettings optimizer;
   ScheduleSettings schedule;

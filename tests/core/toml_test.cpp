@@ -160,3 +160,34 @@ y = 0x10
   CHECK(back.table("outer").tables("list").size() == 2);
   CHECK(back.table("outer").table("new").number("value") == 0.1);
 }
+
+TEST_CASE("toml: text that is not UTF-8, or holds a zero, is refused with its place") {
+  CHECK_THROWS_WITH(toml_from_text("a = 1\nb = \"caf\xe9\"\n", "r.toml"),
+                    ContainsSubstring("r.toml:2:9") && ContainsSubstring("\\xE9"));
+  CHECK_THROWS_WITH(toml_from_text("# caf\xe9\n", "r.toml"), ContainsSubstring("r.toml:1:6"));
+  CHECK_THROWS_WITH(toml_from_text(std::string("\xff\xfe") + "a", "r.toml"),
+                    ContainsSubstring("r.toml:1:1") && ContainsSubstring("UTF-16"));
+  CHECK_THROWS_WITH(toml_from_text("a = \"\xed\xa0\x80\"", "r.toml"), ContainsSubstring("UTF-8"));
+  CHECK_THROWS_WITH(toml_from_text("[t]\na = [\"x\", \"a\\u0000b\"]", "r.toml"),
+                    ContainsSubstring("r.toml:2:11") && ContainsSubstring("u0000"));
+  CHECK_THROWS_WITH(toml_from_text("\"a\\u0000\" = 1", "r.toml"), ContainsSubstring("u0000"));
+  CHECK_THROWS_AS(toml_from_text(std::string("a = \"x\0y\"", 9), "r.toml"), weft::Error);
+}
+
+TEST_CASE("toml: a mark of byte order at the start is no part of the text") {
+  CHECK(toml_from_text("\xef\xbb\xbf"
+                       "a = 1",
+                       "r.toml")
+            .integer("a") == 1);
+}
+
+TEST_CASE("toml: set takes UTF-8 alone") {
+  TomlTable t = toml_from_text("a = \"x\"", "r.toml");
+  CHECK_THROWS_WITH(t.set("a", "caf\xe9"),
+                    ContainsSubstring("--set a=caf\\xE9") && ContainsSubstring("UTF-8"));
+  CHECK_THROWS_WITH(t.set("a", "\"caf\xe9\""), ContainsSubstring("UTF-8"));
+  CHECK_THROWS_WITH(t.set("b\xe9", "1"), ContainsSubstring("UTF-8"));
+  CHECK_THROWS_WITH(t.set("a", "\"x\\u0000\""), ContainsSubstring("u0000"));
+  t.set("a", "caf\xc3\xa9");
+  CHECK(toml_from_text(t.to_text(), "again").string("a") == "caf\xc3\xa9");
+}

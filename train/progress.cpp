@@ -2,9 +2,7 @@
 
 #include <unistd.h>
 
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <fstream>
 
 #include "core/error.h"
@@ -123,17 +121,15 @@ Metrics::Metrics(const std::string& folder, int64_t step) {
     }
   }
   write_file(path, kept);
-  file_ = std::fopen(path.c_str(), "a");
-  require(file_ != nullptr, path, ": cannot be written: ", std::strerror(errno));
+  file_ = Descriptor(path, O_WRONLY | O_APPEND);
+  require_call(file_.code(), path, ": cannot be written");
 }
 
-Metrics::~Metrics() {
-  if (file_) std::fclose(file_);
+int Metrics::write(const std::string& json_line) const {
+  const std::string line = json_line + "\n";
+  return file_.write(line.data(), line.size());
 }
 
-bool Metrics::write(const std::string& json_line) {
-  const bool written = std::fprintf(file_, "%s\n", json_line.c_str()) > 0;
-  return std::fflush(file_) == 0 && written;
-}
+int Metrics::flush() const { return code_of(::fsync(file_.get())); }
 
 }  // namespace weft::train

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <string>
 
+#include "core/system.h"
+
 namespace weft::train {
 
 // "1h 02m", "3m 20s", "12s".
@@ -48,14 +50,13 @@ class Progress {
 class Metrics {
  public:
   Metrics(const std::string& folder, int64_t step);
-  ~Metrics();
-  Metrics(const Metrics&) = delete;
-  Metrics& operator=(const Metrics&) = delete;
-  // Returns false where the line could not be written (a full disk): the run goes on.
-  bool write(const std::string& json_line);
+  // A line goes to the file in one piece. Both return 0, or why they failed (a full disk): the run
+  // goes on.
+  int write(const std::string& json_line) const;
+  int flush() const;  // to the disk, before a checkpoint of the same step
 
  private:
-  std::FILE* file_ = nullptr;
+  Descriptor file_;
 };
 
 }  // namespace weft::train

@@ -69,15 +69,29 @@ void Trainer::announce() const {
   std::fflush(stdout);
 }
 
+// What a run writes in its folder must not be what it reads. A recipe that lies there stays as it is,
+// and so does text in a folder around it.
+void Trainer::require_inputs_stay() const {
+  const std::string& out = recipe_.train.out;
+  for (const std::string& source : data_settings_.sources)
+    for (const char* name : {"recipe.toml", "metrics.jsonl", "best.h5"})
+      require(fs::is_directory(source) || !same_file(out + "/" + name, source), out,
+              ": the run would write ", name, " over its input ", source,
+              "; choose another folder with --set train.out=FOLDER");
+}
+
 int Trainer::run() {
   const std::string& out = recipe_.train.out;
-  std::error_code failed;
-  fs::create_directories(fs::path(out) / "checkpoints", failed);
-  require(!failed, out, ": the run's folder cannot be made: ", failed.message(),
-          "; choose another with --set train.out=FOLDER");
+  try {
+    make_folders((fs::path(out) / "checkpoints").string());
+  } catch (const Error& e) {
+    fail(out, ": the run's folder cannot be made: ", e.what(),
+         "; choose another with --set train.out=FOLDER");
+  }
   remove_abandoned_files(out);
   remove_abandoned_files(out + "/checkpoints");
-  write_file(out + "/recipe.toml", state_.recipe);
+  if (!same_file(out + "/recipe.toml", recipe_.path))  // what was given stays as it is
+    write_file(out + "/recipe.toml", state_.recipe);
   announce();
   const int64_t steps = recipe_.train.steps;
   if (state_.step >= steps) {
@@ -120,6 +134,9 @@ int Trainer::run() {
 void Trainer::profile_to(const std::string& path) {
   require(recipe_.train.device.is_cuda(), "--profile records the work of a GPU; this run is on ",
           recipe_.train.device);
+  std::vector<std::string> inputs = data_settings_.sources;
+  inputs.insert(inputs.end(), {recipe_.path, last_saved_});
+  require_output(path, inputs);
   profile_path_ = path;
   if constexpr (has_cuda) profiler_ = make_profiler();
 }
@@ -137,7 +154,12 @@ void Trainer::profile_steps(int64_t begun) {
     profiler_->settle();
   } else if (profiling_ && (begun == kTo || begun < 0)) {
     finish_steps(0);
-    progress_->say(concat(profile_path_, ": ", text(profiler_->stop(profile_path_), 12)));
+    try {
+      progress_->say(concat(profile_path_, ": ", text(profiler_->stop(profile_path_), 12)));
+    } catch (const Error& e) {  // no reason to lose a run
+      progress_->say(concat("no profile: ", e.what(), "; the run goes on"));
+    }
+    profiling_ = false;
     profiler_.reset();
   }
 }
@@ -192,10 +214,15 @@ void Trainer::log(const StepResult& r, bool due) {
     j["hash"] = to_hex(parameter_hash(model_->parameters()));
   j["peak_bytes"] = r.peak_bytes;
   j["tokens_per_second"] = progress_->tokens_per_second();
-  if (!metrics_->write(j.dump()) && !metrics_failed_) {
-    metrics_failed_ = true;
-    progress_->say("metrics.jsonl cannot be written (is the disk full?); the run goes on");
-  }
+  keep_metrics(metrics_->write(j.dump()));
+}
+
+// Says once why metrics.jsonl lacks something.
+void Trainer::keep_metrics(int code) {
+  if (code == 0 || metrics_failed_) return;
+  metrics_failed_ = true;
+  progress_->say(
+      concat("metrics.jsonl cannot be written: ", reason_of(code), "; the run goes on without it"));
 }
 
 bool Trainer::evaluate_now() {
@@ -209,7 +236,7 @@ bool Trainer::evaluate_now() {
   j["perplexity"] = e.perplexity;
   if (e.bits_per_byte > 0) j["bits_per_byte"] = e.bits_per_byte;
   if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
-  metrics_->write(j.dump());
+  keep_metrics(metrics_->write(j.dump()));
   if (!(e.loss < state_.best_loss)) return false;
   state_.best_loss = e.loss;
   state_.best_step = state_.step;
@@ -232,6 +259,7 @@ void Trainer::sample_now() {
 bool Trainer::save() {
   state_.data = source_->state();
   const std::string path = checkpoint_path(recipe_.train.out, state_.step);
+  keep_metrics(metrics_->flush());
   try {
     save_checkpoint(path, state_, *optimizer_);
   } catch (const Error& e) {
@@ -241,7 +269,11 @@ bool Trainer::save() {
     return false;
   }
   last_saved_ = path;
-  keep_best();
+  try {
+    keep_best();
+  } catch (const Error& e) {
+    progress_->say(concat("best.h5 is not renewed: ", e.what(), "; the run goes on"));
+  }
   prune_checkpoints(recipe_.train.out, recipe_.train.keep);
   return true;
 }
@@ -256,6 +288,7 @@ void Trainer::keep_best() const {
   fs::create_hard_link(last_saved_, fresh, failed);
   if (failed) fs::copy_file(last_saved_, fresh, failed);  // a file system without hard links
   if (!failed) fs::rename(fresh, best, failed);
+  if (!failed) flush_folder(recipe_.train.out);  // before older checkpoints are removed
 }
 
 namespace {
@@ -298,6 +331,7 @@ int run_train(const TrainArguments& a) {
           ": holds no checkpoint to go on from; start the run without --resume");
   Trainer trainer(std::move(recipe));
   if (a.resume) trainer.resume(a.from.empty() ? earlier.back() : a.from);
+  trainer.require_inputs_stay();
   if (!a.profile.empty()) trainer.profile_to(a.profile);
   // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
   if (a.resume)

@@ -25,6 +25,8 @@ class Trainer {
 
   // Goes on from a checkpoint, as the run that made it would have.
   void resume(const std::string& checkpoint);
+  // Throws Error if run() would write over what it reads.
+  void require_inputs_stay() const;
   // Has run() write a trace of a few steady steps.
   void profile_to(const std::string& path);
   // Runs to the last step or to a stop signal. Returns the exit status: 0; 130 or 143 where it was
@@ -42,6 +44,7 @@ class Trainer {
   void begin_step();
   void finish_steps(int64_t left);  // until `left` are under way
   void log(const StepResult& r, bool due);
+  void keep_metrics(int code);
   bool evaluate_now();  // true where it is the best so far
   void sample_now();
   bool save();

@@ -246,7 +246,9 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
       line.show(static_cast<double>(rows.size()) / total, v.name());
       rows.push_back(time_variant(v, length, a.budget, rates));
       add_ratios(rows);
-      if (json_lines) *json_lines << json_line(rows.back()) << std::flush;
+      if (!json_lines) continue;
+      *json_lines << json_line(rows.back());
+      flush_output();
     }
   return rows;
 }

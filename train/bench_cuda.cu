@@ -419,7 +419,9 @@ int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
         rows.back().peer_forward = peer->second.forward;
         rows.back().peer_both = peer->second.both;
       }
-      if (a.json) out << json_line(rows.back()) << std::flush;
+      if (!a.json) continue;
+      out << json_line(rows.back());
+      flush_output();
     }
   }
   if (!a.json) print_rows(rows, out);

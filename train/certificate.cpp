@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iostream>
 #include <limits>
 #include <map>
 
@@ -247,6 +248,7 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
   for (const std::string& name : a.operations) list.push_back(&operation(name));
   if (list.empty()) list = operations();
   const Device device = device_from(a.device);
+  if (!a.junit.empty()) require_output(a.junit);
   std::vector<CertificateRow> rows;
   {
     LiveLine line("gradcheck");
@@ -261,10 +263,12 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
   }
   require(!rows.empty(), "gradcheck --case \"", a.case_text, "\": no case's name holds that");
   if (!a.junit.empty()) write_file(a.junit, certificate_junit(rows));
+  const bool taken = !a.junit.empty() && is_standard_output(a.junit);
+  std::ostream& to = taken ? std::cerr : out;
   if (a.json)
-    out << certificate_json(rows);
+    to << certificate_json(rows);
   else
-    print_certificate(rows, out);
+    print_certificate(rows, to);
   return failures(rows) ? 1 : 0;
 }
 

@@ -2,6 +2,7 @@
 // number: parameters/NAME, and tokens and targets [steps, micro-batches, B, T].
 #include <cstdio>
 
+#include "core/file.h"
 #include "core/hdf5.h"
 #include "train/progress.h"
 #include "train/report.h"
@@ -16,6 +17,9 @@ int run_export(const ExportArguments& a) {
   const layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype, kCpu,
                             recipe.train.seed);
   recipe.finish();
+  std::vector<std::string> inputs = data.sources;
+  inputs.push_back(a.recipe);
+  require_output(a.out, inputs);
   Source source(data, recipe, model.context());
   Hdf5Writer file(a.out);
   file.attribute("", "format", std::string("weft export 1"));
@@ -40,8 +44,9 @@ int run_export(const ExportArguments& a) {
     }
   }
   file.commit();
-  std::printf("%s: %s parameters, batches of %ld steps\n", a.out.c_str(),
-              count_text(double(model.parameter_count())).c_str(), static_cast<long>(a.steps));
+  std::FILE* const told = is_standard_output(a.out) ? stderr : stdout;
+  std::fprintf(told, "%s: %s parameters, batches of %ld steps\n", a.out.c_str(),
+               count_text(double(model.parameter_count())).c_str(), static_cast<long>(a.steps));
   return 0;
 }
 

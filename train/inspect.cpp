@@ -85,7 +85,7 @@ void print_json(const Recipe& recipe, const Plan& p) {
   j["decode_state_bytes"] = p.decode_bytes;
   j["peak_bytes"] = p.peak;
   for (const Owned& o : p.owners) j["peak_by_owner"][o.owner] = o.bytes;
-  std::printf("%s\n", j.dump(2).c_str());
+  std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
 }
 
 void print_text(const Recipe& recipe, const Plan& p) {

@@ -1,5 +1,6 @@
 // The program: reads the command line, calls a verb, prints what went wrong. Nothing else in the project
 // prints an error or ends the process.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -11,6 +12,7 @@
 #include "core/error.h"
 #include "core/text.h"
 #include "train/doctor.h"
+#include "train/report.h"
 #include "train/verbs.h"
 #include "train/verbs_kernels.h"
 
@@ -25,6 +27,14 @@ void choose_environment(char** argv) {
   if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
   if (setenv("GOMP_SPINCOUNT", "10000", 1) == 0)
     execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
+}
+
+// A number that is closed would go to the next file that is opened, and what is printed with it. What
+// is opened in its place is open the wrong way round: use of it fails, as it would have.
+void hold_standard_descriptors() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0)
+      (void)!::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
 void add_device(CLI::App* verb, std::string& device) {
@@ -180,21 +190,33 @@ int run(int argc, char** argv) {
   return status;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  choose_environment(argv);
-  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its writer
+// The exit status of f(), with what it throws printed.
+template <class F>
+int ended(const F& f) {
   try {
-    return run(argc, argv);
-  } catch (const weft::CheckFailed& e) {
+    return f();
+  } catch (const CheckFailed& e) {
     std::fprintf(stderr, "weft: %s\n", e.what());
     return 1;
-  } catch (const weft::Error& e) {
+  } catch (const Error& e) {
     std::fprintf(stderr, "weft: %s\n", e.what());
     return 2;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "weft: a fault in the program itself: %s\n", e.what());
     return 1;
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  hold_standard_descriptors();
+  choose_environment(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its writer
+  std::signal(SIGPIPE, SIG_IGN);  // and so is a pipe that nobody reads
+  // Nothing of usual length is written before the flush that says how it went.
+  static char printed[1 << 20];
+  if (!isatty(STDOUT_FILENO)) std::setvbuf(stdout, printed, _IOFBF, sizeof printed);
+  const int status = ended([&] { return run(argc, argv); });
+  return status != 0 ? status : ended([] { return flush_output(), 0; });
 }

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <iomanip>
+#include <iostream>
 #include <sstream>
 
+#include "core/file.h"
 #include "core/hdf5.h"
 #include "core/text.h"
 #include "kernels/agreement.h"
 #include "kernels/common/rounding.h"
+#include "train/report.h"
 
 namespace weft::train {
 namespace {
@@ -194,6 +197,7 @@ int check_files(const OpArguments& a, std::ostream& out) {
     }
     require(compared, path, ": nothing to compare: ", op.name(), " has no ", a.form, " form on ",
             a.device);
+    flush_output();
   };
   for (const std::string& path : a.check) {
     try {
@@ -329,6 +333,7 @@ int run_op(const OpArguments& a, std::ostream& out) {
   require(!device.is_cuda() || form == Form::chunkwise, "op: the ", a.form,
           " form runs on the CPU; leave out --device cuda");
 
+  require_output(a.out, {a.in});
   const OperationFile file = read_operation_file(a.in, op);
   Settings settings = file.settings;
   for (const auto& [name, value] : a.settings) settings[name] = value;
@@ -348,8 +353,9 @@ int run_op(const OpArguments& a, std::ostream& out) {
   for (const auto& [name, t] : r.gradients)
     writer.tensor((file.grouped ? "gradients/" : "") + name, t.to(kCpu).contiguous());
   writer.commit();
-  out << a.out << ": " << r.outputs.size() << " outputs, " << r.gradients.size() << " gradients of "
-      << op.name() << " (" << name_of(form) << ", " << name_of(dtype) << ")\n";
+  std::ostream& told = is_standard_output(a.out) ? std::cerr : out;
+  told << a.out << ": " << r.outputs.size() << " outputs, " << r.gradients.size()
+       << " gradients of " << op.name() << " (" << name_of(form) << ", " << name_of(dtype) << ")\n";
   return 0;
 }
 

@@ -1,12 +1,15 @@
 // The verbs that use a finished checkpoint: eval and generate. And data, version.
 #include <cstdio>
+#include <filesystem>
 
+#include "core/file.h"
 #include "core/parallel.h"
 #include "kernels/operation.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 #include "train/generate.h"
 #include "train/progress.h"
+#include "train/report.h"
 #include "train/verbs.h"
 
 namespace weft::train {
@@ -88,17 +91,17 @@ int run_generate(const GenerateArguments& a) {
   require(a.top_p > 0 && a.top_p <= 1, "--top-p ", a.top_p, ": expected above 0 and up to 1");
   require(a.top_k >= 0, "--top-k ", a.top_k, ": expected at least 0");
   std::printf("%s", a.prompt.c_str());
-  std::fflush(stdout);
+  flush_output();
   const auto show = [&](int32_t token) {
     const std::string& piece = l.tokenizer->piece(token);
     std::fwrite(piece.data(), 1, piece.size(), stdout);
-    std::fflush(stdout);
+    flush_output();
     return true;
   };
   const Generated g = generate(*l.model, l.tokenizer->encode(a.prompt), a.tokens,
                                {a.temperature, a.top_k, a.top_p, a.seed}, show);
   std::printf("\n");
-  std::fflush(stdout);
+  flush_output();
   std::fprintf(stderr, "%zu tokens, %.0f tokens a second, %s of state%s%s\n", g.tokens.size(),
                g.tokens_per_second, bytes_text(double(g.state_bytes)).c_str(),
                g.how.empty() ? "" : "; ", g.how.c_str());
@@ -116,12 +119,17 @@ int run_data(const DataArguments& a) {
           a.document, ": expected file, blank or line");
   require(a.tokenizer == "bytes" || a.tokenizer == "sentencepiece", "--tokenizer ", a.tokenizer,
           ": expected bytes or sentencepiece");
+  require_output(a.out, a.sources);
   const data::TextOptions options = text_options(a.document);
   const data::TokenizerPtr tokenizer =
       a.tokenizer == "bytes" ? data::byte_tokenizer()
                              : data::train_tokenizer(a.sources, options, {.size = a.vocabulary});
   data::build_token_dataset(a.sources, options, tokenizer, a.out);
-  std::printf("%s\n%s\n", a.out.c_str(), data::open_token_dataset(a.out).describe().c_str());
+  std::error_code ignored;
+  if (is_standard_output(a.out) || !std::filesystem::is_regular_file(a.out, ignored))
+    std::fprintf(stderr, "%s: written\n", a.out.c_str());  // not to be read again from there
+  else
+    std::printf("%s\n%s\n", a.out.c_str(), data::open_token_dataset(a.out).describe().c_str());
   return 0;
 }
 

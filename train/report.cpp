@@ -6,6 +6,10 @@
 #include <cctype>
 #include <cmath>
 #include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "core/system.h"
 
 namespace weft::train {
 namespace {
@@ -69,16 +73,17 @@ void print_table(std::ostream& out, const std::vector<std::string>& heading,
   for (const auto& row : rows) print(row);
 }
 
+void flush_output() {
+  const std::string what = "standard output cannot be written";
+  // Streams hand all on to stdio, which keeps it: this flush is the one that knows the reason.
+  require_call(code_of(std::fflush(stdout)), what);
+  require(std::cout.flush().good() && std::ferror(stdout) == 0, what,
+          ": some of what was printed is lost");
+}
+
 std::string json_text(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') quoted += '\\';
-    if (static_cast<unsigned char>(c) < 0x20)
-      quoted += ' ';
-    else
-      quoted += c;
-  }
-  return quoted + "\"";
+  using nlohmann::json;
+  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 std::string json_number(double value) {

@@ -33,6 +33,10 @@ class LiveLine {
 void print_table(std::ostream& out, const std::vector<std::string>& heading,
                  const std::vector<std::vector<std::string>>& rows);
 
+// Throws Error if standard output has not taken all that was printed so far, by whatever means. Work
+// that prints as it goes asks this after every piece; the program asks it once more at its end.
+void flush_output();
+
 // A string in quotes, and a number that JSON can hold (null where it is not finite).
 std::string json_text(const std::string& text);
 std::string json_number(double value);

@@ -8,4 +8,6 @@ std::string source_path(const std::string& name) {
 
 const char* program_path() { return WEFT_PROGRAM; }
 
+const char* shim_path() { return WEFT_SHIM; }
+
 }  // namespace weft::tests

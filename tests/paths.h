@@ -10,5 +10,7 @@ namespace weft::tests {
 std::string source_path(const std::string& name = "");
 // The program `weft` that stands beside the tests' program.
 const char* program_path();
+// The library of tests/shim.
+const char* shim_path();
 
 }  // namespace weft::tests

@@ -1,10 +1,9 @@
 #include "core/file.h"
 
-#include <signal.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -16,8 +15,6 @@ namespace weft {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::string_view kMark = ".tmp-";
 
 std::string folder_of(const std::string& path) {
   const std::string folder = fs::path(path).parent_path().string();
@@ -160,20 +157,17 @@ PendingFile::PendingFile(const std::string& path) : path_(path) {
   if (goes_through(place)) {
     target_ = open_through(path, place);
     require_call(target_.code(), path, ": cannot be written");
-    copied_ = make_elsewhere(path, temporary_);
+    copied_ = make_elsewhere(path, elsewhere_);
     return;
   }
   place_ = place.path;
-  static std::atomic<int> count{0};
-  const int nth = count++;  // two threads may write the same path; the last rename wins
-  temporary_ = place_ + (nth ? "." + std::to_string(nth) : "") + std::string(kMark) +
-               std::to_string(::getpid());
-  const Descriptor file(temporary_, O_WRONLY | O_CREAT | O_TRUNC, place.exists ? 0600 : 0666);
-  require_call(file.code(), path, ": cannot be written");
+  beside_.emplace(place_);
+  if (place.exists)
+    ::chmod(beside_->name().c_str(), 0600);  // until it has the old one's permissions
 }
 
 PendingFile::~PendingFile() {
-  if (!committed_) ::unlink(temporary_.c_str());
+  if (copied_.open()) ::unlink(elsewhere_.c_str());
 }
 
 // What is replaced keeps its permissions, and its owner where we may give files away.
@@ -197,14 +191,13 @@ void PendingFile::copy_through() {
 
 void PendingFile::commit() {
   if (copied_.open()) return copy_through();
-  Descriptor file(temporary_, O_RDWR);
+  Descriptor file(temporary(), O_RDWR);
   require_call(file.code(), path_, ": cannot be written");
   keep_permissions(file);
   require_call(code_of(::fsync(file.get())), path_, ": cannot be flushed to the disk");
   require_call(file.close(), path_, ": cannot be written");
-  require_call(code_of(::rename(temporary_.c_str(), place_.c_str())), path_,
+  require_call(code_of(::rename(temporary().c_str(), place_.c_str())), path_,
                ": cannot be put in place");
-  committed_ = true;
   flush_folder(folder_of(place_));
 }
 
@@ -265,21 +258,21 @@ void make_folders(const std::string& path) {
   flush_folder(parent);
 }
 
-int remove_abandoned_files(const std::string& folder) {
-  int removed = 0;
+void share_file(const std::string& from, const std::string& to) {
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    const size_t at = name.rfind(kMark);
-    if (at == std::string::npos || !entry.is_regular_file(error)) continue;
-    const char* begin = name.data() + at + kMark.size();
-    const char* end = name.data() + name.size();
-    pid_t pid = 0;
-    const auto parsed = std::from_chars(begin, end, pid);
-    if (begin == end || parsed.ptr != end || parsed.ec != std::errc{} || pid <= 0) continue;
-    if (code_of(::kill(pid, 0)) == ESRCH && fs::remove(entry.path(), error)) ++removed;
+  // Renaming one name of a file to another of the same file does nothing, and leaves both.
+  if (fs::equivalent(from, to, error)) return;
+  const std::string fresh = temporary_name(to);
+  fs::create_hard_link(from, fresh, error);
+  if (error) {
+    PendingFile copy(to);
+    fs::copy_file(from, copy.temporary(), fs::copy_options::overwrite_existing, error);
+    require(!error, to, ": cannot be copied from ", from, ": ", error.message());
+    return copy.commit();
   }
-  return removed;
+  fs::rename(fresh, to, error);
+  if (error) ::unlink(fresh.c_str());
+  require(!error, to, ": cannot be put in place: ", error.message());
 }
 
 }  // namespace weft

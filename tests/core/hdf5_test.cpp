@@ -341,15 +341,6 @@ TEST_CASE("hdf5: a full disk is told as such") {
   ::umount(folder.path.c_str());
 }
 
-TEST_CASE("hdf5: files left by killed processes are removed, others are kept") {
-  const Folder folder;
-  const std::string mine = "b.h5.tmp-" + std::to_string(::getpid());
-  for (const std::string& name : {std::string("a.h5.tmp-999999999"), mine, std::string("c.tmp-x")})
-    write_file(folder / name, "x");
-  CHECK(remove_abandoned_files(folder.path.string()) == 1);
-  CHECK(folder.files() == 2);
-}
-
 TEST_CASE("hdf5: threads read and write at once") {
   const Folder folder;
   const Tensor t = random_tensor({50000}, Dtype::f32, 1);

@@ -1,5 +1,6 @@
 #include "train/step.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "autograd/ops.h"
@@ -31,7 +32,8 @@ class HostStepper final : public Stepper {
       : model_(model), optimizer_(optimizer), recipe_(recipe) {}
 
   void begin(int64_t step, const std::function<layers::Batch()>& next) override {
-    Allocator& memory = allocator(model_.parameters().front().var.value().device());
+    const Device device = model_.parameters().front().var.value().device();
+    Allocator& memory = allocator(device);
     memory.reset_peak();
     StepResult& result = result_ = {.step = step};
     {
@@ -41,7 +43,7 @@ class HostStepper final : public Stepper {
     const auto count = recipe_.train.accumulate;
     const double factor = 1.0 / static_cast<double>(count);
     layers::Batch batch;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < micro_batches(recipe_, device); ++i) {
       batch = next();
       layers::Loss loss = model_.loss(batch);
       result.tokens += static_cast<double>(batch.tokens.numel());
@@ -83,6 +85,10 @@ void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t
        std::isnan(of_loss ? loss : norm) ? " is not a number; " : " is infinite; ",
        cause(model, batch, count),
        ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip.");
+}
+
+int64_t micro_batches(const Recipe& recipe, Device device) {
+  return device.is_meta() ? std::min<int64_t>(recipe.train.accumulate, 2) : recipe.train.accumulate;
 }
 
 std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,

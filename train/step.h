@@ -38,6 +38,10 @@ class Stepper {
   virtual std::string how() const { return ""; }
 };
 
+// How many of a step's micro-batches are walked. On a meta device it is at most two: memory is after the
+// second what it is after all others.
+int64_t micro_batches(const Recipe& recipe, Device device);
+
 // For the device on which the model's parameters lie.
 std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,
                                       const Recipe& recipe);

@@ -114,7 +114,7 @@ class CudaStepper final : public Stepper {
   void take_batches(Slot& slot, const std::function<layers::Batch()>& next) {
     const OwnerScope owner("batch");
     slot.batches.clear();
-    for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
+    for (int64_t i = 0; i < micro_batches(recipe_, device_); ++i) {
       slot.batches.push_back(next());
       slot.result.tokens += static_cast<double>(slot.batches.back().tokens.numel());
     }
@@ -145,7 +145,7 @@ class CudaStepper final : public Stepper {
     const int64_t n = batches[0].tokens.numel();
     const bool packed = batches[0].cu_seqlens.defined();
     const int64_t borders = packed ? static_cast<int64_t>(std::bit_ceil(uint64_t(n))) + 1 : 0;
-    inputs_ = empty({static_cast<int64_t>(batches.size()), 2 * n + borders}, Dtype::i32, device_);
+    inputs_ = empty({recipe_.train.accumulate, 2 * n + borders}, Dtype::i32, device_);
     for (Slot& s : slots_) {
       s.arriving = empty_like(inputs_);
       if (!device_.is_meta()) s.tokens.emplace(static_cast<size_t>(inputs_.numel()) * 4, device_);
@@ -211,7 +211,7 @@ class CudaStepper final : public Stepper {
     const double factor = 1.0 / static_cast<double>(count);
     gradients_.zero();
     numbers_.slice(0, at(&StepNumbers::loss), at(&StepNumbers::norm)).zero();
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < micro_batches(recipe_, device_); ++i) {
       layers::Batch batch = slot.batches[static_cast<size_t>(i)];
       const Shape shape = batch.tokens.shape();
       const Tensor row = inputs_.select(0, i);

@@ -64,3 +64,43 @@ TEST_CASE("inspect: the planned peak equals the counted one for every recipe, pa
   }
   CHECK(recipes >= 2);
 }
+
+TEST_CASE("inspect: the plan of many micro-batches is that of few, and what the run counts") {
+  const Folder f;
+  f.write("text.txt", text());
+  f.write("recipe.toml", R"(
+[model]
+width = 16
+layers = 2
+pattern = ["attention"]
+context = 32
+[mlp]
+width = 16
+[attention]
+heads = 2
+[data]
+source = "text.txt"
+document = "line"
+held_out = 0
+[train]
+steps = 1
+batch = 3
+)");
+  for (const char* packed : {"data.packed=false", "data.packed=true"}) {
+    const auto planned = [&](int64_t count) {
+      const Ran ran = run_weft(f, {"inspect", "recipe.toml", "--json", "--set", packed, "--set",
+                                   concat("train.accumulate=", count)});
+      INFO(ran.text);
+      REQUIRE(ran.status == 0);
+      return nlohmann::json::parse(ran.text);
+    };
+    for (const int64_t count : {1, 2, 3, 5}) {
+      REQUIRE(run_weft(f, {"train", "recipe.toml", "--overwrite", "--set", packed, "--set",
+                           concat("train.accumulate=", count)})
+                  .status == 0);
+      const auto step = nlohmann::json::parse(f.read("runs/recipe/metrics.jsonl"));
+      CHECK(step["peak_bytes"] == planned(count)["peak_bytes"]);
+    }
+    CHECK(planned(1000000000000) == planned(3));
+  }
+}

@@ -273,6 +273,7 @@ void share_file(const std::string& from, const std::string& to) {
   fs::rename(fresh, to, error);
   if (error) ::unlink(fresh.c_str());
   require(!error, to, ": cannot be put in place: ", error.message());
+  flush_folder(folder_of(to));
 }
 
 }  // namespace weft

@@ -7,9 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <string_view>
@@ -19,6 +17,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/lock.h"
+#include "core/system.h"
 
 namespace weft {
 namespace {
@@ -125,8 +124,9 @@ void TemporaryFile::make(const std::string& path) {
   for (;;) {
     name_ = temporary_name(path);
     descriptor_ = ::open(name_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor_ < 0 && (errno == EEXIST || errno == EINTR)) continue;
-    if (descriptor_ < 0) fail(path, ": cannot be written: ", std::strerror(errno));
+    const int code = code_of(descriptor_);
+    if (code == EEXIST || code == EINTR) continue;
+    require_call(code, path, ": cannot be written");
     // Between open and lock it looks abandoned, and somebody may have removed it.
     if (lock_file(descriptor_) != Lock::held && has_name(descriptor_, name_)) return;
     remove();

@@ -1,15 +1,10 @@
 #include "train/checkpoint.h"
 
-#include <algorithm>
-#include <cstdio>
-#include <filesystem>
 #include <set>
 #include <sstream>
 
 namespace weft::train {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "weft checkpoint 1";
 
@@ -57,6 +52,7 @@ bool changes_no_number(const std::string& key) {
 }  // namespace
 
 void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer) {
+  require_own(path);
   Hdf5Writer file(path);
   file.attribute("", "format", std::string(kFormat));
   file.attribute("", "version", std::string(WEFT_VERSION));
@@ -134,39 +130,11 @@ void load_optimizer(const Hdf5Reader& file, const AdamW& optimizer) {
   check_known(file, "optimizer", known);
 }
 
-std::vector<std::string> checkpoints_of(const std::string& out) {
-  std::vector<std::string> list;
-  const fs::path folder = fs::path(out) / "checkpoints";
-  if (fs::is_directory(folder))
-    for (const auto& entry : fs::directory_iterator(folder)) {
-      const std::string name = entry.path().filename().string();
-      if (name.rfind("step-", 0) == 0 && entry.path().extension() == ".h5")
-        list.push_back(entry.path().string());
-    }
-  std::sort(list.begin(), list.end());
-  return list;
-}
-
-std::string checkpoint_path(const std::string& out, int64_t step) {
-  char name[48];
-  std::snprintf(name, sizeof name, "step-%010ld.h5", static_cast<long>(step));
-  return (fs::path(out) / "checkpoints" / name).string();
-}
-
-std::string find_checkpoint(const std::string& path) {
-  if (!fs::is_directory(path)) return path;
-  const fs::path best = fs::path(path) / "best.h5";
-  if (fs::exists(best)) return best.string();
-  const auto list = checkpoints_of(path);
-  require(!list.empty(), path, ": holds no checkpoint; expected best.h5 or checkpoints/step-*.h5");
-  return list.back();
-}
-
-void prune_checkpoints(const std::string& out, int64_t keep) {
-  const auto list = checkpoints_of(out);
-  for (size_t i = 0; i + static_cast<size_t>(keep) < list.size(); ++i) {
-    std::error_code ignored;
-    fs::remove(list[i], ignored);
+int64_t step_of_best(const std::string& out) {
+  try {
+    return has_best(out) ? read_state(open_checkpoint(best_path(out))).step : -1;
+  } catch (const Error&) {
+    return -1;
   }
 }
 

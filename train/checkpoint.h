@@ -13,6 +13,7 @@
 #include "core/hdf5.h"
 #include "layers/model.h"
 #include "train/optimizer.h"
+#include "train/run_folder.h"
 
 namespace weft::train {
 
@@ -39,13 +40,8 @@ RunState read_state(const Hdf5Reader& checkpoint);
 void load_parameters(const Hdf5Reader& checkpoint, std::vector<layers::Parameter>& parameters);
 void load_optimizer(const Hdf5Reader& checkpoint, const AdamW& optimizer);
 
-// Checkpoints of a run's folder by step, oldest first: OUT/checkpoints/step-00000500.h5.
-std::vector<std::string> checkpoints_of(const std::string& out);
-std::string checkpoint_path(const std::string& out, int64_t step);
-// A checkpoint file itself, or the best (or else newest) one of a run's folder.
-std::string find_checkpoint(const std::string& path);
-// Keeps the newest `keep`, removes the others.
-void prune_checkpoints(const std::string& out, int64_t keep);
+// The step of a run's best.h5; -1 where there is none, or none that can be read.
+int64_t step_of_best(const std::string& out);
 
 // Throws Error naming the first key that differs between the recipe of a checkpoint and the one given,
 // apart from keys that change no number (logging, folders) and train.steps.

@@ -130,9 +130,9 @@ void check_cuda(Report& r, size_t wanted) {
 }
 
 void check_disk(Report& r, const std::string& out) {
-  fs::path folder = fs::absolute(out);
-  while (!fs::exists(folder) && folder.has_relative_path()) folder = folder.parent_path();
   std::error_code failed;
+  fs::path folder = fs::absolute(out, failed);
+  while (!fs::exists(folder, failed) && folder.has_relative_path()) folder = folder.parent_path();
   const fs::space_info space = fs::space(folder, failed);
   if (failed) return r.lacks("disk", concat(folder.string(), ": ", failed.message()));
   const double bytes = static_cast<double>(space.available);

@@ -3,7 +3,8 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <fstream>
+#include <filesystem>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -113,13 +114,23 @@ void Progress::finish() {
 Metrics::Metrics(const std::string& folder, int64_t step) {
   const std::string path = folder + "/metrics.jsonl";
   std::string kept;
-  if (step > 0) {
-    std::ifstream in(path);
-    for (std::string line; std::getline(in, line);) {
-      // A line cut short by a crash has no closing brace.
-      if (!line.empty() && line.back() == '}' && step_of(line) <= step) kept += line + "\n";
-    }
+  int64_t later = 0, cut = 0;
+  std::error_code failed;
+  std::istringstream in(std::filesystem::exists(path, failed) ? read_file(path) : "");
+  require(!failed, path, ": cannot be looked at: ", failed.message());
+  for (std::string line; std::getline(in, line);) {
+    // A line cut short by a crash has no closing brace.
+    if (line.empty() || line.back() != '}')
+      ++cut;
+    else if (step == 0 || step_of(line) > step)
+      ++later;
+    else
+      kept += line + "\n";
   }
+  if (later + cut > 0)
+    dropped_ = concat("metrics.jsonl: dropped ", later,
+                      step == 0 ? " lines of an earlier run" : " lines of later steps",
+                      cut > 0 ? concat(" and ", cut, " that are not whole") : "");
   write_file(path, kept);
   file_ = Descriptor(path, O_WRONLY | O_APPEND);
   require_call(file_.code(), path, ": cannot be written");

@@ -45,8 +45,8 @@ class Progress {
   std::string line_;
 };
 
-// Appends lines to OUT/metrics.jsonl. A resumed run first drops the lines of steps after `step`, so
-// that the file reads as if the run had never stopped.
+// Appends lines to OUT/metrics.jsonl. A run first drops the lines of steps after `step`, where it goes
+// on from, and all of them if that is 0, so that the file reads as if the run had never stopped.
 class Metrics {
  public:
   Metrics(const std::string& folder, int64_t step);
@@ -54,9 +54,12 @@ class Metrics {
   // goes on.
   int write(const std::string& json_line) const;
   int flush() const;  // to the disk, before a checkpoint of the same step
+  // Says how many lines were dropped; empty if none was.
+  const std::string& dropped() const { return dropped_; }
 
  private:
   Descriptor file_;
+  std::string dropped_;
 };
 
 }  // namespace weft::train

@@ -12,6 +12,7 @@
 #include "core/hash.h"
 #include "core/parallel.h"
 #include "train/generate.h"
+#include "train/run_lock.h"
 #include "train/verbs.h"
 
 namespace weft::train {
@@ -55,7 +56,6 @@ void Trainer::resume(const std::string& checkpoint) {
   state_ = std::move(saved);
   state_.recipe = recipe;
   last_saved_ = checkpoint;
-  keep_best();
 }
 
 void Trainer::announce() const {
@@ -88,19 +88,21 @@ int Trainer::run() {
     fail(out, ": the run's folder cannot be made: ", e.what(),
          "; choose another with --set train.out=FOLDER");
   }
-  remove_abandoned_files(out);
-  remove_abandoned_files(out + "/checkpoints");
+  remove_abandoned_files(out, /*alone=*/true);
+  remove_abandoned_files(out + "/checkpoints", /*alone=*/true);
   if (!same_file(out + "/recipe.toml", recipe_.path))  // what was given stays as it is
     write_file(out + "/recipe.toml", state_.recipe);
   announce();
   const int64_t steps = recipe_.train.steps;
+  progress_ = std::make_unique<Progress>(steps, state_.step);
+  settle_folder();
   if (state_.step >= steps) {
     std::printf("the run is finished: step %ld of %ld\n", static_cast<long>(state_.step),
                 static_cast<long>(steps));
-    return 0;
+    return best_is_kept() ? 0 : 2;
   }
   metrics_ = std::make_unique<Metrics>(out, state_.step);
-  progress_ = std::make_unique<Progress>(steps, state_.step);
+  if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
   stepper_ = make_stepper(*model_, *optimizer_, recipe_);
   const auto every = [&](int64_t n) { return n > 0 && state_.step % n == 0; };
   bool saved = true;
@@ -123,7 +125,7 @@ int Trainer::run() {
   if (signal && state_.step < steps) saved = save();
   if (!signal || state_.step == steps) sample_now();
   progress_->finish();
-  if (!saved) return 2;
+  if (!saved || !best_is_kept()) return 2;
   if (signal && state_.step < steps) {
     std::printf("stopped at step %ld; go on with --resume\n", static_cast<long>(state_.step));
     return 128 + signal;
@@ -269,50 +271,76 @@ bool Trainer::save() {
     return false;
   }
   last_saved_ = path;
-  try {
-    keep_best();
-  } catch (const Error& e) {
-    progress_->say(concat("best.h5 is not renewed: ", e.what(), "; the run goes on"));
-  }
-  prune_checkpoints(recipe_.train.out, recipe_.train.keep);
+  settle_folder();
   return true;
 }
 
+// Makes up for what a kill or an error left out: best.h5 is of the best step, and there are no
+// checkpoints beyond train.keep. What cannot be done is told, and tried again at the next checkpoint.
+void Trainer::settle_folder() {
+  const std::string& out = recipe_.train.out;
+  std::string why;
+  const auto attempt = [&](const auto& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      why += concat(why.empty() ? "" : "; ", e.what());
+    }
+  };
+  attempt([&] { keep_best(); });
+  attempt(
+      [&] { prune_checkpoints(out, recipe_.train.keep, best_is_kept() ? -1 : state_.best_step); });
+  if (!why.empty() && why != unsettled_)
+    progress_->say(concat(why, "; the run goes on, and tries this again at the next checkpoint"));
+  unsettled_ = why;
+}
+
 // best.h5 is a second name of the checkpoint with the lowest held-out loss.
-void Trainer::keep_best() const {
-  if (state_.best_step != state_.step) return;
-  const fs::path best = fs::path(recipe_.train.out) / "best.h5";
-  const fs::path fresh = best.string() + ".new";
-  std::error_code failed;
-  fs::remove(fresh, failed);
-  fs::create_hard_link(last_saved_, fresh, failed);
-  if (failed) fs::copy_file(last_saved_, fresh, failed);  // a file system without hard links
-  if (!failed) fs::rename(fresh, best, failed);
-  if (!failed) flush_folder(recipe_.train.out);  // before older checkpoints are removed
+void Trainer::keep_best() {
+  const std::string& out = recipe_.train.out;
+  const int64_t best = state_.best_step;
+  if (!best_known_) best_kept_ = step_of_best(out);
+  best_known_ = true;
+  if (best_is_kept()) return;
+  std::string from = checkpoint_path(out, best);
+  if (best == state_.step) from = last_saved_;
+  std::error_code missing;
+  if (fs::exists(from, missing)) {
+    try {
+      renew_best(out, from);
+    } catch (const Error& e) {
+      fail("best.h5 is not renewed, and stays ",
+           best_kept_ < 0 ? "absent" : concat("of step ", best_kept_), ": ", e.what());
+    }
+  } else {
+    progress_->say(concat("the checkpoint of step ", best, ", the best so far, is not in ", out,
+                          ": best.h5 ", best_kept_ < 0 ? "is absent" : "is an older one",
+                          " until a step is better"));
+  }
+  best_kept_ = best;
 }
 
 namespace {
 
-void remove_run(const std::string& out) {
-  std::error_code ignored;
-  fs::remove_all(fs::path(out) / "checkpoints", ignored);
-  fs::remove(fs::path(out) / "best.h5", ignored);
+bool holds_run(const std::string& out, const std::vector<SavedStep>& saved) {
+  return !saved.empty() || has_best(out);
+}
+
+std::string newest_of(const std::string& out, const std::vector<SavedStep>& saved) {
+  return saved.empty() ? best_path(out) : saved.back().path;
 }
 
 // Checkpoints after `step`, the one gone on from, are of another future: --resume would take the newest
-// of them, and pruning would keep them. Their names rise with the step.
-void give_up_later(const std::string& out, int64_t step, const std::vector<std::string>& all,
+// of them, and pruning would keep them.
+void give_up_later(const std::string& out, int64_t step, const std::vector<SavedStep>& all,
                    const TrainArguments& a) {
-  const auto first = std::upper_bound(all.begin(), all.end(), checkpoint_path(out, step));
-  if (first == all.end()) return;
-  require(a.overwrite, out, " holds checkpoints after step ", step, " of ", a.from,
-          " (newest: ", all.back(),
+  const bool best_too = step_of_best(out) > step;
+  if (!best_too && (all.empty() || all.back().step <= step)) return;
+  require(a.overwrite, out, " holds checkpoints after step ", step, " of ",
+          a.from.empty() ? "its newest" : a.from, " (newest: ",
+          best_too && (all.empty() || all.back().step <= step) ? best_path(out) : all.back().path,
           "). Give them up with --overwrite, or choose another folder with --set train.out=FOLDER");
-  std::error_code ignored;
-  std::for_each(first, all.end(), [&](const std::string& path) { fs::remove(path, ignored); });
-  const fs::path best = fs::path(out) / "best.h5";
-  if (fs::exists(best) && read_state(open_checkpoint(best.string())).step > step)
-    fs::remove(best, ignored);
+  remove_checkpoints(out, step, best_too);
 }
 
 }  // namespace
@@ -321,23 +349,24 @@ int run_train(const TrainArguments& a) {
   catch_stop_signals();
   Recipe recipe = read_recipe(a.recipe, a.set, a.device);
   const std::string out = recipe.train.out;
-  const auto earlier = checkpoints_of(out);
   require(a.from.empty() || a.resume, "--from needs --resume");
-  require(a.resume || a.overwrite || earlier.empty(), out,
-          " holds a run already (newest: ", earlier.empty() ? "" : earlier.back(),
+  const RunLock lock(out);
+  const auto earlier = checkpoints_of(out);
+  require(a.resume || a.overwrite || !holds_run(out, earlier), out,
+          " holds a run already (newest: ", newest_of(out, earlier),
           "). Go on with --resume, start anew with --overwrite, or choose another folder with "
           "--set train.out=FOLDER");
   require(!a.resume || !a.from.empty() || !earlier.empty(), out,
           ": holds no checkpoint to go on from; start the run without --resume");
   Trainer trainer(std::move(recipe));
-  if (a.resume) trainer.resume(a.from.empty() ? earlier.back() : a.from);
+  if (a.resume) trainer.resume(a.from.empty() ? earlier.back().path : a.from);
   trainer.require_inputs_stay();
   if (!a.profile.empty()) trainer.profile_to(a.profile);
   // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
   if (a.resume)
     give_up_later(out, trainer.step(), earlier, a);
-  else if (!earlier.empty())
-    remove_run(out);
+  else
+    remove_checkpoints(out, -1, /*with_best=*/true);
   return trainer.run();
 }
 

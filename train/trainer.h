@@ -30,7 +30,7 @@ class Trainer {
   // Has run() write a trace of a few steady steps.
   void profile_to(const std::string& path);
   // Runs to the last step or to a stop signal. Returns the exit status: 0; 130 or 143 where it was
-  // stopped; 2 where the last state could not be saved.
+  // stopped; 2 where the last state could not be saved, or best.h5 not be renewed.
   int run();
 
   int64_t step() const { return state_.step; }
@@ -48,7 +48,9 @@ class Trainer {
   bool evaluate_now();  // true where it is the best so far
   void sample_now();
   bool save();
-  void keep_best() const;
+  void settle_folder();
+  void keep_best();
+  bool best_is_kept() const { return state_.best_step < 0 || best_kept_ == state_.best_step; }
 
   Recipe recipe_;
   DataSettings data_settings_;
@@ -59,7 +61,9 @@ class Trainer {
   std::unique_ptr<Progress> progress_;
   std::unique_ptr<Metrics> metrics_;
   RunState state_;
-  std::string last_saved_;
+  std::string last_saved_, unsettled_;
+  int64_t best_kept_ = -1;  // the step of best.h5; -1: there is none, or none that can be read
+  bool best_known_ = false;
   int64_t under_way_ = 0;  // steps begun and not finished
   std::string how_, profile_path_;
   std::unique_ptr<Profiler> profiler_;

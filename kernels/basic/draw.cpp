@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "core/random.h"
 
@@ -12,10 +11,17 @@ double Sampling::chance(uint64_t index) const {
   return Random(seed, stream_of("sample")).uniform(index);
 }
 
+Tensor Sampling::drawable(const Tensor& logits) const {
+  return tokens > 0 && tokens < logits.numel() ? logits.reshape({-1}).slice(0, 0, tokens) : logits;
+}
+
 int32_t draw_token(const Tensor& logits, const Sampling& s, uint64_t index) {
-  const std::vector<double> x = to_doubles(logits);
-  std::vector<int32_t> order(x.size());
-  std::iota(order.begin(), order.end(), 0);
+  const std::vector<double> x = to_doubles(s.drawable(logits));
+  std::vector<int32_t> order;
+  for (size_t i = 0; i < x.size(); ++i)
+    if (std::isfinite(x[i])) order.push_back(static_cast<int32_t>(i));
+  require(!order.empty(), "no token can be drawn: none of the model's ", x.size(),
+          " logits is a finite number");
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return x[static_cast<size_t>(a)] > x[static_cast<size_t>(b)];
   });

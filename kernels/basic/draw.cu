@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void cuda_draw_token(const Tensor& logits_in, const Sampling& s, const Tensor& chances,
                      const Tensor& place, int64_t first, const Tensor& token) {
-  const Tensor logits = logits_in.contiguous();
+  const Tensor logits = s.drawable(logits_in).contiguous();
   require(logits.numel() > 0 && logits.numel() < (1 << 22), "a token drawn from ", logits.numel(),
           " logits, expected 1 to 2^22 - 1");
   const Settings settings{s.temperature > 0 ? 1 / s.temperature : 0, s.top_k, s.top_p};

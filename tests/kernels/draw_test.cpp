@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/random.h"
 #include "tests/catch.h"
@@ -82,4 +83,42 @@ TEST_CASE("draw: a GPU draws the token that the CPU draws", "[cuda]") {
           const int64_t draws = n > 10000 ? 6 : 20;
           CHECK(drawn_on_gpu(logits, s, draws) == drawn_on_cpu(logits, s, draws));
         }
+}
+
+TEST_CASE("draw: logits behind the last token are never drawn, however likely") {
+  const Tensor t = tensor_of<float>({0, 2, 1, 2, 90, 80});
+  CHECK(draw_token(t, {.temperature = 0, .tokens = 4}, 0) == 1);
+  const Tensor first = t.slice(0, 0, 4);
+  for (const Sampling& s : {Sampling{.temperature = 5, .tokens = 4},
+                            Sampling{.temperature = 5, .top_k = 5, .tokens = 4},
+                            Sampling{.temperature = 5, .top_p = 0.9, .tokens = 4}}) {
+    Sampling all = s;
+    all.tokens = 0;
+    CHECK(drawn_on_cpu(t, s, 50) == drawn_on_cpu(first, all, 50));
+  }
+  CHECK(draw_token(t, {.temperature = 0, .tokens = 60}, 0) == 4);  // no more than there are
+}
+
+TEST_CASE("draw: a logit that is not finite is not drawn, and where none is finite it is said") {
+  const float nan = std::nanf(""), inf = std::numeric_limits<float>::infinity();
+  const Tensor t = tensor_of<float>({nan, inf, 3, -inf, 2});
+  CHECK(draw_token(t, {.temperature = 0}, 0) == 2);
+  for (const int32_t token : drawn_on_cpu(t, {.temperature = 2}, 50))
+    CHECK((token == 2 || token == 4));
+  CHECK_THROWS_WITH(draw_token(tensor_of<float>({nan, inf, -inf}), {}, 0),
+                    ContainsSubstring("finite"));
+}
+
+TEST_CASE("draw: a GPU draws among the tokens alone, as the CPU does", "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  const std::vector<Sampling> settings = {{.temperature = 0, .tokens = 257},
+                                          {.temperature = 1.5, .tokens = 257},
+                                          {.temperature = 1, .top_k = 400, .tokens = 257},
+                                          {.temperature = 2, .top_p = 0.9, .tokens = 257}};
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16})
+    for (const Sampling& s : settings) {
+      const Tensor logits = logits_of(320, "padded", 2.0).to(dtype);
+      CHECK(drawn_on_gpu(logits, s, 20) == drawn_on_cpu(logits, s, 20));
+      for (const int32_t token : drawn_on_cpu(logits, s, 20)) CHECK(token < 257);
+    }
 }

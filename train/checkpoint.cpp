@@ -3,6 +3,7 @@
 #include <set>
 #include <sstream>
 
+#include "autograd/tape.h"
 namespace weft::train {
 namespace {
 
@@ -67,12 +68,18 @@ void save_checkpoint(const std::string& path, const RunState& state, const AdamW
   if (!state.tokenizer.empty())
     file.tensor("tokenizer/model", Dtype::u8, {static_cast<int64_t>(state.tokenizer.size())},
                 state.tokenizer.data());
+  const auto put = [&](const std::string& name, const Tensor& t) {
+    const Tensor here = t.to(kCpu);
+    require(autograd::all_finite(here), path, ": ", name,
+            " holds a value that is not finite; such a state is not saved");
+    file.tensor(name, here);
+  };
   const auto& parameters = optimizer.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     const std::string& name = parameters[i].name;
-    file.tensor("parameters/" + name, parameters[i].master.to(kCpu));
-    file.tensor("optimizer/m/" + name, optimizer.moments()[i].m.to(kCpu));
-    file.tensor("optimizer/v/" + name, optimizer.moments()[i].v.to(kCpu));
+    put("parameters/" + name, parameters[i].master);
+    put("optimizer/m/" + name, optimizer.moments()[i].m);
+    put("optimizer/v/" + name, optimizer.moments()[i].v);
   }
   file.commit();
 }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "autograd/tape.h"
+
 namespace weft::train {
 double schedule_factor(const ScheduleSettings& s, int64_t step, int64_t steps) {
   if (step < s.warmup) return static_cast<double>(step + 1) / static_cast<double>(s.warmup);
@@ -41,6 +43,26 @@ std::vector<kernels::AdamwTensor> AdamW::tensors() const {
 
 kernels::AdamwSettings AdamW::settings() const {
   return {settings_.beta1, settings_.beta2, settings_.eps, settings_.weight_decay, settings_.clip};
+}
+
+std::string AdamW::not_finite() const {
+  const auto of = [](const char* kind, const std::string& name, const Tensor& t) {
+    if (autograd::all_finite(t)) return std::string();
+    const std::vector<double> x = to_doubles(t);
+    const auto bad =
+        std::count_if(x.begin(), x.end(), [](double value) { return !std::isfinite(value); });
+    const bool number = std::none_of(x.begin(), x.end(), [](double v) { return std::isnan(v); });
+    return concat(kind, " ", name, number ? " is infinite" : " is not a number", " in ", bad,
+                  " of its ", x.size(), " values");
+  };
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const std::string& name = parameters_[i].name;
+    for (const std::string& found : {of("the parameter", name, parameters_[i].master),
+                                     of("the first moment of", name, moments_[i].m),
+                                     of("the second moment of", name, moments_[i].v)})
+      if (!found.empty()) return found;
+  }
+  return "";
 }
 
 double AdamW::rate(int64_t step, int64_t steps, const ScheduleSettings& schedule) const {

@@ -64,7 +64,8 @@ class HostStepper final : public Stepper {
     const double clip = settings.clip;
     const double shrink = clip > 0 && result.norm > clip ? clip / result.norm : 1.0;
     result.lr = optimizer_.rate(step, recipe_.train.steps, recipe_.schedule);
-    kernels::adamw(tensors, settings, step + 1, result.lr, shrink);
+    if (!kernels::adamw(tensors, settings, step + 1, result.lr, shrink))
+      refuse_update(optimizer_, step);
     result.peak_bytes = memory.stats().peak;
   }
   StepResult finish() override { return result_; }
@@ -81,10 +82,22 @@ class HostStepper final : public Stepper {
 void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
                  int64_t step, double loss, double norm) {
   const bool of_loss = !std::isfinite(loss);
-  fail("step ", step + 1, ": ", of_loss ? "the loss" : "the gradient norm",
-       std::isnan(of_loss ? loss : norm) ? " is not a number; " : " is infinite; ",
-       cause(model, batch, count),
-       ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip.");
+  throw NotFinite(concat(
+      "step ", step + 1, ": ", of_loss ? "the loss" : "the gradient norm",
+      std::isnan(of_loss ? loss : norm) ? " is not a number; " : " is infinite; ",
+      cause(model, batch, count),
+      ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip."));
+}
+
+void refuse_update(const AdamW& optimizer, int64_t step) {
+  const kernels::AdamwSettings s = optimizer.settings();
+  // In f32 a smaller one is 0 as well.
+  const bool none = static_cast<float>(s.eps) == 0;
+  fail("step ", step + 1, ": after the update ", optimizer.not_finite(),
+       ". The step is not kept, and nothing of it is saved. ",
+       none ? concat("[optimizer] eps = ", s.eps,
+                     " divides 0 by 0 where a gradient is 0: set eps, ", "as in 1e-8.")
+            : "Lower [optimizer] lr or weight_decay, or set clip.");
 }
 
 int64_t micro_batches(const Recipe& recipe, Device device) {

@@ -23,7 +23,8 @@ struct StepResult {
 // Takes steps: forward and backward over `accumulate` micro-batches, clipping and update.
 // A loss or gradient that is not finite leaves the parameters as they were, and finish() of that step
 // throws Error that names the step and the first operation and layer that made it (found by running
-// the step again with every result checked).
+// the step again with every result checked). An update that leaves a parameter or a moment not finite
+// has it throw Error that names the step and what is not finite: parameters and moments are lost then.
 class Stepper {
  public:
   virtual ~Stepper() = default;
@@ -49,9 +50,18 @@ std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimiz
 std::unique_ptr<Stepper> make_cuda_stepper(const layers::Model& model, AdamW& optimizer,
                                            const Recipe& recipe);
 
-// What a step that went wrong throws. `batch` lies on the model's device; it is one of `count`.
+// The parameters that a step began with give a loss or a gradient that is not finite.
+class NotFinite : public Error {
+ public:
+  using Error::Error;
+};
+
+// What a step that went wrong throws: NotFinite. `batch` lies on the model's device; it is one of `count`.
 [[noreturn]] void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
                               int64_t step, double loss, double norm);
+
+// What a step throws whose update left something not finite.
+[[noreturn]] void refuse_update(const AdamW& optimizer, int64_t step);
 
 // A 64-bit hash of all parameters, in order, names included.
 uint64_t parameter_hash(const std::vector<layers::Parameter>& parameters);

@@ -72,6 +72,8 @@ class CudaStepper final : public Stepper {
     slot.done->wait();
     const StepNumbers& n = slot.numbers->as<StepNumbers>()[1];
     if (n.failed != 0) {
+      if (std::isfinite(n.loss) && std::isfinite(n.total) && std::isfinite(n.norm))
+        refuse_update(optimizer_, slot.result.step);
       layers::Batch batch = slot.batches.back();
       batch.tokens = batch.tokens.to(device_);
       batch.targets = batch.targets.to(device_);

@@ -1,5 +1,6 @@
 #include "kernels/basic/adamw.h"
 
+#include <atomic>
 #include <cmath>
 
 #include "core/parallel.h"
@@ -8,6 +9,15 @@ namespace weft::kernels {
 namespace {
 
 constexpr int64_t kPiece = 1 << 14;  // elements a thread takes at a time
+
+// Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is not.
+template <class T>
+bool finite(const T* x, int64_t begin, int64_t end) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = begin; i < end; ++i) sum += x[i] - x[i];
+  return sum == 0;
+}
 
 }  // namespace
 
@@ -32,10 +42,11 @@ double gradient_norm(const std::vector<AdamwTensor>& list) {
   return std::sqrt(total);
 }
 
-void adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t step, double lr,
+bool adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t step, double lr,
            double factor) {
   const double correct_m = 1 - std::pow(s.beta1, static_cast<double>(step));
   const double correct_v = 1 - std::pow(s.beta2, static_cast<double>(step));
+  std::atomic<bool> good{true};
   for (const AdamwTensor& t : list) {
     t.master.mark_written();
     if (t.master.is_meta()) continue;
@@ -56,10 +67,14 @@ void adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t
           v[j] = b2 * v[j] + (1 - b2) * d * d;
           p[j] = keep * p[j] - rate * m[j] / (std::sqrt(v[j]) * root + eps);
         }
+        // While the piece is in the cache.
+        if (!finite(p, begin, end) || !finite(m, begin, end) || !finite(v, begin, end))
+          good = false;
       });
     });
     if (t.value) t.value.copy_from(t.master);
   }
+  return good;
 }
 
 StepNumbers step_numbers(const AdamwSettings& s, int64_t step, double lr) {

@@ -68,11 +68,18 @@ __device__ float updated(float p, float g, float& m, float& v, const Betas& b, f
   return keep * p - rate * m / (sqrtf(v) * root + b.eps);
 }
 
-__global__ void update(const Piece* pieces, const StepNumbers* numbers, Betas b) {
+__device__ bool finite(float p, float m, float v) {
+  return isfinite(p) && isfinite(m) && isfinite(v);
+}
+
+// What is not finite afterwards is seen here, in registers; blocks that begin later may then change
+// nothing, which makes no difference to a state that is lost.
+__global__ void update(const Piece* pieces, StepNumbers* numbers, Betas b) {
   if (numbers->failed != 0) return;
   const Piece p = pieces[blockIdx.x];
   const float rate = numbers->rate, root = numbers->root, factor = numbers->factor;
   const float keep = 1 - (p.decays ? numbers->decay : 0.0f);
+  bool good = true;
   for (int i = threadIdx.x * 4; i < p.count; i += kThreads * 4) {
     if (i + 4 <= p.count) {
       const float4 g = *reinterpret_cast<const float4*>(p.grad + i);
@@ -83,6 +90,8 @@ __global__ void update(const Piece* pieces, const StepNumbers* numbers, Betas b)
       x.y = updated(x.y, g.y * factor, m.y, v.y, b, rate, root, keep);
       x.z = updated(x.z, g.z * factor, m.z, v.z, b, rate, root, keep);
       x.w = updated(x.w, g.w * factor, m.w, v.w, b, rate, root, keep);
+      good = good && finite(x.x, m.x, v.x) && finite(x.y, m.y, v.y) && finite(x.z, m.z, v.z) &&
+             finite(x.w, m.w, v.w);
       *reinterpret_cast<float4*>(p.master + i) = x;
       *reinterpret_cast<float4*>(p.m + i) = m;
       *reinterpret_cast<float4*>(p.v + i) = v;
@@ -94,11 +103,13 @@ __global__ void update(const Piece* pieces, const StepNumbers* numbers, Betas b)
       for (int j = i; j < p.count; ++j) {
         const float x =
             updated(p.master[j], p.grad[j] * factor, p.m[j], p.v[j], b, rate, root, keep);
+        good = good && finite(x, p.m[j], p.v[j]);
         p.master[j] = x;
         if (p.value) p.value[j] = __float2bfloat16_rn(x);
       }
     }
   }
+  if (!good) numbers->failed = numbers->step;
 }
 
 }  // namespace

@@ -25,9 +25,10 @@ struct AdamwSettings {
 
 // The norm of all gradients together; sums run in f64 over fixed pieces, in order. CPU.
 double gradient_norm(const std::vector<AdamwTensor>& list);
-// One step with all gradients multiplied by `factor`. `step` counts from 1. CPU.
-void adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t step, double lr,
-           double factor);
+// One step with all gradients multiplied by `factor`. `step` counts from 1. Returns false where a value of
+// master, m or v is not finite afterwards: then all of them are lost. CPU.
+[[nodiscard]] bool adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t step,
+                         double lr, double factor);
 
 // What passes between the host and a step on the GPU, as floats in this order.
 struct StepNumbers {
@@ -40,8 +41,9 @@ struct StepNumbers {
   float loss = 0, total = 0;  // summed over micro-batches by the caller
   float norm = 0;
   float factor = 0;  // on the gradients
-  float failed = 0;  // the first step whose loss or norm was not finite, 0: none. No step after it
-                     // changes anything
+  float failed =
+      0;  // the first step whose loss or norm was not finite, or that left a parameter or
+          // a moment so; 0: none. No step after it changes anything
 };
 inline constexpr int64_t kStepNumbers = sizeof(StepNumbers) / sizeof(float);
 StepNumbers step_numbers(const AdamwSettings& s, int64_t step, double lr);

@@ -141,6 +141,10 @@ class Packed final : public TextBatches {
         seed_(seed),
         training_(training) {
     require(part.size() >= 2, "the text has ", part.size(), " tokens, expected at least 2");
+    require(!training || has_targets(part), "nothing can be learned from this text: none of its ",
+            part.documents(),
+            " documents has two tokens, so that no token follows another; cut documents otherwise "
+            "with data.document, or set data.packed = false, which leaves their borders out");
   }
 
   int64_t count() const override {
@@ -231,6 +235,13 @@ Tensor copied(const std::vector<int32_t>& values, const Shape& shape, Device dev
 }
 
 }  // namespace
+
+bool has_targets(const TokenPart& part) {
+  const std::vector<int64_t>& at = part.borders();
+  for (size_t i = 1; i < at.size(); ++i)
+    if (at[i] - at[i - 1] > 1) return true;
+  return false;
+}
 
 BatchesPtr training_windows(const TokenPart& part, const BatchShape& shape, uint64_t seed) {
   return std::make_shared<Windows>(part, shape, seed, true);

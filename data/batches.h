@@ -67,8 +67,10 @@ using BatchesPtr = std::shared_ptr<const Batches>;
 // Training: windows of T+1 tokens, in an order that the seed shuffles anew each epoch, from a grid
 // that it shifts anew. Throws Error if the part is shorter than one window.
 BatchesPtr training_windows(const TokenPart& part, const BatchShape& shape, uint64_t seed);
+// Is any token followed by another of its document? Else nothing can be learned from packed documents.
+bool has_targets(const TokenPart& part);
 // Training: whole documents in shuffled order, one behind the other, cut to B*T tokens. A document's
-// last token has no target. A document longer than T is cut into pieces of T, each of which begins
+// last token has no target; throws Error where no document has two tokens. A document longer than T is cut into pieces of T, each of which begins
 // anew; the token before a cut has its target.
 BatchesPtr training_packed(const TokenPart& part, const BatchShape& shape, uint64_t seed);
 // Evaluation: the part from its first to its last token, each predicted once (but the first; packed:

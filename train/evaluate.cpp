@@ -29,7 +29,7 @@ void count_hits(const Tensor& logits, const data::Batch& batch,
 }  // namespace
 
 Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
-                    Device device) {
+                    Device device, const std::function<bool()>& stop) {
   const autograd::NoGrad no_grad;
   int64_t count = held_out.batches().count();
   if (batches > 0) count = std::min(count, batches);
@@ -38,16 +38,24 @@ Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int
   double nats = 0, bytes = 0;
   std::map<int64_t, std::pair<double, double>> hits;
   for (int64_t i = 0; i < count; ++i) {
+    if (stop && stop()) {
+      e.whole = false;
+      return e;
+    }
     data::Batch batch = held_out.next(device);
     if (batch.labelled == 0) continue;
     const auto labelled = static_cast<double>(batch.labelled);
-    if (batch.target_bytes == 0)
+    if (!batch.slices.empty())  // a task
       count_hits(model.logits(batch.tokens, batch.cu_seqlens), batch, hits);
     nats +=
         model.loss({batch.tokens, batch.targets, batch.cu_seqlens}).cross_entropy.item() * labelled;
     bytes += static_cast<double>(batch.target_bytes);
     e.tokens += labelled;
   }
+  require(e.tokens > 0, "the held-out part has no token to predict in ", count,
+          count == 1 ? " batch" : " batches",
+          " (no document of it has two tokens); hold out more with data.held_out, or cut documents "
+          "otherwise with data.document");
   e.loss = nats / e.tokens;
   e.perplexity = std::exp(e.loss);
   if (bytes > 0) e.bits_per_byte = nats / std::numbers::ln2 / bytes;
@@ -63,11 +71,13 @@ Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int
 
 std::string Evaluation::text() const {
   char line[160];
-  if (bits_per_byte > 0)
+  if (bits_per_byte >= 0)
     std::snprintf(line, sizeof line, "held-out loss %.4f, %.4f bits per byte, perplexity %.3f",
                   loss, bits_per_byte, perplexity);
-  else
+  else if (accuracy >= 0)
     std::snprintf(line, sizeof line, "held-out loss %.4f, accuracy %.4f", loss, accuracy);
+  else  // text whose tokens stand for no bytes
+    std::snprintf(line, sizeof line, "held-out loss %.4f, perplexity %.3f", loss, perplexity);
   std::string all = line;
   if (slices.size() > 1)
     for (const auto& [slice, part] : slices) {

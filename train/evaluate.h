@@ -1,25 +1,27 @@
 // Loss on data that the model has not learned from.
 #pragma once
 
-#include <optional>
+#include <functional>
 
 #include "train/source.h"
 
 namespace weft::train {
 
 struct Evaluation {
-  double loss = 0;           // nats a labelled token
-  double perplexity = 0;     // e^loss
-  double bits_per_byte = 0;  // text only, else 0
-  double accuracy = -1;      // tasks only: part of labelled tokens that the likeliest guess hits
-  double tokens = 0;         // labelled tokens seen
+  double loss = 0;            // nats a labelled token
+  double perplexity = 0;      // e^loss
+  double bits_per_byte = -1;  // text only, else -1
+  double accuracy = -1;       // tasks only: part of labelled tokens that the likeliest guess hits
+  double tokens = 0;          // labelled tokens seen
+  bool whole = true;          // false where `stop` ended it: the numbers mean nothing then
   std::map<int64_t, double> slices;  // tasks: accuracy by kind of example
   // "held-out loss 1.31, 1.89 bits per byte, perplexity 3.7"
   std::string text() const;
 };
 
-// At most `batches` batches (0: all there are), from the first, always the same.
+// At most `batches` batches (0: all there are), from the first, always the same. Between two of them
+// stop() may end it. Throws Error where no token of them can be predicted.
 Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
-                    Device device);
+                    Device device, const std::function<bool()>& stop = nullptr);
 
 }  // namespace weft::train

@@ -75,7 +75,7 @@ int run_eval(const EvalArguments& a) {
   }
   Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
   require(source.held_out() != nullptr, l.path,
-          ": the recipe holds nothing out; name a text with --data");
+          ": the recipe holds out nothing that can be predicted; name a text with --data");
   const Evaluation e = evaluate(*l.model, *source.held_out(), a.batches, l.recipe.train.device);
   std::printf("%s, step %ld: %s\n", l.path.c_str(), static_cast<long>(l.state.step),
               e.text().c_str());
@@ -98,8 +98,9 @@ int run_generate(const GenerateArguments& a) {
     flush_output();
     return true;
   };
-  const Generated g = generate(*l.model, l.tokenizer->encode(a.prompt), a.tokens,
-                               {a.temperature, a.top_k, a.top_p, a.seed}, show);
+  const Generated g =
+      generate(*l.model, l.tokenizer->encode(a.prompt), a.tokens,
+               {a.temperature, a.top_k, a.top_p, a.seed, l.tokenizer->vocabulary()}, show);
   std::printf("\n");
   flush_output();
   std::fprintf(stderr, "%zu tokens, %.0f tokens a second, %s of state%s%s\n", g.tokens.size(),

@@ -117,6 +117,10 @@ void Source::open_task(const DataSettings& s, const Recipe& recipe, int64_t cont
   const data::BatchShape shape = rank_shape(recipe, context);
   train_ =
       std::make_unique<data::BatchSource>(data::training_task(s.task, shape, recipe.train.seed));
+  data::HostBatch first;
+  train_->batches().make(0, first);
+  require(first.labelled > 0, "task ", s.task.name,
+          ": nothing can be learned from it: its first batch asks for no token");
   held_out_ = std::make_unique<data::BatchSource>(
       data::test_task(s.task, shape, recipe.train.seed, s.test_examples));
   description_ = concat("task ", s.task.name, ", vocabulary ", s.vocabulary);
@@ -137,16 +141,22 @@ void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t cont
           ": has a vocabulary of ", tokenizer_->vocabulary(), ", the recipe's data.vocabulary is ",
           s.vocabulary, "; leave the key out, or set it to at least that");
   const auto [training, rest] = all.split(s.held_out);
+  require(!s.packed || data::has_targets(training), joined(s.sources),
+          ": nothing can be learned from this text: none of its ", training.documents(),
+          " documents has two tokens, so that no token follows another; cut documents otherwise "
+          "with data.document, or set data.packed = false, which leaves their borders out");
   const data::BatchShape shape = rank_shape(recipe, context);
   train_ = std::make_unique<data::BatchSource>(
       s.packed ? data::training_packed(training, shape, recipe.train.seed)
                : data::training_windows(training, shape, recipe.train.seed));
-  if (s.held_out > 0)
+  const bool nothing = s.held_out > 0 && s.packed && !data::has_targets(rest);
+  if (s.held_out > 0 && !nothing)
     held_out_ = std::make_unique<data::BatchSource>(s.packed ? data::held_out_packed(rest, shape)
                                                              : data::held_out_windows(rest, shape));
   description_ = concat(joined(s.sources), ": ", count_text(double(training.size())), " tokens (",
                         tokenizer_->kind(), ", vocabulary ", tokenizer_->vocabulary(), "), ",
-                        count_text(double(rest.size())), " held out");
+                        count_text(double(rest.size())), " held out",
+                        nothing ? " (never evaluated: no document of them has two tokens)" : "");
 }
 
 layers::Batch Source::next(Device device) { return model_batch(train_->next(device)); }

@@ -57,7 +57,7 @@ class Source {
   std::map<std::string, int64_t> state() const { return train_->state(); }
   void restore(const std::map<std::string, int64_t>& state) { train_->restore(state); }
 
-  // The held-out part; null where the recipe holds nothing out.
+  // The held-out part; null where the recipe holds nothing out, or nothing that can be predicted.
   data::BatchSource* held_out() { return held_out_.get(); }
 
   bool is_text() const { return tokenizer_ != nullptr; }

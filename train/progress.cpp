@@ -18,6 +18,17 @@ std::string printed(const char* format, double value, const char* unit) {
   return text;
 }
 
+// Sends on what was printed. Where that cannot be, it is said once and nothing is shown any more.
+void flush_or_drop() {
+  const int code = code_of(std::fflush(stdout));
+  if (code == 0 && !std::ferror(stdout)) return;
+  std::fprintf(stderr,
+               "weft: standard output cannot be written: %s; the run goes on, and shows nothing "
+               "there\n",
+               reason_of(code ? code : EIO).c_str());
+  if (!std::freopen("/dev/null", "w", stdout)) std::clearerr(stdout);
+}
+
 // The number behind "step": in a line of metrics.jsonl, or -1.
 int64_t step_of(const std::string& line) {
   const size_t at = line.find("\"step\":");
@@ -58,6 +69,11 @@ std::string count_text(double count) {
   return printed("%.0f%s", count, "");
 }
 
+void show_line(const std::string& line) {
+  std::printf("%s\n", line.c_str());
+  flush_or_drop();
+}
+
 Progress::Progress(int64_t steps, int64_t done)
     : terminal_(isatty(STDOUT_FILENO) != 0),
       steps_(steps),
@@ -93,7 +109,7 @@ void Progress::draw(const std::string& line) {
     std::printf("\r\x1b[K%s", line.c_str());
   else
     std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
+  flush_or_drop();
 }
 
 void Progress::say(const std::string& line, bool counted) {
@@ -101,19 +117,20 @@ void Progress::say(const std::string& line, bool counted) {
     std::printf("\r\x1b[K%s\n%s", line.c_str(), line_.c_str());
   else
     std::printf("%s\n", line.c_str());
-  std::fflush(stdout);
+  flush_or_drop();
   if (!counted) last_step_ = Clock::now();
 }
 
 void Progress::finish() {
   if (terminal_ && !line_.empty()) std::printf("\n");
   line_.clear();
-  std::fflush(stdout);
+  flush_or_drop();
 }
 
 Metrics::Metrics(const std::string& folder, int64_t step) {
   const std::string path = folder + "/metrics.jsonl";
   std::string kept;
+  bool evaluated = false;
   int64_t later = 0, cut = 0;
   std::error_code failed;
   std::istringstream in(std::filesystem::exists(path, failed) ? read_file(path) : "");
@@ -126,7 +143,9 @@ Metrics::Metrics(const std::string& folder, int64_t step) {
       ++later;
     else
       kept += line + "\n";
+    evaluated = evaluated || (step_of(line) == step && line.find("\"eval_loss\"") != line.npos);
   }
+  lacks_evaluation_ = !kept.empty() && !evaluated;
   if (later + cut > 0)
     dropped_ = concat("metrics.jsonl: dropped ", later,
                       step == 0 ? " lines of an earlier run" : " lines of later steps",

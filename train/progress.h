@@ -17,6 +17,10 @@ std::string bytes_text(double bytes);
 // "12.3k", "1.05M".
 std::string count_text(double count);
 
+// Prints a line. What cannot be printed, as into a pipe that nobody reads any more, is dropped: a run
+// goes on without.
+void show_line(const std::string& line);
+
 class Progress {
  public:
   // `steps` in all, of which `done` were done before (a resumed run).
@@ -56,10 +60,13 @@ class Metrics {
   int flush() const;  // to the disk, before a checkpoint of the same step
   // Says how many lines were dropped; empty if none was.
   const std::string& dropped() const { return dropped_; }
+  // True where the file goes on and tells of no evaluation at the step gone on from.
+  bool lacks_evaluation() const { return lacks_evaluation_; }
 
  private:
   Descriptor file_;
   std::string dropped_;
+  bool lacks_evaluation_ = false;
 };
 
 }  // namespace weft::train

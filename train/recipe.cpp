@@ -44,7 +44,7 @@ RunSettings read_train(const TomlTable& t, const std::string& name, bool planned
   s.log_every = at_least(t, "log_every", 1, s.log_every);
   s.eval_every = at_least(t, "eval_every", 0, s.eval_every);
   s.eval_batches = at_least(t, "eval_batches", 1, s.eval_batches);
-  s.checkpoint_every = at_least(t, "checkpoint_every", 0, s.checkpoint_every);
+  if (t.has("checkpoint_every")) s.checkpoint_every = at_least(t, "checkpoint_every", 0, 0);
   s.keep = at_least(t, "keep", 1, s.keep);
   s.out = t.string("out", "runs/" + name);
   if (s.out.empty()) t.refuse("out", "out is empty, expected a folder to be made");

@@ -23,8 +23,8 @@ struct RunSettings {  // [train]
   int64_t log_every = 10;
   int64_t eval_every = 0;  // 0: only at the end
   int64_t eval_batches = 20;
-  int64_t checkpoint_every = 0;  // 0: only at the end
-  int64_t keep = 2;              // newest checkpoints kept, beside the best
+  int64_t checkpoint_every = -1;  // 0: only at the end and where it is stopped; -1: by time
+  int64_t keep = 2;               // newest checkpoints kept, beside the best
   std::string out;
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <limits>
@@ -13,21 +12,12 @@
 #include "core/parallel.h"
 #include "train/generate.h"
 #include "train/run_lock.h"
+#include "train/stop.h"
 #include "train/verbs.h"
 
 namespace weft::train {
 
 namespace fs = std::filesystem;
-
-std::atomic<int> stop_signal{0};
-
-void catch_stop_signals() {
-  struct sigaction action {};
-  action.sa_handler = [](int signal) { stop_signal = signal; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the program at once
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
 
 Trainer::Trainer(Recipe recipe) : recipe_(std::move(recipe)) {
   set_products(recipe_.train);
@@ -59,14 +49,12 @@ void Trainer::resume(const std::string& checkpoint) {
 }
 
 void Trainer::announce() const {
-  std::printf("%s: %s parameters, context %ld, %s; %s, %d threads, seed %lu\n",
-              recipe_.name.c_str(), count_text(double(model_->parameter_count())).c_str(),
-              static_cast<long>(model_->context()), source_->describe().c_str(),
-              concat(recipe_.train.device, " ", recipe_.train.dtype).c_str(), thread_count(),
-              static_cast<unsigned long>(recipe_.train.seed));
-  std::printf("run folder: %s%s\n", recipe_.train.out.c_str(),
-              state_.step ? concat(", going on from step ", state_.step).c_str() : "");
-  std::fflush(stdout);
+  show_line(concat(recipe_.name, ": ", count_text(double(model_->parameter_count())),
+                   " parameters, context ", model_->context(), ", ", source_->describe(), "; ",
+                   recipe_.train.device, " ", recipe_.train.dtype, ", ", thread_count(),
+                   " threads, seed ", recipe_.train.seed));
+  show_line(concat("run folder: ", recipe_.train.out,
+                   state_.step ? concat(", going on from step ", state_.step) : ""));
 }
 
 // What a run writes in its folder must not be what it reads. A recipe that lies there stays as it is,
@@ -80,7 +68,13 @@ void Trainer::require_inputs_stay() const {
               "; choose another folder with --set train.out=FOLDER");
 }
 
-int Trainer::run() {
+bool save_is_due(const RunSettings& settings, int64_t step, double seconds) {
+  constexpr double kBetweenSaves = 600;
+  const int64_t every = settings.checkpoint_every;
+  return every > 0 ? step % every == 0 : every < 0 && seconds >= kBetweenSaves;
+}
+
+void Trainer::make_folder() const {
   const std::string& out = recipe_.train.out;
   try {
     make_folders((fs::path(out) / "checkpoints").string());
@@ -92,45 +86,65 @@ int Trainer::run() {
   remove_abandoned_files(out + "/checkpoints", /*alone=*/true);
   if (!same_file(out + "/recipe.toml", recipe_.path))  // what was given stays as it is
     write_file(out + "/recipe.toml", state_.recipe);
+}
+
+int Trainer::run() {
+  make_folder();
   announce();
   const int64_t steps = recipe_.train.steps;
   progress_ = std::make_unique<Progress>(steps, state_.step);
   settle_folder();
-  if (state_.step >= steps) {
-    std::printf("the run is finished: step %ld of %ld\n", static_cast<long>(state_.step),
-                static_cast<long>(steps));
+  metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step);
+  // A run that was stopped after a save and before what comes after it.
+  const bool owed = metrics_->lacks_evaluation() && evaluation_due();
+  if (state_.step >= steps && !owed) {
+    show_line(concat("the run is finished: step ", state_.step, " of ", steps));
     return best_is_kept() ? 0 : 2;
   }
-  metrics_ = std::make_unique<Metrics>(out, state_.step);
   if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
   stepper_ = make_stepper(*model_, *optimizer_, recipe_);
-  const auto every = [&](int64_t n) { return n > 0 && state_.step % n == 0; };
-  bool saved = true;
+  save_time_ = std::chrono::steady_clock::now();
+  if (owed) evaluate_now();
   const int64_t first = state_.step;
   while (state_.step < steps && !stop_signal) {
     profile_steps(state_.step - first);
-    begin_step();
-    const bool last = state_.step == steps;
-    const bool due = every(recipe_.train.eval_every) || every(recipe_.sample.every) ||
-                     every(recipe_.train.checkpoint_every);
-    finish_steps(last || due ? 0 : stepper_->ahead());
-    if (last) progress_->finish();
-    const bool better = (last || every(recipe_.train.eval_every)) && evaluate_now();
-    if (!last && every(recipe_.sample.every)) sample_now();
-    if (last || better || every(recipe_.train.checkpoint_every)) saved = save();
+    take_step();
   }
   finish_steps(0);
   profile_steps(-1);
   const int signal = stop_signal;
-  if (signal && state_.step < steps) saved = save();
-  if (!signal || state_.step == steps) sample_now();
+  const bool done = state_.step >= steps && !abandoned_;
+  if (signal && !done && saved_step_ != state_.step) save();
+  if (done) sample_now();
   progress_->finish();
-  if (!saved || !best_is_kept()) return 2;
-  if (signal && state_.step < steps) {
-    std::printf("stopped at step %ld; go on with --resume\n", static_cast<long>(state_.step));
-    return 128 + signal;
-  }
-  return 0;
+  if (!saved_ || !best_is_kept()) return 2;
+  if (done) return 0;
+  show_line(concat("stopped at step ", state_.step, abandoned_ ? ", before its evaluation" : "",
+                   "; go on with --resume"));
+  return 128 + signal;
+}
+
+// A step and what is due after it. A checkpoint comes first, as what follows may fail or be stopped.
+void Trainer::take_step() {
+  begin_step();
+  const bool last = state_.step == recipe_.train.steps;
+  const bool evaluate = evaluation_due(), sample = !last && is_due(recipe_.sample.every);
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - save_time_;
+  const bool checkpoint = last || save_is_due(recipe_.train, state_.step, since.count());
+  finish_steps(evaluate || sample || checkpoint ? 0 : stepper_->ahead());
+  if (last) progress_->finish();
+  if (checkpoint) save();
+  if (evaluate) evaluate_now();
+  if (sample) sample_now();
+}
+
+bool Trainer::is_due(int64_t every) const {
+  return every > 0 && state_.step > 0 && state_.step % every == 0;
+}
+
+bool Trainer::evaluation_due() const {
+  return source_->held_out() &&
+         (state_.step == recipe_.train.steps || is_due(recipe_.train.eval_every));
 }
 
 void Trainer::profile_to(const std::string& path) {
@@ -166,6 +180,16 @@ void Trainer::profile_steps(int64_t begun) {
   }
 }
 
+// What to go back to. A checkpoint whose parameters give no finite loss is not called good.
+std::string Trainer::good_checkpoint(bool begins_well) const {
+  if (last_saved_.empty()) return "No checkpoint was saved yet.";
+  if (begins_well || last_good_ == last_saved_) return "Last good checkpoint: " + last_saved_;
+  std::error_code ignored;
+  const bool earlier = !last_good_.empty() && fs::exists(last_good_, ignored);
+  return concat("Last good checkpoint: ", earlier ? last_good_ : "none", ", as ", last_saved_,
+                " holds the parameters that this step began with");
+}
+
 // What a step throws, with the place of the last good checkpoint.
 template <class F>
 auto Trainer::guarded(const F& f) {
@@ -174,13 +198,13 @@ auto Trainer::guarded(const F& f) {
   } catch (const OutOfMemory& e) {
     progress_->finish();
     const std::string smaller = smaller_batch(recipe_);
-    fail(e.what(), smaller.empty() ? "" : concat("\n", smaller, "."), "\n",
-         last_saved_.empty() ? "No checkpoint was saved yet."
-                             : concat("Last good checkpoint: ", last_saved_));
+    fail(e.what(), smaller.empty() ? "" : concat("\n", smaller, "."), "\n", good_checkpoint(true));
+  } catch (const NotFinite& e) {
+    progress_->finish();
+    fail(e.what(), " ", good_checkpoint(false));
   } catch (const Error& e) {
     progress_->finish();
-    fail(e.what(), last_saved_.empty() ? " No checkpoint was saved yet."
-                                       : concat(" Last good checkpoint: ", last_saved_));
+    fail(e.what(), " ", good_checkpoint(true));
   }
 }
 
@@ -195,6 +219,7 @@ void Trainer::finish_steps(int64_t left) {
   for (; under_way_ > left; --under_way_) {
     const StepResult r = guarded([&] { return stepper_->finish(); });
     state_.tokens += r.tokens;
+    last_good_ = last_saved_;
     const int64_t done = r.step + 1;
     log(r, done == 1 || done == recipe_.train.steps || done % recipe_.train.log_every == 0);
   }
@@ -227,52 +252,74 @@ void Trainer::keep_metrics(int code) {
       concat("metrics.jsonl cannot be written: ", reason_of(code), "; the run goes on without it"));
 }
 
-bool Trainer::evaluate_now() {
-  if (!source_->held_out()) return false;
-  const Evaluation e =
-      evaluate(*model_, *source_->held_out(), recipe_.train.eval_batches, recipe_.train.device);
-  progress_->say(concat("step ", state_.step, ": ", e.text()));
-  nlohmann::ordered_json j;
-  j["step"] = state_.step;
-  j["eval_loss"] = e.loss;
-  j["perplexity"] = e.perplexity;
-  if (e.bits_per_byte > 0) j["bits_per_byte"] = e.bits_per_byte;
-  if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
-  keep_metrics(metrics_->write(j.dump()));
-  if (!(e.loss < state_.best_loss)) return false;
-  state_.best_loss = e.loss;
-  state_.best_step = state_.step;
-  return true;
+// Whatever an evaluation or a sample meets is told, and the run goes on.
+template <class F>
+void Trainer::beside(const char* what, const F& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    progress_->say(concat("step ", state_.step, ": ", what, ": ", e.what(), "; the run goes on"));
+  }
+}
+
+void Trainer::evaluate_now() {
+  beside("not evaluated", [&] {
+    const Evaluation e = evaluate(*model_, *source_->held_out(), recipe_.train.eval_batches,
+                                  recipe_.train.device, [] { return stop_signal != 0; });
+    abandoned_ = !e.whole;
+    if (abandoned_) return;
+    if (e.loss < state_.best_loss) {
+      state_.best_loss = e.loss;
+      state_.best_step = state_.step;
+      save();
+    }
+    nlohmann::ordered_json j;
+    j["step"] = state_.step;
+    j["eval_loss"] = e.loss;
+    j["perplexity"] = e.perplexity;
+    if (e.bits_per_byte >= 0) j["bits_per_byte"] = e.bits_per_byte;
+    if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
+    keep_metrics(metrics_->write(j.dump()));
+    progress_->say(concat("step ", state_.step, ": ", e.text()));
+  });
 }
 
 void Trainer::sample_now() {
   if (!source_->is_text() || recipe_.sample.tokens == 0) return;
-  SamplingSettings s{recipe_.sample.temperature, recipe_.sample.top_k, recipe_.sample.top_p,
-                     recipe_.train.seed + static_cast<uint64_t>(state_.step)};
-  const std::string prompt = recipe_.sample.prompt.empty() ? "\n" : recipe_.sample.prompt;
-  const std::vector<int32_t> start = source_->encode(prompt);
-  const int64_t room = model_->context() - static_cast<int64_t>(start.size());
-  if (room <= 0) return;
-  const auto g = generate(*model_, start, std::min(recipe_.sample.tokens, room), s);
-  progress_->say(concat("--- sample at step ", state_.step, " ---\n", prompt,
-                        source_->decode(g.tokens), "\n---"));
+  beside("no sample", [&] {
+    const SamplingSettings s{recipe_.sample.temperature, recipe_.sample.top_k, recipe_.sample.top_p,
+                             recipe_.train.seed + static_cast<uint64_t>(state_.step),
+                             source_->tokenizer()->vocabulary()};
+    const std::string prompt = recipe_.sample.prompt.empty() ? "\n" : recipe_.sample.prompt;
+    const std::vector<int32_t> start = source_->encode(prompt);
+    const int64_t room = model_->context() - static_cast<int64_t>(start.size());
+    require(room > 0, "sample.prompt has ", start.size(), " tokens, the model's context ",
+            model_->context());
+    const auto g = generate(*model_, start, std::min(recipe_.sample.tokens, room), s,
+                            [](int32_t) { return stop_signal == 0; });
+    progress_->say(concat("--- sample at step ", state_.step, " ---\n", prompt,
+                          source_->decode(g.tokens), "\n---"));
+  });
 }
 
-bool Trainer::save() {
+void Trainer::save() {
   state_.data = source_->state();
   const std::string path = checkpoint_path(recipe_.train.out, state_.step);
   keep_metrics(metrics_->flush());
   try {
     save_checkpoint(path, state_, *optimizer_);
-  } catch (const Error& e) {
+    saved_ = true;
+  } catch (const std::exception& e) {
+    saved_ = false;
     progress_->say(
         concat("checkpoint not saved: ", e.what(), "; the run goes on. ",
                last_saved_.empty() ? "There is no earlier one." : "Last good one: " + last_saved_));
-    return false;
   }
+  save_time_ = std::chrono::steady_clock::now();
+  if (!saved_) return;
   last_saved_ = path;
+  saved_step_ = state_.step;
   settle_folder();
-  return true;
 }
 
 // Makes up for what a kill or an error left out: best.h5 is of the best step, and there are no
@@ -362,6 +409,7 @@ int run_train(const TrainArguments& a) {
   if (a.resume) trainer.resume(a.from.empty() ? earlier.back().path : a.from);
   trainer.require_inputs_stay();
   if (!a.profile.empty()) trainer.profile_to(a.profile);
+  note_stop_signals();
   // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
   if (a.resume)
     give_up_later(out, trainer.step(), earlier, a);

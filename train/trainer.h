@@ -1,7 +1,7 @@
 // The run: steps, what is logged, held-out loss, samples, checkpoints, and a clean end at Ctrl-C.
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -14,9 +14,9 @@
 
 namespace weft::train {
 
-// Set by Ctrl-C or SIGTERM (the signal's number): the run saves after the step at hand and stops.
-extern std::atomic<int> stop_signal;
-void catch_stop_signals();
+// Is a checkpoint due at `step`, `seconds` after the last? By steps where the recipe counts them, else by
+// time.
+bool save_is_due(const RunSettings& settings, int64_t step, double seconds);
 
 class Trainer {
  public:
@@ -29,25 +29,33 @@ class Trainer {
   void require_inputs_stay() const;
   // Has run() write a trace of a few steady steps.
   void profile_to(const std::string& path);
-  // Runs to the last step or to a stop signal. Returns the exit status: 0; 130 or 143 where it was
-  // stopped; 2 where the last state could not be saved, or best.h5 not be renewed.
+  // Runs to the last step or to a stop signal. Returns the exit status: 0; 128 and the signal's number
+  // where it was stopped; 2 where the last state could not be saved, or best.h5 not be renewed.
   int run();
 
   int64_t step() const { return state_.step; }
   const layers::Model& model() const { return *model_; }
 
  private:
+  std::string good_checkpoint(bool begins_well) const;
+  void make_folder() const;
   void announce() const;
   void profile_steps(int64_t begun);
   template <class F>
   auto guarded(const F& f);
   void begin_step();
   void finish_steps(int64_t left);  // until `left` are under way
+  void take_step();
   void log(const StepResult& r, bool due);
   void keep_metrics(int code);
-  bool evaluate_now();  // true where it is the best so far
+  bool is_due(int64_t every) const;
+  bool evaluation_due() const;
+  // Nothing that happens in these two ends the run. The first saves where the loss is the best so far.
+  void evaluate_now();
   void sample_now();
-  bool save();
+  template <class F>
+  void beside(const char* what, const F& f);
+  void save();
   void settle_folder();
   void keep_best();
   bool best_is_kept() const { return state_.best_step < 0 || best_kept_ == state_.best_step; }
@@ -61,9 +69,14 @@ class Trainer {
   std::unique_ptr<Progress> progress_;
   std::unique_ptr<Metrics> metrics_;
   RunState state_;
-  std::string last_saved_, unsettled_;
   int64_t best_kept_ = -1;  // the step of best.h5; -1: there is none, or none that can be read
   bool best_known_ = false;
+  std::string last_saved_, unsettled_;
+  std::string last_good_;    // the last one from which a step was taken
+  int64_t saved_step_ = -1;  // what this process saved last
+  bool saved_ = true;        // did the last save succeed?
+  bool abandoned_ = false;   // a stop signal came during the last evaluation
+  std::chrono::steady_clock::time_point save_time_;
   int64_t under_way_ = 0;  // steps begun and not finished
   std::string how_, profile_path_;
   std::unique_ptr<Profiler> profiler_;

@@ -5,12 +5,16 @@
 #include <sentencepiece_trainer.h>
 #endif
 
+#include <algorithm>
 #include <array>
+#include <functional>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/text.h"
 
 namespace weft::data {
 
@@ -24,6 +28,14 @@ std::string Tokenizer::decode(std::span<const int32_t> tokens) const {
   std::string text;
   for (const int32_t token : tokens) text += piece(token);
   return text;
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+  std::vector<int32_t> tokens;
+  encode(text, [&](std::span<const int32_t> some) {
+    tokens.insert(tokens.end(), some.begin(), some.end());
+  });
+  return tokens;
 }
 
 uint64_t Tokenizer::hash() const {
@@ -54,10 +66,15 @@ class ByteTokenizer final : public Tokenizer {
       pieces_.push_back(std::string(1, static_cast<char>(byte)));
   }
   std::string kind() const override { return "bytes"; }
-  std::vector<int32_t> encode(std::string_view text) const override {
-    std::vector<int32_t> tokens(text.size());
-    for (size_t i = 0; i < text.size(); ++i) tokens[i] = static_cast<uint8_t>(text[i]);
-    return tokens;
+  using Tokenizer::encode;
+  void encode(std::string_view text, const Give& give) const override {
+    std::array<int32_t, 4096> tokens{};
+    while (!text.empty()) {
+      const size_t n = std::min(text.size(), tokens.size());
+      for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<uint8_t>(text[i]);
+      give({tokens.data(), n});
+      text.remove_prefix(n);
+    }
   }
 };
 
@@ -73,13 +90,16 @@ class StoredTokenizer final : public Tokenizer {
     model_ = std::move(model), pieces_ = std::move(pieces);
   }
   std::string kind() const override { return "sentencepiece"; }
-  std::vector<int32_t> encode(std::string_view) const override { no_sentencepiece(); }
+  using Tokenizer::encode;
+  void encode(std::string_view, const Give&) const override { no_sentencepiece(); }
 };
 
 #ifdef WEFT_HAS_SENTENCEPIECE
 
 constexpr std::string_view kSpace = "\xe2\x96\x81";  // U+2581, which SentencePiece writes for ' '
 constexpr size_t kLongestSentence = 4096;
+// Of text that is encoded at once: SentencePiece needs some hundred bytes for each byte of it.
+constexpr size_t kLongestStretch = size_t{1} << 18;
 
 // Length of the valid UTF-8 character at the start of a text, 0 if there is none. A zero byte and
 // U+2581, which would come back as a space, are not taken for characters either.
@@ -121,6 +141,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         pieces_.push_back("");
       } else {
         pieces_.push_back(with_spaces(processor_.IdToPiece(id)));
+        has_space_ = has_space_ || pieces_.back() == " ";
       }
     }
     for (const int32_t id : bytes_) require(id >= 0, inexact());
@@ -131,31 +152,30 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   std::string kind() const override { return "sentencepiece"; }
 
+  using Tokenizer::encode;
   // By stretches of valid text within a line: merges never cross a line's end, and long texts in one
   // piece are slow. All else is byte pieces.
-  std::vector<int32_t> encode(std::string_view text) const override {
-    std::vector<int32_t> tokens;
+  void encode(std::string_view text, const Give& give) const override {
     size_t begin = 0, at = 0;
     const auto flush = [&] {
-      if (at > begin) append(text.substr(begin, at - begin), tokens);
+      if (at > begin) append(text.substr(begin, at - begin), give);
+      begin = at;
     };
     while (at < text.size()) {
       const size_t size = text[at] == '\n' ? 0 : character(text.substr(at));
-      if (size > 0) {
-        at += size;
-        continue;
-      }
-      flush();
-      tokens.push_back(bytes_[static_cast<uint8_t>(text[at])]);
-      begin = ++at;
+      if (size == 0 || at - begin >= kLongestStretch) flush();
+      if (size == 0) give({&bytes_[static_cast<uint8_t>(text[at])], 1});
+      at += std::max<size_t>(size, 1);
+      if (size == 0) begin = at;
     }
     flush();
-    return tokens;
   }
 
  private:
   static std::string inexact() {
-    return "this SentencePiece vocabulary does not give every text back as it was; train it with "
+    return "this SentencePiece vocabulary does not give every text back as it was; `weft data` "
+           "trains "
+           "such; one of another program has to be trained with "
            "--byte_fallback=true --normalization_rule_name=identity "
            "--remove_extra_whitespaces=false --add_dummy_prefix=false";
   }
@@ -166,16 +186,39 @@ class SentencePieceTokenizer final : public Tokenizer {
     return piece;
   }
 
-  void append(std::string_view text, std::vector<int32_t>& tokens) const {
+  void append(std::string_view text, const Give& give) const {
     std::vector<int> ids;
     const auto status = processor_.Encode({text.data(), text.size()}, &ids);
     require(status.ok(), "SentencePiece cannot encode: ", reason(status));
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
+    if (!has_space_) restore_spaces(ids);
+    give(ids);
+  }
+
+  // Where no piece is a lone space, SentencePiece writes one as the three bytes of U+2581. The text that
+  // it was given has no U+2581 of its own.
+  void restore_spaces(std::vector<int>& ids) const {
+    std::array<int, kSpace.size()> written{};
+    for (size_t i = 0; i < kSpace.size(); ++i) written[i] = bytes_[static_cast<uint8_t>(kSpace[i])];
+    size_t kept = 0;
+    for (size_t i = 0; i < ids.size(); ++kept) {
+      const bool space =
+          ids.size() - i >= written.size() && std::equal(written.begin(), written.end(), &ids[i]);
+      ids[kept] = space ? bytes_[' '] : ids[i];
+      i += space ? written.size() : 1;
+    }
+    ids.resize(kept);
   }
 
   sentencepiece::SentencePieceProcessor processor_;
   std::array<int32_t, 256> bytes_{};
+  bool has_space_ = false;  // as a piece of its own
 };
+
+template <class F>
+void for_each_character(std::string_view text, const F& f) {
+  for (size_t size = 0; !text.empty(); text.remove_prefix(std::max<size_t>(1, size)))
+    if (size = character(text); size > 0) f(text.substr(0, size));
+}
 
 // The lines of all documents, thinned out evenly to a number of bytes: every line is kept until there
 // are too many, then every second, every fourth.
@@ -199,6 +242,8 @@ class Sample {
       }
     }
   }
+  // Cuts the lines at all but the `most` commonest characters.
+  void keep_characters(size_t most);
   const std::vector<std::string>& lines() const { return lines_; }
 
  private:
@@ -221,6 +266,29 @@ class Sample {
   std::vector<std::string> lines_;
 };
 
+void Sample::keep_characters(size_t most) {
+  std::unordered_map<std::string_view, int64_t> counts;
+  for (const std::string& line : lines_)
+    for_each_character(line, [&](std::string_view c) { ++counts[c]; });
+  std::vector<std::pair<int64_t, std::string>> sorted;
+  for (const auto& [c, count] : counts) sorted.emplace_back(-count, c);
+  std::sort(sorted.begin(), sorted.end());
+  sorted.resize(std::min(most, sorted.size()));
+  std::set<std::string, std::less<>> kept;
+  for (const auto& [count, c] : sorted) kept.insert(c);
+  std::vector<std::string> lines;
+  for (const std::string& line : lines_) {
+    bool open = false;
+    for_each_character(line, [&](std::string_view c) {
+      const bool keep = kept.contains(c);
+      if (keep && !open) lines.emplace_back();
+      if (keep) lines.back() += c;
+      open = keep;
+    });
+  }
+  lines_ = std::move(lines);
+}
+
 class Lines final : public sentencepiece::SentenceIterator {
  public:
   explicit Lines(const std::vector<std::string>& lines) : lines_(lines) {}
@@ -233,6 +301,29 @@ class Lines final : public sentencepiece::SentenceIterator {
   const std::vector<std::string>& lines_;
   size_t at_ = 0;
 };
+
+constexpr int64_t kOwnPieces = 259;  // the bytes, the unknown, begin and end
+constexpr int64_t kLeastVocabulary = 300, kMostVocabulary = int64_t{1} << 24;
+
+// `exact`: the size is asked for, and is not the most there may be.
+sentencepiece::util::Status train_model(const std::vector<std::string>& text,
+                                        const VocabularyOptions& options, bool exact,
+                                        std::string& model) {
+  Lines lines(text);
+  std::unordered_map<std::string, std::string> settings = {
+      {"model_type", options.method},
+      {"vocab_size", std::to_string(options.size)},
+      {"byte_fallback", "true"},
+      {"normalization_rule_name", "identity"},
+      {"remove_extra_whitespaces", "false"},
+      {"add_dummy_prefix", "false"},
+      {"character_coverage", "0.9995"},
+      {"max_sentence_length", std::to_string(2 * kLongestSentence)},
+      {"num_threads", "1"},  // the sums of unigram training depend on it
+      {"minloglevel", "3"}};
+  if (!exact) settings["hard_vocab_limit"] = "false";
+  return sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
+}
 
 #endif
 
@@ -253,27 +344,32 @@ TokenizerPtr train_tokenizer(const std::vector<std::string>& sources, const Text
                              const VocabularyOptions& options) {
   require(options.method == "bpe" || options.method == "unigram", "vocabulary method \"",
           options.method, "\" is unknown; known: bpe, unigram");
-  require(options.size > 300, "a vocabulary of ", options.size,
-          " is too small: 256 bytes and the characters of the text must fit, expected over 300");
+  require(options.size > kLeastVocabulary, "a vocabulary of ", options.size,
+          " is too small: 256 bytes and the characters of the text must fit, expected over ",
+          kLeastVocabulary);
+  require(options.size <= kMostVocabulary, "a vocabulary of ", options.size,
+          " is too large, expected at most ", kMostVocabulary);
   Sample sample(options.sample_bytes);
   for_each_document(sources, text, [&](Document&& document) { sample.add(document.text); });
-  Lines lines(sample.lines());
-  const std::unordered_map<std::string, std::string> settings = {
-      {"model_type", options.method},
-      {"vocab_size", std::to_string(options.size)},
-      {"byte_fallback", "true"},
-      {"normalization_rule_name", "identity"},
-      {"remove_extra_whitespaces", "false"},
-      {"add_dummy_prefix", "false"},
-      {"character_coverage", "0.9995"},
-      {"max_sentence_length", std::to_string(2 * kLongestSentence)},
-      {"num_threads", "1"},  // the sums of unigram training depend on it
-      {"minloglevel", "3"}};
+  require(
+      !sample.lines().empty(), joined(sources),
+      ": holds no characters to make a vocabulary of; expected text, or the bytes as tokenizer");
   std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &lines, &model);
-  require(status.ok(), "SentencePiece cannot make a vocabulary of ", options.size,
-          " from this text: ", reason(status));
-  return sentencepiece_tokenizer(model);
+  auto status = train_model(sample.lines(), options, true, model);
+  if (!status.ok()) {  // perhaps because the characters leave no room for pieces
+    sample.keep_characters(static_cast<size_t>(options.size - kOwnPieces) * 3 / 4);
+    status = train_model(sample.lines(), options, true, model);
+  }
+  if (status.ok()) return sentencepiece_tokenizer(model);
+  const auto largest = train_model(sample.lines(), options, false, model);
+  require(largest.ok(), joined(sources), ": SentencePiece cannot make a vocabulary of ",
+          options.size, " from this text: ", reason(status));
+  const int64_t most = sentencepiece_tokenizer(model)->vocabulary();
+  require(most > kLeastVocabulary, joined(sources), ": the text is too short for a vocabulary of ",
+          options.size, ": it has ", most, " pieces, expected over ", kLeastVocabulary,
+          "; name more text, or use the bytes as tokenizer");
+  fail(joined(sources), ": the text is too short for a vocabulary of ", options.size,
+       "; it has one of ", kLeastVocabulary + 1, " to ", most);
 }
 
 #else

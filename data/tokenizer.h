@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,8 +21,12 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   virtual std::string kind() const = 0;  // "bytes" or "sentencepiece"
-  // Throws Error in a build without SentencePiece, where the vocabulary is one of its.
-  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  using Give = std::function<void(std::span<const int32_t>)>;
+  // Hands over the tokens of a text a stretch at a time, so that a text of gigabytes needs no more
+  // memory than itself. Throws Error in a build without SentencePiece, where the vocabulary is one of
+  // its.
+  virtual void encode(std::string_view text, const Give& give) const = 0;
+  std::vector<int32_t> encode(std::string_view text) const;
 
   int64_t vocabulary() const { return static_cast<int64_t>(pieces_.size()); }
   // The bytes a token stands for, so that decoding is joining; none for control tokens.
@@ -47,7 +52,9 @@ struct VocabularyOptions {
   int64_t sample_bytes = int64_t{64} << 20;
 };
 
-// Trains a SentencePiece vocabulary on documents. Throws Error where the size does not fit the text.
+// Trains a SentencePiece vocabulary on documents. A text of more characters than the size has room for
+// leaves the rare ones to the byte pieces. Throws Error where the text is too short for the size, with
+// the largest that it has.
 TokenizerPtr train_tokenizer(const std::vector<std::string>& sources, const TextOptions& text,
                              const VocabularyOptions& options);
 

@@ -1,5 +1,8 @@
 #include "data/tokenizer.h"
 
+#include <algorithm>
+#include <map>
+
 #include "core/file.h"
 #include "core/hdf5.h"
 #include "core/random.h"
@@ -81,6 +84,103 @@ TEST_CASE("tokenizer: SentencePiece gives every text back byte for byte") {
   }
 }
 
+namespace {
+
+TokenizerPtr trained_on(const std::string& text, int64_t size, const std::string& method = "bpe") {
+  const Folder folder;
+  write_file(folder / "a.txt", text);
+  return train_tokenizer({folder / "a.txt"}, {}, {.size = size, .method = method});
+}
+
+// `count` letters of an alphabet, the first of it the commonest; a line's end after each `line`, if any.
+std::string letters(const std::vector<std::string>& alphabet, int64_t count, int64_t line) {
+  const Random random(5);
+  std::string text;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<uint64_t>(2 * i);
+    text += alphabet[random.below(1 + random.below(alphabet.size(), at), at + 1)];
+    if (line > 0 && i % line == line - 1) text += '\n';
+  }
+  return text;
+}
+
+std::vector<std::string> characters(int from, int count) {  // of three bytes of UTF-8
+  std::vector<std::string> list;
+  for (int c = from; c < from + count; ++c)
+    list.push_back({static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 63)),
+                    static_cast<char>(0x80 | (c & 63))});
+  return list;
+}
+
+}  // namespace
+
+TEST_CASE("tokenizer: a text without spaces trains a vocabulary that gives every text back") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  const std::map<std::string, std::string> texts = {
+      {"Chinese", letters(characters(0x4e00, 500), 9000, 31)},
+      {"Japanese", letters(characters(0x3041, 80), 9000, 40)},
+      {"Thai", letters(characters(0x0e01, 46), 9000, 50)},
+      {"DNA", letters({"A", "C", "G", "T"}, 20000, 70)},
+      {"one line without an end", letters({"A", "C", "G", "T", "N"}, 600000, 0)},
+      {"a table", letters({"1", "2", "7", "\t", "abc", "."}, 20000, 30)},
+      {"lone CR", letters({"lo", "mi", "\r", "re"}, 20000, 0)}};
+  for (const auto& [name, text] : texts)
+    for (const std::string method : {"bpe", "unigram"}) {
+      if (method == "unigram" && text.size() > 100000) continue;  // slow
+      INFO(name << ", " << method);
+      const TokenizerPtr tokenizer = trained_on(text, name == "Chinese" ? 900 : 340, method);
+      CHECK(tokenizer->vocabulary() == (name == "Chinese" ? 900 : 340));
+      CHECK(tokenizer->encode(text).size() < text.size());
+      for (const std::string& some :
+           {text, std::string(" a  b "), std::string("\xe2\x96\x81 \xe2\x96\x81\xe2\x96 \x81"),
+            std::string("\0 \r\n\t ", 6), random_bytes(3, 500)})
+        CHECK(tokenizer->decode(tokenizer->encode(some)) == some);
+    }
+}
+
+TEST_CASE(
+    "tokenizer: more characters than a vocabulary has room for leave the rare ones to bytes") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  const std::string text = letters(characters(0x4e00, 2000), 30000, 31);
+  for (const int64_t size : {301, 700}) {
+    const TokenizerPtr tokenizer = trained_on(text, size);
+    CHECK(tokenizer->vocabulary() == size);
+    CHECK(tokenizer->decode(tokenizer->encode(text)) == text);
+    CHECK(tokenizer->encode(text).size() < text.size());
+  }
+}
+
+TEST_CASE("tokenizer: where a text is too short for a vocabulary, the largest named can be had") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  for (const std::string& text :
+       {words(1, 300), letters(characters(0x4e00, 60), 400, 20), letters({"A", "C"}, 900, 70)})
+    for (const std::string method : {"bpe", "unigram"}) {
+      if (text.find_first_not_of("AC\n") == std::string::npos && method == "unigram")
+        continue;  // has fewer pieces than 301
+      const std::string refused = message([&] { trained_on(text, 40000, method); });
+      INFO(method << ": " << refused);
+      const std::string before = "it has one of 301 to ";
+      REQUIRE(contains(refused, before));
+      const int64_t most = std::stoll(refused.substr(refused.find(before) + before.size()));
+      CHECK(trained_on(text, most, method)->vocabulary() == most);
+    }
+}
+
+TEST_CASE("tokenizer: a text is encoded alike whole and handed over in stretches") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  const std::string text = letters({"lo", "mi", "\xc3\xa9", " "}, 400000, 0);
+  const TokenizerPtr tokenizer = trained_on(text, 320);
+  size_t most = 0;
+  std::vector<int32_t> tokens;
+  tokenizer->encode(text, [&](std::span<const int32_t> some) {
+    most = std::max(most, some.size());
+    tokens.insert(tokens.end(), some.begin(), some.end());
+  });
+  CHECK(tokens == tokenizer->encode(text));
+  CHECK(tokenizer->decode(tokens) == text);
+  CHECK(most < tokens.size() / 2);
+}
+
 TEST_CASE("tokenizer: the same text trains the same vocabulary") {
   if (!has_sentencepiece()) SKIP("built without SentencePiece");
   for (const std::string method : {"bpe", "unigram"})
@@ -96,8 +196,9 @@ TEST_CASE("tokenizer: a vocabulary that does not fit is told") {
     return message(
         [&] { train_tokenizer({folder / "a.txt"}, {}, {.size = size, .method = method}); });
   };
-  CHECK(contains(train(4096, "bpe"), "cannot make a vocabulary of 4096 from this text"));
-  CHECK(contains(train(4096, "unigram"), "cannot make a vocabulary of 4096 from this text"));
+  for (const std::string method : {"bpe", "unigram"})
+    CHECK(contains(train(4096, method), "a.txt: the text is too short for a vocabulary of 4096"));
+  CHECK(contains(train(int64_t{1} << 40, "bpe"), "is too large, expected at most"));
   CHECK(contains(train(100, "bpe"), "expected over 300"));
   CHECK(contains(train(400, "wordpiece"), "known: bpe, unigram"));
   CHECK(contains(message([] { sentencepiece_tokenizer("rubbish"); }), "no SentencePiece"));

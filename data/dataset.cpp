@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <list>
 #include <mutex>
+#include <span>
 #include <sstream>
+#include <type_traits>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -20,18 +23,53 @@ constexpr int64_t kInMemory = int64_t{2} << 30;
 constexpr int64_t kBlock = int64_t{1} << 18;  // tokens that a file store reads at once
 constexpr size_t kBlocksKept = 64;
 
-template <class T>
+// Tokens in blocks: one row would be held twice while it grows. Block is of chars where the tokens are
+// bytes, so that a text becomes a block as it is.
+template <class Block>
 class MemoryStore final : public TokenStore {
  public:
-  explicit MemoryStore(std::vector<T> tokens) : tokens_(std::move(tokens)) {}
-  int64_t size() const override { return static_cast<int64_t>(tokens_.size()); }
+  int64_t size() const override { return starts_.back(); }
   void read(int64_t begin, int64_t end, int32_t* to) const override {
-    std::copy(tokens_.begin() + begin, tokens_.begin() + end, to);
+    auto i = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), begin) -
+                                 starts_.begin() - 1);
+    for (; begin < end; ++i) {
+      const int64_t stop = std::min(end, starts_[i + 1]);
+      to = std::transform(
+          blocks_[i].begin() + (begin - starts_[i]), blocks_[i].begin() + (stop - starts_[i]), to,
+          [](auto token) {
+            return static_cast<int32_t>(static_cast<std::make_unsigned_t<decltype(token)>>(token));
+          });
+      begin = stop;
+    }
+  }
+  void add(std::span<const int32_t> tokens) {
+    while (!tokens.empty()) {
+      if (blocks_.empty() || blocks_.back().size() >= kInBlock) {
+        add(Block());
+        blocks_.back().reserve(kInBlock);
+      }
+      Block& block = blocks_.back();
+      const size_t n = std::min(tokens.size(), kInBlock - block.size());
+      for (const int32_t token : tokens.first(n))
+        block.push_back(static_cast<typename Block::value_type>(token));
+      starts_.back() += static_cast<int64_t>(n);
+      tokens = tokens.subspan(n);
+    }
+  }
+  void add(Block&& block) {
+    starts_.push_back(starts_.back() + static_cast<int64_t>(block.size()));
+    blocks_.push_back(std::move(block));
   }
 
  private:
-  std::vector<T> tokens_;
+  static constexpr size_t kInBlock = size_t{1} << 20;
+  std::vector<Block> blocks_;
+  std::vector<int64_t> starts_{0};  // of each block, and the end
 };
+
+using ByteStore = MemoryStore<std::string>;  // a vocabulary of 256
+using ShortStore = MemoryStore<std::vector<uint16_t>>;
+using LongStore = MemoryStore<std::vector<int32_t>>;
 
 void check_tokens(const std::string& path, const std::vector<int32_t>& tokens, int64_t vocabulary) {
   for (const int32_t token : tokens)
@@ -92,7 +130,30 @@ class FileStore final : public TokenStore {
   mutable std::list<Block> blocks_;  // the last used first
 };
 
-std::shared_ptr<const TokenStore> store_of(Hdf5Reader file, int64_t vocabulary) {
+// A store with room for a vocabulary, and what fills it.
+template <class Fill>
+std::shared_ptr<const TokenStore> filled(int64_t vocabulary, const Fill& fill) {
+  const auto fill_one = [&](auto store) {
+    fill(*store);
+    return store;
+  };
+  if (vocabulary <= 256) return fill_one(std::make_shared<ByteStore>());
+  if (vocabulary <= 65536) return fill_one(std::make_shared<ShortStore>());
+  return fill_one(std::make_shared<LongStore>());
+}
+
+std::shared_ptr<const TokenStore> in_memory(const FileStore& file, int64_t vocabulary) {
+  return filled(vocabulary, [&](auto& store) {
+    std::vector<int32_t> tokens;
+    for (int64_t begin = 0; begin < file.size(); begin += kBlock) {
+      tokens.resize(static_cast<size_t>(std::min(kBlock, file.size() - begin)));
+      file.read(begin, begin + static_cast<int64_t>(tokens.size()), tokens.data());
+      store.add(tokens);
+    }
+  });
+}
+
+std::shared_ptr<const TokenStore> store_of(Hdf5Reader file, int64_t vocabulary, Opened how) {
   const TensorInfo info = file.info("tokens");
   require(info.shape.dims() == 1 && (info.dtype == Dtype::u8 || info.dtype == Dtype::i32),
           file.path(), ": its tokens are ", info.dtype, " ", info.shape,
@@ -100,21 +161,39 @@ std::shared_ptr<const TokenStore> store_of(Hdf5Reader file, int64_t vocabulary) 
   const int64_t n = info.shape[0];
   if (n * size_of(info.dtype) > kInMemory)
     return std::make_shared<FileStore>(std::move(file), info, vocabulary);
-  if (info.dtype == Dtype::u8) {
-    std::vector<uint8_t> tokens(static_cast<size_t>(n));
-    file.read_rows("tokens", 0, n, tokens.data());
-    return std::make_shared<MemoryStore<uint8_t>>(std::move(tokens));
-  }
-  std::vector<int32_t> tokens(static_cast<size_t>(n));
-  file.read_rows("tokens", 0, n, tokens.data());
-  check_tokens(file.path(), tokens, vocabulary);
-  return std::make_shared<MemoryStore<int32_t>>(std::move(tokens));
+  if (how == Opened::in_file) return std::make_shared<FileStore>(std::move(file), info, vocabulary);
+  return in_memory(FileStore(std::move(file), info, vocabulary), vocabulary);
 }
 
-void hash_document(Hash64& hash, const std::string& text) {
-  const uint64_t size = text.size();
-  hash.update(&size, sizeof size);
-  hash.update(text);
+// Of all documents: where each begins, and what tells one text from another.
+struct Borders {
+  std::vector<int64_t> borders{0};
+  int64_t text_bytes = 0;
+  Hash64 hash;
+
+  void add(const std::string& text, int64_t tokens) {
+    borders.push_back(borders.back() + tokens);
+    text_bytes += static_cast<int64_t>(text.size());
+    const uint64_t size = text.size();
+    hash.update(&size, sizeof size);
+    hash.update(text);
+  }
+};
+
+// Encodes a document into a store; a large text of bytes becomes a block of it as it is.
+template <class Store>
+void store_document(const Tokenizer& tokenizer, std::string&& text, Store& store,
+                    Borders& borders) {
+  if constexpr (std::is_same_v<Store, ByteStore>) {
+    if (tokenizer.kind() == "bytes" && text.size() > static_cast<size_t>(kBlock)) {
+      borders.add(text, static_cast<int64_t>(text.size()));
+      store.add(std::move(text));
+      return;
+    }
+  }
+  const int64_t before = store.size();
+  tokenizer.encode(text, [&](std::span<const int32_t> tokens) { store.add(tokens); });
+  borders.add(text, store.size() - before);
 }
 
 std::string thousands(int64_t n) {
@@ -228,72 +307,76 @@ std::string TokenDataset::describe() const {
 
 // --- Making and opening -----------------------------------------------------------------------------
 
-TokenDataset dataset_from_documents(const std::vector<Document>& documents,
-                                    const TokenizerPtr& tokenizer,
-                                    const std::vector<std::string>& sources) {
+// `each` calls what it is given for each document.
+TokenDataset dataset_from(const std::function<void(const std::function<void(Document&&)>&)>& each,
+                          const TokenizerPtr& tokenizer, const std::vector<std::string>& sources) {
   TokenDataset set;
   set.tokenizer_ = tokenizer;
   set.sources_ = sources;
-  Hash64 hash;
-  std::vector<uint8_t> bytes;
-  std::vector<int32_t> tokens;
-  const bool small = tokenizer->vocabulary() <= 256;
-  for (const Document& document : documents) {
-    if (document.text.empty()) continue;
-    const std::vector<int32_t> found = tokenizer->encode(document.text);
-    if (small)
-      bytes.insert(bytes.end(), found.begin(), found.end());
-    else
-      tokens.insert(tokens.end(), found.begin(), found.end());
-    set.borders_.push_back(set.borders_.back() + static_cast<int64_t>(found.size()));
-    set.text_bytes_ += static_cast<int64_t>(document.text.size());
-    hash_document(hash, document.text);
-  }
-  require(set.borders_.size() > 1, "the text holds no documents");
-  set.text_hash_ = hash.digest();
-  if (small)
-    set.store_ = std::make_shared<MemoryStore<uint8_t>>(std::move(bytes));
-  else
-    set.store_ = std::make_shared<MemoryStore<int32_t>>(std::move(tokens));
+  Borders borders;
+  set.store_ = filled(tokenizer->vocabulary(), [&](auto& store) {
+    each([&](Document&& document) {
+      if (!document.text.empty())
+        store_document(*tokenizer, std::move(document.text), store, borders);
+    });
+  });
+  require(borders.borders.size() > 1, "the text holds no documents");
+  set.borders_ = std::move(borders.borders);
+  set.text_bytes_ = borders.text_bytes;
+  set.text_hash_ = borders.hash.digest();
   return set;
 }
 
-void build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
-                         const TokenizerPtr& tokenizer, const std::string& path) {
+TokenDataset dataset_from_documents(const std::vector<Document>& documents,
+                                    const TokenizerPtr& tokenizer,
+                                    const std::vector<std::string>& sources) {
+  return dataset_from(
+      [&](const auto& take) {
+        for (const Document& document : documents) take(Document(document));
+      },
+      tokenizer, sources);
+}
+
+LeftOut build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
+                            const TokenizerPtr& tokenizer, const std::string& path) {
   Hdf5Writer out(path);
   const bool small = tokenizer->vocabulary() <= 256;
   out.begin_rows("tokens", small ? Dtype::u8 : Dtype::i32, {});
-  std::vector<int64_t> borders = {0};
-  int64_t text_bytes = 0;
-  Hash64 hash;
-  for_each_document(sources, options, [&](Document&& document) {
-    if (document.text.empty()) return;
-    const std::vector<int32_t> tokens = tokenizer->encode(document.text);
-    const auto n = static_cast<int64_t>(tokens.size());
-    if (small) {
-      const std::vector<uint8_t> bytes(tokens.begin(), tokens.end());
-      out.append_rows("tokens", bytes.data(), n);
-    } else {
-      out.append_rows("tokens", tokens.data(), n);
-    }
-    borders.push_back(borders.back() + n);
-    text_bytes += static_cast<int64_t>(document.text.size());
-    hash_document(hash, document.text);
+  Borders borders;
+  std::vector<int32_t> waiting;  // short documents are written together
+  std::vector<uint8_t> bytes;
+  const auto write = [&] {
+    if (small) bytes.assign(waiting.begin(), waiting.end());
+    const void* data = small ? static_cast<const void*>(bytes.data()) : waiting.data();
+    out.append_rows("tokens", data, static_cast<int64_t>(waiting.size()));
+    waiting.clear();
+  };
+  const LeftOut left_out = for_each_document(sources, options, [&](Document&& document) {
+    int64_t n = 0;
+    tokenizer->encode(document.text, [&](std::span<const int32_t> tokens) {
+      waiting.insert(waiting.end(), tokens.begin(), tokens.end());
+      n += static_cast<int64_t>(tokens.size());
+      if (static_cast<int64_t>(waiting.size()) >= kBlock) write();
+    });
+    if (n > 0) borders.add(document.text, n);
   });
-  require(borders.size() > 1, "the text named holds no documents");
-  out.tensor("documents", Dtype::i64, {static_cast<int64_t>(borders.size())}, borders.data());
+  if (!waiting.empty()) write();
+  require(borders.borders.size() > 1, "the text named holds no documents");
+  out.tensor("documents", Dtype::i64, {static_cast<int64_t>(borders.borders.size())},
+             borders.borders.data());
   save_tokenizer(out, "tokenizer", *tokenizer);
   out.attribute("", "format", std::string(kFormat));
   out.attribute("", "version", kVersion);
   std::vector<std::string> named;
   for (const std::string& source : sources) named.push_back(as_utf8(source));
   out.attribute("", "sources", named);
-  out.attribute("", "text_bytes", text_bytes);
-  out.attribute("", "text_hash", static_cast<int64_t>(hash.digest()));
+  out.attribute("", "text_bytes", borders.text_bytes);
+  out.attribute("", "text_hash", static_cast<int64_t>(borders.hash.digest()));
   out.commit();
+  return left_out;
 }
 
-TokenDataset open_token_dataset(const std::string& path) {
+TokenDataset open_token_dataset(const std::string& path, Opened how) {
   Hdf5Reader in(path, "token dataset");
   require(in.has_attribute("", "format") && in.text("", "format") == kFormat, path,
           ": is HDF5, but not a token dataset; `weft data` makes them");
@@ -305,7 +388,7 @@ TokenDataset open_token_dataset(const std::string& path) {
   set.text_bytes_ = in.integer("", "text_bytes");
   set.text_hash_ = static_cast<uint64_t>(in.integer("", "text_hash"));
   set.borders_ = to_ints(in.tensor("documents"));
-  set.store_ = store_of(std::move(in), set.tokenizer_->vocabulary());
+  set.store_ = store_of(std::move(in), set.tokenizer_->vocabulary(), how);
   const auto& borders = set.borders_;
   require(borders.size() > 1 && borders.front() == 0 && borders.back() == set.size() &&
               std::adjacent_find(borders.begin(), borders.end(), std::greater_equal<>()) ==
@@ -325,7 +408,12 @@ TokenDataset open_data(const std::vector<std::string>& sources, const TextOption
       require(!source.ends_with(".h5"), source,
               ": a token dataset stands alone; expected one *.h5, or text");
     require(tokenizer != nullptr, "text needs a vocabulary");
-    return dataset_from_documents(read_text(sources, options), tokenizer, sources);
+    LeftOut left_out;
+    TokenDataset set = dataset_from(
+        [&](const auto& take) { left_out = for_each_document(sources, options, take); }, tokenizer,
+        sources);
+    set.left_out_ = left_out.text();
+    return set;
   }
   TokenDataset set = open_token_dataset(sources.front());
   require(!tokenizer || tokenizer->hash() == set.tokenizer()->hash(), sources.front(),

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -62,6 +63,11 @@ enum class HeldOut : uint8_t {
   spread  // whole documents at even distances
 };
 
+enum class Opened : uint8_t {
+  as_fits,  // in memory up to 2 GiB
+  in_file   // read as needed, whatever the size: for a look at what it holds
+};
+
 class TokenDataset {
  public:
   const TokenizerPtr& tokenizer() const { return tokenizer_; }
@@ -70,6 +76,8 @@ class TokenDataset {
   const std::vector<int64_t>& borders() const { return borders_; }
   const std::vector<std::string>& sources() const { return sources_; }
   int64_t text_bytes() const { return text_bytes_; }
+  // What of the sources' folders was no text, as LeftOut says it; "" for nothing.
+  const std::string& left_out() const { return left_out_; }
 
   TokenPart all() const;
   // {training part, held-out part}. A fraction of 0 holds nothing out. Throws Error unless
@@ -80,15 +88,19 @@ class TokenDataset {
   std::string describe() const;
 
  private:
-  friend TokenDataset dataset_from_documents(const std::vector<Document>&, const TokenizerPtr&,
-                                             const std::vector<std::string>&);
-  friend TokenDataset open_token_dataset(const std::string&);
+  friend TokenDataset dataset_from(
+      const std::function<void(const std::function<void(Document&&)>&)>& each, const TokenizerPtr&,
+      const std::vector<std::string>&);
+  friend TokenDataset open_token_dataset(const std::string&, Opened);
+  friend TokenDataset open_data(const std::vector<std::string>&, const TextOptions&,
+                                const TokenizerPtr&);
   TokenPart part(std::vector<TokenPart::Range> ranges) const;
 
   std::shared_ptr<const TokenStore> store_;
   std::vector<int64_t> borders_{0};
   TokenizerPtr tokenizer_;
   std::vector<std::string> sources_;
+  std::string left_out_;
   int64_t text_bytes_ = 0;
   uint64_t text_hash_ = 0;
 };
@@ -98,13 +110,13 @@ TokenDataset dataset_from_documents(const std::vector<Document>& documents,
                                     const TokenizerPtr& tokenizer,
                                     const std::vector<std::string>& sources = {});
 
-// Writes a token dataset, one source file in memory at a time.
-void build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
-                         const TokenizerPtr& tokenizer, const std::string& path);
+// Writes a token dataset, one document in memory at a time. Returns what of the folders was no text.
+LeftOut build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
+                            const TokenizerPtr& tokenizer, const std::string& path);
 
 // Files up to 2 GiB are read whole and checked; larger ones are read as needed, a chunk at a time.
 // Throws Error for what is no token dataset, or a damaged one.
-TokenDataset open_token_dataset(const std::string& path);
+TokenDataset open_token_dataset(const std::string& path, Opened how = Opened::as_fits);
 
 // What a recipe names: one token dataset (*.h5), whose vocabulary is inside, or text. `tokenizer` is
 // for text; where a token dataset is named and a tokenizer given, they must be the same.

@@ -66,6 +66,7 @@ int run_eval(const EvalArguments& a) {
     l.data = {.sources = {a.data}, .document = l.data.document, .packed = l.data.packed};
     const data::TokenDataset all =
         data::open_data(l.data.sources, text_options(l.data.document), l.tokenizer);
+    if (!all.left_out().empty()) std::printf("left out: %s\n", all.left_out().c_str());
     const data::BatchShape shape{.rows = l.recipe.train.batch, .length = l.model->context()};
     data::BatchSource held_out(l.data.packed ? data::held_out_packed(all.all(), shape)
                                              : data::held_out_windows(all.all(), shape));
@@ -111,7 +112,8 @@ int run_generate(const GenerateArguments& a) {
 
 int run_data(const DataArguments& a) {
   if (!a.describe.empty()) {
-    std::printf("%s\n", data::open_token_dataset(a.describe).describe().c_str());
+    std::printf("%s\n",
+                data::open_token_dataset(a.describe, data::Opened::in_file).describe().c_str());
     return 0;
   }
   require(!a.sources.empty(), "data: name at least one text file or folder, or --describe FILE");
@@ -125,12 +127,17 @@ int run_data(const DataArguments& a) {
   const data::TokenizerPtr tokenizer =
       a.tokenizer == "bytes" ? data::byte_tokenizer()
                              : data::train_tokenizer(a.sources, options, {.size = a.vocabulary});
-  data::build_token_dataset(a.sources, options, tokenizer, a.out);
+  const data::LeftOut left_out = data::build_token_dataset(a.sources, options, tokenizer, a.out);
   std::error_code ignored;
-  if (is_standard_output(a.out) || !std::filesystem::is_regular_file(a.out, ignored))
-    std::fprintf(stderr, "%s: written\n", a.out.c_str());  // not to be read again from there
+  const bool read_again =
+      !is_standard_output(a.out) && std::filesystem::is_regular_file(a.out, ignored);
+  std::FILE* const to = read_again ? stdout : stderr;
+  if (!left_out.empty()) std::fprintf(to, "left out: %s\n", left_out.text().c_str());
+  if (read_again)
+    std::printf("%s\n%s\n", a.out.c_str(),
+                data::open_token_dataset(a.out, data::Opened::in_file).describe().c_str());
   else
-    std::printf("%s\n%s\n", a.out.c_str(), data::open_token_dataset(a.out).describe().c_str());
+    std::fprintf(stderr, "%s: written\n", a.out.c_str());
   return 0;
 }
 

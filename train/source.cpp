@@ -29,8 +29,8 @@ data::BatchShape rank_shape(const Recipe& recipe, int64_t context) {
 
 data::TextOptions text_options(const std::string& document) {
   data::TextOptions options;
-  if (document == "line") options.separator = "\n";
-  if (document == "blank") options.separator = "\n\n";
+  if (document == "line") options.document = data::Cut::line;
+  if (document == "blank") options.document = data::Cut::blank;
   return options;
 }
 
@@ -77,7 +77,9 @@ DataSettings read_data(const TomlTable& t) {
 
 int64_t vocabulary_of(const DataSettings& s) {
   return data::is_token_dataset(s.sources) && s.vocabulary == 0
-             ? data::open_token_dataset(s.sources[0]).tokenizer()->vocabulary()
+             ? data::open_token_dataset(s.sources[0], data::Opened::in_file)
+                   .tokenizer()
+                   ->vocabulary()
              : s.vocabulary;
 }
 
@@ -127,7 +129,8 @@ void Source::open_task(const DataSettings& s, const Recipe& recipe, int64_t cont
 }
 
 void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t context) {
-  const data::TextOptions options = text_options(s.document);
+  data::TextOptions options = text_options(s.document);
+  options.run_folder = recipe.train.out;
   const bool dataset = data::is_token_dataset(s.sources);
   if (!tokenizer_ && !dataset) {
     tokenizer_ =
@@ -157,6 +160,7 @@ void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t cont
                         tokenizer_->kind(), ", vocabulary ", tokenizer_->vocabulary(), "), ",
                         count_text(double(rest.size())), " held out",
                         nothing ? " (never evaluated: no document of them has two tokens)" : "");
+  if (!all.left_out().empty()) description_ += "; left out: " + all.left_out();
 }
 
 layers::Batch Source::next(Device device) { return model_batch(train_->next(device)); }

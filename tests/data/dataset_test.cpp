@@ -107,3 +107,33 @@ TEST_CASE("dataset: what is no token dataset, or a damaged one, is told") {
   const auto mixed = message([&] { open_data({folder / "a.h5", "x"}, {}, byte_tokenizer()); });
   CHECK(contains(mixed, "a token dataset stands alone"));
 }
+
+TEST_CASE("dataset: tokens in blocks read as one row") {
+  // Documents above and below what becomes a block as it is.
+  const Random random(11);
+  std::vector<Document> all;
+  std::string text;
+  for (const size_t size : {1000u, 1'500'000u, 3u, 700'000u, 600'000u, 2'000'000u, 1u}) {
+    std::string part(size, '\0');
+    for (size_t i = 0; i < size; ++i)
+      part[i] = static_cast<char>(random.below(256, text.size() + i));
+    text += part;
+    all.push_back({"", part});
+  }
+  const TokenPart part = dataset_from_documents(all, byte_tokenizer()).all();
+  REQUIRE(part.size() == static_cast<int64_t>(text.size()));
+  CHECK(part.text(0, part.size()) == text);
+  for (const int64_t at : {0, 999, 1048575, 1501000, 2201003, 2801003, 4801003})
+    CHECK(part.text(at, std::min(part.size(), at + 5)) == text.substr(static_cast<size_t>(at), 5));
+}
+
+TEST_CASE("dataset: a look at a file tells what reading it does") {
+  const Folder folder;
+  write_file(folder / "a.txt", "one\n\ntwo\n");
+  const LeftOut none = build_token_dataset({folder / "a.txt"}, {.document = Cut::blank},
+                                           byte_tokenizer(), folder / "a.h5");
+  CHECK(none.empty());
+  const TokenDataset look = open_token_dataset(folder / "a.h5", Opened::in_file);
+  CHECK(look.describe() == open_token_dataset(folder / "a.h5").describe());
+  CHECK(look.all().text(0, look.size()) == "onetwo\n");
+}

@@ -1,6 +1,7 @@
 #include "data/text.h"
 
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "core/file.h"
 #include "tests/data/helpers.h"
@@ -25,14 +26,108 @@ TEST_CASE("text: a file is a document, a folder all of its files in order") {
   CHECK(twice.at(0).text == "third");
 }
 
-TEST_CASE("text: a separator cuts a file into documents") {
+namespace {
+
+std::vector<std::string> cut(const std::string& text, Cut how) {
   const Folder folder;
-  write_file(folder / "a.txt", "one\n--\n--\ntwo\nmore\n--\n");
-  const auto parts = read_text({folder / "a.txt"}, {.separator = "--\n"});
-  REQUIRE(parts.size() == 2);
-  CHECK(parts[0].text == "one\n");
-  CHECK(parts[1].text == "two\nmore\n");
-  CHECK(parts[1].name == folder / "a.txt#3");
+  write_file(folder / "a.txt", text);
+  std::vector<std::string> parts;
+  for_each_document({folder / "a.txt"}, {.document = how},
+                    [&](Document&& document) { parts.push_back(document.text); });
+  return parts;
+}
+
+std::string with_line_ends(const std::string& text, const std::string& end) {
+  std::string changed;
+  for (const char c : text) changed += c == '\n' ? end : std::string(1, c);
+  return changed;
+}
+
+using Parts = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("text: lines and blank lines end with LF, CR LF or CR alike") {
+  const std::string text = "one\ntwo\n\n\nthree\n\n  \nfour\n\t\n\nfive\n";
+  for (const Cut how : {Cut::line, Cut::blank})
+    for (const std::string end : {"\r\n", "\r"}) {
+      Parts expected;
+      for (const std::string& part : cut(text, how)) expected.push_back(with_line_ends(part, end));
+      CHECK(cut(with_line_ends(text, end), how) == expected);
+    }
+  CHECK(cut("a\r\nb\rc\nd", Cut::line) == Parts{"a", "b", "c", "d"});
+  CHECK(cut("a\r\n\nb\n\r\nc\n\rd\r\re", Cut::blank) == Parts{"a", "b", "c", "d", "e"});
+}
+
+TEST_CASE("text: documents keep their own line ends, and an LF text is cut at two LF") {
+  CHECK(cut("a\nb\n\nc\n\n\nd\n", Cut::blank) == Parts{"a\nb", "c", "\nd\n"});
+  CHECK(cut("a\r\nb\r\n\r\nc\r\n", Cut::blank) == Parts{"a\r\nb", "c\r\n"});
+  CHECK(cut("a\r\n\r\nb", Cut::file) == Parts{"a\r\n\r\nb"});
+}
+
+TEST_CASE("text: a line of spaces and tabs is blank") {
+  CHECK(cut("a\n \t\nb", Cut::blank) == Parts{"a", "b"});
+  CHECK(cut(" \n\na\n\n  \n\nb\n ", Cut::blank) == Parts{"a", "b\n "});
+  CHECK(cut("  \na \n\t\n b\n", Cut::line) == Parts{"a ", " b"});
+}
+
+TEST_CASE("text: a file of many blocks is cut as it would be in one") {
+  // Documents of all lengths around the borders of blocks, one of them most of the file.
+  std::string text, line;
+  Parts expected;
+  for (int i = 0; i < 4000; ++i) {
+    line = std::string(static_cast<size_t>(1 + i * 37 % 1900), static_cast<char>('a' + i % 26));
+    if (i == 2000) line = std::string(5'000'000, 'x');
+    expected.push_back(line);
+    text += line + "\r\n";
+  }
+  CHECK(cut(text, Cut::line) == expected);
+  CHECK(cut(with_line_ends(text, "\n\r"), Cut::blank) == expected);
+  CHECK(cut(text, Cut::file).at(0).size() == text.size());
+}
+
+TEST_CASE("text: what of a folder is no text is left out and told once") {
+  const Folder folder;
+  namespace fs = std::filesystem;
+  write_file(folder / "a.txt", "text");
+  write_file(folder / "empty.txt", "");
+  write_file(folder / "binary.bin", std::string(2'000'000, 'x') + std::string("\0y", 2));
+  write_file(folder / "set.h5", "\x89HDF\r\n\x1a\n and more");
+  fs::create_symlink("loop", folder / "loop");
+  fs::create_symlink("nowhere", folder / "dangling");
+  fs::create_directories(folder / "run/checkpoints");
+  write_file(folder / "run/recipe.toml", "steps = 1");
+  fs::create_directories(folder / "new_run");
+  write_file(folder / "new_run/lock", "1");
+  fs::create_directory_symlink(folder / "run", folder / "link");
+  REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);  // opening it would wait for ever
+  std::vector<std::string> names;
+  const LeftOut left_out =
+      for_each_document({folder.path.string()}, {.run_folder = folder / "new_run"},
+                        [&](Document&& document) { names.push_back(document.name); });
+  CHECK(names == std::vector<std::string>{folder / "a.txt"});
+  for (const std::string& part : std::vector<std::string>{
+           "1 empty (" + (folder / "empty.txt") + ")", "1 binary (" + (folder / "binary.bin") + ")",
+           "1 HDF5, as checkpoints and datasets are (", "2 folders of runs (",
+           "2 links that lead nowhere (", folder / "loop", "1 links to folders (",
+           "1 pipes, sockets or devices ("})
+    contains(left_out.text(), part);
+  fs::remove(folder / "a.txt");
+  const TextOptions options{.run_folder = folder / "new_run"};
+  contains(message([&] { read_text({folder.path.string()}, options); }),
+           "without files of text; left out:");
+}
+
+TEST_CASE("text: a file that is named and is no text is refused by what it is") {
+  const Folder folder;
+  std::filesystem::create_symlink("loop", folder / "loop");
+  std::filesystem::create_symlink("nowhere", folder / "dangling");
+  write_file(folder / "set.bin", "\x89HDF\r\n\x1a\n");
+  const auto read = [](const std::string& source) { return message([&] { read_text({source}); }); };
+  contains(read(folder / "loop"), "loop: cannot be read: Too many levels of symbolic links");
+  contains(read(folder / "dangling"), "dangling: is a link to \"nowhere\", which is not there");
+  contains(read("/dev/zero"), "/dev/zero: is a device, expected a file of text");
+  contains(read(folder / "set.bin"), "set.bin: is an HDF5 file, expected text");
 }
 
 TEST_CASE("text: what is missing, empty or binary is told") {

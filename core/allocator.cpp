@@ -13,6 +13,7 @@ namespace weft {
 namespace {
 
 constexpr int64_t kAlign = 64;
+constexpr int64_t kMost = int64_t{1} << 56;  // bytes: rounding and sums stay within 64 bits
 
 // Names of owners, given out once; an owner is an index into them.
 struct OwnerNames {
@@ -76,7 +77,10 @@ Allocator::~Allocator() {
 }
 
 Allocator::Block Allocator::allocate(int64_t bytes) {
-  require(bytes >= 0, "allocator: asked for ", bytes, " bytes");
+  require(bytes >= 0 && bytes <= kMost, owners().name_of(owner_of_thread), " asked for ",
+          bytes < 0 ? "more than 2^63" : std::to_string(bytes),
+          " bytes, more than any machine has; a size in the recipe, an option or a file is too "
+          "large");
   State& s = *state_;
   const std::lock_guard lock(s.mutex);
   // At least one unit, so that an empty tensor has an address too.

@@ -62,6 +62,19 @@ To cast(From value) {
     return static_cast<To>(value);
 }
 
+// Throws Error where the bytes of a tensor are no number of 63 bits.
+int64_t bytes_of(const Shape& shape, Dtype dtype) {
+  int64_t bytes = size_of(dtype);
+  bool fits = true;
+  for (const int64_t s : shape) {
+    require(s >= 0, current_owner(), ": a tensor of shape ", shape, " cannot be made");
+    fits = fits && !__builtin_mul_overflow(bytes, std::max<int64_t>(1, s), &bytes);
+  }
+  require(fits, current_owner(), ": a tensor of shape ", shape, " in ", dtype,
+          " is larger than any memory; a size in the recipe, an option or a file is too large");
+  return shape.numel() == 0 ? 0 : bytes;
+}
+
 }  // namespace
 
 Shape::Shape(std::initializer_list<int64_t> sizes) {
@@ -99,7 +112,6 @@ Storage::Storage(Device device, int64_t bytes)
 Storage::~Storage() { allocator(device_).release(block_); }
 
 Tensor empty(const Shape& shape, Dtype dtype, Device device) {
-  for (const int64_t s : shape) require(s >= 0, "a tensor of shape ", shape, " cannot be made");
   Tensor t;
   t.storage_ = std::make_shared<Storage>(device, bytes_of(shape, dtype));
   t.shape_ = shape;

@@ -62,17 +62,17 @@ To cast(From value) {
     return static_cast<To>(value);
 }
 
-// Throws Error where the bytes of a tensor are no number of 63 bits.
-int64_t bytes_of(const Shape& shape, Dtype dtype) {
-  int64_t bytes = size_of(dtype);
-  bool fits = true;
-  for (const int64_t s : shape) {
-    require(s >= 0, current_owner(), ": a tensor of shape ", shape, " cannot be made");
-    fits = fits && !__builtin_mul_overflow(bytes, std::max<int64_t>(1, s), &bytes);
+// What a tensor of this shape takes. Throws Error, TooMany where it is more than any memory.
+int64_t bytes_wanted(const Shape& shape, Dtype dtype) {
+  for (const int64_t size : shape)
+    require(size >= 0, current_owner(), ": a tensor of shape ", shape, " cannot be made");
+  try {
+    return bytes_of(shape, dtype);
+  } catch (const TooMany&) {
+    throw TooMany(concat(current_owner(), ": a tensor of shape ", shape, " in ", dtype,
+                         " is larger than any memory; a size in the recipe, an option or a file is "
+                         "too large"));
   }
-  require(fits, current_owner(), ": a tensor of shape ", shape, " in ", dtype,
-          " is larger than any memory; a size in the recipe, an option or a file is too large");
-  return shape.numel() == 0 ? 0 : bytes;
 }
 
 }  // namespace
@@ -113,7 +113,7 @@ Storage::~Storage() { allocator(device_).release(block_); }
 
 Tensor empty(const Shape& shape, Dtype dtype, Device device) {
   Tensor t;
-  t.storage_ = std::make_shared<Storage>(device, bytes_of(shape, dtype));
+  t.storage_ = std::make_shared<Storage>(device, bytes_wanted(shape, dtype));
   t.shape_ = shape;
   t.strides_ = row_major(shape);
   t.dtype_ = dtype;

@@ -11,6 +11,7 @@
 #include "core/text.h"
 #include "kernels/agreement.h"
 #include "kernels/common/rounding.h"
+#include "train/naive_memory.h"
 #include "train/report.h"
 
 namespace weft::train {
@@ -79,6 +80,7 @@ Run run(const Operation& op, const OperationFile& file, Settings settings, Form 
   Tensors inputs = on_device(device, rounded_to(dtype, file.inputs, op.inputs()));
   const bool routes = op.name() == "router";
   if (routes) prepare_router(inputs, settings);
+  if (form == Form::naive && backward) require_naive_memory(op.name(), inputs, settings);
   Run r;
   r.outputs = op.forward(form, inputs, settings);
   if (routes) r.outputs["index"] = inputs["index"];

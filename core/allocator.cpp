@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <unordered_map>
 
 #include "core/error.h"
 #include "core/sizes.h"
@@ -19,13 +20,13 @@ constexpr int64_t kMost = int64_t{1} << 56;  // bytes: rounding and sums stay wi
 struct OwnerNames {
   std::mutex mutex;
   std::vector<std::string> names{"other"};
+  std::unordered_map<std::string, int> indices{{"other", 0}};
 
   int index_of(std::string_view name) {
     const std::lock_guard lock(mutex);
-    for (size_t i = 0; i < names.size(); ++i)
-      if (names[i] == name) return static_cast<int>(i);
-    names.emplace_back(name);
-    return static_cast<int>(names.size()) - 1;
+    const auto [found, fresh] = indices.emplace(std::string(name), static_cast<int>(names.size()));
+    if (fresh) names.emplace_back(name);
+    return found->second;
   }
   std::string name_of(int index) {
     const std::lock_guard lock(mutex);
@@ -57,8 +58,32 @@ struct Allocator::State {
   std::map<int64_t, std::vector<void*>> cache;
   int64_t current = 0, peak = 0, cached = 0;
   std::vector<int64_t> by_owner, at_peak;
+  std::vector<int> changed;  // owners who hold something else than at the peak; each stands here
+  std::vector<bool> is_changed;  // once. A new peak costs what changed since, not all there are
   bool poison = false;
   int64_t emptied = 0;
+
+  void hold(int owner, int64_t bytes) {
+    const auto i = static_cast<size_t>(owner);
+    if (by_owner.size() <= i) {
+      by_owner.resize(i + 1, 0);
+      at_peak.resize(i + 1, 0);
+      is_changed.resize(i + 1, false);
+    }
+    by_owner[i] += bytes;
+    current += bytes;
+    if (!is_changed[i]) changed.push_back(owner);
+    is_changed[i] = true;
+  }
+  void take_peak() {
+    peak = current;
+    for (const int owner : changed) {
+      const auto i = static_cast<size_t>(owner);
+      at_peak[i] = by_owner[i];
+      is_changed[i] = false;
+    }
+    changed.clear();
+  }
 
   void drop_cache() {
     for (auto& [bytes, blocks] : cache)
@@ -119,22 +144,15 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
       backend(s.device).fill(block.data, 0xff, static_cast<size_t>(rounded),
                              current_stream(s.device));
   }
-  const auto index = static_cast<size_t>(block.owner);
-  if (s.by_owner.size() <= index) s.by_owner.resize(index + 1, 0);
-  s.by_owner[index] += rounded;
-  s.current += rounded;
-  if (s.current > s.peak) {
-    s.peak = s.current;
-    s.at_peak = s.by_owner;
-  }
+  s.hold(block.owner, rounded);
+  if (s.current > s.peak) s.take_peak();
   return block;
 }
 
 void Allocator::release(const Block& block) {
   State& s = *state_;
   const std::lock_guard lock(s.mutex);
-  s.current -= block.bytes;
-  s.by_owner[static_cast<size_t>(block.owner)] -= block.bytes;
+  s.hold(block.owner, -block.bytes);
   if (block.data) {
     s.cache[block.bytes].push_back(block.data);
     s.cached += block.bytes;
@@ -148,8 +166,7 @@ MemoryStats Allocator::stats() const {
 
 void Allocator::reset_peak() {
   const std::lock_guard lock(state_->mutex);
-  state_->peak = state_->current;
-  state_->at_peak = state_->by_owner;
+  state_->take_peak();
 }
 
 void Allocator::empty_cache() {

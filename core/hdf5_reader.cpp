@@ -44,6 +44,13 @@ void remember_sound(const struct stat& s) {
   if (s.st_ctim.tv_sec + 2 < std::time(nullptr)) sound_files().insert(state_of(s));
 }
 
+// "a file", "an operation file".
+std::string with_article(const std::string& noun) {
+  // H of HDF5 is spelt with a vowel; a small h is not.
+  const bool vowel = !noun.empty() && std::string("aeiouAEIOUH").find(noun[0]) != std::string::npos;
+  return (vowel ? "an " : "a ") + noun;
+}
+
 constexpr int kMostDeep = 1000;  // groups within groups
 
 }  // namespace
@@ -326,8 +333,8 @@ struct Hdf5Reader::State {
     if (why.find("truncated") != std::string::npos)
       damaged("the file", concat("it is truncated, only ",
                                  std::filesystem::file_size(path, ignored), " bytes are left"));
-    require(H5Fis_hdf5(path.c_str()) > 0, path, ": is not an HDF5 file, expected a ", kind,
-            kind == "file" ? " in HDF5" : " written by weft");
+    require(H5Fis_hdf5(path.c_str()) > 0, path, ": is not an HDF5 file, expected ",
+            with_article(kind), kind == "file" ? " in HDF5" : " written by weft");
     damaged("the file", why);
   }
 
@@ -357,8 +364,9 @@ struct Hdf5Reader::State {
   void check_file() const {
     struct stat status {};
     require_call(code_of(::stat(path.c_str(), &status)), path, ": cannot be read");
-    require(!S_ISDIR(status.st_mode), path, ": is a folder, expected a ", kind);
-    require(S_ISREG(status.st_mode), path, ": is a device or a pipe, expected a ", kind);
+    require(!S_ISDIR(status.st_mode), path, ": is a folder, expected ", with_article(kind));
+    require(S_ISREG(status.st_mode), path, ": is a device or a pipe, expected ",
+            with_article(kind));
     if (known_sound(status)) return;
     const Seal seal = seal_of(path);
     if (seal == Seal::holds) return;

@@ -122,7 +122,9 @@ void add_generate(CLI::App& app, GenerateArguments& a, int& status) {
       ->capture_default_str();
   verb->add_option("--top-p", a.top_p, "draw from the likeliest that hold this much probability")
       ->capture_default_str();
-  verb->add_option("--seed", a.seed, "the same seed writes the same text")->capture_default_str();
+  verb->add_option("--seed", a.seed, "the same seed writes the same text")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   add_device(verb, a.device);
   verb->callback([&] { status = run_generate(a); });
 }
@@ -174,12 +176,40 @@ void add_doctor(CLI::App& app, DoctorArguments& a, int& status) {
   verb->callback([&] { status = run_doctor(a, std::cout); });
 }
 
-void refuse_unknown_verb(const CLI::App& app, int argc, char** argv) {
-  if (argc < 2 || argv[1][0] == '-') return;
+void add_version(CLI::App& app, int& status) {
+  CLI::App* verb = app.add_subcommand("version", "version, build and machine");
+  verb->footer("Example:\n  weft version");
+  verb->callback([&] { status = run_version(); });
+}
+
+// `weft help VERB` is `weft VERB --help`, `weft --version` is `weft version`.
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  if (!words.empty() && words[0] == "--version") return {"version"};
+  if (words.empty() || words[0] != "help") return words;
+  std::erase(words, "help");
+  words.emplace_back("--help");
+  return words;
+}
+
+void refuse_unknown_verb(const CLI::App& app, const std::string& word) {
+  if (word.rfind('-', 0) == 0) return;
   std::vector<std::string> verbs;
   for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
     verbs.push_back(verb->get_name());
-  if (!contains(verbs, argv[1])) fail(unknown_name("verb", argv[1], verbs));
+  if (!contains(verbs, word)) fail(unknown_name("verb", word, verbs));
+}
+
+// A flag that the verb does not have, with the nearest that it has.
+void refuse_unknown_flag(const CLI::App& app) {
+  for (const CLI::App* verb : app.get_subcommands()) {
+    std::vector<std::string> flags;
+    for (const CLI::Option* option : verb->get_options())
+      for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+    for (const std::string& word : verb->remaining())
+      if (word.rfind("--", 0) == 0)
+        fail(verb->get_name(), ": ", unknown_name("flag", word.substr(0, word.find('=')), flags));
+  }
 }
 
 int run(int argc, char** argv) {
@@ -187,7 +217,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.failure_message(CLI::FailureMessage::simple);
   app.footer(
-      "Each verb has --help with an example. Start with: weft train recipes/quickstart.toml");
+      "weft help VERB shows a verb's flags and an example. Start with: weft train "
+      "recipes/quickstart.toml");
   int status = 0;
   Arguments a;
   add_train(app, a.train, status);
@@ -198,14 +229,24 @@ int run(int argc, char** argv) {
   add_export(app, a.export_, status);
   add_kernel_verbs(app, status);
   add_doctor(app, a.doctor, status);
-  app.add_subcommand("version", "version, build and machine")->callback([&] {
-    status = run_version();
-  });
-  refuse_unknown_verb(app, argc, argv);
+  app.set_version_flag("--version", WEFT_VERSION, "what `weft version` prints");
+  add_version(app, status);
+  app.add_subcommand("help", "this text, or that of a verb: weft help train");
+  std::vector<std::string> words = words_of(argc, argv);
+  if (words.empty()) {
+    std::cerr << app.help();
+    return 2;
+  }
+  refuse_unknown_verb(app, words.front());
+  std::reverse(words.begin(), words.end());  // as the library wants them
   try {
-    app.parse(argc, argv);
+    app.parse(words);
   } catch (const CLI::Success& e) {
     return app.exit(e);
+  } catch (const CLI::ExtrasError& e) {
+    refuse_unknown_flag(app);
+    app.exit(e);
+    return 2;
   } catch (const CLI::ParseError& e) {
     app.exit(e);
     return 2;

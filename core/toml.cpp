@@ -2,51 +2,18 @@
 
 #include <toml++/toml.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <sstream>
 
 #include "core/file.h"
-#include "core/text.h"
+#include "core/toml_node.h"
 
 namespace weft {
 
-// A value and where it stands. Tables keep their keys in the order of the file.
-struct TomlTable::Node {
-  struct Key {
-    std::string name, where;
-    std::shared_ptr<Node> value;
-  };
-
-  TomlType type = TomlType::table;
-  std::string where;
-  std::string path;  // "train.schedule"; "" for the outermost table
-  std::string text;  // of a string; a date as it was written
-  int64_t integer = 0;
-  double number = 0;
-  bool boolean = false;
-  std::vector<std::shared_ptr<Node>> elements;  // of an array
-  std::vector<Key> keys;                        // of a table
-  std::vector<std::string> asked;               // of a table, in the order of asking
-
-  Key* find(const std::string& name) {
-    const auto at = std::find_if(keys.begin(), keys.end(), [&](auto& k) { return k.name == name; });
-    return at == keys.end() ? nullptr : &*at;
-  }
-  void ask(const std::string& name) {
-    if (!contains(asked, name)) asked.push_back(name);
-  }
-};
+using namespace toml_node;
 
 namespace {
-
-using Node = TomlTable::Node;
-using NodePtr = std::shared_ptr<Node>;
-
-std::string title_of(const Node& table) {
-  return table.path.empty() ? "the file" : "[" + table.path + "]";
-}
 
 // --- From toml++ ----------------------------------------------------------------------------------
 
@@ -95,124 +62,6 @@ NodePtr convert(const toml::node& from, const std::string& file, const std::stri
     node->text = out.str();
   }
   return node;
-}
-
-// --- Messages -------------------------------------------------------------------------------------
-
-// What a value is, for messages: an integer (4), a string ("4"), ...
-std::string described(const Node& node) {
-  switch (node.type) {
-    case TomlType::string:
-      return "a string (\"" + node.text + "\")";
-    case TomlType::integer:
-      return concat("an integer (", node.integer, ")");
-    case TomlType::number:
-      return concat("a number (", node.number, ")");
-    case TomlType::boolean:
-      return node.boolean ? "a boolean (true)" : "a boolean (false)";
-    case TomlType::array:
-      return concat("an array of ", node.elements.size(),
-                    node.elements.size() == 1 ? " value" : " values");
-    case TomlType::table:
-      return "a table";
-    case TomlType::date:
-      return "a date (" + node.text + ")";
-  }
-  return "nothing";
-}
-
-std::string in_table(const Node& table) {
-  return table.path.empty() ? "" : " in [" + table.path + "]";
-}
-
-[[noreturn]] void unknown_key(const Node& table, const Node::Key& key,
-                              const std::vector<std::string>& known) {
-  const std::string start =
-      concat(key.where, ": unknown key \"", key.name, "\"",
-             table.path.empty() && key.value->type == TomlType::table ? "" : in_table(table));
-  if (known.empty()) fail(start, "; nothing may stand here");
-  fail(start, "; ", suggestion(key.name, known));
-}
-
-// --- Typed reading ----------------------------------------------------------------------------------
-
-// How a C++ type is read from a value: its name in messages, and whether and how it fits.
-template <class T>
-struct Reader;
-
-template <>
-struct Reader<std::string> {
-  static constexpr const char *one = "a string", *many = "strings";
-  static bool fits(const Node& n) { return n.type == TomlType::string; }
-  static std::string read(const Node& n) { return n.text; }
-};
-
-template <>
-struct Reader<int64_t> {
-  static constexpr const char *one = "an integer", *many = "integers";
-  static bool fits(const Node& n) { return n.type == TomlType::integer; }
-  static int64_t read(const Node& n) { return n.integer; }
-};
-
-template <>
-struct Reader<double> {
-  static constexpr const char *one = "a number", *many = "numbers";
-  static bool fits(const Node& n) {
-    return n.type == TomlType::number || n.type == TomlType::integer;
-  }
-  static double read(const Node& n) {
-    return n.type == TomlType::number ? n.number : static_cast<double>(n.integer);
-  }
-};
-
-template <>
-struct Reader<bool> {
-  static constexpr const char *one = "true or false", *many = "booleans";
-  static bool fits(const Node& n) { return n.type == TomlType::boolean; }
-  static bool read(const Node& n) { return n.boolean; }
-};
-
-// The value of a key, or null; the key counts as asked for.
-const Node* ask(Node& table, const std::string& key) {
-  table.ask(key);
-  const auto* found = table.find(key);
-  return found ? found->value.get() : nullptr;
-}
-
-[[noreturn]] void missing(const Node& table, const std::string& key, const std::string& what) {
-  fail(table.where, ": ", title_of(table), " lacks \"", key, "\", ", what);
-}
-
-[[noreturn]] void wrong_type(const Node& table, const std::string& key, const Node& value,
-                             const std::string& what) {
-  fail(value.where, ": \"", key, "\"", in_table(table), " is ", described(value), ", expected ",
-       what);
-}
-
-template <class T>
-T read_one(Node& table, const std::string& key, const T* fallback) {
-  const Node* value = ask(table, key);
-  if (!value && fallback) return *fallback;
-  if (!value) missing(table, key, Reader<T>::one);
-  if (!Reader<T>::fits(*value)) wrong_type(table, key, *value, Reader<T>::one);
-  return Reader<T>::read(*value);
-}
-
-template <class T>
-std::vector<T> read_many(Node& table, const std::string& key, const std::vector<T>* fallback) {
-  const std::string what = concat("an array of ", Reader<T>::many);
-  const Node* value = ask(table, key);
-  if (!value && fallback) return *fallback;
-  if (!value) missing(table, key, what);
-  if (value->type != TomlType::array) wrong_type(table, key, *value, what);
-  std::vector<T> all;
-  for (const NodePtr& element : value->elements) {
-    if (!Reader<T>::fits(*element))
-      fail(element->where, ": \"", key, "\"", in_table(table), " holds ", described(*element),
-           ", expected ", what);
-    all.push_back(Reader<T>::read(*element));
-  }
-  return all;
 }
 
 // --- Back to text -----------------------------------------------------------------------------------
@@ -301,15 +150,6 @@ void write_table(const Node& table, const std::string& path, std::string& out) {
   }
 }
 
-void finish_node(const Node& node) {
-  for (const NodePtr& element : node.elements)
-    if (element->type == TomlType::table) finish_node(*element);
-  for (const auto& key : node.keys) {
-    if (!contains(node.asked, key.name)) unknown_key(node, key, node.asked);
-    finish_node(*key.value);
-  }
-}
-
 // Bytes that are no text would make a checkpoint that nobody can open.
 void require_utf8(std::string_view text, const std::string& name) {
   const size_t at = first_not_utf8(text);
@@ -348,122 +188,19 @@ NodePtr parse(std::string_view text, const std::string& name) {
   }
 }
 
+// A place inside a value given on the command line means nothing to its reader.
+void settle(Node& node, const std::string& origin, const std::string& path) {
+  node.where = origin, node.path = path, node.overridden = true;
+  for (const NodePtr& element : node.elements) settle(*element, origin, path);
+  for (auto& key : node.keys) {
+    key.where = origin;
+    settle(*key.value, origin, path + "." + key.name);
+  }
+}
+
 }  // namespace
 
-TomlTable::TomlTable() : node_(std::make_shared<Node>()) { node_->where = "(no file)"; }
-TomlTable::TomlTable(std::shared_ptr<Node> node) : node_(std::move(node)) {}
-
-std::string TomlTable::string(const std::string& key) const {
-  return read_one<std::string>(*node_, key, nullptr);
-}
-std::string TomlTable::string(const std::string& key, const std::string& fallback) const {
-  return read_one(*node_, key, &fallback);
-}
-int64_t TomlTable::integer(const std::string& key) const {
-  return read_one<int64_t>(*node_, key, nullptr);
-}
-int64_t TomlTable::integer(const std::string& key, int64_t fallback) const {
-  return read_one(*node_, key, &fallback);
-}
-double TomlTable::number(const std::string& key) const {
-  return read_one<double>(*node_, key, nullptr);
-}
-double TomlTable::number(const std::string& key, double fallback) const {
-  return read_one(*node_, key, &fallback);
-}
-bool TomlTable::boolean(const std::string& key) const {
-  return read_one<bool>(*node_, key, nullptr);
-}
-bool TomlTable::boolean(const std::string& key, bool fallback) const {
-  return read_one(*node_, key, &fallback);
-}
-
-std::vector<std::string> TomlTable::strings(const std::string& key) const {
-  return read_many<std::string>(*node_, key, nullptr);
-}
-std::vector<std::string> TomlTable::strings(const std::string& key,
-                                            const std::vector<std::string>& fallback) const {
-  return read_many(*node_, key, &fallback);
-}
-std::vector<int64_t> TomlTable::integers(const std::string& key) const {
-  return read_many<int64_t>(*node_, key, nullptr);
-}
-std::vector<int64_t> TomlTable::integers(const std::string& key,
-                                         const std::vector<int64_t>& fallback) const {
-  return read_many(*node_, key, &fallback);
-}
-std::vector<double> TomlTable::numbers(const std::string& key) const {
-  return read_many<double>(*node_, key, nullptr);
-}
-std::vector<double> TomlTable::numbers(const std::string& key,
-                                       const std::vector<double>& fallback) const {
-  return read_many(*node_, key, &fallback);
-}
-
-TomlTable TomlTable::table(const std::string& key) const {
-  node_->ask(key);
-  if (const auto* found = node_->find(key)) {
-    if (found->value->type != TomlType::table) wrong_type(*node_, key, *found->value, "a table");
-    return TomlTable(found->value);
-  }
-  const auto absent = std::make_shared<Node>();
-  absent->where = node_->where;
-  absent->path = node_->path.empty() ? key : node_->path + "." + key;
-  return TomlTable(absent);
-}
-
-std::vector<TomlTable> TomlTable::tables(const std::string& key) const {
-  const Node* value = ask(*node_, key);
-  if (!value) return {};
-  if (value->type != TomlType::array) wrong_type(*node_, key, *value, "an array of tables");
-  std::vector<TomlTable> all;
-  for (const NodePtr& element : value->elements) {
-    if (element->type != TomlType::table)
-      fail(element->where, ": \"", key, "\"", in_table(*node_), " holds ", described(*element),
-           ", expected an array of tables");
-    all.push_back(TomlTable(element));
-  }
-  return all;
-}
-
-bool TomlTable::has(const std::string& key) const { return ask(*node_, key) != nullptr; }
-
-TomlType TomlTable::type(const std::string& key) const {
-  const Node* value = ask(*node_, key);
-  if (!value) missing(*node_, key, "which must be there");
-  return value->type;
-}
-
-std::vector<std::string> TomlTable::keys() const {
-  std::vector<std::string> names;
-  for (const auto& key : node_->keys) names.push_back(key.name);
-  return names;
-}
-
-std::string TomlTable::where() const { return node_->where; }
-
-std::string TomlTable::where(const std::string& key) const {
-  const auto* found = node_->find(key);
-  return found ? found->value->where : node_->where;
-}
-
-std::string TomlTable::title() const { return title_of(*node_); }
-
-void TomlTable::finish() const { finish_node(*node_); }
-
-void TomlTable::check_known(const std::vector<std::string>& known) const {
-  for (const auto& key : node_->keys)
-    if (!contains(known, key.name)) unknown_key(*node_, key, known);
-  for (const std::string& name : known) node_->ask(name);
-}
-
-std::vector<std::string> TomlTable::asked() const { return node_->asked; }
-
-void TomlTable::set(const std::string& path, const std::string& value) {
-  const std::string origin = as_utf8("--set " + path + "=" + value);
-  require(first_not_utf8(path + value) == std::string::npos, origin,
-          ": this is not UTF-8, as a recipe must be; where it is the name of a file, reach that by "
-          "another name, as a link");
+NodePtr toml_node::value_given(const std::string& value, const std::string& origin) {
   NodePtr read;
   try {
     const NodePtr parsed = parse("value = " + value, origin);
@@ -475,7 +212,16 @@ void TomlTable::set(const std::string& path, const std::string& value) {
     read->type = TomlType::string;
     read->text = value;
   }
+  read->given = value;
+  return read;
+}
 
+void TomlTable::set(const std::string& path, const std::string& value) {
+  const std::string origin = as_utf8("--set " + path + "=" + value);
+  require(first_not_utf8(path + value) == std::string::npos, origin,
+          ": this is not UTF-8, as a recipe must be; where it is the name of a file, reach that by "
+          "another name, as a link");
+  const NodePtr read = value_given(value, origin);
   require_no_zero(*read);
   NodePtr at = node_;
   std::string name;
@@ -495,13 +241,7 @@ void TomlTable::set(const std::string& path, const std::string& value) {
       key->value->where = origin, key->value->path = here;
     }
     if (last) {
-      // Places inside a value given on the command line mean nothing to its reader.
-      const auto settle = [&](auto& self, Node& node, const std::string& node_path) -> void {
-        node.where = origin, node.path = node_path;
-        for (const NodePtr& element : node.elements) self(self, *element, node_path);
-        for (auto& k : node.keys) k.where = origin, self(self, *k.value, node_path + "." + k.name);
-      };
-      settle(settle, *read, here);
+      settle(*read, origin, here);
       key->where = origin, key->value = read;
     } else {
       require(key->value->type == TomlType::table, origin, ": \"", here, "\" is ",

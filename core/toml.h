@@ -1,11 +1,11 @@
 // TOML as plain values that remember where they were written, so that every complaint about a
 // recipe names its file, line and column. Tables also remember which keys were asked for: what was
 // written but never asked for is a mistake (finish()), and what was asked for is the list of known
-// names that the message shows.
+// names that the message shows. No number is read without the range that it must lie in.
 //
 //   const TomlTable recipe = toml_from_file("recipes/x.toml");
 //   const TomlTable t = recipe.table("gated_linear");
-//   const int64_t heads = t.integer("heads", 4);
+//   const int64_t heads = t.integer("heads", {1, 1024}, 4);
 //   recipe.finish();   // recipes/x.toml:9:1: unknown key "head" in [gated_linear];
 //                      // did you mean "heads"? known: heads, key_width
 #pragma once
@@ -22,29 +22,47 @@ namespace weft {
 
 enum class TomlType : uint8_t { string, integer, number, boolean, array, table, date };
 
+// The numbers that a key takes, both ends included. What is no number lies in no range.
+struct Integers {
+  int64_t least, most;
+};
+struct Numbers {
+  double least, most;
+  bool above = false, below = false;  // the end itself is left out: least, most
+};
+
+// A key that a typed reader asked for, whether it is there or not.
+struct TomlKey {
+  std::string path;  // "train.steps"
+  TomlType type;     // of a list, that of its elements
+  bool list;
+};
+
 // A handle on a table: copies share it, its read marks and what set() changes.
 class TomlTable {
  public:
   TomlTable();  // an empty table
 
-  // Typed values. The first form throws Error where the key is absent, the second gives `fallback`;
-  // both throw where the value has another type. number() takes integers too.
+  // Typed values. The form without `fallback` throws Error where the key is absent; all throw where
+  // the value has another type or lies outside the range. number() takes integers too. Text is what
+  // set() was given, letter for letter, even where that looks like a date or a number.
   std::string string(const std::string& key) const;
   std::string string(const std::string& key, const std::string& fallback) const;
-  int64_t integer(const std::string& key) const;
-  int64_t integer(const std::string& key, int64_t fallback) const;
-  double number(const std::string& key) const;
-  double number(const std::string& key, double fallback) const;
+  // A name out of a list; what is not in it is told with the nearest that is.
+  std::string one_of(const std::string& key, const std::vector<std::string>& known,
+                     const std::string& fallback) const;
+  int64_t integer(const std::string& key, Integers range) const;
+  int64_t integer(const std::string& key, Integers range, int64_t fallback) const;
+  double number(const std::string& key, Numbers range) const;
+  double number(const std::string& key, Numbers range, double fallback) const;
   bool boolean(const std::string& key) const;
   bool boolean(const std::string& key, bool fallback) const;
-  // Arrays. A single value is not taken for an array of one.
+  // Lists. A single value is not taken for a list of one, but by one_or_more().
   std::vector<std::string> strings(const std::string& key) const;
-  std::vector<std::string> strings(const std::string& key,
-                                   const std::vector<std::string>& fallback) const;
-  std::vector<int64_t> integers(const std::string& key) const;
-  std::vector<int64_t> integers(const std::string& key, const std::vector<int64_t>& fallback) const;
-  std::vector<double> numbers(const std::string& key) const;
-  std::vector<double> numbers(const std::string& key, const std::vector<double>& fallback) const;
+  std::vector<std::string> one_or_more(const std::string& key) const;
+  std::vector<std::string> one_or_more(const std::string& key, const std::string& fallback) const;
+  std::vector<int64_t> integers(const std::string& key, Integers range,
+                                const std::vector<int64_t>& fallback) const;
   // Sub-tables. An absent one reads as empty, an absent array of tables as none.
   TomlTable table(const std::string& key) const;
   std::vector<TomlTable> tables(const std::string& key) const;
@@ -67,13 +85,18 @@ class TomlTable {
 
   // Throws Error for the first key, here or in a sub-table, that nobody asked for.
   void finish() const;
-  // The same for this table alone against a given list; the keys found count as asked for.
-  void check_known(const std::vector<std::string>& known) const;
-  // The keys counted as known so far.
-  std::vector<std::string> asked() const;
+  // Says of a key that it is of no use here, and why. finish() refuses it with that reason; where
+  // `dropped` is true (an override made it useless) it takes the key out instead.
+  void unused(const std::string& key, const std::string& why, bool dropped) const;
+  // What the typed readers asked for so far, here and in sub-tables.
+  std::vector<TomlKey> known() const;
+  // True where set() gave the key.
+  bool overridden(const std::string& key) const;
+  // The text at "local.type", without asking for it; "" where there is none.
+  std::string peek(const std::string& path) const;
 
-  // Sets "train.steps" (tables on the way are made) to a value written in TOML; what is not TOML is
-  // taken as a string, so that quotes may be left out. Its place reads "--set train.steps=500".
+  // Sets "train.steps" (tables on the way are made) to a value written in TOML. Where text is wanted,
+  // or a list of it, quotes may be left out. Its place reads "--set train.steps=500".
   void set(const std::string& path, const std::string& value);
 
   // TOML that reads back as the same values, in the same order; comments are gone.

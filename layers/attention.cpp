@@ -3,16 +3,25 @@
 // Sources: arXiv:1706.03762, 2004.05150 (window), 2408.00118 (soft cap), 2309.17453 (sinks).
 #include "kernels/attention/attention.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "autograd/kernel_op.h"
 #include "layers/softmax.h"
 
 namespace weft::layers {
 namespace {
 
+// No text is longer than 2^31 tokens, so that a longer window is that one.
+int64_t window_of(const TomlTable& t) {
+  return std::min<int64_t>(std::numeric_limits<int32_t>::max(),
+                           t.integer("window", {0, std::numeric_limits<int64_t>::max()}, 0));
+}
+
 class Attention final : public Layer {
  public:
   Attention(const Spec& spec, const TomlTable& t, const Builder& b)
-      : heads_(spec, t, b), window_(at_least(0, t, "window", 0)), softcap_(t.number("softcap", 0)) {
+      : heads_(spec, t, b), window_(window_of(t)), softcap_(t.number("softcap", kCap, 0)) {
     if (t.boolean("sinks", false))
       sinks_ = b.wide().parameter("sinks", {heads_.H()}, Init::normal(spec.init));
   }

@@ -21,15 +21,21 @@ struct Pattern {
   int64_t window = 1, dilation = 1, stride = 0, global = 0, random = 0;
 
   Pattern(const TomlTable& t) {
-    const std::string name =
-        one_of({"window", "dilated", "strided", "random", "longformer", "bigbird"}, t, "pattern",
-               "bigbird");
+    const std::string name = t.one_of(
+        "pattern", {"window", "dilated", "strided", "random", "longformer", "bigbird"}, "bigbird");
     const bool bigbird = name == "bigbird";
-    if (name == "dilated") dilation = at_least(1, t, "stride", 2);
-    if (name == "strided") stride = at_least(1, t, "stride", 4);
-    window = at_least(1, t, "window_blocks", bigbird ? 3 : name == "random" ? 1 : 2);
-    if (bigbird || name == "longformer") global = at_least(0, t, "global_blocks", 1);
-    if (bigbird || name == "random") random = at_least(0, t, "random_blocks", 2);
+    const auto of = [&](bool used, const char* key, const Integers& range, int64_t standard) {
+      if (used) return t.integer(key, range, standard);
+      t.unused(key, concat("the pattern \"", name, "\" has none; choose another pattern"),
+               t.overridden("pattern"));
+      return int64_t{0};
+    };
+    const bool dilated = name == "dilated";
+    const int64_t step = of(dilated || name == "strided", "stride", kSize, dilated ? 2 : 4);
+    (dilated ? dilation : stride) = step;
+    window = t.integer("window_blocks", kSize, bigbird ? 3 : name == "random" ? 1 : 2);
+    global = of(bigbird || name == "longformer", "global_blocks", kCount, 1);
+    random = of(bigbird || name == "random", "random_blocks", kCount, 2);
   }
 
   Tensor mask(int64_t n, int64_t heads, int64_t layer) const {
@@ -55,10 +61,10 @@ class BlockSparseMixer final : public Layer {
   BlockSparseMixer(const Spec& spec, const TomlTable& t, const Builder& b)
       : heads_(spec, t, b),
         pattern_(t),
-        block_(at_least(1, t, "block", 64)),
-        softcap_(t.number("softcap", 0)),
+        block_(t.integer("block", kSize, 64)),
+        softcap_(t.number("softcap", kCap, 0)),
         layer_(spec.layer),
-        mask_(pattern_.mask(block_count(spec.context, block_), heads_.H(), layer_)),
+        mask_(pattern_.mask(blocks_of(spec, t), heads_.H(), layer_)),
         placed_(mask_.to(b.device())) {}
 
   Var forward(const Var& x, Context& c) const override {
@@ -87,6 +93,16 @@ class BlockSparseMixer final : public Layer {
   }
 
  private:
+  // Blocks in the context, whose pattern is a mask of their square.
+  int64_t blocks_of(const Spec& spec, const TomlTable& t) const {
+    const int64_t n = block_count(spec.context, block_);
+    constexpr int64_t kMost = 8192;
+    if (n > kMost)
+      t.refuse("block", "a context of ", spec.context, " has ", n, " blocks of ", block_,
+               ", expected at most ", kMost, "; set a larger block");
+    return n;
+  }
+
   HeadProjections heads_;
   Pattern pattern_;
   int64_t block_;

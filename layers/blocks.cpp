@@ -196,25 +196,11 @@ std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const
   if (kind == "moe") return make_moe(spec, recipe.table("moe"), b);
   const TomlTable table = recipe.table("mlp");
   const int64_t D = spec.width;
-  if (kind == "gelu") return std::make_unique<Gelu>(spec, at_least(1, table, "width", 4 * D), b);
+  if (kind == "gelu") return std::make_unique<Gelu>(spec, table.integer("width", kSize, 4 * D), b);
   if (kind != "swiglu") fail(unknown_name("mlp", kind, kMlpKinds));
   // Three matrices of 8/3 D rows weigh as much as two of 4 D.
   const int64_t usual = (8 * D / 3 + 31) / 32 * 32;
-  return std::make_unique<SwiGlu>(spec, at_least(1, table, "width", usual), b);
-}
-
-int64_t at_least(int64_t least, const TomlTable& t, const std::string& key, int64_t standard) {
-  const int64_t value = t.integer(key, standard);
-  if (value < least) t.refuse(key, key, " is ", value, ", expected at least ", least);
-  return value;
-}
-
-std::string one_of(const std::vector<std::string>& known, const TomlTable& t,
-                   const std::string& key, const std::string& standard) {
-  const std::string value = t.string(key, standard);
-  if (!contains(known, value))
-    t.refuse(key, key, " is \"", value, "\"; ", suggestion(value, known));
-  return value;
+  return std::make_unique<SwiGlu>(spec, table.integer("width", kSize, usual), b);
 }
 
 Tensor remembered(const Context& c, const std::string& name) {

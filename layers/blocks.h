@@ -116,11 +116,12 @@ extern const std::vector<std::string> kMlpKinds;
 
 // --- Reading tables --------------------------------------------------------------------------
 
-// An integer of at least `least`; throws Error with the key's place.
-int64_t at_least(int64_t least, const TomlTable& t, const std::string& key, int64_t standard);
-// A name out of a list; throws Error that names the nearest.
-std::string one_of(const std::vector<std::string>& known, const TomlTable& t,
-                   const std::string& key, const std::string& standard);
+// What a width, or a number of heads, experts or taps, may be: a product of two fits 64 bits with room
+// to spare. kCount may be none.
+inline constexpr Integers kSize{1, 1 << 24}, kCount{0, 1 << 24};
+// Numbers that a divisor, a bound of logits and the weight of a loss may be.
+inline constexpr Numbers kEpsilon{.least = 0, .most = 1, .above = true}, kCap{0, 1e6},
+    kLossWeight{0, 1e3}, kRotaryBase{1, 1e12};
 
 // --- States of generation --------------------------------------------------------------------
 

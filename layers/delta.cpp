@@ -40,14 +40,14 @@ class DeltaNet : public Layer {
            bool gated)
       : size_(size),
         double_beta_(t.boolean("negative_eigenvalues", false)),
-        mixed_(b, spec, size_, at_least(0, t, "conv", 4)),
+        mixed_(b, spec, size_, t.integer("conv", kCount, 4)),
         b_(b.within("b_proj"), spec.width, size_.H, spec.init),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()) {
     if (gated) {
       a_.emplace(b.within("a_proj"), spec.width, size_.H, spec.init);
       decay_.emplace(b, size_.H, 0.01, 16);
     }
-    const double eps = t.number("norm_eps", 1e-5);
+    const double eps = t.number("norm_eps", kEpsilon, 1e-5);
     if (t.boolean("use_gate", gated)) {
       g_.emplace(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init);
       gated_norm_.emplace(b.within("o_norm"), size_.V, eps);

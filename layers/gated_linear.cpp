@@ -18,7 +18,7 @@ class Gla final : public Layer {
         k_(b.within("k_proj"), spec.width, size_.Hk * size_.K, spec.init),
         v_(b.within("v_proj"), spec.width, size_.H * size_.V, spec.init),
         g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
-        rank_(at_least(1, t, "gate_rank", 16)),
+        rank_(t.integer("gate_rank", kSize, 16)),
         gk0_(b.within("gk_proj.0"), spec.width, rank_, spec.init),
         gk1_(b.within("gk_proj.1"), rank_, size_.H * size_.K, spec.init, /*bias=*/true),
         norm_(b.within("g_norm_swish_gate"), size_.V, 1e-5),

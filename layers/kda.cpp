@@ -17,9 +17,9 @@ class Kda final : public Layer {
   Kda(const Spec& spec, const TomlTable& t, const Builder& b)
       : size_(head_sizes(spec, t, 1, 1)),
         double_beta_(t.boolean("negative_eigenvalues", false)),
-        eps_(t.number("norm_eps", 1e-5)),
-        rank_(at_least(1, t, "gate_rank", size_.V)),
-        mixed_(b, spec, size_, at_least(0, t, "conv", 4)),
+        eps_(t.number("norm_eps", kEpsilon, 1e-5)),
+        rank_(t.integer("gate_rank", kSize, size_.V)),
+        mixed_(b, spec, size_, t.integer("conv", kCount, 4)),
         f0_(b.within("f_proj.0"), spec.width, rank_, spec.init),
         f1_(b.within("f_proj.1"), rank_, size_.H * size_.K, spec.init),
         b_(b.within("b_proj"), spec.width, size_.H, spec.init),

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "autograd/tape.h"
@@ -46,8 +47,7 @@ struct Parameter {
 // Makes parameters and remembers them in order. A path is added in front of every name.
 class Builder {
  public:
-  Builder(Dtype dtype, Device device, uint64_t seed, std::vector<Parameter>* list)
-      : dtype_(dtype), device_(device), seed_(seed), list_(list) {}
+  Builder(Dtype dtype, Device device, uint64_t seed, std::vector<Parameter>* list);
 
   // decay: pass false for what is not a matrix in spirit (A_log, a router). A tensor with one
   // dimension is never decayed.
@@ -64,12 +64,15 @@ class Builder {
 
   Dtype dtype() const { return dtype_; }
   Device device() const { return device_; }
+  // Parameters on the list so far.
+  size_t made() const { return list_->size(); }
 
  private:
   Dtype dtype_;
   Device device_;
   uint64_t seed_;
   std::vector<Parameter>* list_;
+  std::shared_ptr<std::unordered_set<std::string>> names_;  // of those on the list
   std::string path_, part_ = "other";
 };
 

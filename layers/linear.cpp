@@ -19,9 +19,9 @@ class LinearAttention final : public Layer {
  public:
   LinearAttention(const Spec& spec, const TomlTable& t, const Builder& b)
       : size_(head_sizes(spec, t, 1, 1)),
-        map_(one_of({"elu1", "relu", "none"}, t, "feature_map", "elu1")),
+        map_(t.one_of("feature_map", {"elu1", "relu", "none"}, "elu1")),
         normalize_(t.boolean("normalize", map_ != "none")),
-        eps_(t.number("eps", 1e-6)),
+        eps_(t.number("eps", kEpsilon, 1e-6)),
         q_(b.within("q_proj"), spec.width, size_.Hk * size_.K, spec.init),
         k_(b.within("k_proj"), spec.width, size_.Hk * size_.K, spec.init),
         v_(b.within("v_proj"), spec.width, size_.H * size_.V, spec.init),
@@ -63,7 +63,7 @@ class Retention final : public Layer {
  public:
   Retention(const Spec& spec, const TomlTable& t, const Builder& b)
       : size_(head_sizes(spec, t, 1, 2)),
-        base_(t.number("rotary_base", 10000)),
+        base_(t.number("rotary_base", kRotaryBase, 10000)),
         q_(b.within("q_proj"), spec.width, size_.Hk * size_.K, spec.init),
         k_(b.within("k_proj"), spec.width, size_.Hk * size_.K, spec.init),
         v_(b.within("v_proj"), spec.width, size_.H * size_.V, spec.init),
@@ -101,7 +101,7 @@ class SimpleGla final : public Layer {
  public:
   SimpleGla(const Spec& spec, const TomlTable& t, const Builder& b)
       : size_(head_sizes(spec, t, 1, 1)),
-        mixed_(b, spec, size_, at_least(0, t, "conv", 4)),
+        mixed_(b, spec, size_, t.integer("conv", kCount, 4)),
         gk_(b.within("gk_proj"), spec.width, size_.H, spec.init, /*bias=*/true),
         g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
         norm_(b.within("g_norm_swish_gate"), size_.V, 1e-5),

@@ -30,11 +30,11 @@ double depth_divisor(const Spec& spec) { return std::sqrt(static_cast<double>(sp
 class Mamba final : public Layer {
  public:
   Mamba(const Spec& spec, const TomlTable& t, const Builder& b)
-      : E_(spec.width * at_least(1, t, "expand", 2)),
-        N_(at_least(1, t, "state", 16)),
-        R_(at_least(1, t, "dt_rank", (spec.width + 15) / 16)),
+      : E_(spec.width * t.integer("expand", kSize, 2)),
+        N_(t.integer("state", kSize, 16)),
+        R_(t.integer("dt_rank", kSize, (spec.width + 15) / 16)),
         in_(b.within("in_proj"), spec.width, 2 * E_, kaiming(spec.width)),
-        conv_(b, "conv1d", E_, at_least(1, t, "conv", 4), /*bias=*/true),
+        conv_(b, "conv1d", E_, t.integer("conv", kSize, 4), /*bias=*/true),
         x_(b.within("x_proj"), E_, R_ + 2 * N_, kaiming(E_)),
         dt_weight_(b.parameter("dt_proj.weight", {E_, R_}, kaiming(R_))),
         dt_bias_(b.wide().parameter("dt_proj.bias", {E_}, step_init())),
@@ -78,11 +78,11 @@ class Mamba final : public Layer {
 class Mamba2 final : public Layer {
  public:
   Mamba2(const Spec& spec, const TomlTable& t, const Builder& b)
-      : E_(spec.width * at_least(1, t, "expand", 2)),
+      : E_(spec.width * t.integer("expand", kSize, 2)),
         size_(sizes(spec, t, E_)),
         in_(b.within("in_proj"), spec.width, 2 * E_ + 2 * size_.Hk * size_.K + size_.H,
             kaiming(spec.width)),
-        conv_(b, "conv1d", E_ + 2 * size_.Hk * size_.K, at_least(1, t, "conv", 4), /*bias=*/true),
+        conv_(b, "conv1d", E_ + 2 * size_.Hk * size_.K, t.integer("conv", kSize, 4), /*bias=*/true),
         decay_(b, size_.H, 1, 16),
         D_(b.wide().parameter("D", {size_.H}, Init::constant(1))),
         norm_(b.within("norm"), E_, 1e-5, "silu", /*gate_first=*/true, size_.Hk),
@@ -110,12 +110,12 @@ class Mamba2 final : public Layer {
   // heads of width `head_dim` with a state of `state`; B and C in `groups`.
   static HeadSizes sizes(const Spec& spec, const TomlTable& t, int64_t E) {
     HeadSizes s;
-    s.V = at_least(1, t, "head_dim", std::min<int64_t>(64, spec.width));
+    s.V = t.integer("head_dim", kSize, std::min<int64_t>(64, spec.width));
     if (E % s.V != 0)
       t.refuse("head_dim", "the ", E, " inner channels are no multiple of head_dim = ", s.V);
     s.H = E / s.V;
-    s.K = at_least(1, t, "state", 128);
-    s.Hk = at_least(1, t, "groups", 1);
+    s.K = t.integer("state", kSize, 128);
+    s.Hk = t.integer("groups", kSize, 1);
     if (s.H % s.Hk != 0) t.refuse("groups", s.H, " heads cannot share ", s.Hk, " groups evenly");
     return s;
   }

@@ -2,6 +2,7 @@
 #include "layers/model.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "autograd/kernel_op.h"
@@ -23,7 +24,8 @@ namespace {
 struct Block {
   std::optional<Norm> mixer_norm, mixer_post_norm, mlp_norm, mlp_post_norm;
   std::unique_ptr<Layer> mixer, mlp;
-  std::string name;  // "layers.3"
+  size_t mlp_begin = 0, mlp_end = 0;  // the MLP's parameters on the model's list
+  std::string name;                   // "layers.3"
 
   void forward(Stream& stream, Context& c) const {
     pass(stream, *mixer, mixer_norm, mixer_post_norm, name + ".mixer", c);
@@ -41,6 +43,9 @@ struct Block {
   }
 };
 
+// More than any model has; each layer costs time to build.
+constexpr int64_t kMostLayers = 10000;
+
 // "x*3" is x, x, x.
 std::vector<std::string> spelled_out(const TomlTable& t, const std::string& key,
                                      const std::vector<std::string>& list) {
@@ -50,12 +55,15 @@ std::vector<std::string> spelled_out(const TomlTable& t, const std::string& key,
     int64_t times = 1;
     if (star != std::string::npos) {
       const std::string count = item.substr(star + 1);
-      const bool digits = !count.empty() && count.size() < 5 &&
-                          count.find_first_not_of("0123456789") == std::string::npos;
-      times = digits ? std::stoll(count) : 0;
+      const bool digits =
+          !count.empty() && count.find_first_not_of("0123456789") == std::string::npos;
+      times = !digits ? 0 : count.size() > 5 ? kMostLayers + 1 : std::stoll(count);
     }
     if (times < 1)
       t.refuse(key, "\"", item, "\" is neither a name nor a name and its repeats, as in \"x*3\"");
+    if (times > kMostLayers - static_cast<int64_t>(out.size()))
+      t.refuse(key, key, " with \"", item, "\" names more than ", kMostLayers,
+               " layers, which is the most there can be");
     out.insert(out.end(), static_cast<size_t>(times), item.substr(0, star));
   }
   if (out.empty()) t.refuse(key, key, " is empty");
@@ -77,6 +85,34 @@ const Maker& maker_of(const TomlTable& recipe, const std::string& name) {
   return mixer_maker(type);
 }
 
+// Tables that say nothing of this model: of mixers that the pattern does not name, of MLPs that it does
+// not have. The recipe's finish() refuses them, or drops those that an override made useless.
+void mark_unused(const TomlTable& recipe, const std::vector<std::string>& pattern,
+                 const std::vector<std::string>& mlps) {
+  const TomlTable model = recipe.table("model");
+  const std::vector<std::string> known = mixer_names();
+  std::vector<std::string> names = known;
+  for (const std::string& key : recipe.keys())
+    if (contains(known, recipe.peek(key + ".type"))) names.push_back(key);
+  const bool chosen = model.overridden("pattern");
+  for (const std::string& name : names)
+    if (!contains(pattern, name))
+      recipe.unused(
+          name,
+          concat("model.pattern names no \"", name, "\"; name it there, or leave the table out"),
+          chosen);
+  const bool moe = contains(mlps, "moe"),
+             dense = contains(mlps, "swiglu") || contains(mlps, "gelu");
+  const bool chosen_mlp = model.overridden("mlp");
+  if (!moe)
+    recipe.unused("moe", "set model.mlp = \"moe\" to use it, or leave the table out", chosen_mlp);
+  if (!dense)
+    recipe.unused("mlp",
+                  concat("model.mlp is \"", joined(mlps, "\", \""),
+                         "\"; name swiglu or gelu there, or leave the table out"),
+                  chosen_mlp);
+}
+
 // What [model] says of the stack of blocks.
 struct Outline {
   Spec spec;
@@ -86,24 +122,25 @@ struct Outline {
   bool tied = true, learned = false;  // embeddings, positions
 };
 
-Outline outline_of(const TomlTable& t, uint64_t seed) {
+Outline outline_of(const TomlTable& recipe, uint64_t seed) {
+  const TomlTable t = recipe.table("model");
   Outline o;
-  o.spec.width = at_least(1, t, "width", t.integer("width"));
+  o.spec.width = t.integer("width", kSize);
   o.pattern = spelled_out(t, "pattern", t.strings("pattern"));
-  o.spec.layers = at_least(1, t, "layers", static_cast<int64_t>(o.pattern.size()));
-  o.spec.context = at_least(1, t, "context", t.integer("context"));
+  o.spec.layers = t.integer("layers", {1, kMostLayers}, static_cast<int64_t>(o.pattern.size()));
+  o.spec.context = t.integer("context", {1, 1 << 30});
   o.spec.seed = seed;
-  o.spec.init = t.number("init", 0.02);
-  if (one_of({"rms", "layer"}, t, "norm", "rms") == "layer") o.norm = Norm::Kind::layer;
-  const std::string position = one_of({"pre", "post", "both"}, t, "norm_position", "pre");
+  o.spec.init = t.number("init", {0, 100}, 0.02);
+  if (t.one_of("norm", {"rms", "layer"}, "rms") == "layer") o.norm = Norm::Kind::layer;
+  const std::string position = t.one_of("norm_position", {"pre", "post", "both"}, "pre");
   o.norm_before = position != "post";
   o.norm_after = position != "pre";
-  const bool one = !t.has("mlp") || t.type("mlp") == TomlType::string;
-  o.mlps = spelled_out(t, "mlp", one ? std::vector{t.string("mlp", "swiglu")} : t.strings("mlp"));
+  o.mlps = spelled_out(t, "mlp", t.one_or_more("mlp", "swiglu"));
   for (const std::string& name : o.mlps)
     if (!contains(kMlpKinds, name)) t.refuse("mlp", unknown_name("mlp", name, kMlpKinds));
+  mark_unused(recipe, o.pattern, o.mlps);
   o.tied = t.boolean("tied_embeddings", true);
-  o.learned = one_of({"none", "learned"}, t, "positions", "none") == "learned";
+  o.learned = t.one_of("positions", {"none", "learned"}, "none") == "learned";
   return o;
 }
 
@@ -125,7 +162,9 @@ Block make_block(const TomlTable& recipe, const Outline& o, int64_t layer, const
   norm(o.norm_after, block.mixer_post_norm, "mixer_post_norm");
   if (mlp == "none") return block;
   norm(o.norm_before, block.mlp_norm, "mlp_norm");
+  block.mlp_begin = b.made();
   block.mlp = make_mlp(mlp, spec, recipe, own.part("mlp").within("mlp"));
+  block.mlp_end = b.made();
   norm(o.norm_after, block.mlp_post_norm, "mlp_post_norm");
   return block;
 }
@@ -242,12 +281,12 @@ Tensor Model::Parts::logits(const Var& x) const {
 Model::Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device device, uint64_t seed)
     : parts_(std::make_unique<Parts>()), vocabulary_(vocabulary) {
   const TomlTable t = recipe.table("model");
-  const Outline outline = outline_of(t, seed);
+  const Outline outline = outline_of(recipe, seed);
   Parts& p = *parts_;
   width_ = outline.spec.width;
   context_ = p.context = outline.spec.context;
-  p.z_loss = t.number("z_loss", 0);
-  p.softcap = t.number("logit_softcap", 0);
+  p.z_loss = t.number("z_loss", kLossWeight, 0);
+  p.softcap = t.number("logit_softcap", kCap, 0);
   if (t.boolean("embedding_scale", false)) p.embedding_scale = std::sqrt(double(width_));
   p.recompute = t.boolean("recompute", false);
 
@@ -334,6 +373,10 @@ Tensor Model::step(const Tensor& token, Generation& generation) const {
   return parts_->logits(rows(x)).reshape({vocabulary_});
 }
 
+int64_t Model::longest_text() const {
+  return parts_->positions ? context_ : std::numeric_limits<int32_t>::max();
+}
+
 double Model::flops_per_token() const {
   int64_t met = active_parameter_count();
   if (!parts_->head.value().same_view(parts_->embedding.value()))
@@ -358,8 +401,8 @@ int64_t Model::active_parameter_count() const {
   for (const Block& block : parts_->blocks) {
     const int64_t active = block.mlp ? block.mlp->active_parameters() : -1;
     if (active < 0) continue;
-    for (const Parameter& p : parameters_)
-      if (p.name.starts_with(block.name + ".mlp.")) count -= p.var.value().numel();
+    for (size_t i = block.mlp_begin; i < block.mlp_end; ++i)
+      count -= parameters_[i].var.value().numel();
     count += active;
   }
   return count;

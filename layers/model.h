@@ -45,6 +45,9 @@ class Model {
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   int64_t context() const { return context_; }
+  // The most tokens of a text that can be fed: the context where positions are learned, else as many
+  // as 32 bits number.
+  int64_t longest_text() const;
   int64_t vocabulary() const { return vocabulary_; }
   int64_t width() const { return width_; }
   // Forward FLOPs a token at the context's length: 2 a parameter met, plus the mixers' own.

@@ -17,14 +17,14 @@ using autograd::apply;
 class Moe final : public Layer {
  public:
   Moe(const Spec& spec, const TomlTable& t, const Builder& b)
-      : experts_(at_least(1, t, "experts", 8)),
-        top_k_(at_least(1, t, "top_k", 2)),
-        width_(at_least(1, t, "width", spec.width)),
-        shared_(at_least(0, t, "shared", 0)),
-        balance_loss_(t.number("balance_loss", 0.01)),
-        z_loss_(t.number("z_loss", 0.001)) {
+      : experts_(t.integer("experts", kSize, 8)),
+        top_k_(t.integer("top_k", kSize, 2)),
+        width_(t.integer("width", kSize, spec.width)),
+        shared_(t.integer("shared", kCount, 0)),
+        balance_loss_(t.number("balance_loss", kLossWeight, 0.01)),
+        z_loss_(t.number("z_loss", kLossWeight, 0.001)) {
     if (top_k_ > experts_) t.refuse("top_k", "top_k is ", top_k_, " of ", experts_, " experts");
-    const bool swiglu = one_of({"swiglu", "gelu"}, t, "activation", "swiglu") == "swiglu";
+    const bool swiglu = t.one_of("activation", {"swiglu", "gelu"}, "swiglu") == "swiglu";
     const int64_t D = spec.width;
     const Init in = Init::normal(spec.init), out = Init::normal(spec.residual_init());
     router_ = b.parameter("router.weight", {experts_, D}, in, /*decay=*/false);

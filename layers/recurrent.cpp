@@ -19,13 +19,14 @@ double HeadSizes::delta_flops() const {
 
 HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v) {
   HeadSizes s;
-  s.H = at_least(1, t, "heads", 4);
-  s.Hk = at_least(1, t, "key_heads", s.H);
+  s.H = t.integer("heads", kSize, 4);
+  s.Hk = t.integer("key_heads", kSize, s.H);
   if (s.H % s.Hk != 0)
     t.refuse("key_heads", s.H, " heads cannot share ", s.Hk, " key heads evenly");
   const auto width = [&](const char* key, double expand) {
     const double all = expand * static_cast<double>(spec.width);
-    return at_least(1, t, key, std::max<int64_t>(1, std::llround(all / static_cast<double>(s.H))));
+    return t.integer(key, kSize,
+                     std::max<int64_t>(1, std::llround(all / static_cast<double>(s.H))));
   };
   s.K = width("key_width", expand_k);
   s.V = width("value_width", expand_v);

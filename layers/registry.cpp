@@ -54,11 +54,20 @@ Tensor numbers(const Shape& shape, Dtype dtype, Device device, const Init& init,
 
 }  // namespace
 
+Builder::Builder(Dtype dtype, Device device, uint64_t seed, std::vector<Parameter>* list)
+    : dtype_(dtype),
+      device_(device),
+      seed_(seed),
+      list_(list),
+      names_(std::make_shared<std::unordered_set<std::string>>()) {
+  for (const Parameter& p : *list) names_->insert(p.name);
+}
+
 Var Builder::parameter(const std::string& name, const Shape& shape, const Init& init,
                        bool decay) const {
   const OwnerScope owner("parameters");
   const std::string full = path_ + name;
-  for (const Parameter& p : *list_) require(p.name != full, "two parameters are named ", full);
+  require(names_->insert(full).second, "two parameters are named ", full);
   const Dtype exact = dtype_ == Dtype::bf16 ? Dtype::f32 : dtype_;
   const Tensor master = numbers(shape, exact, device_, init, Random(seed_, stream_of(full)));
   const Var var = Var::leaf(master.to(dtype_));

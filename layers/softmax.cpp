@@ -1,6 +1,7 @@
 #include "layers/softmax.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/basic/cache.h"
 
@@ -9,24 +10,30 @@ namespace {
 
 bool biased(const TomlTable& t) { return t.boolean("bias", false); }
 
+// head_dim, before anything is made that would not fit.
+int64_t head_width(const Spec& spec, const TomlTable& t, int64_t H, int64_t Hk, bool rotary) {
+  if (H % Hk != 0) t.refuse("key_heads", H, " heads cannot share ", Hk, " key heads evenly");
+  if (!t.has("head_dim") && spec.width % H != 0)
+    t.refuse("heads", H, " heads do not divide the width of ", spec.width,
+             " evenly; set head_dim too, or other heads");
+  const int64_t K = t.integer("head_dim", kSize, spec.width / H);
+  if (rotary && K % 2 != 0)
+    t.refuse("head_dim", "head_dim is ", K, "; rotary positions turn pairs, so it must be even");
+  return K;
+}
+
 }  // namespace
 
 HeadProjections::HeadProjections(const Spec& spec, const TomlTable& t, const Builder& b)
-    : H_(at_least(1, t, "heads", 4)),
-      Hk_(at_least(1, t, "key_heads", H_)),
-      K_(at_least(1, t, "head_dim", spec.width / H_)),
+    : H_(t.integer("heads", kSize, 4)),
+      Hk_(t.integer("key_heads", kSize, H_)),
       rotary_(t.boolean("rotary", true)),
-      base_(t.number("rotary_base", 10000)),
+      K_(head_width(spec, t, H_, Hk_, rotary_)),
+      base_(t.number("rotary_base", kRotaryBase, 10000)),
       q_(b.within("q_proj"), spec.width, H_ * K_, spec.init, biased(t)),
       k_(b.within("k_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
       v_(b.within("v_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
       o_(b.within("o_proj"), H_ * K_, spec.width, spec.residual_init(), biased(t)) {
-  if (H_ % Hk_ != 0) t.refuse("key_heads", H_, " heads cannot share ", Hk_, " key heads evenly");
-  if (!t.has("head_dim") && spec.width % H_ != 0)
-    t.refuse("heads", H_, " heads do not divide the width of ", spec.width,
-             " evenly; set head_dim too, or other heads");
-  if (rotary_ && K_ % 2 != 0)
-    t.refuse("head_dim", "head_dim is ", K_, "; rotary positions turn pairs, so it must be even");
   if (!t.boolean("qk_norm", false)) return;
   q_norm_.emplace(b.within("q_norm"), K_);
   k_norm_.emplace(b.within("k_norm"), K_);
@@ -115,10 +122,17 @@ KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t win
   State& s = *c.state;
   Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
   const int64_t n = k.size(1);
-  if (window > 0) {
+  // Room for the text that will come, as far as that is known; a window needs no more than twice its
+  // own rows, so that what it drops is moved seldom.
+  const auto make_room = [&](int64_t most) {
+    const int64_t rows = std::max({c.capacity, s.held + n, keys ? 2 * keys.size(1) : 0});
+    reserve(keys, k, std::min(rows, most), s.held);
+    reserve(values, v, std::min(rows, most), s.held);
+  };
+  constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  if (window > 0 && window < kAll / 2) {
     const int64_t slots = 2 * window, keep = std::min(s.held, window - 1);
-    reserve(keys, k, slots, 0);
-    reserve(values, v, slots, 0);
+    if (!keys || std::min(s.held + n, slots) > keys.size(1)) make_room(slots);
     if (keep + n > slots) {  // more at once than the cache holds: it gets their end
       const KeysAndValues all{joined_rows(keys.slice(1, s.held - keep, s.held), k),
                               joined_rows(values.slice(1, s.held - keep, s.held), v)};
@@ -136,9 +150,7 @@ KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t win
       s.held = keep;
     }
   } else if (!keys || s.held + n > keys.size(1)) {
-    const int64_t slots = std::max({c.capacity, s.held + n, keys ? 2 * keys.size(1) : 0});
-    reserve(keys, k, slots, s.held);
-    reserve(values, v, slots, s.held);
+    make_room(kAll);
   }
   keys.slice(1, s.held, s.held + n).copy_from(k);
   values.slice(1, s.held, s.held + n).copy_from(v);

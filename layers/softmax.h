@@ -26,8 +26,9 @@ class HeadProjections {
   int64_t K() const { return K_; }
 
  private:
-  int64_t H_, Hk_, K_;
+  int64_t H_, Hk_;
   bool rotary_;
+  int64_t K_;
   double base_;
   Linear q_, k_, v_, o_;
   std::optional<Norm> q_norm_, k_norm_;
@@ -35,7 +36,8 @@ class HeadProjections {
 
 // Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state and
 // the new ones behind them. window > 0: what no later token can see is dropped, so that the state
-// holds 2 * window rows at most; window = 0: room for c.capacity rows, more where that is too few.
+// holds 2 * window rows at most, and no more than c.capacity where that is enough; window = 0: room for
+// c.capacity rows, more where that is too few.
 // Where c.place says the position, they are a ring of c.capacity rows, or of `window` if that is less.
 struct KeysAndValues {
   Tensor k, v;

@@ -254,7 +254,8 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
 }
 
 int run_bench(const BenchArguments& a, std::ostream& out) {
-  require(a.budget >= 0, "bench --budget: ", a.budget, " is not a number of seconds");
+  require(a.budget >= 0 && a.budget <= 3600, "bench --budget: ", a.budget,
+          ", expected seconds from 0 to 3600");
   if constexpr (has_cuda)
     if (device_from(a.device).is_cuda()) return run_cuda_bench(a, out);
   require(device_from(a.device).is_cpu(), "bench --device ", a.device, ": nothing runs there");

@@ -20,12 +20,24 @@ void generate_here(const layers::Model& model, layers::Generation& generation, T
 
 }  // namespace
 
+void check_length(const layers::Model& model, int64_t prompt, int64_t count) {
+  require(prompt > 0, "the prompt is empty, expected at least one token");
+  require(prompt <= model.context(), "the prompt has ", prompt, " tokens, the model's context ",
+          model.context(), "; shorten the prompt");
+  // The last token is fed to no step.
+  const int64_t most = model.longest_text() - prompt + 1;
+  const bool learned = model.longest_text() == model.context();
+  require(count <= most, count, " tokens after a prompt of ", prompt, " go beyond ",
+          learned ? concat("the context of ", model.context(),
+                           ", and the model has learned no position past it")
+                  : concat(model.longest_text(), " tokens, the longest text there can be"),
+          "; ask for at most ", most);
+}
+
 Generated generate(const layers::Model& model, const std::vector<int32_t>& prompt, int64_t count,
                    const SamplingSettings& settings, const std::function<bool(int32_t)>& on_token,
                    bool record) {
-  require(!prompt.empty(), "generate: the prompt is empty, expected at least one token");
-  require(static_cast<int64_t>(prompt.size()) <= model.context(), "the prompt has ", prompt.size(),
-          " tokens, the model's context ", model.context(), "; shorten the prompt");
+  check_length(model, static_cast<int64_t>(prompt.size()), count);
   const autograd::NoGrad no_grad;
   layers::Generation generation;
   generation.capacity = static_cast<int64_t>(prompt.size()) + count;

@@ -22,10 +22,13 @@ struct Generated {
 // Continues `prompt` (at least one token) by `count` tokens; each goes to `on_token` as it comes, which
 // returns false to stop. On a GPU a step, with the draw at its end, is recorded as a CUDA graph and
 // launched for each token, the next while the host takes this one; `record` = false enqueues the same
-// work operation by operation. Throws Error where the prompt is longer than the model's context.
+// work operation by operation. Throws Error as check_length() does.
 Generated generate(const layers::Model& model, const std::vector<int32_t>& prompt, int64_t count,
                    const SamplingSettings& settings,
                    const std::function<bool(int32_t)>& on_token = nullptr, bool record = true);
+
+// Throws Error where the model cannot go on from a prompt of so many tokens by `count`.
+void check_length(const layers::Model& model, int64_t prompt, int64_t count);
 
 // Generation on a GPU, after the prompt, whose last logits are given; in builds that have CUDA.
 void generate_on_cuda(const layers::Model& model, layers::Generation& generation,

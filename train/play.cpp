@@ -1,6 +1,8 @@
 // The verbs that use a finished checkpoint: eval and generate. And data, version.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 
 #include "core/file.h"
 #include "core/parallel.h"
@@ -60,6 +62,7 @@ Loaded load(const std::string& where, const std::string& device) {
 }  // namespace
 
 int run_eval(const EvalArguments& a) {
+  require(a.batches >= 0, "--batches ", a.batches, ": expected at least 1, or 0 for all");
   Loaded l = load(a.checkpoint, a.device);
   if (!a.data.empty()) {
     require(!l.data.is_task, l.path, ": was trained on a task; --data takes text");
@@ -84,13 +87,18 @@ int run_eval(const EvalArguments& a) {
 }
 
 int run_generate(const GenerateArguments& a) {
-  const Loaded l = load(a.checkpoint, a.device);
-  require(l.tokenizer != nullptr, l.path, ": was trained on a task and writes no text");
   require(!a.prompt.empty(), "--prompt is empty, expected some text to go on from");
   require(a.tokens > 0, "--tokens ", a.tokens, ": expected at least 1");
-  require(a.temperature >= 0, "--temperature ", a.temperature, ": expected at least 0");
+  require(a.temperature >= 0 && a.temperature <= 100, "--temperature ", a.temperature,
+          ": expected a number from 0 to 100");
   require(a.top_p > 0 && a.top_p <= 1, "--top-p ", a.top_p, ": expected above 0 and up to 1");
   require(a.top_k >= 0, "--top-k ", a.top_k, ": expected at least 0");
+  const Loaded l = load(a.checkpoint, a.device);
+  require(l.tokenizer != nullptr, l.path, ": was trained on a task and writes no text");
+  // A GPU counts in 32 bits, and no vocabulary is larger.
+  const int64_t top_k = std::min<int64_t>(a.top_k, std::numeric_limits<int32_t>::max());
+  const std::vector<int32_t> prompt = l.tokenizer->encode(a.prompt);
+  check_length(*l.model, static_cast<int64_t>(prompt.size()), a.tokens);
   std::printf("%s", a.prompt.c_str());
   flush_output();
   const auto show = [&](int32_t token) {
@@ -100,8 +108,8 @@ int run_generate(const GenerateArguments& a) {
     return true;
   };
   const Generated g =
-      generate(*l.model, l.tokenizer->encode(a.prompt), a.tokens,
-               {a.temperature, a.top_k, a.top_p, a.seed, l.tokenizer->vocabulary()}, show);
+      generate(*l.model, prompt, a.tokens,
+               {a.temperature, top_k, a.top_p, a.seed, l.tokenizer->vocabulary()}, show);
   std::printf("\n");
   flush_output();
   std::fprintf(stderr, "%zu tokens, %.0f tokens a second, %s of state%s%s\n", g.tokens.size(),
@@ -122,6 +130,8 @@ int run_data(const DataArguments& a) {
           a.document, ": expected file, blank or line");
   require(a.tokenizer == "bytes" || a.tokenizer == "sentencepiece", "--tokenizer ", a.tokenizer,
           ": expected bytes or sentencepiece");
+  require(a.vocabulary >= 2 && a.vocabulary <= 1 << 24, "--vocabulary ", a.vocabulary,
+          ": expected a number from 2 to ", 1 << 24);
   require_output(a.out, a.sources);
   const data::TextOptions options = text_options(a.document);
   const data::TokenizerPtr tokenizer =

@@ -1,6 +1,8 @@
 #include "train/recipe.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <limits>
 
 #include "core/text.h"
 #include "kernels/common/gemm.h"
@@ -8,26 +10,20 @@
 namespace weft::train {
 namespace {
 
-int64_t at_least(const TomlTable& t, const std::string& key, int64_t least, int64_t fallback) {
-  const int64_t value = t.integer(key, fallback);
-  if (value < least) t.refuse(key, key, " = ", value, ", expected at least ", least);
-  return value;
-}
-
-double in_range(const TomlTable& t, const std::string& key, double low, double high,
-                double fallback) {
-  const double value = t.number(key, fallback);
-  if (!(value >= low && value <= high))
-    t.refuse(key, key, " = ", value, ", expected a number from ", low, " to ", high);
-  return value;
-}
+// Steps are counted up to ten digits, as the names of checkpoints are.
+constexpr Integers kSteps{1, 9999999999};
+// Positions in a text are 32 bits wide.
+constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();
+// What is far too much means all there is, or never.
+constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+constexpr Integers kOneUp{1, kAny}, kZeroUp{0, kAny};
 
 RunSettings read_train(const TomlTable& t, const std::string& name, bool planned) {
   RunSettings s;
-  s.steps = at_least(t, "steps", 1, s.steps);
-  s.batch = at_least(t, "batch", 1, s.batch);
-  s.accumulate = at_least(t, "accumulate", 1, s.accumulate);
-  s.seed = static_cast<uint64_t>(at_least(t, "seed", 0, 1));
+  s.steps = t.integer("steps", kSteps, s.steps);
+  s.batch = t.integer("batch", {1, kMostTokens}, s.batch);
+  s.accumulate = t.integer("accumulate", {1, 1 << 24}, s.accumulate);
+  s.seed = static_cast<uint64_t>(t.integer("seed", kZeroUp, 1));
   try {
     const std::string device = t.string("device", "auto");
     s.device = planned && has_cuda && device == "cuda" ? kCuda : device_from(device);
@@ -41,11 +37,11 @@ RunSettings read_train(const TomlTable& t, const std::string& name, bool planned
              gpu ? "\"bf16\" on a GPU" : "\"f64\" on the CPU");
   s.dtype = dtype_from(dtype);
   s.tf32 = t.boolean("tf32", s.tf32);
-  s.log_every = at_least(t, "log_every", 1, s.log_every);
-  s.eval_every = at_least(t, "eval_every", 0, s.eval_every);
-  s.eval_batches = at_least(t, "eval_batches", 1, s.eval_batches);
-  if (t.has("checkpoint_every")) s.checkpoint_every = at_least(t, "checkpoint_every", 0, 0);
-  s.keep = at_least(t, "keep", 1, s.keep);
+  s.log_every = t.integer("log_every", kOneUp, s.log_every);
+  s.eval_every = t.integer("eval_every", kZeroUp, s.eval_every);
+  s.eval_batches = t.integer("eval_batches", kOneUp, s.eval_batches);
+  if (t.has("checkpoint_every")) s.checkpoint_every = t.integer("checkpoint_every", kZeroUp, 0);
+  s.keep = t.integer("keep", kOneUp, s.keep);
   s.out = t.string("out", "runs/" + name);
   if (s.out.empty()) t.refuse("out", "out is empty, expected a folder to be made");
   return s;
@@ -53,34 +49,32 @@ RunSettings read_train(const TomlTable& t, const std::string& name, bool planned
 
 OptimizerSettings read_optimizer(const TomlTable& t) {
   OptimizerSettings s;
-  s.lr = in_range(t, "lr", 0, 1e3, s.lr);
-  s.beta1 = in_range(t, "beta1", 0, 0.999999, s.beta1);
-  s.beta2 = in_range(t, "beta2", 0, 0.999999, s.beta2);
-  s.eps = in_range(t, "eps", 0, 1, s.eps);
-  s.weight_decay = in_range(t, "weight_decay", 0, 1e3, s.weight_decay);
-  s.clip = in_range(t, "clip", 0, 1e9, s.clip);
+  s.lr = t.number("lr", {0, 1e3}, s.lr);
+  s.beta1 = t.number("beta1", {0, 0.999999}, s.beta1);
+  s.beta2 = t.number("beta2", {0, 0.999999}, s.beta2);
+  s.eps = t.number("eps", {0, 1}, s.eps);
+  s.weight_decay = t.number("weight_decay", {0, 1e3}, s.weight_decay);
+  s.clip = t.number("clip", {0, 1e9}, s.clip);
   return s;
 }
 
 ScheduleSettings read_schedule(const TomlTable& t) {
   ScheduleSettings s;
-  s.type = t.string("type", s.type);
-  if (s.type != "cosine" && s.type != "wsd" && s.type != "constant")
-    t.refuse("type", "type = \"", s.type, "\", expected \"cosine\", \"wsd\" or \"constant\"");
-  s.warmup = at_least(t, "warmup", 0, s.warmup);
-  s.final = in_range(t, "final", 0, 1, s.final);
-  s.decay = in_range(t, "decay", 0, 1, s.decay);
+  s.type = t.one_of("type", {"cosine", "wsd", "constant"}, s.type);
+  s.warmup = t.integer("warmup", kZeroUp, s.warmup);
+  s.final = t.number("final", {0, 1}, s.final);
+  s.decay = t.number("decay", {0, 1}, s.decay);
   return s;
 }
 
 SampleSettings read_sample(const TomlTable& t) {
   SampleSettings s;
-  s.every = at_least(t, "every", 0, s.every);
+  s.every = t.integer("every", kZeroUp, s.every);
   s.prompt = t.string("prompt", s.prompt);
-  s.tokens = at_least(t, "tokens", 0, s.tokens);
-  s.temperature = in_range(t, "temperature", 0, 100, s.temperature);
-  s.top_k = at_least(t, "top_k", 0, s.top_k);
-  s.top_p = in_range(t, "top_p", 0, 1, s.top_p);
+  s.tokens = t.integer("tokens", kZeroUp, s.tokens);
+  s.temperature = t.number("temperature", {0, 100}, s.temperature);
+  s.top_k = std::min(kMostTokens, t.integer("top_k", kZeroUp, s.top_k));
+  s.top_p = t.number("top_p", {.least = 0, .most = 1, .above = true}, s.top_p);
   return s;
 }
 
@@ -115,7 +109,7 @@ void set_products(const RunSettings& settings) {
 
 Recipe read_recipe(const std::string& path, std::vector<std::string> overrides,
                    const std::string& device, bool planned) {
-  if (!device.empty()) overrides.push_back("train.device=\"" + device + "\"");
+  if (!device.empty()) overrides.push_back("train.device=" + device);
   Recipe recipe = checked(toml_from_file(path), name_of_file(path), overrides, planned);
   recipe.path = path;
   return recipe;

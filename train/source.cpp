@@ -1,27 +1,91 @@
 #include "train/source.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "core/text.h"
 #include "train/progress.h"
 
 namespace weft::train {
 namespace {
 
+// Tokens are 32 bits wide, and a table of them is held in memory.
+constexpr Integers kVocabulary{2, 1 << 24};
+// Numbers of examples lie in the upper 40 bits of their random numbers.
+constexpr int64_t kMostExamples = (int64_t{1} << 40) - 1;
+
+// Which of its three kinds [data] are: the one that is there, or that an override gives. Keys of the
+// others alone are of no use.
+std::string kind_of(const TomlTable& t) {
+  static const std::vector<std::pair<std::string, std::vector<std::string>>> keys = {
+      {"task",
+       {"vocabulary", "pairs", "random_filler", "power", "marks", "examples", "test_examples"}},
+      {"dataset", {"vocabulary", "held_out", "packed"}},
+      {"source", {"tokenizer", "vocabulary", "method", "document", "held_out", "packed"}}};
+  std::string kind;
+  for (const bool overridden : {true, false})
+    for (const auto& [name, of_kind] : keys)
+      if (kind.empty() && t.has(name) && (!overridden || t.overridden(name))) kind = name;
+  if (kind.empty())
+    t.refuse("source", "[data] needs source (text files or folders, or \"kjv\"), dataset, or task");
+  for (const auto& [name, of_kind] : keys) {
+    const std::string why = concat("[data] is read from \"", kind, "\"; leave one of them out");
+    const bool chosen = t.overridden(kind);
+    if (name != kind) t.unused(name, why, chosen);
+    for (const std::string& key : of_kind) {
+      const auto& used = std::find_if(keys.begin(), keys.end(), [&](const auto& k) {
+                           return k.first == kind;
+                         })->second;
+      if (name != kind && !contains(used, key)) t.unused(key, why, chosen);
+    }
+  }
+  return kind;
+}
+
 void read_task(const TomlTable& t, DataSettings& s) {
   s.is_task = true;
-  s.task.name = t.string("task");
-  const auto known = data::task_names();
-  if (!contains(known, s.task.name)) t.refuse("task", unknown_name("task", s.task.name, known));
-  s.task.vocabulary = t.integer("vocabulary", s.task.name == "mqar" ? 8192 : 16);
-  s.task.pairs = t.integers("pairs", s.task.pairs);
+  s.task.name = t.one_of("task", data::task_names(), "");
+  s.task.vocabulary = t.integer("vocabulary", kVocabulary, s.task.name == "mqar" ? 8192 : 16);
+  s.task.pairs = t.integers("pairs", {1, 1 << 24}, s.task.pairs);
+  if (s.task.pairs.empty()) t.refuse("pairs", "pairs is empty, expected numbers of pairs");
   s.task.random_filler = t.boolean("random_filler", s.task.random_filler);
-  s.task.power = t.number("power", s.task.power);
-  s.task.marks = t.integer("marks", s.task.marks);
-  s.task.examples = t.integer("examples", s.task.examples);
-  s.test_examples = t.integer("test_examples", s.test_examples);
+  s.task.power = t.number("power", {.least = 0, .most = 10, .above = true}, s.task.power);
+  s.task.marks = t.integer("marks", {1, 1 << 24}, s.task.marks);
+  s.task.examples = t.integer("examples", {0, kMostExamples}, s.task.examples);
+  s.test_examples = t.integer("test_examples", {1, kMostExamples}, s.test_examples);
   s.vocabulary = s.task.vocabulary;
 }
 
+// How text becomes tokens.
+void read_text(const TomlTable& t, DataSettings& s) {
+  s.sources = t.one_or_more("source");
+  if (s.sources.empty()) t.refuse("source", "source is empty, expected text files or folders");
+  s.tokenizer = t.one_of("tokenizer", {"bytes", "sentencepiece"}, s.tokenizer);
+  const bool bytes = s.tokenizer == "bytes";
+  s.vocabulary = t.integer("vocabulary", kVocabulary, bytes ? 256 : 4096);
+  if (bytes && s.vocabulary != 256) {
+    if (!t.overridden("tokenizer") || t.overridden("vocabulary"))
+      t.refuse("vocabulary", "vocabulary = ", s.vocabulary, ", but bytes have 256 values; leave ",
+               "the key out, or set tokenizer = \"sentencepiece\"");
+    t.unused("vocabulary", "bytes have 256 values", /*dropped=*/true);
+    s.vocabulary = 256;
+  }
+  s.method = t.one_of("method", {"bpe", "unigram"}, s.method);
+  s.document = t.one_of("document", {"file", "blank", "line"}, s.document);
+}
+
+// The tokens of a micro-batch are numbered in 32 bits.
+void check_batch(const Recipe& recipe, int64_t context) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const int64_t B = recipe.train.batch;
+  if (B > kMost / context)
+    recipe.toml.table("train").refuse("batch", "batch = ", B, " rows of model.context = ", context,
+                                      " are more than ", kMost, " tokens, the most that a ",
+                                      "micro-batch holds");
+}
+
 data::BatchShape rank_shape(const Recipe& recipe, int64_t context) {
+  check_batch(recipe, context);
   return {.rows = recipe.train.batch, .length = context, .rank = 0, .world = 1};
 }
 
@@ -36,41 +100,21 @@ data::TextOptions text_options(const std::string& document) {
 
 DataSettings read_data(const TomlTable& t) {
   DataSettings s;
-  if (t.has("task")) {
+  const std::string kind = kind_of(t);
+  if (kind == "task") {
     read_task(t, s);
     return s;
   }
-  if (t.has("dataset")) {
+  if (kind == "dataset") {
     s.sources = {t.string("dataset")};
     if (!data::is_token_dataset(s.sources))
       t.refuse("dataset", "dataset = \"", s.sources[0],
                "\", expected a file *.h5 made by `weft data`; text is named by source");
-    s.vocabulary = t.integer("vocabulary", 0);
+    s.vocabulary = t.integer("vocabulary", kVocabulary, 0);
   } else {
-    if (!t.has("source"))
-      t.refuse("source",
-               "[data] needs source (text files or folders, or \"kjv\"), dataset, or task");
-    s.sources =
-        t.type("source") == TomlType::array ? t.strings("source") : std::vector{t.string("source")};
-    s.tokenizer = t.string("tokenizer", s.tokenizer);
-    if (s.tokenizer != "bytes" && s.tokenizer != "sentencepiece")
-      t.refuse("tokenizer", "tokenizer = \"", s.tokenizer,
-               "\", expected \"bytes\" or \"sentencepiece\"");
-    const bool bytes = s.tokenizer == "bytes";
-    s.vocabulary = t.integer("vocabulary", bytes ? 256 : 4096);
-    if (bytes && s.vocabulary != 256)
-      t.refuse("vocabulary", "vocabulary = ", s.vocabulary,
-               ", but bytes have 256 values; leave the ",
-               "key out, or set tokenizer = \"sentencepiece\"");
-    s.method = t.string("method", s.method);
-    s.document = t.string("document", s.document);
-    if (s.document != "file" && s.document != "blank" && s.document != "line")
-      t.refuse("document", "document = \"", s.document,
-               "\", expected \"file\", \"blank\" or \"line\"");
+    read_text(t, s);
   }
-  s.held_out = t.number("held_out", s.held_out);
-  if (!(s.held_out >= 0 && s.held_out < 1))
-    t.refuse("held_out", "held_out = ", s.held_out, ", expected a part from 0 to below 1");
+  s.held_out = t.number("held_out", {.least = 0, .most = 1, .below = true}, s.held_out);
   s.packed = t.boolean("packed", s.packed);
   return s;
 }
@@ -84,6 +128,7 @@ int64_t vocabulary_of(const DataSettings& s) {
 }
 
 BatchShape batch_shape(const DataSettings& data, const Recipe& recipe, int64_t context) {
+  check_batch(recipe, context);
   const int64_t B = recipe.train.batch;
   if (!data.packed) return {{B, context}, context, 0};
   return {{1, B * context}, context, B * context + 1};

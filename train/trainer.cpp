@@ -48,11 +48,21 @@ void Trainer::resume(const std::string& checkpoint) {
   last_saved_ = checkpoint;
 }
 
+// Why the run writes no samples where the recipe wants some; empty where it does.
+std::string Trainer::no_samples() const {
+  if (!source_->is_text() || recipe_.sample.tokens == 0 || recipe_.sample.prompt.empty()) return "";
+  const size_t prompt = source_->encode(recipe_.sample.prompt).size();
+  if (static_cast<int64_t>(prompt) < model_->context()) return "";
+  return concat("sample.prompt has ", prompt, " tokens and leaves no room in the context of ",
+                model_->context(), ": no samples are written");
+}
+
 void Trainer::announce() const {
   show_line(concat(recipe_.name, ": ", count_text(double(model_->parameter_count())),
                    " parameters, context ", model_->context(), ", ", source_->describe(), "; ",
                    recipe_.train.device, " ", recipe_.train.dtype, ", ", thread_count(),
                    " threads, seed ", recipe_.train.seed));
+  if (const std::string why = no_samples(); !why.empty()) show_line(why);
   show_line(concat("run folder: ", recipe_.train.out,
                    state_.step ? concat(", going on from step ", state_.step) : ""));
 }

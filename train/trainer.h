@@ -40,6 +40,7 @@ class Trainer {
   std::string good_checkpoint(bool begins_well) const;
   void make_folder() const;
   void announce() const;
+  std::string no_samples() const;
   void profile_steps(int64_t begun);
   template <class F>
   auto guarded(const F& f);

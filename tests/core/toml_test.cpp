@@ -1,6 +1,7 @@
 #include "core/toml.h"
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,9 @@ namespace {
 using weft::toml_from_text;
 using weft::TomlTable;
 using weft::TomlType;
+
+constexpr weft::Integers kAny{0, std::numeric_limits<int64_t>::max()};
+constexpr weft::Numbers kReal{-1e300, 1e300};
 
 const char* kText = R"(# a recipe
 name = "small"
@@ -43,14 +47,14 @@ std::string message(const F& f) {
 TEST_CASE("toml: values come back with their types") {
   const TomlTable t = toml_from_text(kText, "x.toml");
   CHECK(t.string("name") == "small");
-  CHECK(t.table("model").integer("width") == 64);
-  CHECK(t.table("model").number("width") == 64.0);
-  CHECK(t.table("model").number("scale") == 0.5);
+  CHECK(t.table("model").integer("width", kAny) == 64);
+  CHECK(t.table("model").number("width", kReal) == 64.0);
+  CHECK(t.table("model").number("scale", kReal) == 0.5);
   CHECK(t.table("model").strings("pattern") ==
         std::vector<std::string>{"gated_linear", "attention"});
-  CHECK(t.tables("stage").at(1).integer("steps") == 20);
+  CHECK(t.tables("stage").at(1).integer("steps", kAny) == 20);
   CHECK(t.tables("none").empty());
-  CHECK(t.table("absent").integer("x", 7) == 7);
+  CHECK(t.table("absent").integer("x", kAny, 7) == 7);
   CHECK(t.table("model").type("scale") == TomlType::number);
   CHECK(t.keys() == std::vector<std::string>{"name", "model", "gated_linear", "stage"});
 }
@@ -58,19 +62,18 @@ TEST_CASE("toml: values come back with their types") {
 TEST_CASE("toml: an unknown key is told with its place and the nearest known name") {
   const TomlTable t = toml_from_text(kText, "recipes/x.toml");
   const TomlTable linear = t.table("gated_linear");
-  linear.integer("heads", 4), linear.integer("key_width", 64);
+  linear.integer("heads", kAny, 4), linear.integer("key_width", kAny, 64);
   const std::string expected =
       "recipes/x.toml:9:1: unknown key \"head\" in [gated_linear]; did you mean \"heads\"? "
       "known: heads, key_width";
   CHECK(message([&] { linear.finish(); }) == expected);
-  CHECK(message([&] { linear.check_known({"heads", "key_width"}); }) == expected);
 }
 
 TEST_CASE("toml: finish looks into every sub-table, and at tables nobody opened") {
   const TomlTable t = toml_from_text(kText, "x.toml");
   t.string("name");
   for (const char* key : {"width", "pattern", "scale"}) t.table("model").has(key);
-  for (const TomlTable& stage : t.tables("stage")) stage.integer("steps");
+  for (const TomlTable& stage : t.tables("stage")) stage.integer("steps", kAny);
   CHECK(message([&] { t.finish(); }) ==
         "x.toml:8:2: unknown key \"gated_linear\"; did you mean \"name\"? "
         "known: name, model, stage");
@@ -82,17 +85,21 @@ TEST_CASE("toml: a wrong type says what is and what was expected") {
   const TomlTable t =
       toml_from_text("[a]\nheads = \"4\"\nlist = [1, true]\nday = 1979-05-27", "x.toml");
   const TomlTable a = t.table("a");
-  CHECK(message([&] { a.integer("heads"); }) ==
-        "x.toml:2:9: \"heads\" in [a] is a string (\"4\"), expected an integer");
-  CHECK(message([&] { a.integers("list"); }) ==
-        "x.toml:3:12: \"list\" in [a] holds a boolean (true), expected an array of integers");
+  CHECK(message([&] {
+          a.integer("heads", {1, 9});
+        }) == "x.toml:2:9: \"heads\" in [a] is a string (\"4\"), expected an integer from 1 to 9");
+  CHECK(message([&] {
+          a.integers("list", {1, 9}, {});
+        }) == "x.toml:3:12: \"list\" in [a] holds a boolean (true), expected an array of integers");
   CHECK(message([&] { a.boolean("list"); }) ==
         "x.toml:3:8: \"list\" in [a] is an array of 2 values, expected true or false");
   CHECK(message([&] { a.string("day"); }) ==
         "x.toml:4:7: \"day\" in [a] is a date (1979-05-27), expected a string");
   CHECK(message([&] { a.table("heads"); }) ==
         "x.toml:2:9: \"heads\" in [a] is a string (\"4\"), expected a table");
-  CHECK(message([&] { a.number("lr"); }) == "x.toml:1:1: [a] lacks \"lr\", a number");
+  CHECK(message([&] {
+          a.number("lr", {0, 1});
+        }) == "x.toml:1:1: [a] lacks \"lr\", a number from 0 to 1");
   CHECK(message([&] { a.refuse("heads", "too many"); }) == "x.toml:2:9: too many");
 }
 
@@ -114,13 +121,14 @@ TEST_CASE("toml: set overrides, adds and says where a value came from") {
   t.set("train.schedule.name", "cosine");  // quotes may be left out
   t.set("model.pattern", "[\"delta\"]");
   t.set("data", "{seed = 3}");
-  CHECK(t.table("model").integer("width") == 128);
+  CHECK(t.table("model").integer("width", kAny) == 128);
   CHECK(t.table("train").table("schedule").string("name") == "cosine");
   CHECK(t.table("model").strings("pattern") == std::vector<std::string>{"delta"});
-  CHECK(t.table("data").integer("seed") == 3);
+  CHECK(t.table("data").integer("seed", kAny) == 3);
   t.set("model.width", "wide");
-  CHECK(message([&] { t.table("model").integer("width"); }) ==
-        "--set model.width=wide: \"width\" in [model] is a string (\"wide\"), expected an integer");
+  CHECK(message([&] { t.table("model").integer("width", kAny); }) ==
+        "--set model.width=wide: \"width\" in [model] is a string (\"wide\"), expected an integer "
+        "from 0 to 9223372036854775807");
   CHECK(message([&] { t.set("name.x", "1"); }) ==
         "--set name.x=1: \"name\" is a string (\"small\"), not a table");
   CHECK(message([&] { t.set("a..b", "1"); }).find("names no key") != std::string::npos);
@@ -151,14 +159,106 @@ y = 0x10
   const std::string text = t.to_text();
   const TomlTable back = toml_from_text(text, "again.toml");
   CHECK(back.to_text() == text);
-  CHECK(back.number("a") == 1e-3);
+  CHECK(back.number("a", kReal) == 1e-3);
   CHECK(back.type("b") == TomlType::number);
-  CHECK(std::isinf(back.number("c")));
+  CHECK(std::isinf(back.number("c", {-INFINITY, INFINITY})));
   CHECK(back.string("odd key") == t.string("odd key"));
-  CHECK(back.table("outer").table("inner").integer("deep") == 9223372036854775807);
-  CHECK(back.table("outer").tables("list").at(0).table("sub").integer("y") == 16);
+  CHECK(back.table("outer").table("inner").integer("deep", kAny) == 9223372036854775807);
+  CHECK(back.table("outer").tables("list").at(0).table("sub").integer("y", kAny) == 16);
   CHECK(back.table("outer").tables("list").size() == 2);
-  CHECK(back.table("outer").table("new").number("value") == 0.1);
+  CHECK(back.table("outer").table("new").number("value", kReal) == 0.1);
+}
+
+TEST_CASE("toml: a number lies in its range, ends included, and what is no number in none") {
+  const TomlTable t = toml_from_text(
+      "[a]\nsize = 0\nmany = 9\nlist = [1, 0]\nrate = nan\nhuge = inf\ntop = 0.0\nheld = 1",
+      "x.toml");
+  const TomlTable a = t.table("a");
+  CHECK(a.integer("many", {1, 9}) == 9);
+  CHECK(message([&] {
+          a.integer("size", {1, 9});
+        }) == "x.toml:2:8: size = 0 in [a], expected at least 1");
+  CHECK(message([&] {
+          a.integer("many", {1, 8});
+        }) == "x.toml:3:8: many = 9 in [a], expected at most 8");
+  CHECK(message([&] {
+          a.integers("list", {1, 9}, {});
+        }) == "x.toml:4:12: list in [a] holds 0, expected at least 1");
+  CHECK(message([&] {
+          a.number("rate", {0, 1});
+        }) == "x.toml:5:8: rate = nan in [a], expected a number from 0 to 1");
+  CHECK(message([&] {
+          a.number("huge", {0, 1});
+        }).find("expected a number from 0 to 1") != std::string::npos);
+  CHECK(message([&] { a.number("top", {.least = 0, .most = 1, .above = true}); }) ==
+        "x.toml:7:7: top = 0 in [a], expected a number above 0, up to 1");
+  CHECK(message([&] { a.number("held", {.least = 0, .most = 1, .below = true}); }) ==
+        "x.toml:8:8: held = 1 in [a], expected a number from 0 to below 1");
+  CHECK(a.number("held", {0, 1}) == 1);
+}
+
+TEST_CASE("toml: what set() is given is text, letter for letter, where text is wanted") {
+  for (const char* given :
+       {"2026-11-28", "07:32:00", "1979-05-27T07:32:00Z", "true", "inf", "-nan", "0xdeadbeef",
+        "1e5", "1_000", "12", "007", "-0.50", "", " 5 ", "a # b", "1 # b", "{a = 1}", "a=b"}) {
+    TomlTable t = toml_from_text("[train]\nout = \"x\"", "x.toml");
+    t.set("train.out", given);
+    INFO(given);
+    CHECK(t.table("train").string("out") == given);
+    CHECK(toml_from_text(t.to_text(), "again.toml").table("train").string("out") == given);
+  }
+  TomlTable t = toml_from_text("", "x.toml");
+  t.set("train.out", "\"quoted # text\"");
+  CHECK(t.table("train").string("out") == "quoted # text");
+  t.set("train.on", "2026-11-28");
+  CHECK(message([&] { t.table("train").boolean("on"); }) ==
+        "--set train.on=2026-11-28: \"on\" in [train] is a date (2026-11-28), expected true or "
+        "false");
+}
+
+TEST_CASE("toml: a list of text that set() is given needs no quotes either") {
+  const auto list = [](const std::string& given) {
+    TomlTable t = toml_from_text("", "x.toml");
+    t.set("list", given);
+    const auto all = t.strings("list");
+    CHECK(toml_from_text(t.to_text(), "again.toml").strings("list") == all);
+    return all;
+  };
+  using Texts = std::vector<std::string>;
+  CHECK(list("[a, b*3]") == Texts{"a", "b*3"});
+  CHECK(list("[2026-11-28, 1e5, true,]") == Texts{"2026-11-28", "1e5", "true"});
+  CHECK(list("[\"a, b\", 'c', d e]") == Texts{"a, b", "c", "d e"});
+  CHECK(list("[\"a\", \"b\"]") == Texts{"a", "b"});
+  CHECK(message([&] { list("a"); }).find("expected an array of strings") != std::string::npos);
+  CHECK(message([&] { list("[a,,b]"); }).find("expected an array of strings") != std::string::npos);
+
+  const auto some = [](const std::string& given) {
+    TomlTable t = toml_from_text("", "x.toml");
+    t.set("source", given);
+    return t.one_or_more("source");
+  };
+  CHECK(some("a.txt") == Texts{"a.txt"});
+  CHECK(some("2026-11-28") == Texts{"2026-11-28"});
+  CHECK(some("[a.txt, 1]") == Texts{"a.txt", "1"});
+  CHECK(toml_from_text("s = [\"a\"]", "x").one_or_more("s") == Texts{"a"});
+  CHECK(message([&] { toml_from_text("s = 1", "x").one_or_more("s"); }).find("expected a string") !=
+        std::string::npos);
+}
+
+TEST_CASE(
+    "toml: what is of no use is refused with the reason, or dropped where an override says so") {
+  TomlTable t = toml_from_text("a = 1\nb = 2\n[delta]\nheads = 4", "x.toml");
+  t.integer("a", kAny);
+  t.unused("b", "there is a", false);
+  t.unused("delta", "nothing names it", false);
+  CHECK(message([&] { t.finish(); }) == "x.toml:2:1: \"b\" is not used: there is a");
+  t.unused("b", "there is a", true);
+  CHECK(message([&] { t.finish(); }) == "x.toml:3:2: [delta] is not used: nothing names it");
+  t.unused("delta", "nothing names it", true);
+  CHECK_NOTHROW(t.finish());
+  CHECK(t.to_text() == "a = 1\n");
+  t.set("detla", "1");
+  CHECK(message([&] { t.finish(); }).find("did you mean \"delta\"?") != std::string::npos);
 }
 
 TEST_CASE("toml: text that is not UTF-8, or holds a zero, is refused with its place") {

@@ -52,3 +52,61 @@ TEST_CASE("generate: a recorded step gives the tokens of one that is not, for ev
     CHECK(generate(m, {1}, 30, {}, [&](int32_t) { return --left > 0; }).tokens.size() == 5);
   }
 }
+
+namespace {
+
+// The bytes of a generation's state as `inspect` plans them.
+int64_t planned(const std::string& text) {
+  const layers::Model m(toml_from_text(text, "r.toml"), 61, Dtype::f32, kMeta, 5);
+  layers::Generation g;
+  g.capacity = m.context();
+  m.next(empty({1, 1}, Dtype::i32, kMeta), g);
+  return g.bytes();
+}
+
+std::string windowed(const std::string& window, const std::string& more = "") {
+  return "[model]\nwidth = 16\ncontext = 40\npattern = [\"attention\"]\n" + more +
+         "[attention]\nheads = 2\nwindow = " + window + "\n";
+}
+
+}  // namespace
+
+TEST_CASE("generate: a text of the context's length holds the bytes that were planned") {
+  const layers::Model m = model_of(Dtype::f32, kCpu);
+  CHECK(generate(m, {1, 2, 3}, m.context() - 3, {}).state_bytes == planned(recipe()));
+}
+
+TEST_CASE("generate: a window keeps no more keys than the text can have") {
+  const std::vector<int32_t> prompt{1, 2, 3};
+  const int64_t whole = planned(windowed("0"));
+  CHECK(whole == 40 * 16 * 2 * 4);
+  for (const char* window : {"20", "21", "40", "10000000", "9223372036854775807"}) {
+    INFO(window);
+    CHECK(planned(windowed(window)) == whole);
+    const layers::Model m(toml_from_text(windowed(window), "r.toml"), 61, Dtype::f32, kCpu, 5);
+    CHECK(generate(m, prompt, 37, {}).state_bytes == whole);
+    CHECK(generate(m, prompt, 7, {}).state_bytes == 10 * 16 * 2 * 4);
+  }
+  CHECK(planned(windowed("7")) == 14 * 16 * 2 * 4);
+}
+
+TEST_CASE("generate: a window over the whole text writes what no window writes") {
+  const std::vector<int32_t> prompt{1, 2, 3};
+  const auto written = [&](const std::string& window) {
+    const layers::Model m(toml_from_text(windowed(window), "r.toml"), 61, Dtype::f32, kCpu, 5);
+    return generate(m, prompt, 60, {.seed = 4}).tokens;
+  };
+  CHECK(written("10000000") == written("0"));
+  CHECK(written("63") == written("0"));
+}
+
+TEST_CASE("generate: learned positions refuse a text past them before the first token") {
+  const layers::Model m(toml_from_text(windowed("0", "positions = \"learned\"\n"), "r.toml"), 61,
+                        Dtype::f32, kCpu, 5);
+  int64_t seen = 0;
+  const auto count = [&](int32_t) { return ++seen > 0; };
+  CHECK_THROWS_WITH(generate(m, {1, 2, 3}, 39, {}, count),
+                    ContainsSubstring("learned") && ContainsSubstring("at most 38"));
+  CHECK(seen == 0);
+  CHECK(generate(m, {1, 2, 3}, 38, {}, count).tokens.size() == 38);
+}

@@ -201,7 +201,61 @@ TEST_CASE("messages: a folder that cannot be written is told before the first st
 TEST_CASE("messages: a text longer than the recipe's context is refused by generate") {
   const Folder f;
   REQUIRE(train(f, recipe()).status == 0);
-  refused(run_weft(f, {"generate", "run", "--prompt", std::string(40, 'x')}), {"context", "16"});
+  const Ran ran = run_weft(f, {"generate", "run", "--prompt", std::string(40, 'x')});
+  refused(ran, {"context", "16"});
+  CHECK_THAT(ran.text, !ContainsSubstring("xxx"));  // nothing is written before
+}
+
+TEST_CASE("messages: help is one text, however it is asked for") {
+  const Folder f;
+  const Ran help = run_weft(f, {"--help"}), alone = run_weft(f, {});
+  CHECK(help.status == 0);
+  CHECK(alone.status == 2);
+  CHECK(alone.text == help.text);
+  for (const auto& words : {std::vector<std::string>{"help"}, {"help", "help"}}) {
+    const Ran ran = run_weft(f, words);
+    CHECK(ran.status == 0);
+    CHECK(ran.text == help.text);
+  }
+  for (const char* verb : {"train", "eval", "generate", "inspect", "data", "export", "gradcheck",
+                           "op", "bench", "doctor", "version"}) {
+    const Ran ran = run_weft(f, {"help", verb});
+    INFO(verb << ran.text);
+    CHECK(ran.status == 0);
+    CHECK(ran.text == run_weft(f, {verb, "--help"}).text);
+    CHECK_THAT(ran.text, ContainsSubstring("xample"));
+    CHECK_THAT(help.text, ContainsSubstring(verb));
+  }
+  CHECK(run_weft(f, {"help", "op", "delta"}).text == run_weft(f, {"op", "delta", "--help"}).text);
+  const Ran version = run_weft(f, {"--version"});
+  CHECK(version.status == 0);
+  CHECK(version.text == run_weft(f, {"version"}).text);
+}
+
+TEST_CASE("messages: an unknown verb or flag is told with the nearest") {
+  const Folder f;
+  refused(run_weft(f, {"help", "trian"}), {"trian", "\"train\""});
+  refused(run_weft(f, {"verison"}), {"\"version\""});
+  refused(run_weft(f, {"train", "r.toml", "--ovewrite"}),
+          {"train", "--ovewrite", "\"--overwrite\""});
+}
+
+TEST_CASE("messages: a file that is not HDF5 is told with what it should be, in grammar") {
+  const Folder f;
+  f.write("text.h5", "this is text");
+  refused(run_weft(f, {"op", "delta", "text.h5", "out.h5"}), {"expected an operation file"});
+  refused(run_weft(f, {"op", "delta", ".", "out.h5"}), {"expected an operation file"});
+  refused(run_weft(f, {"eval", "text.h5"}), {"expected a checkpoint"});
+}
+
+TEST_CASE("messages: a prompt that leaves no room for a sample is told at the start") {
+  const Folder f;
+  const Ran ran = train(f, recipe("", "[sample]\nprompt = \"sixteen bytes and more\"\n"));
+  INFO(ran.text);
+  CHECK(ran.status == 0);
+  CHECK_THAT(ran.text,
+             ContainsSubstring("sample.prompt has 22 tokens") && !ContainsSubstring("--- sample"));
+  CHECK(ran.text.find("sample.prompt has") < ran.text.find("step 4/4"));
 }
 
 TEST_CASE("messages: the command line's own mistakes exit with 2 and name the verb") {

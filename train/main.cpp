@@ -6,7 +6,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -60,6 +62,16 @@ __attribute__((no_sanitize("address"))) void refuse_low_limit(int, char**, char*
 __attribute__((section(".preinit_array"),
                used)) void (*const before_libraries)(int, char**, char**) = refuse_low_limit;
 
+// The library takes a number that 64 bits do not hold for the largest that they hold.
+std::string refuse_too_large(const std::string& text) {
+  int64_t number = 0;
+  const auto read = std::from_chars(text.data(), text.data() + text.size(), number);
+  return read.ec == std::errc::result_out_of_range
+             ? concat(text, " is out of range, expected a number from 0 to ", INT64_MAX)
+             : "";
+}
+const CLI::Validator in_64_bits(refuse_too_large, "");
+
 void add_device(CLI::App* verb, std::string& device) {
   verb->add_option(
       "--device", device,
@@ -105,7 +117,7 @@ void add_eval(CLI::App& app, EvalArguments& a, int& status) {
   verb->footer("Example:\n  weft eval runs/quickstart/best.h5 --data book.txt");
   verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
   verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
-  verb->add_option("--batches", a.batches, "how many batches (standard: all)");
+  verb->add_option("--batches", a.batches, "how many batches (standard: all)")->check(in_64_bits);
   add_device(verb, a.device);
   verb->callback([&] { status = run_eval(a); });
 }
@@ -115,16 +127,20 @@ void add_generate(CLI::App& app, GenerateArguments& a, int& status) {
   verb->footer("Example:\n  weft generate runs/quickstart --prompt \"In the beginning\" --seed 7");
   verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
   verb->add_option("--prompt", a.prompt, "the text to go on from")->required();
-  verb->add_option("--tokens", a.tokens, "how many tokens to write")->capture_default_str();
+  verb->add_option("--tokens", a.tokens, "how many tokens to write")
+      ->capture_default_str()
+      ->check(in_64_bits);
   verb->add_option("--temperature", a.temperature, "0: always the likeliest token")
       ->capture_default_str();
   verb->add_option("--top-k", a.top_k, "draw from the k likeliest; 0: from all")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(in_64_bits);
   verb->add_option("--top-p", a.top_p, "draw from the likeliest that hold this much probability")
       ->capture_default_str();
   verb->add_option("--seed", a.seed, "the same seed writes the same text")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::NonNegativeNumber)
+      ->check(in_64_bits);
   add_device(verb, a.device);
   verb->callback([&] { status = run_generate(a); });
 }
@@ -148,7 +164,8 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
   verb->add_option("--out", a.out, "the dataset to write (HDF5)");
   verb->add_option("--tokenizer", a.tokenizer, "bytes or sentencepiece")->capture_default_str();
   verb->add_option("--vocabulary", a.vocabulary, "size of a trained vocabulary")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(in_64_bits);
   verb->add_option("--document", a.document, "what a document is: file, blank (line) or line")
       ->capture_default_str();
   verb->add_option("--describe", a.describe, "print what a dataset holds");
@@ -161,7 +178,9 @@ void add_export(CLI::App& app, ExportArguments& a, int& status) {
   verb->footer("Example:\n  weft export recipes/gpt.toml --steps 500 --out gpt.h5");
   verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
   add_set(verb, a.set);
-  verb->add_option("--steps", a.steps, "steps whose batches are written")->capture_default_str();
+  verb->add_option("--steps", a.steps, "steps whose batches are written")
+      ->capture_default_str()
+      ->check(in_64_bits);
   verb->add_option("--out", a.out, "the file to write (HDF5)")->required();
   verb->callback([&] { status = run_export(a); });
 }

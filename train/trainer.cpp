@@ -105,13 +105,13 @@ int Trainer::run() {
   progress_ = std::make_unique<Progress>(steps, state_.step);
   settle_folder();
   metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step);
+  if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
   // A run that was stopped after a save and before what comes after it.
   const bool owed = metrics_->lacks_evaluation() && evaluation_due();
   if (state_.step >= steps && !owed) {
     show_line(concat("the run is finished: step ", state_.step, " of ", steps));
     return best_is_kept() ? 0 : 2;
   }
-  if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
   stepper_ = make_stepper(*model_, *optimizer_, recipe_);
   save_time_ = std::chrono::steady_clock::now();
   if (owed) evaluate_now();
@@ -295,7 +295,7 @@ void Trainer::evaluate_now() {
 }
 
 void Trainer::sample_now() {
-  if (!source_->is_text() || recipe_.sample.tokens == 0) return;
+  if (!source_->is_text() || recipe_.sample.tokens == 0 || !no_samples().empty()) return;
   beside("no sample", [&] {
     const SamplingSettings s{recipe_.sample.temperature, recipe_.sample.top_k, recipe_.sample.top_p,
                              recipe_.train.seed + static_cast<uint64_t>(state_.step),
@@ -303,8 +303,6 @@ void Trainer::sample_now() {
     const std::string prompt = recipe_.sample.prompt.empty() ? "\n" : recipe_.sample.prompt;
     const std::vector<int32_t> start = source_->encode(prompt);
     const int64_t room = model_->context() - static_cast<int64_t>(start.size());
-    require(room > 0, "sample.prompt has ", start.size(), " tokens, the model's context ",
-            model_->context());
     const auto g = generate(*model_, start, std::min(recipe_.sample.tokens, room), s,
                             [](int32_t) { return stop_signal == 0; });
     progress_->say(concat("--- sample at step ", state_.step, " ---\n", prompt,
@@ -362,7 +360,7 @@ void Trainer::keep_best() {
   std::string from = checkpoint_path(out, best);
   if (best == state_.step) from = last_saved_;
   std::error_code missing;
-  if (fs::exists(from, missing)) {
+  if (fs::is_regular_file(fs::symlink_status(from, missing))) {  // a link is somebody else's
     try {
       renew_best(out, from);
     } catch (const Error& e) {

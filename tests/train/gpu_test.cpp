@@ -136,6 +136,7 @@ TEST_CASE("gpu: a run killed and resumed ends in the same bits", "[cuda]") {
     REQUIRE(train(f, out, {"--device", "cuda", "--set", concat("train.steps=", stop)}).status == 0);
     std::filesystem::remove(
         f / concat(out, "/checkpoints/step-00000000", stop[1] ? "" : "0", stop, ".h5"));
+    std::filesystem::remove(f / concat(out, "/best.h5"));  // it may be of that step
     const Ran rest = train(f, out, {"--device", "cuda", "--resume"});
     INFO(rest.text);
     REQUIRE(rest.status == 0);

@@ -66,7 +66,9 @@ NodePtr convert(const toml::node& from, const std::string& file, const std::stri
 
 // --- Back to text -----------------------------------------------------------------------------------
 
-std::string quoted(const std::string& text) {
+}  // namespace
+
+std::string toml_node::quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -84,20 +86,22 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
-std::string key_text(const std::string& key) {
-  const bool bare = !key.empty() && std::all_of(key.begin(), key.end(), [](unsigned char c) {
-    return (c < 0x80 && std::isalnum(c)) || c == '_' || c == '-';
-  });
-  return bare ? key : quoted(key);
-}
-
-std::string number_text(double number) {
+std::string toml_node::number_text(double number) {
   if (std::isnan(number)) return "nan";
   if (std::isinf(number)) return number > 0 ? "inf" : "-inf";
   char buffer[32];
   std::string text(buffer, std::to_chars(buffer, buffer + sizeof buffer, number).ptr);
   if (text.find_first_of(".e") == std::string::npos) text += ".0";
   return text;
+}
+
+namespace {
+
+std::string key_text(const std::string& key) {
+  const bool bare = !key.empty() && std::all_of(key.begin(), key.end(), [](unsigned char c) {
+    return (c < 0x80 && std::isalnum(c)) || c == '_' || c == '-';
+  });
+  return bare ? key : quoted(key);
 }
 
 // A value on one line.

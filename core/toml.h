@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -36,6 +37,12 @@ struct TomlKey {
   std::string path;  // "train.steps"
   TomlType type;     // of a list, that of its elements
   bool list;
+};
+
+// What a typed reader took for a key.
+struct TomlValue {
+  std::string text;    // in TOML, numbers in their shortest form
+  bool given = false;  // the key is there; else it is the reader's fallback
 };
 
 // A handle on a table: copies share it, its read marks and what set() changes.
@@ -90,6 +97,9 @@ class TomlTable {
   void unused(const std::string& key, const std::string& why, bool dropped) const;
   // What the typed readers asked for so far, here and in sub-tables.
   std::vector<TomlKey> known() const;
+  // The values that the typed readers took so far, fallbacks included, by "train.steps". Tables whose
+  // values are equal mean the same to their readers, however they are written.
+  std::map<std::string, TomlValue> values() const;
   // True where set() gave the key.
   bool overridden(const std::string& key) const;
   // The text at "local.type", without asking for it; "" where there is none.

@@ -32,6 +32,7 @@ struct TomlTable::Node {
   std::vector<Key> keys;                        // of a table
   std::vector<std::string> asked;               // of a table, in the order of asking
   std::vector<TomlKey> read;                    // of a table: what typed readers asked for
+  std::map<std::string, TomlValue> taken;       // of a table: what typed readers took
   std::map<std::string, NodePtr> absent;        // of a table: sub-tables that are not there
   struct Unused {
     std::string why;
@@ -63,6 +64,9 @@ inline std::string in_table(const Node& table) {
 }
 // What a value is, for messages: an integer (4), a string ("4"), ...
 std::string described(const Node& node);
+// A string and a number in TOML.
+std::string quoted(const std::string& text);
+std::string number_text(double number);
 // The value of a --set: TOML, else a string.
 NodePtr value_given(const std::string& value, const std::string& origin);
 

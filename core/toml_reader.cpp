@@ -161,6 +161,24 @@ void take_as_texts(Node& value) {
   if (!value.elements.empty()) value.type = TomlType::array;
 }
 
+std::string in_toml(const std::string& value) { return quoted(value); }
+std::string in_toml(int64_t value) { return std::to_string(value); }
+std::string in_toml(double value) { return number_text(value + 0.0); }  // -0 is 0
+std::string in_toml(bool value) { return value ? "true" : "false"; }
+template <class T>
+std::string in_toml(const std::vector<T>& values) {
+  std::vector<std::string> texts;
+  for (const T& value : values) texts.push_back(in_toml(value));
+  return "[" + joined(texts) + "]";
+}
+
+// Notes a value that a reader takes, and hands it on.
+template <class T>
+T take(Node& table, const std::string& key, const T& value, bool given = true) {
+  table.taken[key] = {in_toml(value), given};
+  return value;
+}
+
 template <class T>
 T checked(Node& table, const std::string& key, const Node& value) {
   if (!Reader<T>::fits(value)) wrong_type(table, key, value, Reader<T>::one);
@@ -170,23 +188,23 @@ T checked(Node& table, const std::string& key, const Node& value) {
 template <class T>
 T read_one(Node& table, const std::string& key, const T* fallback) {
   Node* const value = ask(table, key, Reader<T>::type, /*list=*/false);
-  if (!value && fallback) return *fallback;
+  if (!value && fallback) return take(table, key, *fallback, /*given=*/false);
   if (!value) missing(table, key, Reader<T>::one);
   if constexpr (std::is_same_v<T, std::string>) take_as_text(*value);
-  return checked<T>(table, key, *value);
+  return take(table, key, checked<T>(table, key, *value));
 }
 
 template <class T, class Range>
 T read_number(Node& table, const std::string& key, const Range& range, const T* fallback) {
   const Node* const value = ask(table, key, Reader<T>::type, /*list=*/false);
-  if (!value && fallback) return *fallback;
+  if (!value && fallback) return take(table, key, *fallback, /*given=*/false);
   if (!value) missing(table, key, expected(range));
   if (!Reader<T>::fits(*value)) wrong_type(table, key, *value, expected(range));
   const T number = Reader<T>::read(*value);
   if (!holds(range, number))
     fail(value->where, ": ", key, " = ", number, in_table(table), ", expected ",
          expected(range, number));
-  return number;
+  return take(table, key, number);
 }
 
 // The elements of an array.
@@ -207,12 +225,13 @@ std::vector<T> read_all(const Node& table, const std::string& key, const Node& v
 std::vector<std::string> read_one_or_more(Node& table, const std::string& key,
                                           const std::string* fallback) {
   Node* const value = ask(table, key, TomlType::string, /*list=*/false);
-  if (!value && fallback) return {*fallback};
+  if (!value && fallback) return take(table, key, std::vector{*fallback}, /*given=*/false);
   if (!value) missing(table, key, "a string or an array of strings");
   if (bracketed(value->given)) take_as_texts(*value);
-  if (value->type == TomlType::array) return read_all<std::string>(table, key, *value);
+  if (value->type == TomlType::array)
+    return take(table, key, read_all<std::string>(table, key, *value));
   take_as_text(*value);
-  return {checked<std::string>(table, key, *value)};
+  return take(table, key, std::vector{checked<std::string>(table, key, *value)});
 }
 
 void finish_node(Node& node) {
@@ -294,7 +313,7 @@ std::vector<std::string> TomlTable::strings(const std::string& key) const {
   Node* const value = ask(*node_, key, TomlType::string, /*list=*/true);
   if (!value) missing(*node_, key, "an array of strings");
   take_as_texts(*value);
-  return read_all<std::string>(*node_, key, *value);
+  return take(*node_, key, read_all<std::string>(*node_, key, *value));
 }
 std::vector<std::string> TomlTable::one_or_more(const std::string& key) const {
   return read_one_or_more(*node_, key, nullptr);
@@ -306,13 +325,13 @@ std::vector<std::string> TomlTable::one_or_more(const std::string& key,
 std::vector<int64_t> TomlTable::integers(const std::string& key, Integers range,
                                          const std::vector<int64_t>& fallback) const {
   const Node* const value = ask(*node_, key, TomlType::integer, /*list=*/true);
-  if (!value) return fallback;
+  if (!value) return take(*node_, key, fallback, /*given=*/false);
   const std::vector<int64_t> all = read_all<int64_t>(*node_, key, *value);
   for (size_t i = 0; i < all.size(); ++i)
     if (!holds(range, all[i]))
       fail(value->elements[i]->where, ": ", key, in_table(*node_), " holds ", all[i], ", expected ",
            expected(range, all[i]));
-  return all;
+  return take(*node_, key, all);
 }
 
 TomlTable TomlTable::table(const std::string& key) const {
@@ -381,6 +400,15 @@ std::vector<TomlKey> TomlTable::known() const {
   };
   for (const auto& key : node_->keys) add(key.value);
   for (const auto& [name, node] : node_->absent) add(node);
+  return all;
+}
+
+std::map<std::string, TomlValue> TomlTable::values() const {
+  std::map<std::string, TomlValue> all;
+  for (const auto& [key, value] : node_->taken)
+    all[node_->path.empty() ? key : node_->path + "." + key] = value;
+  for (const auto& key : node_->keys) all.merge(TomlTable(key.value).values());
+  for (const auto& [name, node] : node_->absent) all.merge(TomlTable(node).values());
   return all;
 }
 

@@ -291,3 +291,40 @@ TEST_CASE("toml: set takes UTF-8 alone") {
   t.set("a", "caf\xc3\xa9");
   CHECK(toml_from_text(t.to_text(), "again").string("a") == "caf\xc3\xa9");
 }
+
+TEST_CASE("toml: values are what readers took, however it was written") {
+  const auto read = [](const std::string& text) {
+    const TomlTable t = toml_from_text(text, "t");
+    const TomlTable a = t.table("a");
+    a.number("rate", {0, 1}, 1e-3);
+    a.integer("steps", {0, 100}, 5);
+    a.boolean("on", true);
+    a.string("name", "it");
+    a.one_or_more("list", "one");
+    t.integers("sizes", {0, 9}, {1, 2});
+    return t.values();
+  };
+  const auto absent = read(""), given = read(R"(
+sizes = [0x1, 2]
+[a]
+list = ["one"]
+name = 'it'
+on = true
+steps = 0b101
+rate = 1e-3
+unread = 3
+)");
+  CHECK(absent.size() == 6);
+  REQUIRE(given.size() == 6);
+  for (const auto& [key, value] : absent) {
+    INFO(key);
+    CHECK(value.text == given.at(key).text);
+    CHECK_FALSE(value.given);
+    CHECK(given.at(key).given);
+  }
+  CHECK(absent.at("a.rate").text == "0.001");
+  CHECK(absent.at("a.list").text == "[\"one\"]");
+  CHECK(absent.at("sizes").text == "[1, 2]");
+  CHECK(read("a = {rate = 1}").at("a.rate").text == read("a = {rate = 1.0}").at("a.rate").text);
+  CHECK(read("a = {rate = 0.5}").at("a.rate").text == "0.5");
+}

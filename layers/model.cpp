@@ -171,6 +171,16 @@ Block make_block(const TomlTable& recipe, const Outline& o, int64_t layer, const
 
 }  // namespace
 
+LayerNames layer_names(const TomlTable& recipe) {
+  const Outline o = outline_of(recipe, 0);
+  LayerNames names;
+  for (size_t i = 0; i < static_cast<size_t>(o.spec.layers); ++i) {
+    names.mixers.push_back(o.pattern[i % o.pattern.size()]);
+    names.mlps.push_back(o.mlps[i % o.mlps.size()]);
+  }
+  return names;
+}
+
 struct Model::Parts {
   Var embedding, positions, head;
   std::optional<Norm> norm;

@@ -28,6 +28,12 @@ struct Generation {
   int64_t bytes() const;
 };
 
+// The mixer and the MLP of each layer, by the names that the recipe gives them.
+struct LayerNames {
+  std::vector<std::string> mixers, mlps;
+};
+LayerNames layer_names(const TomlTable& recipe);
+
 class Model {
  public:
   // `recipe` is the whole recipe; the tables it reads are [model], [mlp], [moe] and one per name in

@@ -1,7 +1,6 @@
 #include "train/checkpoint.h"
 
 #include <set>
-#include <sstream>
 
 #include "autograd/tape.h"
 namespace weft::train {
@@ -22,32 +21,6 @@ void load(const Hdf5Reader& file, const std::string& name, const Tensor& into) {
   require(info.shape == into.shape(), file.path(), ": tensor \"", name, "\" has shape ", info.shape,
           ", the recipe's model expects ", into.shape());
   into.copy_from(file.tensor(name));
-}
-
-// "table.key" -> value, from the text that TomlTable::to_text writes.
-std::map<std::string, std::string> flat(const std::string& text) {
-  std::map<std::string, std::string> values;
-  std::istringstream in(text);
-  std::string table;
-  for (std::string line; std::getline(in, line);) {
-    if (line.empty()) continue;
-    if (line.front() == '[') {
-      table = line.substr(1, line.find(']') - 1) + ".";
-      continue;
-    }
-    const size_t at = line.find(" = ");
-    if (at != std::string::npos) values[table + line.substr(0, at)] = line.substr(at + 3);
-  }
-  return values;
-}
-
-bool changes_no_number(const std::string& key) {
-  static const std::set<std::string> keys = {"train.steps",      "train.log_every",
-                                             "train.eval_every", "train.eval_batches",
-                                             "train.keep",       "train.checkpoint_every",
-                                             "train.out",        "train.device",
-                                             "train.dtype",      "name"};
-  return keys.count(key) > 0 || key.rfind("sample.", 0) == 0;
 }
 
 }  // namespace
@@ -145,22 +118,12 @@ int64_t step_of_best(const std::string& out) {
   }
 }
 
-void require_same_recipe(const std::string& checkpoint, const std::string& theirs,
-                         const std::string& ours) {
-  const auto a = flat(theirs), b = flat(ours);
-  std::set<std::string> keys;
-  for (const auto& [key, value] : a) keys.insert(key);
-  for (const auto& [key, value] : b) keys.insert(key);
-  const auto value_in = [](const auto& values, const std::string& key) {
-    const auto found = values.find(key);
-    return found == values.end() ? std::string("absent") : found->second;
-  };
-  for (const std::string& key : keys) {
-    if (changes_no_number(key)) continue;
-    const std::string theirs_value = value_in(a, key), ours_value = value_in(b, key);
-    require(theirs_value == ours_value, checkpoint, ": the checkpoint is of another recipe: ", key,
-            " is ", theirs_value, " there and ", ours_value,
-            " here; resume with the recipe it was made with, or start anew with another train.out");
+bool is_best(const std::string& checkpoint, int64_t step, double loss) {
+  try {
+    const RunState s = read_state(open_checkpoint(checkpoint));
+    return s.step == step && s.best_step == step && s.best_loss == loss;
+  } catch (const Error&) {
+    return false;
   }
 }
 

@@ -76,6 +76,13 @@ std::vector<SavedStep> checkpoints_of(const std::string& out) {
 
 bool has_best(const std::string& out) { return type_of(best_path(out)) == fs::file_type::regular; }
 
+std::string run_of(const std::string& checkpoint) {
+  std::error_code failed;
+  const fs::path file = fs::weakly_canonical(checkpoint, failed);  // not that of a link to it
+  const fs::path folder = (failed ? fs::path(checkpoint) : file).parent_path();
+  return (folder.filename() == "checkpoints" ? folder.parent_path() : folder).string();
+}
+
 std::string find_checkpoint(const std::string& path) {
   if (!is_folder(path)) return path;
   const std::string best = best_path(path);

@@ -25,6 +25,8 @@ int64_t step_of_name(std::string_view name);
 std::vector<SavedStep> checkpoints_of(const std::string& out);
 // Is there a best.h5 of ours? Throws Error if the folder cannot be looked into.
 bool has_best(const std::string& out);
+// The folder of the run that a checkpoint belongs to by its place.
+std::string run_of(const std::string& checkpoint);
 // A checkpoint file itself, or the best (or else newest) one of a run's folder.
 std::string find_checkpoint(const std::string& path);
 

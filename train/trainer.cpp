@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "train/generate.h"
 #include "train/run_lock.h"
+#include "train/same_recipe.h"
 #include "train/stop.h"
 #include "train/verbs.h"
 
@@ -39,13 +40,20 @@ void Trainer::resume(const std::string& checkpoint) {
   const std::string recipe = state_.recipe;
   const Hdf5Reader file = open_checkpoint(checkpoint);
   RunState saved = read_state(file);
-  require_same_recipe(checkpoint, saved.recipe, recipe);
+  std::string other_data;
+  try {
+    source_->restore(saved.data);
+  } catch (const Error& e) {
+    other_data = e.what();
+  }
+  require_same_recipe(checkpoint, saved.recipe, recipe_, model_->vocabulary(), other_data.empty());
+  require(other_data.empty(), checkpoint, ": ", other_data);
   load_parameters(file, model_->parameters());
   load_optimizer(file, *optimizer_);
-  source_->restore(saved.data);
   state_ = std::move(saved);
   state_.recipe = recipe;
   last_saved_ = checkpoint;
+  origin_ = run_of(checkpoint);
 }
 
 // Why the run writes no samples where the recipe wants some; empty where it does.
@@ -350,6 +358,26 @@ void Trainer::settle_folder() {
   unsettled_ = why;
 }
 
+namespace {
+
+bool is_regular(const std::string& path) {  // a link is somebody else's
+  std::error_code missing;
+  return fs::is_regular_file(fs::symlink_status(path, missing));
+}
+
+}  // namespace
+
+// Where the checkpoint of the best step lies: here, or in the run that this one goes on from.
+std::string Trainer::best_checkpoint() const {
+  const int64_t best = state_.best_step;
+  const std::string here =
+      best == state_.step ? last_saved_ : checkpoint_path(recipe_.train.out, best);
+  if (origin_.empty() || is_regular(here)) return here;
+  for (const std::string& there : {checkpoint_path(origin_, best), best_path(origin_)})
+    if (is_regular(there) && is_best(there, best, state_.best_loss)) return there;
+  return here;
+}
+
 // best.h5 is a second name of the checkpoint with the lowest held-out loss.
 void Trainer::keep_best() {
   const std::string& out = recipe_.train.out;
@@ -357,10 +385,8 @@ void Trainer::keep_best() {
   if (!best_known_) best_kept_ = step_of_best(out);
   best_known_ = true;
   if (best_is_kept()) return;
-  std::string from = checkpoint_path(out, best);
-  if (best == state_.step) from = last_saved_;
-  std::error_code missing;
-  if (fs::is_regular_file(fs::symlink_status(from, missing))) {  // a link is somebody else's
+  const std::string from = best_checkpoint();
+  if (is_regular(from)) {
     try {
       renew_best(out, from);
     } catch (const Error& e) {

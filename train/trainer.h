@@ -58,6 +58,7 @@ class Trainer {
   void beside(const char* what, const F& f);
   void save();
   void settle_folder();
+  std::string best_checkpoint() const;
   void keep_best();
   bool best_is_kept() const { return state_.best_step < 0 || best_kept_ == state_.best_step; }
 
@@ -73,6 +74,7 @@ class Trainer {
   int64_t best_kept_ = -1;  // the step of best.h5; -1: there is none, or none that can be read
   bool best_known_ = false;
   std::string last_saved_, unsettled_;
+  std::string origin_;       // the folder of the run that was gone on from
   std::string last_good_;    // the last one from which a step was taken
   int64_t saved_step_ = -1;  // what this process saved last
   bool saved_ = true;        // did the last save succeed?

@@ -1,0 +1,264 @@
+// --resume by what a recipe means: written otherwise it is the same, and what differs is named.
+#include "train/same_recipe.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "tests/catch.h"
+#include "tests/train/program.h"
+#include "train/checkpoint.h"
+
+using namespace weft;
+using namespace weft::tests;
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kRecipe = R"(
+[model]
+width = 8
+layers = 2
+pattern = ["attention", "local"]
+context = 16
+[mlp]
+width = 8
+[attention]
+heads = 2
+[local]
+type = "attention"
+heads = 2
+window = 4
+[data]
+source = "text.txt"
+[optimizer]
+lr = 2e-3
+[train]
+steps = 4
+batch = 2
+eval_every = 2
+checkpoint_every = 2
+eval_batches = 1
+log_every = 1
+out = "run"
+[sample]
+tokens = 0
+)";
+
+// The recipe with parts replaced: {from, to}, ...
+std::string recipe(const std::vector<std::pair<std::string, std::string>>& changes = {}) {
+  std::string r = kRecipe;
+  for (const auto& [from, to] : changes) {
+    const size_t at = r.find(from);
+    REQUIRE(at != std::string::npos);
+    r.replace(at, from.size(), to);
+  }
+  return r;
+}
+
+std::string words(int from = 0) {
+  std::string text;
+  for (int i = from; i < from + 400; ++i) text += concat("line ", i * i % 977, " of a text\n");
+  return text;
+}
+
+Ran run_train(const Folder& f, std::vector<std::string> more = {}) {
+  more.insert(more.begin(), {"train", "recipe.toml"});
+  return run_weft(f, more);
+}
+
+void done(const Ran& ran) {
+  INFO(ran.text);
+  CHECK(ran.status == 0);
+}
+
+void refused(const Ran& ran, const std::string& says) {
+  INFO(ran.text);
+  CHECK(ran.status == 2);
+  CHECK_THAT(ran.text, ContainsSubstring(says));
+}
+
+void prepare(const Folder& f) {
+  f.write("recipe.toml", recipe());
+  f.write("text.txt", words());
+  done(run_train(f, {"--set", "train.steps=2"}));
+}
+
+// What the comparison says of a recipe against kRecipe; "" where it means the same.
+std::string difference(const std::string& there, const std::string& here) {
+  try {
+    const train::Recipe ours = train::recipe_from_text(here, "here");
+    train::require_same_recipe("old.h5", there, ours, 256, /*same_data=*/true);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+std::string difference(const std::vector<std::pair<std::string, std::string>>& changes) {
+  return difference(recipe(), recipe(changes));
+}
+
+}  // namespace
+
+TEST_CASE("resume: a recipe written otherwise goes on, in the same bits") {
+  const Folder f;
+  prepare(f);
+  fs::copy(f / "run", f / "twin", fs::copy_options::recursive);
+  done(run_train(f, {"--resume", "--set", "train.out=twin"}));
+  fs::create_directory(f / "elsewhere");
+  fs::rename(f / "text.txt", f / "elsewhere/book.txt");
+  f.write("recipe.toml", recipe({{"\"text.txt\"", "[\"elsewhere/book.txt\"]\nheld_out = 5e-2"},
+                                 {"lr = 2e-3", "lr = 0.002\nbeta1 = 0.9\nclip = 1"},
+                                 {"[sample]", "[schedule]\ndecay = 0.7\n[sample]\ntop_k = 3"}}));
+  done(run_train(f, {"--resume"}));
+  const auto hashes = [&](const std::string& out) {
+    std::vector<std::string> all;
+    const std::string metrics = f.read(out + "/metrics.jsonl"), key = "\"hash\":\"";
+    for (size_t at = 0; (at = metrics.find(key, at)) != std::string::npos; ++at)
+      all.push_back(metrics.substr(at + key.size(), 16));
+    return all;
+  };
+  CHECK(hashes("run").size() == 4);
+  CHECK(hashes("run") == hashes("twin"));
+}
+
+TEST_CASE("resume: a key that differs is named with both values") {
+  const Folder f;
+  prepare(f);
+  refused(
+      run_train(f, {"--resume", "--set", "optimizer.lr=1e-3"}),
+      "step-0000000002.h5: the checkpoint is of another recipe: optimizer.lr is 0.002 there and "
+      "0.001 here");
+  refused(run_train(f, {"--resume", "--set", "optimizer.beta1=0.8"}),
+          "optimizer.beta1 is 0.9 there and 0.8 here");
+  f.write("other.txt", words(7));
+  refused(run_train(f, {"--resume", "--set", "data.source=other.txt"}),
+          "data.source is [\"text.txt\"] there and [\"other.txt\"], which holds other data, here");
+  f.write("text.txt", words(7));
+  refused(run_train(f, {"--resume"}),
+          "step-0000000002.h5: the saved place in the data is of other");
+}
+
+TEST_CASE("resume: recipes that mean the same are the same, however they are written") {
+  CHECK(difference({{"[optimizer]", "[optimizer]\nbeta2 = 0.95\nclip = 1\nweight_decay = 1e-1"}}) ==
+        "");
+  CHECK(difference({{"layers = 2\n", ""}}) == "");
+  CHECK(difference({{"[\"attention\", \"local\"]", "[\"attention*1\", \"local\"]"}}) == "");
+  CHECK(difference({{"[\"attention\", \"local\"]", "[\"attention\", \"near\"]"},
+                    {"[local]", "[near]"}}) == "");
+  CHECK(difference({{"context = 16", "context = 16\nmlp = [\"swiglu\", \"swiglu\"]"}}) == "");
+  CHECK(difference({{"context = 16", "context = 16\nrecompute = true\nnorm = \"rms\""}}) == "");
+  CHECK(difference({{"heads = 2", "heads = 2\ntype = \"attention\"\nhead_dim = 4"}}) == "");
+  CHECK(difference({{"[train]", "[schedule]\ntype = \"cosine\"\ndecay = 0.5\n[train]"}}) == "");
+  CHECK(difference({{"[train]", "[schedule]\n[train]\ntf32 = true\nkeep = 7\nseed = 1"}}) == "");
+  CHECK(difference({{"source = ", "method = \"unigram\"\nvocabulary = 256\nsource = "}}) == "");
+  CHECK(difference({{"source = \"text.txt\"", "dataset = \"text.h5\""}}) == "");
+}
+
+TEST_CASE("resume: every kind of difference is told by the key that makes it") {
+  const auto tells = [](const std::string& said, const std::string& expected) {
+    CHECK_THAT(said, ContainsSubstring(": " + expected + " here; "));
+  };
+  tells(difference({{"width = 8", "width = 16"}}), "model.width is 8 there and 16");
+  tells(difference({{"layers = 2", "layers = 3"}}), "model.layers is 2 there and 3");
+  tells(difference({{"window = 4", "window = 5"}}), "local.window is 4 there and 5");
+  tells(difference({{"\n[mlp]\nwidth = 8", "\n[mlp]\nwidth = 9"}}), "mlp.width is 8 there and 9");
+  tells(difference({{"[\"attention\", \"local\"]", "[\"attention\", \"near\"]"},
+                    {"[local]", "[near]"},
+                    {"window = 4", "window = 5"}}),
+        "near.window is 4 (local.window) there and 5");
+  tells(difference({{"type = \"attention\"\nheads = 2\nwindow = 4", "type = \"retention\""}}),
+        "local.type is \"attention\" there and \"retention\"");
+  tells(difference({{"[\"attention\", \"local\"]", "[\"retention\", \"local\"]"}}),
+        "model.pattern is [\"attention\", \"local\"] there and [\"retention\", \"local\"]");
+  tells(difference({{"context = 16", "context = 16\nmlp = \"gelu\""}}),
+        "model.mlp is [\"swiglu\"] there and [\"gelu\"]");
+  tells(difference({{"[train]", "[schedule]\ntype = \"wsd\"\ndecay = 0.5\n[train]"}}),
+        "schedule.type is \"cosine\" there and \"wsd\"");
+  tells(difference({{"[train]", "[schedule]\nwarmup = 3\n[train]"}}),
+        "schedule.warmup is 0 there and 3");
+  tells(difference({{"source = ", "held_out = 0.1\nsource = "}}),
+        "data.held_out is 0.05 there and 0.1");
+  tells(difference({{"source = \"text.txt\"", "task = \"mqar\""}}),
+        "data.task is absent there and \"mqar\"");
+  tells(difference({{"batch = 2", "batch = 2\nseed = 9"}}), "train.seed is 1 there and 9");
+}
+
+TEST_CASE("resume: what changes no number may be what this program would not take") {
+  CHECK(
+      difference(recipe({{"[sample]", "[sample]\ntop_p = 0"}, {"log_every = 1", "log_every = 0"}}),
+                 recipe()) == "");
+  CHECK(difference(recipe({{"batch = 2", "batch = 2\ndevice = \"cuda:3\"\ndtype = \"bf16\""}}),
+                   recipe()) == "");
+  CHECK_THAT(difference(recipe({{"heads = 2", "heads = 3"}}), recipe()),
+             ContainsSubstring("old.h5: the checkpoint is of a recipe that this program does not"));
+}
+
+TEST_CASE("resume: a run that goes on in another folder keeps what was best") {
+  const Folder f;
+  f.write("recipe.toml", recipe({{"lr = 2e-3", "lr = 0"}}));  // no step is better than the second
+  f.write("text.txt", words());
+  done(run_train(f,
+                 {"--set", "train.out=still", "--set", "train.keep=9", "--set", "train.steps=6"}));
+  const std::string kept = f.read("still/best.h5");
+  CHECK(train::read_state(train::open_checkpoint(f / "still/best.h5")).step == 2);
+  std::string from = "still/checkpoints/step-0000000004.h5";
+  const auto check = [&](const std::string& out) {
+    const Ran ran = run_train(
+        f, {"--resume", "--from", from, "--set", "train.out=" + out, "--set", "train.steps=8"});
+    done(ran);
+    CHECK(ran.text.find("the best so far, is not in") == std::string::npos);
+    CHECK((f.read(out + "/best.h5") == kept));
+  };
+  check("beside");
+  fs::create_symlink("checkpoints/step-0000000002.h5", f / "still/link.h5");
+  from = "still/link.h5";
+  check("linked");
+  from = "still/checkpoints/step-0000000004.h5";
+  // The best.h5 of the old run stands in where its checkpoint was pruned.
+  fs::remove(f / "still/checkpoints/step-0000000002.h5");
+  check("pruned");
+  CHECK((f.read("still/best.h5") == kept));
+  // Where it is gone, its loss is kept, and nothing that is no better is called best.
+  fs::remove(f / "still/best.h5");
+  const Ran gone = run_train(
+      f, {"--resume", "--from", from, "--set", "train.out=gone", "--set", "train.steps=8"});
+  done(gone);
+  CHECK_THAT(gone.text, ContainsSubstring("the best so far, is not in"));
+  CHECK_FALSE(fs::exists(f / "gone/best.h5"));
+}
+
+TEST_CASE("resume: best.h5 of a run that went another way is not taken over") {
+  const Folder f;
+  prepare(f);
+  const std::vector<std::string> still{"--set", "optimizer.lr=0", "--set", "train.keep=9"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), still.begin(), still.end());
+    return run_train(f, more);
+  };
+  done(with({"--set", "train.out=still"}));
+  fs::remove(f / "still/best.h5");
+  // Of the same step, but of another loss.
+  fs::copy_file(f / "run/checkpoints/step-0000000002.h5",
+                f / "still/checkpoints/step-0000000002.h5", fs::copy_options::overwrite_existing);
+  done(with({"--resume", "--from", "still/checkpoints/step-0000000004.h5", "--set", "train.out=new",
+             "--set", "train.steps=6"}));
+  CHECK_FALSE(fs::exists(f / "new/best.h5"));
+}
+
+TEST_CASE("resume: a finished run is left as it is") {
+  const Folder f;
+  prepare(f);
+  const auto names = [&] {
+    std::vector<std::string> all;
+    for (const auto& entry : fs::recursive_directory_iterator(f / "run"))
+      all.push_back(entry.path().string());
+    std::sort(all.begin(), all.end());
+    return all;
+  };
+  const auto before = names();
+  const std::string best = f.read("run/best.h5");
+  for (int i = 0; i < 2; ++i) done(run_train(f, {"--resume", "--set", "train.steps=2"}));
+  CHECK(names() == before);
+  CHECK((f.read("run/best.h5") == best));
+}

@@ -11,7 +11,7 @@ namespace {
 const Registered<Activation> activation;
 const Registered<GatedActivation> gated_activation;
 
-constexpr int64_t kGrain = 8192;
+constexpr int64_t kGrain = cuts::kActivationGrain;
 
 // Calls f(row, first column, end) over an [R, D] matrix. If all tensors are contiguous, so is the
 // matrix one long row.

@@ -4,11 +4,12 @@
 #include <cmath>
 
 #include "core/parallel.h"
+#include "kernels/basic/cuts.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kPiece = 1 << 14;  // elements a thread takes at a time
+constexpr int64_t kPiece = cuts::kAdamwPiece;
 
 // Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is not.
 template <class T>

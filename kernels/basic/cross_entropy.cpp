@@ -17,8 +17,7 @@ namespace {
 
 const Registered<CrossEntropy> registered;
 
-constexpr int64_t kTile = 1 << 18;  // logits that exist at a time
-constexpr int64_t kColumns = 512;   // of a tile, where the vocabulary has as many
+constexpr int64_t kTile = cuts::kLossTile, kColumns = cuts::kLossColumns;
 
 int64_t tile_columns(int64_t V) { return std::min(V, kColumns); }
 

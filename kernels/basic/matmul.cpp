@@ -46,7 +46,7 @@ void Matmul::cpu_forward(const Inputs<Tensor>& x, const Options&, Outputs<Tensor
     const int64_t R = a.size(0), O = w.size(0);
     T* const out = y.y.data<T>();
     if (bias)
-      parallel_ranges(R, 256, [&](int64_t begin, int64_t end) {
+      parallel_ranges(R, cuts::kBiasRows, [&](int64_t begin, int64_t end) {
         for (int64_t r = begin; r < end; ++r) std::copy_n(bias.data<T>(), O, out + r * O);
       });
     parallel_gemm<T>(R, O, a.size(1), 1, matrix<T>(a), matrix<T>(w, true), bias ? 1 : 0, {out, O});
@@ -65,7 +65,7 @@ void Matmul::cpu_backward(const Inputs<Tensor>& x, const Options&, const Saved&,
       parallel_gemm<T>(O, I, R, 1, matrix<T>(d, true), matrix<T>(a), 0, {dx.w.data<T>(), I});
     if (!dx.bias) return;
     const auto flow = rows<const T>(by_rows);
-    parallel_ranges(O, 64, [&](int64_t begin, int64_t end) {
+    parallel_ranges(O, cuts::kBiasColumns, [&](int64_t begin, int64_t end) {
       T* __restrict__ sum = dx.bias.data<T>();
       std::fill(sum + begin, sum + end, T(0));
       for (int64_t r = 0; r < R; ++r) {

@@ -3,12 +3,13 @@
 #include <vector>
 
 #include "core/parallel.h"
+#include "kernels/basic/cuts.h"
 #include "kernels/basic/pointwise_loops.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kGrain = 1 << 14;
+constexpr int64_t kGrain = cuts::kPointwiseGrain;
 
 template <class T, class From>
 T number(From value) {

@@ -6,6 +6,7 @@
 
 #include "core/parallel.h"
 #include "kernels/basic/rotary_reference.h"
+#include "kernels/basic/rows.h"
 
 namespace weft::kernels {
 namespace {
@@ -47,7 +48,8 @@ struct Table {
 
   template <class T>
   void add_angles() const {
-    parallel_ranges(tokens, std::max<int64_t>(64, 8192 / pairs), [&](int64_t begin, int64_t end) {
+    const int64_t grain = std::max<int64_t>(64, cuts::kRowGrain / pairs);
+    parallel_ranges(tokens, grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const double* __restrict__ ca = coarse.data<double>() + t / block * 2 * pairs;
         const double* __restrict__ cb = fine.data<double>() + t % block * 2 * pairs;
@@ -89,7 +91,7 @@ void turn(const Tensor& given, const Rotary::Options& o, double sign, const Tens
   const Documents documents(o.cu_seqlens, B, T);
   for_real(x.dtype(), [&]<class S>() {
     const View<const S> from = view<const S>(x);
-    const int64_t P = table.pairs, grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, H * K));
+    const int64_t P = table.pairs, grain = row_grain(H * K);
     parallel_ranges(B * T, grain, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t b = row / T, t = row % T;

@@ -12,7 +12,7 @@ const Registered<GroupedMatmul> grouped_matmul;
 const Registered<PermuteRows> permute_rows;
 const Registered<CombineRows> combine_rows;
 
-constexpr int64_t kTile = 128;  // rows of one expert that make a task
+constexpr int64_t kTile = cuts::kExpertTile;
 
 // As with_rows, for gemm(), which takes no repeated rows (stride 0).
 Tensor with_rows_apart(const Tensor& t) {

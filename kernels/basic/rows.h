@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/parallel.h"
+#include "kernels/basic/cuts.h"
 #include "kernels/basic/matrix.h"
 #include "kernels/common/vmath.h"
 
@@ -28,7 +29,9 @@ Rows<T> rows(const Tensor& t) {
 }
 
 // How many rows of D columns make a piece of work worth a thread.
-inline int64_t row_grain(int64_t D) { return std::max<int64_t>(1, 8192 / std::max<int64_t>(1, D)); }
+inline int64_t row_grain(int64_t D) {
+  return std::max<int64_t>(1, cuts::kRowGrain / std::max<int64_t>(1, D));
+}
 
 // The sum of products, of two rows or of three.
 template <class T>
@@ -58,13 +61,15 @@ T log_sum_exp(const T* __restrict__ row, int64_t n) {
   return most + std::log(sum);
 }
 
-// Rows cut into at most 32 blocks. A sum over all rows is made block by block, then over the blocks
+// Rows cut into at most kRowBlocks blocks. A sum over all rows is made block by block, then over the blocks
 // in order: the same bits whoever computes which block.
 struct RowBlocks {
   int64_t rows, size, count;
 
   explicit RowBlocks(int64_t R)
-      : rows(R), size(std::max<int64_t>(16, (R + 31) / 32)), count((R + size - 1) / size) {}
+      : rows(R),
+        size(std::max(cuts::kBlockRows, (R + cuts::kRowBlocks - 1) / cuts::kRowBlocks)),
+        count((R + size - 1) / size) {}
   // Calls f(block, first row, end).
   template <class F>
   void each(const F& f) const {
@@ -75,7 +80,7 @@ struct RowBlocks {
 // to[n] = sum over blocks, first to last, of parts [count, n].
 template <class T>
 void sum_blocks(const T* parts, int64_t count, int64_t n, T* to) {
-  parallel_ranges(n, 4096, [&](int64_t begin, int64_t end) {
+  parallel_ranges(n, cuts::kSumGrain, [&](int64_t begin, int64_t end) {
     std::fill(to + begin, to + end, T(0));
     for (int64_t b = 0; b < count; ++b) {
       const T* __restrict__ part = parts + b * n;
@@ -111,7 +116,7 @@ void scatter_rows(int64_t Q, int64_t R, int64_t D, const int32_t* index, const F
   parallel_ranges(R, row_grain(D), [&](int64_t begin, int64_t end) {
     std::fill(out + begin * D, out + end * D, T(0));
   });
-  const int64_t width = Q * D < 16384 ? D : 32;
+  const int64_t width = Q * D < cuts::kScatterWhole ? D : cuts::kScatterStrip;
   parallel_ranges(D, width, [&](int64_t begin, int64_t end) {
     for (int64_t q = 0; q < Q; ++q) {
       const T f = factor(q);

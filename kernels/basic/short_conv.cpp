@@ -3,6 +3,7 @@
 #include "kernels/basic/short_conv.h"
 
 #include "core/parallel.h"
+#include "kernels/basic/cuts.h"
 #include "kernels/basic/functions.h"
 #include "kernels/basic/rows.h"
 #include "kernels/basic/short_conv_reference.h"
@@ -12,7 +13,7 @@ namespace {
 
 const Registered<ShortConv> registered;
 
-constexpr int64_t kPiece = 64;
+constexpr int64_t kPiece = cuts::kConvPiece;
 
 // The inputs in a form for loops over channels.
 struct Conv {
@@ -155,8 +156,10 @@ struct Backward {
   }
 };
 
-// Tasks of whole pieces: about 64 of them at most, so that their sums stay small.
-int64_t pieces_per_task(const Conv& c) { return (c.B * c.documents.chunks() + 63) / 64; }
+// Tasks of whole pieces: so few of them that their sums stay small.
+int64_t pieces_per_task(const Conv& c) {
+  return (c.B * c.documents.chunks() + cuts::kConvTasks - 1) / cuts::kConvTasks;
+}
 
 }  // namespace
 

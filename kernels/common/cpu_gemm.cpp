@@ -1,4 +1,4 @@
-// A product is done in blocks of kRows rows. Columns of b are copied side by side, as wide as a block
+// A product is done in blocks of kGemmRows rows. Columns of b are copied side by side, as wide as a block
 // of registers, and stay in the first cache while all rows of the block meet them.
 #include "kernels/common/cpu_gemm.h"
 
@@ -24,8 +24,7 @@ constexpr int kHigh = 4;
 template <class T>
 constexpr int kWide = 2 * kLanes<T>;
 
-constexpr int64_t kRows = 192;
-static_assert(kRows % kHigh == 0);
+static_assert(kGemmRows % kHigh == 0);
 
 // c[kHigh, kWide] = alpha * a b + beta * c. Element (i, l) of a is a[i * by_row + l * by_inner]. It is
 // never inlined: an edge of c is computed by the very instructions of its middle.
@@ -102,12 +101,12 @@ void edge_block(int64_t high, int64_t wide, int64_t inner, T alpha, const T* a, 
   for (int64_t i = 0; i < high; ++i) std::memcpy(c + i * c_stride, copy + i * kWide<T>, bytes);
 }
 
-// Up to kRows rows and kSumPart terms.
+// Up to kGemmRows rows and kSumPart terms.
 template <class T>
 void product_of_rows(int64_t rows, int64_t n, int64_t inner, T alpha, Matrix<const T> a,
                      Matrix<const T> b, T beta, T* c, int64_t c_stride) {
   alignas(64) T columns_of_b[kSumPart<T> * kWide<T>];
-  alignas(64) T rows_of_a[kRows * kSumPart<T>];
+  alignas(64) T rows_of_a[kGemmRows * kSumPart<T>];
   // Whole blocks of rows that lie in order are read where they are; the rest is copied.
   const int64_t in_place = a.transposed ? 0 : rows / kHigh * kHigh;
   if (in_place < rows)
@@ -167,10 +166,10 @@ void gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<co
   for (int64_t l = 0; l < k; l += kSumPart<T>) {
     const int64_t inner = std::min(kSumPart<T>, k - l);
     const Matrix<const T> right{b.data + (b.transposed ? l : l * b.stride), b.stride, b.transposed};
-    for (int64_t i = 0; i < m; i += kRows) {
+    for (int64_t i = 0; i < m; i += kGemmRows) {
       const Matrix<const T> left{a.data + (a.transposed ? l * a.stride + i : i * a.stride + l),
                                  a.stride, a.transposed};
-      product_of_rows<T>(std::min(kRows, m - i), n, inner, alpha, left, right, l ? T(1) : beta,
+      product_of_rows<T>(std::min(kGemmRows, m - i), n, inner, alpha, left, right, l ? T(1) : beta,
                          c.data + i * c.stride, c.stride);
     }
   }
@@ -180,13 +179,12 @@ template <class T>
 void parallel_gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b,
                    T beta, Matrix<T> c) {
   // Panels of the longer side of c. A panel packs the other operand again, so it must not be thin.
-  constexpr int64_t kPanel = 192;
   const bool rows = m >= n;
   const int64_t length = rows ? m : n;
-  if (length < 2 * kPanel / 3 || m * n * k < 64 * 64 * 64)
+  if (length < 2 * kGemmPanel / 3 || m * n * k < 64 * 64 * 64)
     return gemm(m, n, k, alpha, a, b, beta, c);
   // Even in number, so that two threads have the same to do.
-  const int64_t panels = (length + 2 * kPanel - 1) / (2 * kPanel) * 2;
+  const int64_t panels = (length + 2 * kGemmPanel - 1) / (2 * kGemmPanel) * 2;
   const int64_t width = ((length + panels - 1) / panels + 15) / 16 * 16;
   parallel_for((length + width - 1) / width, [&](int64_t i) {
     const int64_t at = i * width, size = std::min(width, length - at);

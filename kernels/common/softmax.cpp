@@ -72,9 +72,8 @@ SoftmaxBackward::SoftmaxBackward(const SoftmaxCall& c, const Tensor& o_in, const
       dq(dq_in),
       o(o_in),
       delta(empty(lse.shape(), c.q.dtype(), c.q.device())) {
-  constexpr int64_t kLeastUnits = 4;
   const int64_t heads = std::max<int64_t>(1, c.B * c.Hk);
-  parts = std::clamp<int64_t>((kLeastUnits + heads - 1) / heads, 1,
+  parts = std::clamp<int64_t>((kSoftmaxUnits + heads - 1) / heads, 1,
                               std::max<int64_t>(1, c.keys.chunks()));
   if (parts > 1 && dq)
     other_dq = empty({parts - 1, c.B, c.T, c.H, c.shape.K}, c.q.dtype(), c.q.device());
@@ -126,7 +125,7 @@ void SoftmaxBackward::end() const {
   const int64_t n = dq.numel();
   T* const sum = dq.data<T>();
   const T* const others = other_dq.data<T>();
-  parallel_ranges(n, 4096, [&](int64_t from, int64_t to) {
+  parallel_ranges(n, kSoftmaxSumGrain, [&](int64_t from, int64_t to) {
     for (int64_t p = 0; p < parts - 1; ++p)
       for (int64_t i = from; i < to; ++i) sum[i] += others[p * n + i];
   });

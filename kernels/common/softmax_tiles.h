@@ -10,11 +10,9 @@
 #include <algorithm>
 
 #include "core/tensor.h"
+#include "kernels/common/softmax_cuts.h"
 
 namespace weft::kernels {
-
-inline constexpr int64_t kSoftmaxTile = 64;   // queries and keys
-inline constexpr int64_t kSoftmaxStrip = 16;  // queries of a tile that the band cuts
 
 // The keys that the query at position i of its document sees: [first(i), end(i)) of `keys`. Both
 // rise with i.

@@ -5,6 +5,7 @@
 #include "core/parallel.h"
 #include "kernels/common/checks.h"
 #include "kernels/common/pieces.h"
+#include "kernels/selective_scan/cuts.h"
 #include "kernels/selective_scan/reference.h"
 #include "kernels/selective_scan/scan.h"
 #include "kernels/selective_scan/selective_scan.h"
@@ -13,9 +14,6 @@ namespace weft::kernels {
 namespace {
 
 const Registered<SelectiveScan> registered;
-
-constexpr int64_t kSegment = 64;
-constexpr int64_t kBlock = 64, kBlocks = 16;  // the least channels of a block; the most blocks
 
 template <class T>
 struct Operands {
@@ -28,7 +26,7 @@ struct Operands {
         E(in.x.size(2)),
         K(in.B.size(2)),
         groups((E + kWidth - 1) / kWidth),
-        segment(std::min(L, kSegment)),
+        segment(std::min(L, scan::kSegment)),
         docs(o.cu_seqlens, B, L, segment),
         x(view<const T>(in.x)),
         dt(view<const T>(in.dt)),
@@ -126,7 +124,7 @@ struct Operands {
 struct Blocks {
   explicit Blocks(int64_t groups, int64_t width)
       : groups(groups),
-        size(std::max((groups + kBlocks - 1) / kBlocks, kBlock / width)),
+        size(std::max((groups + scan::kBlocks - 1) / scan::kBlocks, scan::kBlock / width)),
         count((groups + size - 1) / size) {}
   int64_t groups, size, count;
   int64_t begin(int64_t i) const { return i * size; }
@@ -254,7 +252,7 @@ void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& option
     });
 
     const View<T> dB = view<T>(dx.B), dC = view<T>(dx.C);
-    parallel_ranges(x.B * x.L, 256, [&](int64_t from, int64_t to) {
+    parallel_ranges(x.B * x.L, scan::kSumRows, [&](int64_t from, int64_t to) {
       for (int64_t row = from; row < to; ++row)
         for (int64_t k = 0; k < x.K; ++k) {
           const int64_t b = row / x.L, t = row % x.L;

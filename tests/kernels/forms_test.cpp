@@ -144,15 +144,17 @@ TEST_CASE("forms: one thread and two, and clean and unwritten memory, give the s
   });
 }
 
-TEST_CASE("forms: inputs and output gradients of any strides give the same result") {
+TEST_CASE("forms: inputs, output gradients and both of any strides give the same result") {
   for_cases([&](const Operation& op, const NamedCase& c) {
     const Expected e = expected_of(op, c, Dtype::f64);
     for (const Form form : op.forms()) {
-      const Results r =
-          run(op, form, scattered(e.inputs), c.settings, scattered(e.output_gradients));
-      for (const Agreement& a : agreement(e, r.outputs, r.gradients)) {
-        INFO(name_of(form) << ": " << text(a));
-        CHECK(a.passed());
+      const Tensors in = scattered(e.inputs), dy = scattered(e.output_gradients);
+      for (const auto& [x, d] : {std::pair{in, dy}, {e.inputs, dy}, {in, e.output_gradients}}) {
+        const Results r = run(op, form, x, c.settings, d);
+        for (const Agreement& a : agreement(e, r.outputs, r.gradients)) {
+          INFO(name_of(form) << ": " << text(a));
+          CHECK(a.passed());
+        }
       }
     }
   });

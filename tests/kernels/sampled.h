@@ -78,6 +78,15 @@ inline kernels::NamedCase sampled(const Sized& s, uint64_t seed = 1) {
         ids[i] = static_cast<int32_t>(random.below(static_cast<uint64_t>(s.sizes.at("V")), i));
       c.inputs[setting.name] = tensor_of(ids);
     }
+    if (setting.name == "index" && s.operation != "router") {  // which row each takes
+      const bool combine = s.operation == "combine_rows";
+      const int64_t n = combine ? s.sizes.at("R") * s.sizes.at("k") : s.sizes.at("Q");
+      std::vector<int32_t> rows(static_cast<size_t>(n));
+      const auto count = static_cast<uint64_t>(s.sizes.at(combine ? "Q" : "R"));
+      for (size_t i = 0; i < rows.size(); ++i)
+        rows[i] = static_cast<int32_t>(random.below(count, i));
+      c.inputs["index"] = tensor_of(rows);
+    }
     if (setting.name == "offsets") {
       const int64_t E = s.sizes.at("E"), R = s.sizes.at("R");
       std::vector<int64_t> offsets;

@@ -2,8 +2,10 @@
 // are held to. The gradient certificate, `weft op --check` and the tests share them.
 //
 // The error of a tensor is relative RMS: rms(got - expected) / max(rms(expected), floor). The floor
-// belongs to gradients that vanish by cancellation (of a softmax over one key, say), where rounding
-// is all that is left; it is 1e-3 in f64 and 1e-2 below, numbers of order one being what cases hold.
+// belongs to gradients that vanish by cancellation, where rounding is all that is left; it is 1e-3 in
+// f64 and 1e-2 below, numbers of order one being what cases hold. Outputs have none, however small
+// they are. Of the CPU's gradients in f64 and f32 only those of a table have one; in bf16 and on a GPU
+// all of them do, since rounded operands do not cancel.
 //
 // What is expected is the naive form in f64, on inputs and output gradients rounded to the dtype in
 // question, so that it is the form that is judged and not the rounding of what it was given.
@@ -37,7 +39,7 @@ struct Difference {
 // sum that may be empty, -infinity in both agrees; no other infinity agrees with anything.
 Difference difference(const Tensor& got, const Tensor& expected, double floor,
                       const std::string& name = "");
-double floor_of(Dtype dtype);
+double floor_of(Dtype dtype);  // for gradients alone; see above
 // Of one tensor of an operation in f64 or f32. `name` is the case's, for those with a bound of their own.
 double bound_of(const std::string& operation, const std::string& name, const std::string& tensor,
                 Dtype dtype);

@@ -59,6 +59,23 @@ TEST_CASE("agreement: the logarithm of an empty sum is -infinity, and nothing el
   CHECK(tests::gap(y, y, true).widest == INFINITY);
 }
 
+TEST_CASE("agreement: one percent of a small output is as wrong as of a large one") {
+  for (const double size : {1.0, 1e-4, 1e-20})
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16}) {
+      const NamedCase c{"small", {{"x", normal({4, 5}, 1, "x", size)}}, {{"kind", "relu"}}};
+      const Operation& op = operation("activation");
+      const Expected e = expected_of(op, c, dtype);
+      Tensors y = op.forward(Form::chunkwise, e.inputs, e.settings);
+      const Tensors dx = op.backward(Form::chunkwise, e.inputs, e.settings, e.output_gradients);
+      INFO(size << " in " << name_of(dtype));
+      for (const Agreement& a : agreement(e, y, dx)) CHECK(a.passed());
+      const Tensor wrong = y.at("y").to(Dtype::f64);
+      for (int64_t i = 0; i < wrong.numel(); ++i) wrong.data<double>()[i] *= 1.01;
+      y["y"] = wrong;
+      for (const Agreement& a : agreement(e, y, dx)) CHECK(a.passed() == (a.tensor != "y"));
+    }
+}
+
 TEST_CASE("gradcheck: a gradient that is not finite fails, wherever it stands") {
   const Tensor x = normal({4}, 1, "x");
   const auto loss = [&] {

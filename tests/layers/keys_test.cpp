@@ -1,0 +1,211 @@
+// Every key of a layer's table does something: two values of it give different numbers in training
+// and in generation, which goes on as one forward pass with either. The keys are those that the
+// readers ask for, so that a new one without another value here fails.
+#include <set>
+
+#include "core/random.h"
+#include "layers/model.h"
+#include "tests/catch.h"
+#include "tests/layers/made.h"
+
+using namespace weft;
+using namespace weft::layers;
+
+namespace {
+
+constexpr int64_t kVocabulary = 11, kLength = 40, kPrompt = 9;
+
+// What a key changes: logits (and so the loss), the loss alone, memory alone, or the longest text.
+enum class Changes { logits, loss, memory, length };
+
+struct Other {
+  const char* value;
+  Changes what = Changes::logits;
+  std::vector<std::pair<const char*, const char*>> with = {};  // settings of both
+};
+
+// By path, else by the last part of it.
+const std::map<std::string, Other>& others() {
+  static const std::map<std::string, Other> list = {
+      {"model.width", {"12"}},
+      {"model.context", {"48", Changes::length, {{"model.positions", "learned"}}}},
+      {"model.layers", {"3"}},
+      {"model.pattern", {"[\"retention\"]"}},
+      {"model.init", {"0.5"}},
+      {"model.norm", {"layer"}},
+      {"model.norm_position", {"post"}},
+      {"model.mlp", {"gelu"}},
+      {"model.tied_embeddings", {"false"}},
+      {"model.positions", {"learned"}},
+      {"model.z_loss", {"0.1", Changes::loss}},
+      {"model.logit_softcap", {"2.0"}},
+      {"model.embedding_scale", {"true"}},
+      {"model.recompute", {"true", Changes::memory}},
+      {"mlp.width", {"5"}},
+      {"moe.experts", {"3"}},
+      {"moe.top_k", {"1"}},
+      {"moe.width", {"5"}},
+      {"moe.shared", {"1"}},
+      {"moe.balance_loss", {"0.5", Changes::loss}},
+      {"moe.z_loss", {"0.5", Changes::loss}},
+      {"moe.activation", {"gelu"}},
+      {"retention.type", {"linear_attention"}},
+      {"type", {"retention"}},
+      {"heads", {"4"}},
+      {"key_heads", {"1"}},
+      {"head_dim", {"2"}},
+      {"key_width", {"6"}},
+      {"value_width", {"3"}},
+      {"rotary", {"false"}},
+      {"rotary_base", {"100"}},
+      {"bias", {"true"}},
+      {"qk_norm", {"true"}},
+      {"window", {"3"}},
+      {"softcap", {"0.5"}},
+      {"sinks", {"true"}},
+      {"pattern", {"window"}},
+      {"block", {"2"}},
+      {"window_blocks", {"1"}},
+      {"global_blocks", {"2"}},
+      {"random_blocks", {"1"}},
+      {"stride", {"3"}},
+      {"feature_map", {"relu"}},
+      {"normalize", {"false"}},
+      {"eps", {"0.5"}},
+      {"output_norm", {"true"}},
+      {"conv", {"2"}},
+      {"gate_rank", {"2"}},
+      {"negative_eigenvalues", {"true"}},
+      {"norm_eps", {"0.1"}},
+      {"delta.use_gate", {"true"}},
+      {"use_gate", {"false"}},
+      {"expand", {"1"}},
+      {"state", {"5"}},
+      {"dt_rank", {"2"}},
+      {"groups", {"2"}},
+  };
+  return list;
+}
+
+const Other* other_of(const std::string& path) {
+  for (const std::string& name : {path, path.substr(path.rfind('.') + 1)})
+    if (const auto found = others().find(name); found != others().end()) return &found->second;
+  return nullptr;
+}
+
+struct Base {
+  std::string mixer, model, table;
+};
+
+// Each mixer with each MLP that has keys, and the patterns that have keys of their own.
+std::vector<Base> bases() {
+  std::vector<Base> list;
+  for (const std::string& mixer : mixer_names()) {
+    Base b{mixer, "", "heads = 2\n"};
+    if (mixer == "mamba") b.table = "state = 3\n";
+    if (mixer == "mamba2") b.table = "state = 3\nhead_dim = 4\n";
+    if (mixer == "block_sparse") b.table += "block = 4\n";
+    list.push_back(b);
+  }
+  list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});
+  for (const char* pattern : {"strided", "dilated"})
+    list.push_back(
+        {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});
+  return list;
+}
+
+TomlTable recipe_of(const Base& b, bool bare) {
+  std::string text = "[model]\nwidth = 8\ncontext = 40\nlayers = 2\ninit = 0.3\npattern = [\"" +
+                     b.mixer + "\"]\n" + b.model;
+  if (!bare) text += "[" + b.mixer + "]\n" + b.table;
+  return toml_from_text(text, "r.toml");
+}
+
+Tensor tokens_of(int64_t n, const char* name) {
+  const Tensor t = empty({1, n}, Dtype::i32);
+  const Random random(17, stream_of(name));
+  for (int64_t i = 0; i < n; ++i)
+    t.data<int32_t>()[i] =
+        static_cast<int32_t>(random.below(kVocabulary, static_cast<uint64_t>(i)));
+  return t;
+}
+
+struct Seen {
+  Tensor logits, prompt, steps, placed;  // the last three: of generation
+  double loss = 0, total = 0;
+  int64_t memory = 0, longest = 0;
+};
+
+Seen seen(const TomlTable& recipe) {
+  Model m(recipe, kVocabulary, Dtype::f64, kCpu, 5);
+  for (const Parameter& p : m.parameters())  // biases and norms do something
+    if (p.var.value().dims() == 1)
+      p.var.value().add_from(kernels::normal(p.var.value().shape(), 7, p.name, 0.3));
+  Seen s;
+  const Tensor tokens = tokens_of(kLength, "tokens"), targets = tokens_of(kLength, "targets");
+  s.logits = m.logits(tokens).reshape({kLength, kVocabulary});
+  {
+    const Loss loss = m.loss({tokens, targets, {}});
+    s.loss = loss.cross_entropy.item();
+    s.total = loss.total.value().item();
+  }
+  s.memory = peak_of(kCpu, [&] { autograd::backward(m.loss({tokens, targets, {}}).total); });
+  s.longest = m.longest_text();
+  for (Tensor* rows : {&s.steps, &s.placed}) {
+    Generation g;
+    g.capacity = kLength;
+    s.prompt = m.next(tokens.slice(1, 0, kPrompt), g).clone();
+    *rows = empty({kLength - kPrompt, kVocabulary}, Dtype::f64);
+    for (int64_t at = kPrompt; at < kLength; ++at) {
+      if (rows == &s.placed) g.place = tensor_of<int32_t>({static_cast<int32_t>(at)});
+      rows->select(0, at - kPrompt).copy_from(m.next(tokens.slice(1, at, at + 1), g));
+    }
+  }
+  return s;
+}
+
+void check_one_pass(const Seen& s) {
+  CHECK(distance(s.prompt, s.logits.select(0, kPrompt - 1)) < 1e-10);
+  CHECK(distance(s.steps, s.logits.slice(0, kPrompt, kLength)) < 1e-10);
+  CHECK(distance(s.placed, s.logits.slice(0, kPrompt, kLength)) < 1e-10);
+}
+
+void check_differ(const Seen& a, const Seen& b, Changes what) {
+  const bool logits = what == Changes::logits;
+  CHECK((distance(a.logits, b.logits) > 1e-6) == logits);
+  CHECK((distance(a.steps, b.steps) > 1e-6) == logits);
+  CHECK((distance(a.placed, b.placed) > 1e-6) == logits);
+  CHECK((std::abs(a.loss - b.loss) > 1e-9) == logits);
+  CHECK((std::abs(a.total - b.total) > 1e-9) == (logits || what == Changes::loss));
+  if (what == Changes::memory) CHECK(a.memory > b.memory);
+  if (what == Changes::length) CHECK(a.longest < b.longest);
+}
+
+}  // namespace
+
+TEST_CASE("layers: two values of every key differ, in training and in generation") {
+  std::set<std::string> tried;
+  for (const Base& base : bases()) {
+    const TomlTable first = recipe_of(base, false);
+    { const Model asks(first, kVocabulary, Dtype::f32, kMeta, 1); }
+    for (const TomlKey& key : first.known()) {
+      if (!tried.insert(key.path).second) continue;
+      const Other* const other = other_of(key.path);
+      INFO(key.path << ": others() of tests/layers/keys_test.cpp has no second value for it");
+      REQUIRE(other);
+      const bool type = key.path.ends_with(".type");  // the other mixer has other keys
+      TomlTable a = recipe_of(base, type), b = recipe_of(base, type);
+      for (const auto& [path, value] : other->with) {
+        a.set(path, value);
+        b.set(path, value);
+      }
+      b.set(key.path, other->value);
+      INFO(key.path << " = " << other->value << " in\n" << b.to_text());
+      const Seen x = seen(a), y = seen(b);
+      check_one_pass(x);
+      check_one_pass(y);
+      check_differ(x, y, other->what);
+    }
+  }
+  CHECK(tried.size() > 80);
+}

@@ -196,7 +196,8 @@ void backward(const std::vector<std::pair<Var, Tensor>>& results) {
     }
     add_into(flow[static_cast<size_t>(to.index)], gradient);
   };
-  for (const auto& [result, gradient] : results) send(Edge(result), gradient);
+  // A handle of its own beside the caller's: so nothing is ever summed into the memory handed in.
+  for (const auto& [result, gradient] : results) send(Edge(result), Tensor(gradient));
 
   while (!open.empty()) {
     const std::shared_ptr<Node> node = open.top();

@@ -1,0 +1,471 @@
+#!/usr/bin/env python3
+"""Plants the faults of the lists in a copy of the project, one at a time, and tells which check sees each.
+
+README.md beside this file says how it is used. Python 3's own library is all that it needs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent.parent
+FOLDERS = ["core", "kernels", "autograd", "layers", "data", "train"]
+BUILD_SECONDS = 7200  # a compiler may be slow; this is no check of the mutant
+
+
+class Stop(Exception):
+    """What the user has to know before anything can be measured."""
+
+
+# --- The lists ------------------------------------------------------------------------------------
+
+
+class Mutant:
+    def __init__(self, fields, old, new, where):
+        missing = [key for key in ("mutant", "fault", "file") if not fields.get(key)]
+        if missing:
+            raise Stop(f"{where}: the entry lacks {', '.join(missing)}")
+        unknown = set(fields) - {"mutant", "fault", "file", "ops", "why"}
+        if unknown:
+            raise Stop(f"{where}: unknown field {', '.join(sorted(unknown))}")
+        self.name, self.fault, self.file = fields["mutant"], fields["fault"], fields["file"]
+        self.ops, self.old, self.new, self.where = fields.get("ops", "").split(), old, new, where
+        if old == new or not old:
+            raise Stop(f"{where}: {self.name}: the old text is empty, or the new one is the same")
+        parts = self.file.split("/")
+        if not self.ops and parts[0] == "kernels" and len(parts) > 2:
+            if parts[1] not in ("basic", "common"):
+                self.ops = [parts[1]]
+
+    @property
+    def cuda(self):
+        return self.file.endswith((".cu", ".cuh"))
+
+    def key(self):
+        return digest([self.file, self.old, self.new])
+
+
+def digest(texts):
+    whole = hashlib.sha256()
+    for text in texts:
+        whole.update(text.encode() + b"\0")
+    return whole.hexdigest()[:16]
+
+
+def read_list(path):
+    """Entries of a list: `key: value` lines, then <<<<, old text, ====, new text, >>>>."""
+    entries, fields, lines, part, begin = [], {}, {"old": [], "new": []}, None, 0
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        where = f"{path.name}:{number}"
+        if part:
+            if line == "====" and part == "old":
+                part = "new"
+            elif line == ">>>>" and part == "new":
+                entries.append(Mutant(fields, "\n".join(lines["old"]), "\n".join(lines["new"]),
+                                      f"{path.name}:{begin}"))
+                fields, lines, part = {}, {"old": [], "new": []}, None
+            else:
+                lines[part].append(line)
+        elif line == "<<<<":
+            part = "old"
+        elif line.strip() and not line.startswith("#"):
+            key, colon, value = line.partition(":")
+            if not colon:
+                raise Stop(f"{where}: expected `key: value`, or <<<< before the old text")
+            begin = begin if fields else number
+            fields[key.strip()] = value.strip()
+    if part or fields:
+        raise Stop(f"{path.name}:{begin}: the last entry is not whole")
+    return entries
+
+
+def read_lists(paths):
+    mutants = [m for path in paths for m in read_list(path)]
+    seen = {}
+    for m in mutants:
+        if m.name in seen:
+            raise Stop(f"{m.where}: the name {m.name} is taken, see {seen[m.name]}")
+        seen[m.name] = m.where
+    return mutants
+
+
+def misfit(m, root):
+    """Why the mutant cannot be planted, or an empty text."""
+    path = root / m.file
+    if not path.is_file():
+        return f"there is no file {m.file}"
+    count = path.read_text(encoding="utf-8").count(m.old)
+    return "" if count == 1 else "the old text is not there" if count == 0 else (
+        f"the old text is there {count} times")
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+def limits():
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def end_group(process):
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            pass
+
+
+def run(command, cwd, seconds, env=None):
+    """(exit status or None where the time was up, output)."""
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out,
+                                   stderr=subprocess.STDOUT, preexec_fn=limits)
+        try:
+            status = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            end_group(process)  # also what the command left running
+        out.seek(max(0, out.seek(0, os.SEEK_END) - 400_000))
+        return status, out.read().decode("utf-8", "replace")
+
+
+def first_failure(output):
+    """The name of the first failed test or check that the output tells of."""
+    found = re.search(r"^-{70,}\n(.+)\n(?:.*\n)*?-{70,}", output, re.M)
+    if found:
+        return found.group(1).strip()
+    found = re.search(r"^FAILED +(.+)$", output, re.M)
+    if found:
+        return found.group(1).split(": case")[0].strip()
+    found = re.search(r"^weft: (.+)$", output, re.M)
+    return found.group(1).strip()[:80] if found else ""
+
+
+# --- The copy -------------------------------------------------------------------------------------
+
+
+class Copy:
+    """The project in a folder of its own, with its build."""
+
+    def __init__(self, args):
+        self.root = args.build.resolve()
+        if self.root == PROJECT or PROJECT in self.root.parents or self.root in PROJECT.parents:
+            raise Stop(f"--build {self.root}: expected a folder outside of {PROJECT}")
+        self.args, self.tree, self.out = args, self.root / "tree", self.root / "build"
+        self.temporary = self.root / "tmp"
+        mark = self.root / "made-by-mutate"
+        if self.root.exists() and any(self.root.iterdir()) and not mark.exists():
+            raise Stop(f"--build {self.root}: is not empty and was not made by this program")
+        for folder in (self.tree, self.out, self.temporary):
+            folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        self.hash = self.synchronise()
+
+    def synchronise(self):
+        """Makes the copy what the checkout is, touching only what differs. The hash of all."""
+        listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others",
+                                 "--exclude-standard"], cwd=PROJECT, check=True,
+                                capture_output=True).stdout.decode().split("\0")
+        names = sorted(n for n in listed if n and (PROJECT / n).is_file()
+                       and not n.startswith("tests/mutants/"))
+        whole = hashlib.sha256()
+        for name in names:
+            data, to = (PROJECT / name).read_bytes(), self.tree / name
+            whole.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
+            if to.is_file() and to.read_bytes() == data:
+                continue
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(data)
+            to.chmod((PROJECT / name).stat().st_mode & 0o777)
+        kept = set(names)
+        for path in sorted(self.tree.rglob("*")):
+            if path.is_file() and str(path.relative_to(self.tree)) not in kept:
+                path.unlink()
+        return whole.hexdigest()[:16]
+
+    def environment(self):
+        env = dict(os.environ, OMP_WAIT_POLICY="PASSIVE", TMPDIR=str(self.temporary))
+        env.setdefault("CCACHE_BASEDIR", str(self.root))
+        return env
+
+    def clear(self):
+        subprocess.run(["find", str(self.temporary), "-mindepth", "1", "-delete"],
+                       stderr=subprocess.DEVNULL, check=False)
+
+    def configure(self):
+        cuda = "ON" if self.args.device == "cuda" else "OFF"
+        status, output = run(["cmake", "-S", str(self.tree), "-B", str(self.out), "-G", "Ninja",
+                              "-DCMAKE_BUILD_TYPE=Release", f"-DWEFT_CUDA={cuda}"],
+                             self.root, BUILD_SECONDS, self.environment())
+        if status != 0:
+            raise Stop("cmake failed:\n" + output[-4000:])
+
+    def build(self, *targets):
+        return run(["ninja", "-C", str(self.out), "-j", str(self.args.jobs), *targets], self.root,
+                   BUILD_SECONDS, self.environment())
+
+    def check(self, stage):
+        return run([str(self.out / stage.words[0]), *stage.words[1:]], self.tree,
+                   self.args.timeout, self.environment())
+
+
+class Stage:
+    def __init__(self, name, *words):
+        self.name, self.words = name, list(words)
+
+
+def test_tags(copy):
+    """The test files that weft_tests knows, as Catch2's tags for them."""
+    status, output = copy.check(Stage("tags", "weft_tests", "-#", "--list-tags"))
+    if status not in (0, None) and "[#" not in output:
+        raise Stop("weft_tests does not list its tags:\n" + output[-2000:])
+    return set(re.findall(r"\[#([^\]]+)\]", output))
+
+
+def tags_of(folder, known):
+    files = sorted((PROJECT / "tests" / folder).rglob("*_test.c*"))
+    return [f"[#{f.stem}]" for f in files if f.stem in known]
+
+
+def stages_of(m, device, known):
+    """What is run for a mutant, the cheapest and likeliest first."""
+    on = ["--device", device] if device != "cpu" else []
+    stages, named = [], []
+    if m.ops:
+        words = [w for op in m.ops for w in ("--op", op)]
+        stages.append(Stage("gradcheck " + " ".join(m.ops), "weft", "gradcheck", *words, *on))
+    path = Path(m.file)
+    candidates = [path.stem] if path.stem not in ("cpu", "problem") else []
+    candidates += [path.stem.replace("_cuda", ""), path.parent.name]
+    for stem in candidates:
+        tag = f"{stem}_test"
+        if tag in known and tag not in named:
+            named.append(tag)
+    if named:
+        spec = ",".join(f"[#{t}]" for t in named)
+        stages.append(Stage("tests of the file", "weft_tests", "-a", "-#", spec))
+    folder = tags_of(path.parts[0], known)
+    if folder:
+        stages.append(Stage(f"tests of {path.parts[0]}", "weft_tests", "-a", "-#",
+                            ",".join(folder)))
+    stages += whole_stages(device)
+    return stages
+
+
+def whole_stages(device):
+    on = ["--device", device] if device != "cpu" else []
+    return [Stage("whole certificate", "weft", "gradcheck", *on),
+            Stage("whole suite", "weft_tests", "-a")]
+
+
+# --- One mutant -----------------------------------------------------------------------------------
+
+
+def judge(m, copy, known):
+    """(outcome, by what, seconds); the copy is as it was afterwards."""
+    started = time.monotonic()
+    seconds = lambda: round(time.monotonic() - started, 1)
+    path = copy.tree / m.file
+    why = misfit(m, copy.tree)
+    if why:
+        return "not planted", why, 0.0
+    before = path.read_bytes()
+    try:
+        path.write_text(before.decode("utf-8").replace(m.old, m.new), encoding="utf-8")
+        for target in ("weft", "weft_tests"):  # many are caught before the tests are linked
+            status, output = copy.build(target)
+            if status != 0:
+                error = re.search(r"error: .+", output)
+                if error:
+                    return "does not compile", error.group(0)[:120], seconds()
+                # The build also lets weft_tests list its tests.
+                return "caught", "the build: a program that it made does not run", seconds()
+            for stage in stages_of(m, copy.args.device, known):
+                if (target == "weft") != (stage.words[0] == "weft" and bool(m.ops)
+                                          and stage.name.startswith("gradcheck")):
+                    continue
+                status, output = copy.check(stage)
+                if status is None:
+                    return "caught", f"{stage.name}: ran past {copy.args.timeout:g} s", seconds()
+                if status != 0:
+                    detail = first_failure(output) or f"exit status {status}"
+                    return "caught", f"{stage.name}: {detail}", seconds()
+        return "SURVIVED", "", seconds()
+    finally:
+        path.write_bytes(before)
+        copy.clear()
+
+
+# --- Results --------------------------------------------------------------------------------------
+
+
+class Results:
+    """results.json in the build's folder: what is done is kept as it comes, and skipped next time."""
+
+    def __init__(self, copy):
+        self.path = copy.root / f"results-{copy.args.device}.json"
+        self.data = {"tree": copy.hash, "baseline": None, "mutants": {}}
+        if self.path.is_file():
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            if old.get("tree") == copy.hash:
+                self.data = old
+
+    def has(self, m):
+        found = self.data["mutants"].get(m.name)
+        return found is not None and found["key"] == m.key()
+
+    def put(self, m, outcome, what, seconds):
+        self.data["mutants"][m.name] = {"key": m.key(), "file": m.file, "fault": m.fault,
+                                        "outcome": outcome, "by": what, "seconds": seconds}
+        self.save()
+
+    def save(self):
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
+        fresh.replace(self.path)
+
+
+def print_table(mutants, results):
+    rows = [("mutant", "outcome", "seconds", "by what")]
+    for m in mutants:
+        found = results.data["mutants"].get(m.name)
+        if found and results.has(m):
+            rows.append((m.name, found["outcome"], f"{found['seconds']:.1f}", found["by"]))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}")
+    counts = {}
+    for row in rows[1:]:
+        counts[row[1]] = counts.get(row[1], 0) + 1
+    print(f"\n{len(rows) - 1} of {len(mutants)} mutants: "
+          + ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
+    for m in mutants:
+        if results.has(m) and results.data["mutants"][m.name]["outcome"] == "SURVIVED":
+            print(f"SURVIVED  {m.name}: {m.fault}")
+    print(results.path)
+    return counts
+
+
+def check_baseline(copy, results):
+    """The program as it is must build and pass, or nothing that fails afterwards tells anything."""
+    status, output = copy.build("weft", "weft_tests")
+    if status != 0:
+        raise Stop("the program as it is does not build:\n" + output[-4000:])
+    known = test_tags(copy)
+    if results.data["baseline"] is not None:
+        return known
+    times = {}
+    for stage in whole_stages(copy.args.device):
+        print(f"unchanged: {stage.name} ...", flush=True)
+        started = time.monotonic()
+        status, output = copy.check(stage)
+        if status is None:
+            raise Stop(f"unchanged: {stage.name} takes longer than --timeout "
+                       f"{copy.args.timeout:g}")
+        if status != 0:
+            raise Stop(f"unchanged: {stage.name} fails: {first_failure(output)}\n"
+                       + output[-4000:])
+        times[stage.name] = round(time.monotonic() - started, 1)
+    copy.clear()
+    results.data["baseline"] = times
+    results.save()
+    return known
+
+
+def planted(args, mutants):
+    copy = Copy(args)
+    results = Results(copy)
+    try:
+        copy.configure()
+        known = check_baseline(copy, results)
+        for number, m in enumerate(mutants, 1):
+            if results.has(m):
+                continue
+            print(f"[{number}/{len(mutants)}] {m.name}: {m.fault}", flush=True)
+            outcome, what, seconds = judge(m, copy, known)
+            results.put(m, outcome, what, seconds)
+            print(f"    {outcome}{': ' + what if what else ''} ({seconds:.0f} s)", flush=True)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here\n")
+        print_table(mutants, results)
+        return 130
+    counts = print_table(mutants, results)
+    return 1 if counts.get("SURVIVED") else 0
+
+
+def check_lists(mutants):
+    bad = 0
+    for m in mutants:
+        why = misfit(m, PROJECT)
+        if why:
+            bad += 1
+            print(f"{m.where}: {m.name}: {why}")
+    per_file = {}
+    for m in mutants:
+        part = "cuda" if m.cuda else m.file.split("/")[0]
+        per_file[part] = per_file.get(part, 0) + 1
+    print(", ".join(f"{part} {n}" for part, n in sorted(per_file.items()))
+          + f": {len(mutants)} mutants, {bad} that do not fit")
+    return 2 if bad else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--list", nargs="+", type=Path, metavar="FILE",
+                        help="lists to take (standard: all beside this program that fit --device)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only the mutants of these names")
+    parser.add_argument("--build", type=Path, metavar="DIR",
+                        default=Path(tempfile.gettempdir()) / f"weft-mutants-{os.getuid()}",
+                        help="where copy, build and results lie (standard: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="compilers at a time (standard: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=1200, metavar="S",
+                        help="seconds that one check may take (standard: %(default)s)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                        help="cuda: build with CUDA, and plant the mutants of .cu and .cuh files")
+    parser.add_argument("--check", action="store_true",
+                        help="only see that each old text is there exactly once")
+    args = parser.parse_args()
+    try:
+        lists = args.list or sorted(HERE.glob("*.txt"))
+        for path in lists:
+            if not path.is_file():
+                raise Stop(f"{path}: there is no such list")
+        mutants = read_lists(lists)
+        if args.only:
+            names = {m.name for m in mutants}
+            absent = [name for name in args.only if name not in names]
+            if absent:
+                raise Stop(f"no mutant is named {', '.join(absent)}")
+            mutants = [m for m in mutants if m.name in args.only]
+        if args.check:
+            return check_lists(mutants)
+        fitting = [m for m in mutants if m.cuda == (args.device == "cuda")]
+        if len(fitting) < len(mutants):
+            other = "cpu" if args.device == "cuda" else "cuda"
+            print(f"{len(mutants) - len(fitting)} mutants are left to --device {other}")
+        if not fitting:
+            raise Stop("no mutant is left to plant")
+        return planted(args, fitting)
+    except Stop as why:
+        print(f"mutate.py: {why}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plants the faults of the lists in a copy of the project, one at a time, and tells which check sees each.
+"""Plants the faults of the lists in a copy of the project, one at a time: which check sees each?
 
 README.md beside this file says how it is used. Python 3's own library is all that it needs.
 """
@@ -287,7 +287,9 @@ def judge(m, copy, known):
     before = path.read_bytes()
     try:
         path.write_text(before.decode("utf-8").replace(m.old, m.new), encoding="utf-8")
-        for target in ("weft", "weft_tests"):  # many are caught before the tests are linked
+        stages = stages_of(m, copy.args.device, known)
+        early = stages[:1] if m.ops else []  # needs no tests to be built
+        for target, checks in (("weft", early), ("weft_tests", stages[len(early):])):
             status, output = copy.build(target)
             if status != 0:
                 error = re.search(r"error: .+", output)
@@ -295,10 +297,7 @@ def judge(m, copy, known):
                     return "does not compile", error.group(0)[:120], seconds()
                 # The build also lets weft_tests list its tests.
                 return "caught", "the build: a program that it made does not run", seconds()
-            for stage in stages_of(m, copy.args.device, known):
-                if (target == "weft") != (stage.words[0] == "weft" and bool(m.ops)
-                                          and stage.name.startswith("gradcheck")):
-                    continue
+            for stage in checks:
                 status, output = copy.check(stage)
                 if status is None:
                     return "caught", f"{stage.name}: ran past {copy.args.timeout:g} s", seconds()
@@ -315,7 +314,7 @@ def judge(m, copy, known):
 
 
 class Results:
-    """results.json in the build's folder: what is done is kept as it comes, and skipped next time."""
+    """A file in the build's folder: what is done is kept as it comes, and skipped next time."""
 
     def __init__(self, copy):
         self.path = copy.root / f"results-{copy.args.device}.json"

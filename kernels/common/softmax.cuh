@@ -233,18 +233,31 @@ __device__ __forceinline__ void mend_rows(Smem<E, N, D> to, const E* from, int64
 }
 
 // The weights of such a tile: 0 of pairs that do not see each other, NaN of those that see a marked one.
+// sees() is long: a loop asks it, and leaves a bit for each column that the lane holds.
 template <int N, class F>
 __device__ __forceinline__ void mend_weights(Acc<N>& x, bool fine, const Range (&range)[2],
                                              int col0, const uint32_t* broken, F&& sees) {
-  each_half(x, [&](int half, int c, float& w) {
-    const int col = col0 + c;
-    const bool seen =
-        col >= range[half].begin && col < range[half].end && (!fine || sees(half, col));
-    if (!seen)
-      w = 0.f;
-    else if (broken[c / 32] >> c % 32 & 1)
-      w = NAN;
-  });
+  static_assert(N / 4 <= 32);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    uint32_t seen = 0, marked = 0;
+#pragma unroll 1
+    for (int i = 0; i < N / 4; ++i) {
+      const int c = tile::acc_col(i / 2, i % 2), col = col0 + c;
+      if (col < range[half].begin || col >= range[half].end) continue;
+      if (fine && !sees(half, col)) continue;
+      seen |= 1u << i;
+      marked |= (broken[c / 32] >> c % 32 & 1) << i;
+    }
+#pragma unroll
+    for (int i = 0; i < N / 4; ++i) {
+      float& w = x.x[i / 2][2 * half + i % 2];
+      if (!(seen >> i & 1))
+        w = 0.f;
+      else if (marked >> i & 1)
+        w = NAN;
+    }
+  }
 }
 
 // The streaming softmax of a lane's two rows: running maximum and sum. Each lane sums the columns that

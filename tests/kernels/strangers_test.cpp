@@ -108,13 +108,13 @@ void check_neighbours(Device device, Dtype dtype) {
 // --- Softmax attention at sizes of tiles ----------------------------------------------------------
 
 struct Shape3 {
-  int64_t T = 1, S = 1, K = 64;
+  int64_t T = 1, S = 1, K = 64, key_heads = 1;
 };
 NamedCase attention_case(const Shape3& s, Settings settings) {
   NamedCase c{"", {}, std::move(settings)};
-  c.inputs["q"] = normal({1, s.T, 2, s.K}, 1, "q");
-  c.inputs["k"] = normal({1, s.S, 1, s.K}, 1, "k");
-  c.inputs["v"] = normal({1, s.S, 1, s.K}, 1, "v");
+  c.inputs["q"] = normal({1, s.T, 2 * s.key_heads, s.K}, 1, "q");
+  c.inputs["k"] = normal({1, s.S, s.key_heads, s.K}, 1, "k");
+  c.inputs["v"] = normal({1, s.S, s.key_heads, s.K}, 1, "v");
   return c;
 }
 
@@ -164,6 +164,9 @@ void check_unseen(Device device, Dtype dtype) {
     const NamedCase two_sided =
         attention_case({70, 300, K}, {{"window", "20"}, {"causal", "false"}});
     check_unseen(attention, two_sided, range(0, 211), device, dtype);
+    // More tiles, of rows and of keys, than a GPU has multiprocessors.
+    const NamedCase many = attention_case({130, 200, K, 80}, {{"window", "50"}});
+    check_unseen(attention, many, range(0, 21), device, dtype);
     const NamedCase one = attention_case({1, 2050, K}, {{"window", "700"}});
     check_unseen(attention, one, range(0, 1350), device, dtype);
 

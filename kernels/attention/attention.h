@@ -69,8 +69,9 @@ struct Attention {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
-  // On a GPU K and V are at most 256. Forward allocates nothing but where few rows meet many keys (a
-  // decode step): then [parts, B, T, H, V + 1]. Backward allocates [B, H, T] three times.
+  // On a GPU K and V are at most 256. Forward allocates an i32 a tile of 128 rows of a head, and where
+  // few rows meet many keys (a decode step) [parts, B, T, H, V + 1]. Backward allocates an i32 a tile of
+  // rows and of keys, and [B, H, T] three times.
   static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,

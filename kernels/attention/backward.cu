@@ -26,7 +26,7 @@ void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const 
   const Tensor dout = with_rows(dy.o);
   const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), x.q.device());
   const RowDeltas deltas(saved.lse, dy.lse);
-  const Tensor taken = counters_of(2, x.q.device()), rows = padded_rows(saved.lse);
+  const Tensor notes = notes_of({x.k, x.q}), rows = padded_rows(saved.lse);
   if (x.q.is_meta()) return;
   const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, o.window);
   const bool hopper = fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, dout, dx.q, dx.k, dx.v}) &&
@@ -38,9 +38,9 @@ void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const 
     if (dx.sink) deltas.sink(x.sink, dx.sink);
     if constexpr (std::is_same_v<E, bf16>) {
       if (hopper) {
-        taken.zero();
+        notes.zero();
         return backward_on_hopper(call, band, incoming, padded_rows_of(rows), dq, dk, dv,
-                                  dptr<int>(taken));
+                                  dptr<int>(notes));
       }
     }
     run_backward(call, band, band, incoming, dq, dk, dv);

@@ -33,7 +33,7 @@ void Attention::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs
   const Tensor cu = documents_on(o.cu_seqlens, x.q.size(1), x.q.device());
   require(!o.position || !saved, "attention: position without a gradient alone");
   const Parts parts = allocate_parts(x, o);
-  const Tensor taken = counters_of(1, x.q.device());
+  const Tensor notes = notes_of({x.q});
   if (saved) *saved = {y.o, y.lse};
   if (x.q.is_meta()) return;
   const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, o.window);
@@ -42,8 +42,8 @@ void Attention::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs
     const Call<E> call = call_of<E>(x.q, x.k, x.v, x.sink, o.scale, o.softcap);
     if constexpr (std::is_same_v<E, bf16>) {
       if (parts.count == 0 && fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, y.o})) {
-        taken.zero();
-        return forward_on_hopper(call, band, heads_of<E>(y.o), lse, dptr<int>(taken));
+        notes.zero();
+        return forward_on_hopper(call, band, heads_of<E>(y.o), lse, dptr<int>(notes));
       }
     }
     forward_on_tiles(call, band, parts, heads_of<E>(y.o), lse, dptr<const int>(o.position));

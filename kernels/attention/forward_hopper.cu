@@ -5,11 +5,11 @@
 namespace weft::kernels::softmax {
 
 void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse,
-                       int* taken) {
+                       int* notes) {
   if (std::max(x.q.width, x.v.width) <= 64)
-    run_hopper_forward<64, 128>(x, band, o, lse, taken);
+    run_hopper_forward<64, 128>(x, band, o, lse, notes);
   else
-    run_hopper_forward<128, 128>(x, band, o, lse, taken);
+    run_hopper_forward<128, 128>(x, band, o, lse, notes);
 }
 
 }  // namespace weft::kernels::softmax

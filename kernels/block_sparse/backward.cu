@@ -26,7 +26,7 @@ void BlockSparse::cuda_backward(const Inputs<Tensor>& in, const Options& o, cons
   const Device device = x.q.device();
   const Tensor cu = documents_on(o.cu_seqlens, T, device);
   const Tensor mask = o.block_mask.contiguous().to(device);
-  const Tensor taken = counters_of(2, device), padded = padded_rows(saved.lse);
+  const Tensor notes = notes_of({x.k, x.q}), padded = padded_rows(saved.lse);
   const RowDeltas deltas(saved.lse, dy.lse);
   for_cuda_dtype(x.q.dtype(), [&]<class E>() {
     for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
@@ -43,16 +43,17 @@ void BlockSparse::cuda_backward(const Inputs<Tensor>& in, const Options& o, cons
       if constexpr (std::is_same_v<E, bf16>) {
         if (fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, dout, dx.q, dx.k, dx.v}) &&
             dx.k.defined() == dx.v.defined()) {
-          taken.zero();
+          notes.zero();
           constexpr int N = backward_tile(D);
           const PaddedRows numbers = padded_rows_of(padded);
           pad_on_hopper(call, incoming, numbers);
           if (dk.data)
             keys_on_hopper(call, find_lists({false, kOwn, N, kGroups}, key_lists, band, blocks),
-                           incoming, numbers, dk, dv, dptr<int>(taken));
+                           incoming, numbers, dk, dv, dptr<int>(notes));
           if (dq.data)
             queries_on_hopper(call, find_lists({true, kOwn, N, kGroups}, row_lists, band, blocks),
-                              incoming, numbers, dq, dptr<int>(taken) + 1);
+                              incoming, numbers, dq,
+                              dptr<int>(notes) + note_count(call.B, S, call.H / call.group));
           return;
         }
       }

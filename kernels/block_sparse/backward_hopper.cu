@@ -10,19 +10,19 @@ void pad_on_hopper(const Call<bf16>& x, const Incoming<bf16>& in, const PaddedRo
 
 void keys_on_hopper(const Call<bf16>& x, const BlockSight& keys, const Incoming<bf16>& in,
                     const PaddedRows& padded, const Heads<bf16>& dk, const Heads<bf16>& dv,
-                    int* taken) {
+                    int* notes) {
   if (hopper_head_size(x) == 64)
-    run_hopper_key_gradients<64>(x, keys, in, padded, dk, dv, taken);
+    run_hopper_key_gradients<64>(x, keys, in, padded, dk, dv, notes);
   else
-    run_hopper_key_gradients<128>(x, keys, in, padded, dk, dv, taken);
+    run_hopper_key_gradients<128>(x, keys, in, padded, dk, dv, notes);
 }
 
 void queries_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Incoming<bf16>& in,
-                       const PaddedRows& padded, const Heads<bf16>& dq, int* taken) {
+                       const PaddedRows& padded, const Heads<bf16>& dq, int* notes) {
   if (hopper_head_size(x) == 64)
-    run_hopper_query_gradients<64>(x, rows, in, padded, dq, taken);
+    run_hopper_query_gradients<64>(x, rows, in, padded, dq, notes);
   else
-    run_hopper_query_gradients<128>(x, rows, in, padded, dq, taken);
+    run_hopper_query_gradients<128>(x, rows, in, padded, dq, notes);
 }
 
 }  // namespace weft::kernels::softmax

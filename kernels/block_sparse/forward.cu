@@ -22,7 +22,7 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
   const Device device = x.q.device();
   const Tensor cu = documents_on(o.cu_seqlens, T, device);
   const Tensor mask = o.block_mask.contiguous().to(device);
-  const Tensor taken = counters_of(1, device);
+  const Tensor notes = notes_of({x.q});
   require(!o.position || !saved, "block_sparse: position without a gradient alone");
   if (saved) *saved = {y.o, y.lse};
   for_cuda_dtype(x.q.dtype(), [&]<class E>() {
@@ -41,10 +41,10 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
       }
       if constexpr (std::is_same_v<E, bf16>) {
         if (fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, y.o})) {
-          taken.zero();
+          notes.zero();
           const BlockSight rows =
               find_lists({true, kOwn, kSparseKeys, kGroups}, lists, band, blocks);
-          return forward_on_hopper(call, rows, out, dptr<float>(y.lse), dptr<int>(taken));
+          return forward_on_hopper(call, rows, out, dptr<float>(y.lse), dptr<int>(notes));
         }
       }
       run_forward(call, find_lists(shape, lists, band, blocks),

@@ -5,11 +5,11 @@
 namespace weft::kernels::softmax {
 
 void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<bf16>& o,
-                       float* lse, int* taken) {
+                       float* lse, int* notes) {
   if (hopper_head_size(x) == 64)
-    run_hopper_forward<64, kSparseKeys>(x, rows, o, lse, taken);
+    run_hopper_forward<64, kSparseKeys>(x, rows, o, lse, notes);
   else
-    run_hopper_forward<128, kSparseKeys>(x, rows, o, lse, taken);
+    run_hopper_forward<128, kSparseKeys>(x, rows, o, lse, notes);
 }
 
 }  // namespace weft::kernels::softmax

@@ -1,5 +1,5 @@
 // The way to the kernels of sm_90a (kernels/common/softmax_hopper.cuh) for lists of tiles. They take what
-// fits_hopper() says; D is 64 or 128. `taken`: counters at zero, one for each call.
+// fits_hopper() says; D is 64 or 128. `notes`: note_count() of what a call owns, at zero.
 #pragma once
 
 #include "kernels/block_sparse/sight.cuh"
@@ -12,14 +12,14 @@ inline int hopper_head_size(const Call<bf16>& x) {
 
 // `rows`: lists for tiles of kOwn rows, of tiles of kSparseKeys keys.
 void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<bf16>& o,
-                       float* lse, int* taken);
+                       float* lse, int* notes);
 // Backward: first the rows' numbers, then either.
 void pad_on_hopper(const Call<bf16>& x, const Incoming<bf16>& in, const PaddedRows& rows);
 // `keys`: for tiles of kOwn keys, of tiles of backward_tile(D) rows; `rows`: the reverse.
 void keys_on_hopper(const Call<bf16>& x, const BlockSight& keys, const Incoming<bf16>& in,
                     const PaddedRows& padded, const Heads<bf16>& dk, const Heads<bf16>& dv,
-                    int* taken);
+                    int* notes);
 void queries_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Incoming<bf16>& in,
-                       const PaddedRows& padded, const Heads<bf16>& dq, int* taken);
+                       const PaddedRows& padded, const Heads<bf16>& dq, int* notes);
 
 }  // namespace weft::kernels::softmax

@@ -409,7 +409,16 @@ inline PaddedRows padded_rows_of(const Tensor& t) {
   return {data, data + t.stride(0), static_cast<int>(t.size(3))};
 }
 
-// Counters for `n` launches of those loops, which leave them used.
-inline Tensor counters_of(int64_t n, Device device) { return empty({n}, Dtype::i32, device); }
+// What a launch of those loops notes for itself and for the next one (softmax_hopper.cuh: Schedule). It
+// finds zeros and leaves them used: two, and one for each tile of kOwn rows (or keys) of every head.
+inline int64_t note_count(int64_t B, int64_t T, int64_t H) {
+  return 2 + B * H * ((T + kOwn - 1) / kOwn);
+}
+// Memory for launches that own the rows of q, the keys of k: [B, T, H, any] each.
+inline Tensor notes_of(std::initializer_list<Tensor> owned) {
+  int64_t n = 0;
+  for (const Tensor& x : owned) n += note_count(x.size(0), x.size(1), x.size(2));
+  return empty({n}, Dtype::i32, owned.begin()->device());
+}
 
 }  // namespace weft::kernels::softmax

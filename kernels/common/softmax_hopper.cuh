@@ -35,7 +35,8 @@ struct Schedule {
   int tiles = 1, heads = 1, section = 1;  // heads are those of the batch
   int units = 0;
   bool last_first = true;
-  int* taken = nullptr;  // zero at the start
+  int* taken = nullptr;   // zero at the start
+  int* broken = nullptr;  // [1 + units], zero at the start: whether any unit is noted, and which
 
   // The tile and the head of unit i; tile -1 beyond the last.
   __device__ int2 unit(int i) const {
@@ -44,37 +45,32 @@ struct Schedule {
     const int rest = i % (section * tiles), place = rest / width;
     return {last_first ? tiles - 1 - place : place, first + rest % width};
   }
-  // The unit after the one that the block has; one thread asks.
-  __device__ int next() const { return static_cast<int>(gridDim.x) + atomicAdd(taken, 1); }
-};
-
-// What a block does, unit by unit, in the two stages of the ring that brings a unit's operands. A unit of
-// which the results are not finite comes once more, with care (softmax.cuh), when its stage is free.
-struct Units {
-  static constexpr int kWithCare = 1 << 30, kNothing = -1, kOver = -2;
-  int* unit;    // [2] what the stages hold: a unit, kWithCare added, or one of the others
-  int* broken;  // [2] said by the groups before they release a stage
-
-  static constexpr int kInts = 4;
-  __host__ __device__ explicit Units(int* memory = nullptr) : unit(memory), broken(memory + 2) {}
-
-  // One thread: what comes into a stage that has become free. `coming`: the block's next unit; `idle`:
-  // stages since there was none.
-  __device__ int put(int stage, const Schedule& schedule, int& coming, int& idle) const {
-    int i = kNothing;
-    if (broken[stage]) {
-      i = unit[stage] | kWithCare;
-      idle = 0;
-    } else if (coming < schedule.units) {
-      i = coming;
-      coming = schedule.next();
-    } else if (++idle == 2) {
-      i = kOver;  // the units of both stages are done
-    }
-    broken[stage] = 0;
-    return unit[stage] = i;
+  // The units of a block; one thread asks. With care they are those that are noted, else all in turn.
+  template <bool kCare>
+  __device__ int first() const {
+    const int i = static_cast<int>(blockIdx.x);
+    return kCare ? next<kCare>(i - static_cast<int>(gridDim.x)) : i;
   }
+  template <bool kCare>
+  __device__ int next(int i) const {
+    const int blocks = static_cast<int>(gridDim.x);
+    if constexpr (kCare) {
+      do i += blocks;
+      while (i < units && broken[1 + i] == 0);
+      return i;
+    } else {
+      return blocks + atomicAdd(taken, 1);
+    }
+  }
+
+  // Unit i has results that are not finite. What follows on the stream sees it.
+  __device__ void note(int i) const { broken[0] = broken[1 + i] = 1; }
+  __device__ bool is_whole() const { return broken[0] == 0; }
 };
+
+// Each kernel is launched twice, and each launch has code of its own, so that the registers of the second
+// cost the first nothing. The first notes the units of which the results are not finite. The second, kCare,
+// makes those once more, with care (softmax.cuh); where there is none it ends at once.
 
 // A warpgroup's marks of mend_rows().
 inline constexpr int kMarks = 4;
@@ -112,7 +108,7 @@ struct HopperForward {
   Tiles<Keys, kStages> k, v;
   Ring<2> q_ring;
   Ring<kStages> k_ring, v_ring;
-  Units units;      // in the stages of q_ring
+  int* unit;        // [2] what the stages of q_ring hold
   uint32_t* marks;  // [kGroups, kMarks]
   __host__ __device__ static HopperForward carve(Arena& arena) {
     HopperForward s;
@@ -122,7 +118,7 @@ struct HopperForward {
     s.q_ring = arena.carve<Ring<2>>();
     s.k_ring = arena.carve<Ring<kStages>>();
     s.v_ring = arena.carve<Ring<kStages>>();
-    s.units = Units(arena.carve<int>(Units::kInts));
+    s.unit = arena.carve<int>(2);
     s.marks = arena.carve<uint32_t>(kGroups * kMarks);
     return s;
   }
@@ -133,23 +129,17 @@ struct ForwardMaps {
 };
 
 // One thread.
-template <int D, int N, class Sight>
+template <bool kCare, int D, int N, class Sight>
 __device__ __forceinline__ void load_forward(const HopperForward<D, N>& s, const Call<bf16>& x,
                                              const Sight& sight, const Schedule& schedule,
                                              const ForwardMaps& maps) {
   using Shape = HopperForward<D, N>;
   Turn q_turn, turn;
-  int coming = static_cast<int>(blockIdx.x), idle = 0;
-  for (;;) {
+  for (int i = schedule.first<kCare>();; i = schedule.next<kCare>(i)) {
+    const int2 unit = schedule.unit(i);
     s.q_ring.acquire(q_turn);
-    const int i = s.units.put(q_turn.stage, schedule, coming, idle);
-    if (i < 0) {
-      tile::barrier_arrive(s.q_ring.full(q_turn));
-      if (i == Units::kOver) return;
-      q_turn.next<2>();
-      continue;
-    }
-    const int2 unit = schedule.unit(i & ~Units::kWithCare);
+    s.unit[q_turn.stage] = i;
+    if (unit.x < 0) return tile::barrier_arrive(s.q_ring.full(q_turn));
     const int own = unit.x, h = unit.y % x.H, b = unit.y / x.H;
     tile::barrier_arrive_expecting(s.q_ring.full(q_turn), kGroups * Shape::Rows::bytes);
     for (int g = 0; g < kGroups; ++g)
@@ -176,7 +166,7 @@ __device__ __forceinline__ void after(const Stream& stream) {
 }
 
 // While the softmax of a tile is done, P V of the tile before runs; S of this one was issued with it.
-template <int D, int N, class Sight>
+template <bool kCare, int D, int N, class Sight>
 __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<bf16>& x,
                                        const Sight& sight, const Schedule& schedule,
                                        const ForwardMaps& maps, float* lse) {
@@ -186,15 +176,8 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
   Turn q_turn, k_turn, v_turn;
   for (;; q_turn.next<2>()) {
     s.q_ring.wait(q_turn);
-    const int i = uniform(s.units.unit[q_turn.stage]);
-    if (i == Units::kOver) return;
-    if (i == Units::kNothing) {
-      tile::named_sync(1 + group, 128);  // all have read it
-      if (threadIdx.x % 128 == 0) s.q_ring.release(q_turn);
-      continue;
-    }
-    const bool care = i & Units::kWithCare;
-    const int2 unit = schedule.unit(i & ~Units::kWithCare);
+    const int2 unit = schedule.unit(uniform(s.unit[q_turn.stage]));
+    if (unit.x < 0) return;
     const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
@@ -228,37 +211,7 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
                    [&](int half, int j) { return sight.sees(h, t[half], j); });
     };
     auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
-    // The same products in the same order, one tile after the other.
-    const auto attend_with_care = [&](Visit n) {
-      Acc<N> p;
-      s.k_ring.wait(k_turn);
-      tile::wgmma_begin(p);
-      tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>(p);
-      if (one_lane) s.k_ring.release(k_turn);
-      k_turn.next<Shape::kStages>();
-      tile::scale_rows(out, soften(p, n));
-      mend(p, n);
-      auto weights = tile::to_frag<bf16>(p);
-      s.v_ring.wait(v_turn);
-      tile::wgmma_begin(out, weights);
-      tile::wgmma_ab(out, weights, s.v[v_turn.stage], 0, 0);
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>(out);
-      if (one_lane) s.v_ring.release(v_turn);
-      v_turn.next<Shape::kStages>();
-    };
-    Visit n = walk.next();
-    for (; care && n; n = walk.next()) {
-      if (meets(n)) {
-        attend_with_care(n);
-      } else {
-        pass(s.k_ring, k_turn);
-        pass(s.v_ring, v_turn);
-      }
-    }
-    while (n) {
+    for (Visit n = walk.next(); n;) {
       if (!meets(n)) {
         pass(s.k_ring, k_turn);
         pass(s.v_ring, v_turn);
@@ -274,8 +227,10 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
       if (one_lane) s.k_ring.release(k_turn);
       k_turn.next<Shape::kStages>();
       tile::scale_rows(out, soften(p, n));
+      if constexpr (kCare) mend(p, n);
       auto weights = tile::to_frag<bf16>(p);
-      for (n = walk.next(); n && meets(n); n = walk.next()) {
+      // With care one tile comes after the other: the same products in the same order.
+      for (n = walk.next(); !kCare && n && meets(n); n = walk.next()) {
         s.k_ring.wait(k_turn);
         tile::wgmma_begin(p, out, weights);
         tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.k[k_turn.stage], 0, 0);
@@ -309,17 +264,12 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
         lse[(int64_t{b} * x.H + h) * x.T + t[half]] = stream.most[half];
     }
     // No warp reads q any more.
-    if (tile::named_any(1 + group, 128, !care && is_broken(out))) {
-      if (threadIdx.x % 128 == 0) {
-        s.units.broken[q_turn.stage] = 1;
-        s.q_ring.release(q_turn);
-      }
-      continue;
-    }
+    const bool broken = tile::named_any(1 + group, 128, !kCare && is_broken(out));
     tile::acc_to_smem(out, q, row0, 0);
     tile::publish();
     tile::named_sync(1 + group, 128);
     if (threadIdx.x % 128 == 0) {
+      if (broken) schedule.note(s.unit[q_turn.stage]);
       tile::tma_store(maps.o, q, b, t0, h, 0);
       tile::tma_store_commit();
       tile::tma_store_read<0>();
@@ -328,15 +278,15 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
   }
 }
 
-template <int D, int N, class Sight>
+template <bool kCare, int D, int N, class Sight>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_forward(const Call<bf16> x, const Sight sight, const Schedule schedule,
                    const __grid_constant__ ForwardMaps maps, float* lse) {
   if constexpr (kHopper) {
+    if (kCare && schedule.is_whole()) return;
     Arena arena(tile::dynamic_memory());
     const auto s = HopperForward<D, N>::carve(arena);
     if (threadIdx.x == 0) {
-      s.units.broken[0] = s.units.broken[1] = 0;
       s.q_ring.init(1, kGroups);
       s.k_ring.init(1, 4 * kGroups);
       s.v_ring.init(1, 4 * kGroups);
@@ -345,10 +295,10 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     __syncthreads();
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) load_forward(s, x, sight, schedule, maps);
+      if (threadIdx.x == 0) load_forward<kCare>(s, x, sight, schedule, maps);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      attend(s, x, sight, schedule, maps, lse);
+      attend<kCare>(s, x, sight, schedule, maps, lse);
     }
   }
 }
@@ -367,7 +317,7 @@ CUtensorMap map_of(const Heads<E>& x, int64_t B, int64_t T, int64_t H) {
 // `bytes`: of the other side's tokens of one head, which should stay in L2 for a section of heads.
 // Sections are alike, so that the last one fills the GPU too.
 inline Schedule schedule_of(int64_t tokens, int64_t heads, int64_t bytes, bool last_first,
-                            int* taken) {
+                            int* notes) {
   constexpr int64_t kInCache = int64_t{24} << 20;
   const int64_t tiles = ceil_div_int(tokens, kOwn);
   const int64_t most = std::clamp<int64_t>(kInCache / std::max<int64_t>(1, bytes), 1, heads);
@@ -378,13 +328,14 @@ inline Schedule schedule_of(int64_t tokens, int64_t heads, int64_t bytes, bool l
           .section = ceil_div_int(heads, sections),
           .units = static_cast<int>(tiles * heads),
           .last_first = last_first,
-          .taken = taken};
+          .taken = notes,
+          .broken = notes + 1};
 }
 inline int64_t blocks_of(const Schedule& s) { return std::min(s.units, cuda_sms()); }
 
 template <int D, int N, class Sight>
 void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf16>& o, float* lse,
-                        int* taken) {
+                        int* notes) {
   using Shape = HopperForward<D, N>;
   Arena count;
   Shape::carve(count);
@@ -394,9 +345,13 @@ void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf1
                          map_of<typename Shape::Keys>(x.v, x.B, x.S, key_heads),
                          map_of<typename Shape::Rows>(o, x.B, x.T, x.H)};
   const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
-                                        /*last_first=*/true, taken);
-  launch(hopper_forward<D, N, Sight>, blocks_of(schedule), kHopperThreads, count.used(), x, sight,
-         schedule, maps, lse);
+                                        /*last_first=*/true, notes);
+  const auto run = [&](auto* kernel) {
+    launch(kernel, blocks_of(schedule), kHopperThreads, count.used(), x, sight, schedule, maps,
+           lse);
+  };
+  run(hopper_forward<false, D, N, Sight>);
+  run(hopper_forward<true, D, N, Sight>);
 }
 
 }  // namespace weft::kernels::softmax

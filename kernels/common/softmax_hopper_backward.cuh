@@ -19,7 +19,7 @@ struct HopperBackward {
   float *lse, *delta;  // [kStages, N] of the rows met; lse in powers of two
   Ring<2> own_ring;
   Ring<kStages> met_ring;
-  Units units;      // in the stages of own_ring
+  int* unit;        // [2] what the stages of own_ring hold
   uint32_t* marks;  // [kGroups, kMarks]
   __host__ __device__ static HopperBackward carve(Arena& arena) {
     HopperBackward s;
@@ -31,7 +31,7 @@ struct HopperBackward {
     s.delta = arena.carve<float>(kStages * N);
     s.own_ring = arena.carve<Ring<2>>();
     s.met_ring = arena.carve<Ring<kStages>>();
-    s.units = Units(arena.carve<int>(Units::kInts));
+    s.unit = arena.carve<int>(2);
     s.marks = arena.carve<uint32_t>(kGroups * kMarks);
     return s;
   }
@@ -56,47 +56,21 @@ struct BackwardMaps {
   CUtensorMap own_a, own_b, met_a, met_b, da, db;  // da, db: the results, dk and dv or dq
 };
 
-// One thread: calls f(tile, head of the batch) for the block's units, one stage of own_ring after the other.
-template <int D, class F>
-__device__ __forceinline__ void for_units(const HopperBackward<D>& s, const Schedule& schedule,
-                                          F&& f) {
-  Turn turn;
-  int coming = static_cast<int>(blockIdx.x), idle = 0;
-  for (;; turn.next<2>()) {
-    s.own_ring.acquire(turn);
-    const int i = s.units.put(turn.stage, schedule, coming, idle);
-    if (i >= 0) {
-      const int2 unit = schedule.unit(i & ~Units::kWithCare);
-      f(turn, unit.x, unit.y);
-    } else {
-      tile::barrier_arrive(s.own_ring.full(turn));
-      if (i == Units::kOver) return;
-    }
-  }
-}
-// The consumers' side: the unit of the stage, kNothing where it is released already, or kOver.
+// One thread: the operands of unit i, or word that there is none.
 template <int D>
-__device__ __forceinline__ int wait_unit(const HopperBackward<D>& s, Turn turn, int group) {
-  s.own_ring.wait(turn);
-  const int i = uniform(s.units.unit[turn.stage]);
-  if (i == Units::kNothing) {
-    tile::named_sync(1 + group, 128);  // all have read it
-    if (threadIdx.x % 128 == 0) s.own_ring.release(turn);
-  }
-  return i;
-}
-
-// The same thread: the operands of a unit.
-template <int D>
-__device__ __forceinline__ void load_own(const HopperBackward<D>& s, Turn turn,
+__device__ __forceinline__ void load_own(const HopperBackward<D>& s, Turn& turn, int i,
                                          const BackwardMaps& maps, int own, int h, int b) {
   using Own = typename HopperBackward<D>::Own;
+  s.own_ring.acquire(turn);
+  s.unit[turn.stage] = i;
+  if (own < 0) return tile::barrier_arrive(s.own_ring.full(turn));
   tile::barrier_arrive_expecting(s.own_ring.full(turn), 2 * kGroups * Own::bytes);
   for (int g = 0; g < kGroups; ++g) {
     const int first = own * kOwn + 64 * g, at = turn.stage * kGroups + g;
     tile::tma_load(s.own_a[at], maps.own_a, s.own_ring.full(turn), b, first, h, 0);
     tile::tma_load(s.own_b[at], maps.own_b, s.own_ring.full(turn), b, first, h, 0);
   }
+  turn.next<2>();
 }
 template <int D>
 __device__ __forceinline__ void load_met(const HopperBackward<D>& s, Turn turn,
@@ -108,21 +82,17 @@ __device__ __forceinline__ void load_met(const HopperBackward<D>& s, Turn turn,
   tile::tma_load(s.met_b[turn.stage], maps.met_b, s.met_ring.full(turn), b, first, h, 0);
 }
 
-// A warpgroup's results leave through its part of the tiles that it owned, but for broken ones.
+// A warpgroup's results leave through its part of the tiles that it owned; `broken` ones are noted.
 template <int D, class Out, class... More>
-__device__ __forceinline__ void send(const HopperBackward<D>& s, Turn turn, int group, bool broken,
-                                     Out&& write, const More&... store) {
-  if (tile::named_any(1 + group, 128, broken)) {  // no warp reads the tiles any more
-    if (threadIdx.x % 128 == 0) {
-      s.units.broken[turn.stage] = 1;
-      s.own_ring.release(turn);
-    }
-    return;
-  }
+__device__ __forceinline__ void send(const HopperBackward<D>& s, const Schedule& schedule,
+                                     Turn turn, int group, bool broken, Out&& write,
+                                     const More&... store) {
+  broken = tile::named_any(1 + group, 128, broken);  // no warp reads the tiles any more
   write();
   tile::publish();
   tile::named_sync(1 + group, 128);
   if (threadIdx.x % 128 == 0) {
+    if (broken) schedule.note(s.unit[turn.stage]);
     (store(), ...);
     tile::tma_store_commit();
     tile::tma_store_read<0>();
@@ -133,19 +103,21 @@ __device__ __forceinline__ void send(const HopperBackward<D>& s, Turn turn, int 
 // --- dk and dv -----------------------------------------------------------------------------------
 
 // One thread.
-template <int D, class Sight>
+template <bool kCare, int D, class Sight>
 __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const Call<bf16>& x,
                                               const Sight& sight, const Schedule& schedule,
                                               const BackwardMaps& maps, const PaddedRows& rows) {
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
   const int key_heads = x.H / x.group;
-  Turn turn;
-  for_units(s, schedule, [&](Turn own_turn, int own, int head) {
-    const int hk = head % key_heads, b = head / key_heads;
-    load_own(s, own_turn, maps, own, hk, b);
+  Turn own_turn, turn;
+  for (int i = schedule.first<kCare>();; i = schedule.next<kCare>(i)) {
+    const int2 unit = schedule.unit(i);
+    const int hk = unit.y % key_heads, b = unit.y / key_heads;
+    load_own(s, own_turn, i, maps, unit.x, hk, b);
+    if (unit.x < 0) return;
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = sight.template query_tiles<kOwn, N>(h, own);
+      auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
         const int64_t at = (int64_t{b} * x.H + h) * rows.stride + n.tile * N;
         s.met_ring.acquire(turn);
@@ -155,12 +127,12 @@ __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const 
         turn.next<Shape::kStages>();
       }
     }
-  });
+  }
 }
 
 // Scores and their gradients are held transposed, [keys, rows]. Where registers allow no more than 64
 // rows at a time, the gradient of the scores is made while their P runs in the product of dv.
-template <int D, class Sight>
+template <bool kCare, int D, class Sight>
 __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Call<bf16>& x,
                                             const Sight& sight, const Schedule& schedule,
                                             const BackwardMaps& maps,
@@ -172,11 +144,9 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
   const float unit_of_score = x.scale * tile::kLog2e;
   Turn own_turn, turn;
   for (;; own_turn.next<2>()) {
-    const int i = wait_unit(s, own_turn, group);
-    if (i == Units::kOver) return;
-    if (i == Units::kNothing) continue;
-    const bool care = i & Units::kWithCare;
-    const int2 unit = schedule.unit(i & ~Units::kWithCare);
+    s.own_ring.wait(own_turn);
+    const int2 unit = schedule.unit(uniform(s.unit[own_turn.stage]));
+    if (unit.x < 0) return;
     const int hk = unit.y % key_heads, b = unit.y / key_heads, j0 = unit.x * kOwn + 64 * group;
     const int j[2] = {j0 + row0 + tile::acc_row(0), j0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.queries(j[0]), sight.queries(j[1])};
@@ -186,108 +156,78 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
     Acc<D> dk, dv;
     tile::fill(dk, 0.f);
     tile::fill(dv, 0.f);
-    // Calls make(head, rows, p, d) for the tiles of rows that this group meets.
-    const auto for_tiles = [&](auto&& make) {
-      for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-        auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
-        for (Visit n = walk.next(); n; n = walk.next()) {
-          if (!(n.uses >> group & 1) || !bounds.meets(n.tile * N, N)) {
-            pass(s.met_ring, turn);
-            continue;
-          }
-          s.met_ring.wait(turn);
-          make(h, n);
-          if (tile::lane_index() == 0) s.met_ring.release(turn);
-          turn.next<Shape::kStages>();
+    for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
+      auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
+      for (Visit n = walk.next(); n; n = walk.next()) {
+        const int t0 = n.tile * N;
+        if (!(n.uses >> group & 1) || !bounds.meets(t0, N)) {
+          pass(s.met_ring, turn);
+          continue;
         }
-      }
-    };
-    // What q.k and dout.v are made into, and the products with them.
-    const auto weigh = [&](Acc<N>& p, int h, Visit n) {
-      const float* const lse = s.lse + turn.stage * N;
-      hide(p, bounds.cuts(n.tile * N, N), n.fine >> group & 1, range, n.tile * N,
-           [&](int half, int t) { return sight.sees(h, t, j[half]); });
-      each_half(p, [&](int, int c, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[c])); });
-    };
-    const auto slope = [&](const Acc<N>& p, Acc<N>& d) {
-      const float* const delta = s.delta + turn.stage * N;
-#pragma unroll
-      for (int col = 0; col < N / 8; ++col) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[tile::acc_col(col, i)]);
-      }
-    };
-    const auto multiply = [&](Acc<N>& p, Acc<N>& d) {
-      const auto q = s.met_a[turn.stage], dout = s.met_b[turn.stage];
-      tile::wgmma_begin();
-      tile::wgmma_abt<D, tile::kFirst>(p, k, 0, 0, q, 0, 0);
-      tile::wgmma_commit();
-      tile::wgmma_abt<D, tile::kFirst>(d, v, 0, 0, dout, 0, 0);
-      tile::wgmma_commit();
-    };
-    const auto add_both = [&](const Acc<N>& p, const Acc<N>& d) {
-      auto slopes = tile::to_frag<bf16>(d);
-      auto weights = tile::to_frag<bf16>(p);
-      tile::wgmma_begin(dk, dv, slopes, weights);
-      tile::wgmma_ab(dv, weights, s.met_b[turn.stage], 0, 0);
-      tile::wgmma_ab(dk, slopes, s.met_a[turn.stage], 0, 0);
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>(dk, dv);
-    };
-    const auto make = [&](int h, Visit n) {
-      Acc<N> p, d;
-      multiply(p, d);
-      tile::wgmma_wait<1>(p);
-      weigh(p, h, n);
-      if constexpr (N == 64) {
-        auto weights = tile::to_frag<bf16>(p);
-        tile::wgmma_begin(dv, weights);
-        tile::wgmma_ab(dv, weights, s.met_b[turn.stage], 0, 0);
+        const auto q = s.met_a[turn.stage], dout = s.met_b[turn.stage];
+        const float *const lse = s.lse + turn.stage * N, *const delta = s.delta + turn.stage * N;
+        Acc<N> p, d;
+        s.met_ring.wait(turn);
+        tile::wgmma_begin();
+        tile::wgmma_abt<D, tile::kFirst>(p, k, 0, 0, q, 0, 0);
         tile::wgmma_commit();
-        tile::wgmma_wait<1>(d);
-        slope(p, d);
-        auto slopes = tile::to_frag<bf16>(d);
-        tile::wgmma_begin(dk, slopes);
-        tile::wgmma_ab(dk, slopes, s.met_a[turn.stage], 0, 0);
+        tile::wgmma_abt<D, tile::kFirst>(d, v, 0, 0, dout, 0, 0);
         tile::wgmma_commit();
-        tile::wgmma_wait<0>(dk, dv);
-      } else {
-        tile::wgmma_wait<0>(d);
-        slope(p, d);
-        add_both(p, d);
+        tile::wgmma_wait<1>(p);
+        if constexpr (kCare) tile::wgmma_wait<0>(d);
+        hide(p, bounds.cuts(t0, N), n.fine >> group & 1, range, t0,
+             [&](int half, int t) { return sight.sees(h, t, j[half]); });
+        each_half(p, [&](int, int c, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[c])); });
+        const bool mends = n.fine || sight.bounds_of_keys(unit.x * kOwn, kOwn).cuts(t0, N);
+        const auto mend = [&](Acc<N>& weights) {
+          mend_weights(weights, n.fine >> group & 1, range, t0, s.marks + group * kMarks,
+                       [&](int half, int t) { return sight.sees(h, t, j[half]); });
+        };
+        if (kCare && mends) {
+          uint32_t* const marks = s.marks + group * kMarks;
+          mend_in_group(group, marks, false, q, x.q.at(b, t0, h), x.q.token, x.T - t0, x.q.width);
+          mend_in_group(group, marks, true, dout, dout_rows.at(b, t0, h), dout_rows.token, x.T - t0,
+                        dout_rows.width);
+          mend(p);
+        }
+        const auto gradient = [&] {
+#pragma unroll
+          for (int col = 0; col < N / 8; ++col) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[tile::acc_col(col, i)]);
+          }
+          if (kCare && mends) mend(d);
+          return tile::to_frag<bf16>(d);
+        };
+        if constexpr (N == 64) {
+          auto weights = tile::to_frag<bf16>(p);
+          tile::wgmma_begin(dv, weights);
+          tile::wgmma_ab(dv, weights, dout, 0, 0);
+          tile::wgmma_commit();
+          tile::wgmma_wait<1>(d);
+          auto slopes = gradient();
+          tile::wgmma_begin(dk, slopes);
+          tile::wgmma_ab(dk, slopes, q, 0, 0);
+          tile::wgmma_commit();
+          tile::wgmma_wait<0>(dk, dv);
+        } else {
+          tile::wgmma_wait<0>(d);
+          auto slopes = gradient();
+          auto weights = tile::to_frag<bf16>(p);
+          tile::wgmma_begin(dk, dv, slopes, weights);
+          tile::wgmma_ab(dv, weights, dout, 0, 0);
+          tile::wgmma_ab(dk, slopes, q, 0, 0);
+          tile::wgmma_commit();
+          tile::wgmma_wait<0>(dk, dv);
+        }
+        if (tile::lane_index() == 0) s.met_ring.release(turn);
+        turn.next<Shape::kStages>();
       }
-    };
-    const auto make_with_care = [&](int h, Visit n) {
-      const int t0 = n.tile * N;
-      Acc<N> p, d;
-      multiply(p, d);
-      tile::wgmma_wait<0>(p, d);
-      weigh(p, h, n);
-      const bool mends = n.fine || sight.bounds_of_keys(unit.x * kOwn, kOwn).cuts(t0, N);
-      uint32_t* const marks = s.marks + group * kMarks;
-      const auto mend = [&](Acc<N>& weights) {
-        mend_weights(weights, n.fine >> group & 1, range, t0, marks,
-                     [&](int half, int t) { return sight.sees(h, t, j[half]); });
-      };
-      if (mends) {
-        mend_in_group(group, marks, false, s.met_a[turn.stage], x.q.at(b, t0, h), x.q.token,
-                      x.T - t0, x.q.width);
-        mend_in_group(group, marks, true, s.met_b[turn.stage], dout_rows.at(b, t0, h),
-                      dout_rows.token, x.T - t0, dout_rows.width);
-        mend(p);
-      }
-      slope(p, d);
-      if (mends) mend(d);
-      add_both(p, d);
-    };
-    if (care)
-      for_tiles(make_with_care);
-    else
-      for_tiles(make);
+    }
     tile::scale(dk, x.scale);
     send(
-        s, own_turn, group, !care && (is_broken(dk) || is_broken(dv)),
+        s, schedule, own_turn, group, !kCare && (is_broken(dk) || is_broken(dv)),
         [&] {
           tile::acc_to_smem(dk, k, row0, 0);
           tile::acc_to_smem(dv, v, row0, 0);
@@ -300,7 +240,6 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
 template <int D>
 __device__ __forceinline__ void init_rings(const HopperBackward<D>& s) {
   if (threadIdx.x == 0) {
-    s.units.broken[0] = s.units.broken[1] = 0;
     s.own_ring.init(1, kGroups);
     s.met_ring.init(1, 4 * kGroups);
     tile::barriers_ready();
@@ -308,21 +247,22 @@ __device__ __forceinline__ void init_rings(const HopperBackward<D>& s) {
   __syncthreads();
 }
 
-template <int D, class Sight>
+template <bool kCare, int D, class Sight>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_key_gradients(const Call<bf16> x, const Sight sight, const Schedule schedule,
                          const __grid_constant__ BackwardMaps maps, const PaddedRows rows,
                          const Heads<const bf16> dout) {
   if constexpr (kHopper) {
+    if (kCare && schedule.is_whole()) return;
     Arena arena(tile::dynamic_memory());
     const auto s = HopperBackward<D>::carve(arena);
     init_rings(s);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) load_rows_met(s, x, sight, schedule, maps, rows);
+      if (threadIdx.x == 0) load_rows_met<kCare>(s, x, sight, schedule, maps, rows);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      gather_keys(s, x, sight, schedule, maps, dout);
+      gather_keys<kCare>(s, x, sight, schedule, maps, dout);
     }
   }
 }
@@ -330,26 +270,28 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 // --- dq ------------------------------------------------------------------------------------------
 
 // One thread.
-template <int D, class Sight>
+template <bool kCare, int D, class Sight>
 __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const Call<bf16>& x,
                                               const Sight& sight, const Schedule& schedule,
                                               const BackwardMaps& maps) {
   using Shape = HopperBackward<D>;
-  Turn turn;
-  for_units(s, schedule, [&](Turn own_turn, int own, int head) {
-    const int h = head % x.H, b = head / x.H;
-    load_own(s, own_turn, maps, own, h, b);
-    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, own);
+  Turn own_turn, turn;
+  for (int i = schedule.first<kCare>();; i = schedule.next<kCare>(i)) {
+    const int2 unit = schedule.unit(i);
+    const int h = unit.y % x.H, b = unit.y / x.H;
+    load_own(s, own_turn, i, maps, unit.x, h, b);
+    if (unit.x < 0) return;
+    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
       s.met_ring.acquire(turn);
       load_met(s, turn, maps, n.tile * Shape::N, h / x.group, b);
       turn.next<Shape::kStages>();
     }
-  });
+  }
 }
 
 // While the scores of a tile are made, the product of the tile before runs.
-template <int D, class Sight>
+template <bool kCare, int D, class Sight>
 __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const Call<bf16>& x,
                                                const Sight& sight, const Schedule& schedule,
                                                const BackwardMaps& maps, const PaddedRows& rows) {
@@ -360,11 +302,9 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
   const float unit_of_score = x.scale * tile::kLog2e;
   Turn own_turn, turn;
   for (;; own_turn.next<2>()) {
-    const int i = wait_unit(s, own_turn, group);
-    if (i == Units::kOver) return;
-    if (i == Units::kNothing) continue;
-    const bool care = i & Units::kWithCare;
-    const int2 unit = schedule.unit(i & ~Units::kWithCare);
+    s.own_ring.wait(own_turn);
+    const int2 unit = schedule.unit(uniform(s.unit[own_turn.stage]));
+    if (unit.x < 0) return;
     const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
     const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
@@ -380,48 +320,7 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     Turn before = turn;
     bool under_way = false;
     auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
-    // The same products in the same order, one tile after the other.
-    const auto gather_with_care = [&](Visit n) {
-      const int j0 = n.tile * N;
-      Acc<N> p, d;
-      s.met_ring.wait(turn);
-      tile::wgmma_begin();
-      tile::wgmma_abt<D, tile::kFirst>(p, q, 0, 0, s.met_a[turn.stage], 0, 0);
-      tile::wgmma_abt<D, tile::kFirst>(d, dout, 0, 0, s.met_b[turn.stage], 0, 0);
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>(p, d);
-      hide(p, bounds.cuts(j0, N), n.fine >> group & 1, range, j0,
-           [&](int half, int j) { return sight.sees(h, t[half], j); });
-      each_half(
-          p, [&](int half, int, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[half])); });
-#pragma unroll
-      for (int col = 0; col < N / 8; ++col) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[i / 2]);
-      }
-      if (n.fine || sight.bounds_of_rows(unit.x * kOwn, kOwn).cuts(j0, N)) {
-        uint32_t* const marks = s.marks + group * kMarks;
-        mend_in_group(group, marks, false, s.met_a[turn.stage], x.k.at(b, j0, h / x.group),
-                      x.k.token, x.S - j0, x.k.width);
-        mend_weights(d, n.fine >> group & 1, range, j0, marks,
-                     [&](int half, int j) { return sight.sees(h, t[half], j); });
-      }
-      slopes = tile::to_frag<bf16>(d);
-      tile::wgmma_begin(dq, slopes);
-      tile::wgmma_ab(dq, slopes, s.met_a[turn.stage], 0, 0);
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>(dq);
-      if (one_lane) s.met_ring.release(turn);
-      turn.next<Shape::kStages>();
-    };
-    Visit n = walk.next();
-    for (; care && n; n = walk.next()) {
-      if ((n.uses >> group & 1) && bounds.meets(n.tile * N, N))
-        gather_with_care(n);
-      else
-        pass(s.met_ring, turn);
-    }
-    for (; n; n = walk.next()) {
+    for (Visit n = walk.next(); n; n = walk.next()) {
       const int j0 = n.tile * N;
       if (!(n.uses >> group & 1) || !bounds.meets(j0, N)) {
         tile::wgmma_wait<0>(dq);
@@ -449,6 +348,13 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
 #pragma unroll
         for (int i = 0; i < 4; ++i) d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[i / 2]);
       }
+      if (kCare && (n.fine || sight.bounds_of_rows(unit.x * kOwn, kOwn).cuts(j0, N))) {
+        uint32_t* const marks = s.marks + group * kMarks;
+        mend_in_group(group, marks, false, s.met_a[turn.stage], x.k.at(b, j0, h / x.group),
+                      x.k.token, x.S - j0, x.k.width);
+        mend_weights(d, n.fine >> group & 1, range, j0, marks,
+                     [&](int half, int j) { return sight.sees(h, t[half], j); });
+      }
       slopes = tile::to_frag<bf16>(d);
       tile::wgmma_begin(dq, slopes);
       tile::wgmma_ab(dq, slopes, s.met_a[turn.stage], 0, 0);
@@ -461,25 +367,27 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     if (under_way && one_lane) s.met_ring.release(before);
     tile::scale(dq, x.scale);
     send(
-        s, own_turn, group, !care && is_broken(dq), [&] { tile::acc_to_smem(dq, q, row0, 0); },
+        s, schedule, own_turn, group, !kCare && is_broken(dq),
+        [&] { tile::acc_to_smem(dq, q, row0, 0); },
         [&] { tile::tma_store(maps.da, q, b, t0, h, 0); });
   }
 }
 
-template <int D, class Sight>
+template <bool kCare, int D, class Sight>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_query_gradients(const Call<bf16> x, const Sight sight, const Schedule schedule,
                            const __grid_constant__ BackwardMaps maps, const PaddedRows rows) {
   if constexpr (kHopper) {
+    if (kCare && schedule.is_whole()) return;
     Arena arena(tile::dynamic_memory());
     const auto s = HopperBackward<D>::carve(arena);
     init_rings(s);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) load_keys_met(s, x, sight, schedule, maps);
+      if (threadIdx.x == 0) load_keys_met<kCare>(s, x, sight, schedule, maps);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      gather_queries(s, x, sight, schedule, maps, rows);
+      gather_queries<kCare>(s, x, sight, schedule, maps, rows);
     }
   }
 }
@@ -491,11 +399,11 @@ inline void run_pad_rows(const Call<bf16>& x, const Incoming<bf16>& in, const Pa
   launch(pad_rows, (count + 255) / 256, 256, 0, in.lse, in.delta, rows, count, x.T);
 }
 
-// After run_pad_rows(); `taken` is a counter of each kernel's own, at zero.
+// After run_pad_rows(); `notes`: note_count() of what each owns, at zero.
 template <int D, class Sight>
 void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
                               const PaddedRows& rows, const Heads<bf16>& dk, const Heads<bf16>& dv,
-                              int* taken) {
+                              int* notes) {
   using Own = typename HopperBackward<D>::Own;
   using Met = typename HopperBackward<D>::Met;
   const int64_t heads = x.H / x.group;
@@ -503,13 +411,17 @@ void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Inc
                           map_of<Met>(x.q, x.B, x.T, x.H),   map_of<Met>(in.dout, x.B, x.T, x.H),
                           map_of<Own>(dk, x.B, x.S, heads),  map_of<Own>(dv, x.B, x.S, heads)};
   const Schedule schedule =
-      schedule_of(x.S, x.B * heads, int64_t{x.T} * D * 4 * x.group, /*last_first=*/false, taken);
-  launch(hopper_key_gradients<D, Sight>, blocks_of(schedule), kHopperThreads,
-         HopperBackward<D>::bytes(), x, sight, schedule, maps, rows, in.dout);
+      schedule_of(x.S, x.B * heads, int64_t{x.T} * D * 4 * x.group, /*last_first=*/false, notes);
+  const auto run = [&](auto* kernel) {
+    launch(kernel, blocks_of(schedule), kHopperThreads, HopperBackward<D>::bytes(), x, sight,
+           schedule, maps, rows, in.dout);
+  };
+  run(hopper_key_gradients<false, D, Sight>);
+  run(hopper_key_gradients<true, D, Sight>);
 }
 template <int D, class Sight>
 void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
-                                const PaddedRows& rows, const Heads<bf16>& dq, int* taken) {
+                                const PaddedRows& rows, const Heads<bf16>& dq, int* notes) {
   using Own = typename HopperBackward<D>::Own;
   using Met = typename HopperBackward<D>::Met;
   const int64_t heads = x.H / x.group;
@@ -517,9 +429,13 @@ void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const I
                           map_of<Met>(x.k, x.B, x.S, heads), map_of<Met>(x.v, x.B, x.S, heads),
                           map_of<Own>(dq, x.B, x.T, x.H),    map_of<Own>(dq, x.B, x.T, x.H)};
   const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
-                                        /*last_first=*/true, taken);
-  launch(hopper_query_gradients<D, Sight>, blocks_of(schedule), kHopperThreads,
-         HopperBackward<D>::bytes(), x, sight, schedule, maps, rows);
+                                        /*last_first=*/true, notes);
+  const auto run = [&](auto* kernel) {
+    launch(kernel, blocks_of(schedule), kHopperThreads, HopperBackward<D>::bytes(), x, sight,
+           schedule, maps, rows);
+  };
+  run(hopper_query_gradients<false, D, Sight>);
+  run(hopper_query_gradients<true, D, Sight>);
 }
 
 }  // namespace weft::kernels::softmax

@@ -187,7 +187,7 @@ TEST_CASE("tree: a mechanism's folder is complete") {
 
 TEST_CASE("tree: no file is longer than 600 lines") {
   for (const File& file : files())
-    if (file.lines.size() > kMostLines)
+    if (file.lines.size() > kMostLines && !starts_with(file.path, "tests/mutants/"))  // lists
       FAIL_CHECK(file.path << " has " << file.lines.size() << " lines");
 }
 

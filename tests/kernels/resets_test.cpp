@@ -95,7 +95,10 @@ void check_digits(Device device, Dtype dtype) {
       if (dtype == Dtype::f64 && value == -300) continue;  // which f64 can tell from 0
       INFO(op->name() << ", gates of " << value << ", " << dtype << " on " << device);
       const double without = worst_error(*op, with_resets(*op, 0), device, dtype);
-      CHECK(worst_error(*op, with_resets(*op, value), device, dtype) <= 2 * without);
+      // In f64 both are a few roundings, of which neither is twice the other for a reason.
+      const double roundings = dtype == Dtype::f64 ? 1e-14 : 0;
+      CHECK(worst_error(*op, with_resets(*op, value), device, dtype) <=
+            std::max(2 * without, roundings));
     }
 }
 

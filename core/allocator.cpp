@@ -109,11 +109,8 @@ Allocator::Block Allocator::allocate(int64_t bytes) {
   State& s = *state_;
   const std::lock_guard lock(s.mutex);
   // At least one unit, so that an empty tensor has an address too.
-  // What cannot be counted is no smaller than the largest number of units.
-  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / kAlign * kAlign;
-  const int64_t rounded =
-      bytes > kMost ? kMost : std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
-  if (s.current > kMost - rounded)
+  const int64_t rounded = std::max(kAlign, (bytes + kAlign - 1) / kAlign * kAlign);
+  if (s.current > std::numeric_limits<int64_t>::max() - rounded)
     too_many(concat(bytes, " bytes that ", owners().name_of(owner_of_thread), " asks for on ",
                     s.device, " beside ", s.current));
   Block block{nullptr, rounded, owner_of_thread};

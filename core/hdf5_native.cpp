@@ -296,24 +296,29 @@ bool is_foreign_attribute(hid_t object, const std::string& key) {
 
 // --- Lists ------------------------------------------------------------------------------------------
 
+namespace {
+
+// What both iterators call: `Info` tells of a link or of an attribute.
+template <class Info>
+herr_t add_name(hid_t, const char* name, const Info*, void* to) {
+  static_cast<std::vector<std::string>*>(to)->push_back(name);
+  return 0;
+}
+
+}  // namespace
+
 bool link_names(hid_t group, std::vector<std::string>& names) {
-  const auto add = [](hid_t, const char* name, const H5L_info_t*, void* to) -> herr_t {
-    static_cast<std::vector<std::string>*>(to)->push_back(name);
-    return 0;
-  };
   names.clear();
-  const bool listed = H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add, &names) >= 0;
+  const bool listed =
+      H5Literate(group, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add_name<H5L_info_t>, &names) >= 0;
   std::sort(names.begin(), names.end());
   return listed;
 }
 
 bool names_of_attributes(hid_t object, std::vector<std::string>& names) {
-  const auto add = [](hid_t, const char* name, const H5A_info_t*, void* to) -> herr_t {
-    static_cast<std::vector<std::string>*>(to)->push_back(name);
-    return 0;
-  };
   names.clear();
-  const bool listed = H5Aiterate2(object, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, add, &names) >= 0;
+  const bool listed = H5Aiterate2(object, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr,
+                                  add_name<H5A_info_t>, &names) >= 0;
   std::sort(names.begin(), names.end());
   return listed;
 }

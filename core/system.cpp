@@ -2,12 +2,18 @@
 
 #include <unistd.h>
 
+#include <filesystem>
 #include <system_error>
 #include <utility>
 
 namespace weft {
 
 std::string reason_of(int code) { return std::generic_category().message(code); }
+
+std::string folder_of(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
 
 Descriptor::Descriptor(const std::string& path, int flags, unsigned mode) {
   do {

@@ -25,6 +25,9 @@ void require_call(int code, const Parts&... parts) {
     fail(parts..., ": ", reason_of(code));
 }
 
+// The folder that a file lies in: "." for a bare name.
+std::string folder_of(const std::string& path);
+
 // An open file. It is closed at the end; who has written asks close() how that went.
 class Descriptor {
  public:

@@ -87,11 +87,6 @@ Owner settle(const std::string& path, bool alone) {
   return owner;
 }
 
-fs::path folder_of(const std::string& path) {
-  const fs::path folder = fs::path(path).parent_path();
-  return folder.empty() ? fs::path(".") : folder;
-}
-
 // Removes what killed writers of `path` left. Does a living one write it?
 bool has_writer(const std::string& path, const std::string& but = "") {
   bool alive = false;

@@ -101,21 +101,10 @@ constexpr size_t kLongestSentence = 4096;
 // Of text that is encoded at once: SentencePiece needs some hundred bytes for each byte of it.
 constexpr size_t kLongestStretch = size_t{1} << 18;
 
-// Length of the valid UTF-8 character at the start of a text, 0 if there is none. A zero byte and
-// U+2581, which would come back as a space, are not taken for characters either.
+// Length of the character at the start of a text that SentencePiece takes, 0 where it takes none: of what
+// is no UTF-8, of a zero byte, and of U+2581, which would come back as a space.
 size_t character(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t first = byte(0);
-  if (first < 0x80) return first == 0 ? 0 : 1;
-  const size_t size = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
-  if (size == 0 || text.size() < size || text.substr(0, 3) == kSpace) return 0;
-  for (size_t i = 1; i < size; ++i)
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  if (first == 0xe0 && byte(1) < 0xa0) return 0;   // longer than need be
-  if (first == 0xed && byte(1) >= 0xa0) return 0;  // half of a UTF-16 pair
-  if (first == 0xf0 && byte(1) < 0x90) return 0;
-  if (first == 0xf4 && byte(1) >= 0x90) return 0;
-  return size;
+  return text.front() == '\0' || text.starts_with(kSpace) ? 0 : utf8_character(text);
 }
 
 // What SentencePiece says, without the line of its source in front.

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "autograd/tape.h"
+
 namespace weft::train {
 namespace {
 

@@ -96,7 +96,7 @@ void refuse_update(const AdamW& optimizer, int64_t step) {
   fail("step ", step + 1, ": after the update ", optimizer.not_finite(),
        ". The step is not kept, and nothing of it is saved. ",
        none ? concat("[optimizer] eps = ", s.eps,
-                     " divides 0 by 0 where a gradient is 0: set eps, ", "as in 1e-8.")
+                     " divides 0 by 0 where a gradient is 0: set eps, as in 1e-8.")
             : "Lower [optimizer] lr or weight_decay, or set clip.");
 }
 

@@ -13,19 +13,6 @@ using namespace weft::data;
 
 namespace {
 
-// Documents whose bytes tell where they stand: no two neighbours follow each other elsewhere often.
-TokenDataset some_text(const std::vector<int64_t>& sizes) {
-  const Random random(5);
-  std::vector<Document> all;
-  uint64_t at = 0;
-  for (const int64_t size : sizes) {
-    std::string text;
-    for (int64_t i = 0; i < size; ++i) text += static_cast<char>(random.below(256, at++));
-    all.push_back({"", text});
-  }
-  return dataset_from_documents(all, byte_tokenizer());
-}
-
 bool same(const HostBatch& a, const HostBatch& b) {
   return a.tokens == b.tokens && a.targets == b.targets && a.cu_seqlens == b.cu_seqlens &&
          a.slices == b.slices && a.labelled == b.labelled && a.target_bytes == b.target_bytes;
@@ -38,7 +25,7 @@ HostBatch made(const Batches& batches, int64_t step) {
 }
 
 std::map<std::string, BatchesPtr> every_kind(const BatchShape& shape) {
-  static const TokenDataset text = some_text({7, 1, 33, 20, 2, 90, 15, 64, 9});
+  static const TokenDataset text = random_text({7, 1, 33, 20, 2, 90, 15, 64, 9});
   const TokenPart part = text.all();
   return {{"training_windows", training_windows(part, shape, 3)},
           {"training_packed", training_packed(part, shape, 3)},
@@ -108,7 +95,7 @@ TEST_CASE("batches: the ranks' shares are the rows that one rank would have") {
 }
 
 TEST_CASE("batches: an epoch of windows shows every window once, each followed by its target") {
-  const TokenDataset text = some_text({1000});
+  const TokenDataset text = random_text({1000});
   const TokenPart part = text.all();
   const auto tokens = part.tokens(0, part.size());
   const auto batches = training_windows(part, {.rows = 1, .length = 10}, 7);
@@ -132,7 +119,7 @@ TEST_CASE("batches: an epoch of windows shows every window once, each followed b
 }
 
 TEST_CASE("batches: held-out text is predicted from first to last token, each once") {
-  const TokenPart part = some_text({30, 1, 22, 80}).all();
+  const TokenPart part = random_text({30, 1, 22, 80}).all();
   const auto tokens = part.tokens(0, part.size());
   const auto windows = held_out_windows(part, {.rows = 3, .length = 16});
   std::vector<int32_t> targets;
@@ -156,7 +143,7 @@ TEST_CASE("batches: held-out text is predicted from first to last token, each on
 
 TEST_CASE("batches: packed documents keep their borders and never look across") {
   const std::vector<int64_t> sizes = {7, 1, 33, 20, 2, 90, 15, 64, 9};
-  const TokenPart part = some_text(sizes).all();
+  const TokenPart part = random_text(sizes).all();
   const int64_t size = 40;
   const auto batches = training_packed(part, {.rows = 2, .length = size / 2}, 11);
   // The endless row, put together again from documents found by their text.
@@ -192,7 +179,7 @@ TEST_CASE("batches: packed documents keep their borders and never look across") 
 }
 
 TEST_CASE("batches: another seed, text or shape is another order, and its place is refused") {
-  const TokenPart part = some_text({500}).all(), other = some_text({501}).all();
+  const TokenPart part = random_text({500}).all(), other = random_text({501}).all();
   const BatchShape shape{.rows = 2, .length = 8};
   const auto a = training_windows(part, shape, 1);
   CHECK(!same(made(*a, 0), made(*training_windows(part, shape, 2), 0)));
@@ -208,7 +195,7 @@ TEST_CASE("batches: another seed, text or shape is another order, and its place 
 }
 
 TEST_CASE("batches: text shorter than a window is told") {
-  const TokenPart part = some_text({16}).all();
+  const TokenPart part = random_text({16}).all();
   CHECK(made(*training_windows(part, {.length = 15}, 1), 5).labelled == 15);
   CHECK(contains(message([&] { training_windows(part, {.length = 16}, 1); }),
                  "16 tokens, fewer than one window of 16 tokens and the one that follows"));

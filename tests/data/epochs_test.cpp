@@ -8,25 +8,12 @@
 #include "core/random.h"
 #include "data/batches.h"
 #include "data/tasks.h"
-#include "tests/catch.h"
+#include "tests/data/helpers.h"
 
 using namespace weft;
 using namespace weft::data;
 
 namespace {
-
-// Documents whose bytes are random, so that a stretch of some tokens stands at one place only.
-TokenDataset random_text(const std::vector<int64_t>& sizes) {
-  const Random random(5);
-  std::vector<Document> all;
-  uint64_t at = 0;
-  for (const int64_t size : sizes) {
-    std::string text;
-    for (int64_t i = 0; i < size; ++i) text += static_cast<char>(random.below(256, at++));
-    all.push_back({"", text});
-  }
-  return dataset_from_documents(all, byte_tokenizer());
-}
 
 const std::vector<int64_t> kSizes = {7, 12, 33, 20, 5, 90, 15, 64, 9, 41, 28, 6};
 

@@ -2,24 +2,17 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "tests/catch.h"
-#include "tests/train/program.h"
+#include "tests/train/small_run.h"
 
 using namespace weft;
 using namespace weft::tests;
 
 namespace {
 
-constexpr const char* kRecipe = R"([model]
-width = 16
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-window = 16
-[data]
-source = "text.txt"
-[train]
+const std::string kHeads = "heads = 2\n";
+const std::string kRecipe =
+    std::string(kSmallModel).insert(kSmallModel.find(kHeads) + kHeads.size(), "window = 16\n") +
+    R"([train]
 steps = 2
 batch = 2
 checkpoint_every = 2
@@ -28,15 +21,9 @@ out = "run"
 tokens = 0
 )";
 
-std::string words() {
-  std::string text;
-  for (int i = 0; i < 400; ++i) text += concat("word ", i, " of the text\n");
-  return text;
-}
-
 // A run of two steps whose recipe is longer than what HDF5 has checksums for.
 void prepare(const Folder& f) {
-  f.write("text.txt", words());
+  f.write("text.txt", small_text());
   std::string sources;
   for (int i = 0; i < 250; ++i) {
     const std::string name = concat("a text of many/chapter ", i, ".txt");
@@ -94,7 +81,7 @@ TEST_CASE("checkpoint: one of an earlier version is read") {
 
 TEST_CASE("checkpoint: a flipped bit in a token dataset is refused by every verb that reads it") {
   const Folder f;
-  f.write("text.txt", words());
+  f.write("text.txt", small_text());
   REQUIRE(run_weft(f, {"data", "text.txt", "--out", "sound.h5"}).status == 0);
   const std::string whole = f.read("sound.h5");
   std::string recipe = kRecipe;

@@ -8,7 +8,7 @@
 
 #include "core/random.h"
 #include "tests/catch.h"
-#include "tests/train/program.h"
+#include "tests/train/small_run.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 
@@ -139,16 +139,7 @@ TEST_CASE("held out: a run that goes on remembers its best loss, and keeps its b
   for (int i = 0; i < 300; ++i) words += concat("word ", i % 37, " of the text\n");
   f.write("text.txt", words);
   // So large a rate that every step after the first makes it worse.
-  f.write("recipe.toml", R"([model]
-width = 16
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-[data]
-source = "text.txt"
-[optimizer]
+  f.write("recipe.toml", kSmallModel + R"([optimizer]
 lr = 100.0
 [schedule]
 type = "constant"

@@ -1,23 +1,14 @@
 // Bad input through the program: one clear message, exit status 2, nothing lost.
 #include "core/error.h"
 #include "tests/catch.h"
-#include "tests/train/program.h"
+#include "tests/train/small_run.h"
 
 using namespace weft;
 using namespace weft::tests;
 
 namespace {
 
-constexpr const char* kRecipe = R"([model]
-width = 16
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-[data]
-source = "text.txt"
-[train]
+const std::string kRecipe = kSmallModel + R"([train]
 steps = 4
 batch = 2
 checkpoint_every = 2
@@ -35,11 +26,7 @@ std::string recipe(const std::string& from = "", const std::string& to = "") {
 
 Ran train(const Folder& f, const std::string& text, std::vector<std::string> more = {}) {
   f.write("recipe.toml", text);
-  if (!std::filesystem::exists(f / "text.txt")) {
-    std::string words;
-    for (int i = 0; i < 400; ++i) words += concat("word ", i, " of the text\n");
-    f.write("text.txt", words);
-  }
+  if (!std::filesystem::exists(f / "text.txt")) f.write("text.txt", small_text());
   more.insert(more.begin(), {"train", "recipe.toml"});
   return run_weft(f, more);
 }

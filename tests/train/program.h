@@ -52,6 +52,22 @@ struct Ran {
   std::string text;  // standard output and error together
 };
 
+// In a forked child: the program with these arguments, which prints into the pipe.
+[[noreturn]] inline void become_weft(const Folder& folder,
+                                     const std::vector<std::string>& arguments,
+                                     const int (&ends)[2]) {
+  dup2(ends[1], STDOUT_FILENO);
+  dup2(ends[1], STDERR_FILENO);
+  close(ends[0]);
+  close(ends[1]);
+  if (chdir(folder.path().c_str()) != 0) _exit(126);
+  std::vector<char*> argv{const_cast<char*>(program_path())};
+  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+  argv.push_back(nullptr);
+  execv(program_path(), argv.data());
+  _exit(127);
+}
+
 // Runs `weft ARGS` in `folder`. With kill_after > 0 it is killed (SIGKILL, or `signal`) after so many
 // seconds, if it still runs.
 // No file may grow beyond `file_limit` bytes, if that is given: as on a full disk.
@@ -61,18 +77,9 @@ inline Ran run_weft(const Folder& folder, const std::vector<std::string>& argume
   if (pipe(ends) != 0) return {};
   const pid_t child = fork();
   if (child == 0) {
-    dup2(ends[1], STDOUT_FILENO);
-    dup2(ends[1], STDERR_FILENO);
-    close(ends[0]);
-    close(ends[1]);
     const rlimit limit{file_limit, file_limit};
     if (file_limit > 0) setrlimit(RLIMIT_FSIZE, &limit);
-    if (chdir(folder.path().c_str()) != 0) _exit(126);
-    std::vector<char*> argv{const_cast<char*>(program_path())};
-    for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-    argv.push_back(nullptr);
-    execv(program_path(), argv.data());
-    _exit(127);
+    become_weft(folder, arguments, ends);
   }
   close(ends[1]);
   std::jthread killer;

@@ -16,19 +16,10 @@ class Running {
     if (pipe(ends) != 0) return;
     child_ = fork();
     if (child_ == 0) {
-      dup2(ends[1], STDOUT_FILENO);
-      dup2(ends[1], STDERR_FILENO);
-      close(ends[0]);
-      close(ends[1]);
       // As from a terminal, also where the tests were started with nohup.
       for (const int usual : {SIGHUP, SIGINT, SIGTERM, SIGXCPU, SIGUSR1, SIGUSR2})
         ::signal(usual, usual == ignored ? SIG_IGN : SIG_DFL);
-      if (chdir(folder.path().c_str()) != 0) _exit(126);
-      std::vector<char*> argv{const_cast<char*>(program_path())};
-      for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-      argv.push_back(nullptr);
-      execv(program_path(), argv.data());
-      _exit(127);
+      become_weft(folder, arguments, ends);
     }
     close(ends[1]);
     from_ = ends[0];

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "tests/paths.h"
-#include "tests/train/program.h"
+#include "tests/train/small_run.h"
 
 namespace weft::tests {
 
@@ -30,16 +30,7 @@ constexpr bool shim_works() {
 #endif
 }
 
-constexpr const char* kSmallRecipe = R"([model]
-width = 16
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-[data]
-source = "text.txt"
-[sample]
+inline const std::string kSmallRecipe = kSmallModel + R"([sample]
 tokens = 0
 [train]
 device = "cpu"
@@ -52,12 +43,6 @@ checkpoint_every = 1
 out = "run"
 )";
 
-// text.txt and recipe.toml of a run that takes no time.
-inline void write_small_run(const Folder& f) {
-  std::string words;
-  for (int i = 0; i < 400; ++i) words += "word " + std::to_string(i) + " of the text\n";
-  f.write("text.txt", words);
-  f.write("recipe.toml", kSmallRecipe);
-}
+inline void write_small_run(const Folder& f) { write_run(f, kSmallRecipe); }
 
 }  // namespace weft::tests

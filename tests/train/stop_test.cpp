@@ -4,22 +4,14 @@
 #include "core/error.h"
 #include "tests/catch.h"
 #include "tests/train/running.h"
+#include "tests/train/small_run.h"
 
 using namespace weft;
 using namespace weft::tests;
 
 namespace {
 
-constexpr const char* kRecipe = R"([model]
-width = 16
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-[data]
-source = "text.txt"
-[train]
+const std::string kRecipe = kSmallModel + R"([train]
 steps = 1000000
 batch = 2
 log_every = 1
@@ -30,12 +22,7 @@ type = "constant"
 tokens = 0
 )";
 
-void prepare(const Folder& f) {
-  std::string words;
-  for (int i = 0; i < 400; ++i) words += concat("word ", i, " of the text\n");
-  f.write("text.txt", words);
-  f.write("recipe.toml", kRecipe);
-}
+void prepare(const Folder& f) { write_run(f, kRecipe); }
 
 size_t checkpoints(const Folder& f) {
   size_t n = 0;

@@ -4,6 +4,7 @@
 #include "core/error.h"
 #include "tests/catch.h"
 #include "tests/train/running.h"
+#include "tests/train/small_run.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -11,16 +12,7 @@ using namespace weft::train;
 
 namespace {
 
-constexpr const char* kRecipe = R"([model]
-width = 16
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-[data]
-source = "text.txt"
-[train]
+const std::string kRecipe = kSmallModel + R"([train]
 steps = 6
 batch = 2
 log_every = 1
@@ -29,12 +21,7 @@ out = "run"
 tokens = 12
 )";
 
-void prepare(const Folder& f, const std::string& more = "") {
-  std::string words;
-  for (int i = 0; i < 400; ++i) words += concat("word ", i, " of the text\n");
-  f.write("text.txt", words);
-  f.write("recipe.toml", kRecipe + more);
-}
+void prepare(const Folder& f, const std::string& more = "") { write_run(f, kRecipe + more); }
 
 Ran trained(const Folder& f, std::vector<std::string> more = {}) {
   more.insert(more.begin(), {"train", "recipe.toml"});

@@ -1,8 +1,8 @@
 // Files as wholes: read in one go, and written whole or not at all.
 //
-// What is said to be written outlives a loss of power, by this order: the bytes are flushed, then the
-// name is put in place, then its folder is flushed; a folder that was made is flushed into its parent
-// before anything is put in it. Whoever removes an older file does so after all of that.
+// A file outlives a loss of power once its writer returns. The writer flushes the bytes, then renames the
+// file, then flushes the folder. A new folder is flushed into its parent before a file is put in it. An
+// older file is removed only after all of this.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,5 @@
-// Who may remove a file under way: only he who gets its lock, since the owner holds it to its end.
+// The process that writes a temporary file holds a lock on it to the end. A process that gets this lock
+// therefore knows that the writer is gone, and may remove the file.
 #include "core/temporary.h"
 
 #include <fcntl.h>

@@ -171,7 +171,7 @@ example
   weft op attention in.h5 out.h5 --backward --window 512 --dtype f64
 )";
 
-// A file that is none is told at the end, after all others were compared.
+// A file that cannot be read is reported at the end, after all other files were compared.
 int check_files(const OpArguments& a, std::ostream& out) {
   int failed = 0, seen = 0;
   std::string refused;

@@ -68,9 +68,10 @@ struct Schedule {
   __device__ bool is_whole() const { return broken[0] == 0; }
 };
 
-// Each kernel is launched twice, and each launch has code of its own, so that the registers of the second
-// cost the first nothing. The first notes the units of which the results are not finite. The second, kCare,
-// makes those once more, with care (softmax.cuh); where there is none it ends at once.
+// Each kernel is launched twice. Each launch has code of its own, so that the registers of the second one
+// do not slow down the first one. The first launch notes the units whose results are not finite. The
+// second launch (kCare) computes these units again, with care (softmax.cuh). It ends at once if there are
+// none.
 
 // A warpgroup's marks of mend_rows().
 inline constexpr int kMarks = 4;

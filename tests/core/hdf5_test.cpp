@@ -16,27 +16,14 @@
 #include "core/hash.h"
 #include "core/random.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 #include "tests/paths.h"
 
 namespace {
 
 namespace fs = std::filesystem;
 using namespace weft;
-
-// A folder that ends with the test.
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "weft-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  int files() const {
-    return static_cast<int>(std::distance(fs::directory_iterator(path), fs::directory_iterator()));
-  }
-};
+using weft::tests::Folder;
 
 template <class F>
 std::string message(const F& f) {
@@ -101,7 +88,7 @@ TEST_CASE("hdf5: tensors of every dtype and shape come back bit for bit") {
   const Tensor wide = random_tensor({6, 8}, Dtype::f32, 99);
   tensors.push_back({"strided", wide.transpose(0, 1)});
   save(folder / "a.h5", tensors);
-  CHECK(folder.files() == 1);
+  CHECK(folder.names().size() == 1);
   const Hdf5Reader in(folder / "a.h5");
   for (const auto& [name, tensor] : tensors) {
     INFO(name);
@@ -240,7 +227,7 @@ TEST_CASE("hdf5: missing, foreign, empty and truncated files are told apart") {
     return message([&] { Hdf5Reader in(path, "checkpoint"); });
   };
   CHECK(contains(open(folder / "no.h5"), "no.h5: cannot be read: No such file or directory"));
-  CHECK(contains(open(folder.path.string()), "is a folder, expected a checkpoint"));
+  CHECK(contains(open(folder.path()), "is a folder, expected a checkpoint"));
   write_file(folder / "text.h5", "not HDF5 at all\n");
   CHECK(contains(open(folder / "text.h5"), "is not an HDF5 file, expected a checkpoint"));
   write_file(folder / "empty.h5", "");
@@ -293,13 +280,13 @@ TEST_CASE("hdf5: a file that cannot be written is told, and the older one stays"
   const auto old = random_tensor({10}, Dtype::f32, 1);
   save(folder / "a.h5", {{"x", old}});
   CHECK(contains(message([&] { save(folder / "none/a.h5", {}); }), "there is no folder"));
-  CHECK(contains(message([&] { save(folder.path.string(), {}); }), "is a folder"));
+  CHECK(contains(message([&] { save(folder.path(), {}); }), "is a folder"));
   {
     Hdf5Writer out(folder / "a.h5");
     out.tensor("x", random_tensor({500000}, Dtype::f32, 2));
     CHECK(contains(message([&] { out.tensor("x", old); }), "tensor \"x\" cannot be written"));
   }  // not committed
-  CHECK(folder.files() == 1);
+  CHECK(folder.names().size() == 1);
   CHECK(same(Hdf5Reader(folder / "a.h5").tensor("x"), old));
 }
 
@@ -322,13 +309,13 @@ TEST_CASE("hdf5: running out of room is told with the reason, and the older file
     CHECK(contains(said, "cannot be written: File too large"));
   }
   std::signal(SIGXFSZ, handler);
-  CHECK(folder.files() == 1);
+  CHECK(folder.names().size() == 1);
   CHECK(same(Hdf5Reader(folder / "a.h5").tensor("x"), old));
 }
 
 TEST_CASE("hdf5: a full disk is told as such") {
   const Folder folder;
-  if (::mount("weft", folder.path.c_str(), "tmpfs", 0, "size=1m") != 0)
+  if (::mount("weft", folder.path().c_str(), "tmpfs", 0, "size=1m") != 0)
     SKIP("no right to mount a small disk");
   const auto old = random_tensor({10}, Dtype::f32, 1);
   save(folder / "a.h5", {{"x", old}});
@@ -336,9 +323,9 @@ TEST_CASE("hdf5: a full disk is told as such") {
     save(folder / "a.h5", {{"big", random_tensor({1000, 600}, Dtype::f32, 2)}});
   });
   CHECK(contains(said, "a.h5: tensor \"big\" cannot be written: No space left on device"));
-  CHECK(folder.files() == 1);
+  CHECK(folder.names().size() == 1);
   CHECK(same(Hdf5Reader(folder / "a.h5").tensor("x"), old));
-  ::umount(folder.path.c_str());
+  ::umount(folder.path().c_str());
 }
 
 TEST_CASE("hdf5: threads read and write at once") {

@@ -13,28 +13,13 @@
 #include "core/file.h"
 #include "core/lock.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 
 using namespace weft;
+using weft::tests::Folder;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "weft-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-  std::set<std::string> names() const {
-    std::set<std::string> all;
-    for (const auto& entry : fs::directory_iterator(path))
-      all.insert(entry.path().filename().string());
-    return all;
-  }
-};
 
 // Another process that has begun to write `path` and waits to be killed.
 class Writer {
@@ -84,10 +69,10 @@ void touch(const std::string& path) { std::ofstream(path) << "x"; }
 TEST_CASE("temporary: a killed writer's file is removed, a living one's is kept") {
   const Folder f;
   Writer killed(f / "a.h5"), living(f / "b.h5");
-  CHECK(remove_abandoned_files(f.path.string()) == 0);
-  CHECK(remove_abandoned_files(f.path.string(), /*alone=*/true) == 0);
+  CHECK(remove_abandoned_files(f.path()) == 0);
+  CHECK(remove_abandoned_files(f.path(), /*alone=*/true) == 0);
   killed.kill();
-  CHECK(remove_abandoned_files(f.path.string()) == 1);
+  CHECK(remove_abandoned_files(f.path()) == 1);
   REQUIRE(f.names().size() == 1);
   CHECK_THAT(*f.names().begin(), ContainsSubstring("b.h5.tmp-"));
 }
@@ -128,9 +113,9 @@ TEST_CASE("temporary: of another machine, only what lies long untouched is taken
                     old = f / "b.h5.tmp-00000000-00000002";
   touch(fresh), touch(old);
   fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(2));
-  CHECK(remove_abandoned_files(f.path.string()) == 1);
+  CHECK(remove_abandoned_files(f.path()) == 1);
   CHECK(f.names() == std::set<std::string>{"a.h5.tmp-00000000-00000001"});
-  CHECK(remove_abandoned_files(f.path.string(), /*alone=*/true) == 1);
+  CHECK(remove_abandoned_files(f.path(), /*alone=*/true) == 1);
 }
 
 TEST_CASE("temporary: no name but our own is removed, and no folder or link of such a name") {
@@ -142,7 +127,7 @@ TEST_CASE("temporary: no name but our own is removed, and no folder or link of s
   for (const std::string& name : kept) touch(f / name);
   fs::create_directory(f / "d.tmp-00000000-00000001");
   fs::create_symlink(f / "a.txt", f / "l.tmp-00000000-00000001");
-  CHECK(remove_abandoned_files(f.path.string(), /*alone=*/true) == 0);
+  CHECK(remove_abandoned_files(f.path(), /*alone=*/true) == 0);
   CHECK(f.names().size() == kept.size() + 2);
 }
 

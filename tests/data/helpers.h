@@ -1,9 +1,6 @@
 // What the tests of data/ share.
 #pragma once
 
-#include <stdlib.h>
-
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -11,18 +8,9 @@
 #include "core/random.h"
 #include "data/dataset.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 
-// A folder that ends with the test.
-struct Folder {
-  std::filesystem::path path;
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "weft-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { std::filesystem::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-};
+using weft::tests::Folder;
 
 template <class F>
 std::string message(const F& f) {

@@ -16,12 +16,12 @@ TEST_CASE("text: a file is a document, a folder all of its files in order") {
   write_file(folder / "a.md", "first");
   write_file(folder / "b/x.txt", "second");
   write_file(folder / "b/.git/x.txt", "hidden");
-  const auto all = read_text({folder.path.string()});
+  const auto all = read_text({folder.path()});
   REQUIRE(all.size() == 3);
   CHECK(all[0].text == "first");
   CHECK(all[1].name == folder / "b/x.txt");
   CHECK(all[2].text == "third");
-  CHECK(read_text({folder.path.string()}, {.suffixes = {".md"}}).size() == 1);
+  CHECK(read_text({folder.path()}, {.suffixes = {".md"}}).size() == 1);
   const auto twice = read_text({folder / "c.txt", folder / "a.md"});
   CHECK(twice.at(0).text == "third");
 }
@@ -103,7 +103,7 @@ TEST_CASE("text: what of a folder is no text is left out and told once") {
   REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);  // opening it would wait for ever
   std::vector<std::string> names;
   const LeftOut left_out =
-      for_each_document({folder.path.string()}, {.run_folder = folder / "new_run"},
+      for_each_document({folder.path()}, {.run_folder = folder / "new_run"},
                         [&](Document&& document) { names.push_back(document.name); });
   CHECK(names == std::vector<std::string>{folder / "a.txt"});
   for (const std::string& part : std::vector<std::string>{
@@ -114,7 +114,7 @@ TEST_CASE("text: what of a folder is no text is left out and told once") {
     contains(left_out.text(), part);
   fs::remove(folder / "a.txt");
   const TextOptions options{.run_folder = folder / "new_run"};
-  contains(message([&] { read_text({folder.path.string()}, options); }),
+  contains(message([&] { read_text({folder.path()}, options); }),
            "without files of text; left out:");
 }
 

@@ -10,26 +10,17 @@
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 #include "tests/paths.h"
 
 using namespace weft;
+using weft::tests::Folder;
 using namespace weft::train;
 using kernels::normal;
 
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "weft-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()));
-    path = name;
-  }
-  ~Folder() { fs::remove_all(path); }
-  std::string operator/(const std::string& name) const { return (path / name).string(); }
-};
 
 void write(const std::string& path, const kernels::Tensors& tensors) {
   Hdf5Writer file(path);

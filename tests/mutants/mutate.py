@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -112,9 +113,7 @@ def misfit(m, root):
 # --- Commands -------------------------------------------------------------------------------------
 
 
-def limits():
-    os.setsid()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+stopped = threading.Event()  # set by Ctrl-C: every command that runs ends
 
 
 def end_group(process):
@@ -131,15 +130,21 @@ def end_group(process):
 
 def run(command, cwd, seconds, env=None):
     """(exit status or None where the time was up, output)."""
+    end = time.monotonic() + seconds
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out,
-                                   stderr=subprocess.STDOUT, preexec_fn=limits)
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+        status = None
         try:
-            status = process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            status = None
+            while status is None and time.monotonic() < end and not stopped.is_set():
+                try:
+                    status = process.wait(timeout=0.5)
+                except subprocess.TimeoutExpired:
+                    pass
         finally:
             end_group(process)  # also what the command left running
+        if stopped.is_set():
+            raise KeyboardInterrupt
         out.seek(max(0, out.seek(0, os.SEEK_END) - 400_000))
         return status, out.read().decode("utf-8", "replace")
 
@@ -160,17 +165,18 @@ def first_failure(output):
 
 
 class Copy:
-    """The project in a folder of its own, with its build."""
+    """The project in a folder of its own, with its build. Each worker has one."""
 
-    def __init__(self, args):
-        self.root = args.build.resolve()
-        if self.root == PROJECT or PROJECT in self.root.parents or self.root in PROJECT.parents:
-            raise Stop(f"--build {self.root}: expected a folder outside of {PROJECT}")
-        self.args, self.tree, self.out = args, self.root / "tree", self.root / "build"
+    def __init__(self, args, number):
+        whole = args.build.resolve()
+        if whole == PROJECT or PROJECT in whole.parents or whole in PROJECT.parents:
+            raise Stop(f"--build {whole}: expected a folder outside of {PROJECT}")
+        mark = whole / "made-by-mutate"
+        if whole.exists() and any(whole.iterdir()) and not mark.exists():
+            raise Stop(f"--build {whole}: is not empty and was not made by this program")
+        self.args, self.number, self.root = args, number, whole / f"worker{number}"
+        self.tree, self.out = self.root / "tree", self.root / "build"
         self.temporary = self.root / "tmp"
-        mark = self.root / "made-by-mutate"
-        if self.root.exists() and any(self.root.iterdir()) and not mark.exists():
-            raise Stop(f"--build {self.root}: is not empty and was not made by this program")
         for folder in (self.tree, self.out, self.temporary):
             folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
@@ -199,8 +205,12 @@ class Copy:
         return whole.hexdigest()[:16]
 
     def environment(self):
-        env = dict(os.environ, OMP_WAIT_POLICY="PASSIVE", TMPDIR=str(self.temporary))
-        env.setdefault("CCACHE_BASEDIR", str(self.root))
+        env = dict(os.environ, OMP_WAIT_POLICY="PASSIVE", TMPDIR=str(self.temporary),
+                   CCACHE_BASEDIR=str(self.root), CCACHE_NOHASHDIR="1")
+        if self.args.workers > 1:
+            share = (os.cpu_count() or 1) // self.args.workers
+            env.setdefault("OMP_NUM_THREADS", str(max(2, share)))
+            env.setdefault("CUDA_VISIBLE_DEVICES", str(self.number % self.args.gpus))
         return env
 
     def clear(self):
@@ -210,7 +220,8 @@ class Copy:
     def configure(self):
         cuda = "ON" if self.args.device == "cuda" else "OFF"
         status, output = run(["cmake", "-S", str(self.tree), "-B", str(self.out), "-G", "Ninja",
-                              "-DCMAKE_BUILD_TYPE=Release", f"-DWEFT_CUDA={cuda}"],
+                              "-DCMAKE_BUILD_TYPE=Release", f"-DWEFT_CUDA={cuda}",
+                              *self.args.define],
                              self.root, BUILD_SECONDS, self.environment())
         if status != 0:
             raise Stop("cmake failed:\n" + output[-4000:])
@@ -317,7 +328,8 @@ class Results:
     """A file in the build's folder: what is done is kept as it comes, and skipped next time."""
 
     def __init__(self, copy):
-        self.path = copy.root / f"results-{copy.args.device}.json"
+        self.path = copy.root.parent / f"results-{copy.args.device}.json"
+        self.lock = threading.Lock()
         self.data = {"tree": copy.hash, "baseline": None, "mutants": {}}
         if self.path.is_file():
             old = json.loads(self.path.read_text(encoding="utf-8"))
@@ -329,9 +341,10 @@ class Results:
         return found is not None and found["key"] == m.key()
 
     def put(self, m, outcome, what, seconds):
-        self.data["mutants"][m.name] = {"key": m.key(), "file": m.file, "fault": m.fault,
-                                        "outcome": outcome, "by": what, "seconds": seconds}
-        self.save()
+        with self.lock:
+            self.data["mutants"][m.name] = {"key": m.key(), "file": m.file, "fault": m.fault,
+                                            "outcome": outcome, "by": what, "seconds": seconds}
+            self.save()
 
     def save(self):
         fresh = self.path.with_suffix(".new")
@@ -386,25 +399,58 @@ def check_baseline(copy, results):
     return known
 
 
-def planted(args, mutants):
-    copy = Copy(args)
-    results = Results(copy)
-    try:
+def work(copy, todo, results, known):
+    """What one worker does: it takes mutants until none is left."""
+    if copy.number:  # the first one is built
         copy.configure()
-        known = check_baseline(copy, results)
-        for number, m in enumerate(mutants, 1):
-            if results.has(m):
-                continue
-            print(f"[{number}/{len(mutants)}] {m.name}: {m.fault}", flush=True)
-            outcome, what, seconds = judge(m, copy, known)
-            results.put(m, outcome, what, seconds)
-            print(f"    {outcome}{': ' + what if what else ''} ({seconds:.0f} s)", flush=True)
+        copy.build("weft", "weft_tests")
+    while True:
+        try:
+            number, m = todo.pop(0)
+        except IndexError:
+            return
+        outcome, what, seconds = judge(m, copy, known)
+        results.put(m, outcome, what, seconds)
+        print(f"[{number}] {m.name}: {m.fault}\n"
+              f"    {outcome}{': ' + what if what else ''} ({seconds:.0f} s)", flush=True)
+
+
+def planted(args, mutants):
+    first = Copy(args, 0)
+    results = Results(first)
+    failures = []
+
+    def guarded(copy):
+        try:
+            work(copy, todo, results, known)
+        except KeyboardInterrupt:
+            pass
+        except Exception as why:  # the other workers and the table go on
+            failures.append(f"worker {copy.number}: {why}")
+
+    try:
+        first.configure()
+        known = check_baseline(first, results)
+        todo = [(f"{number}/{len(mutants)}", m) for number, m in enumerate(mutants, 1)
+                if not results.has(m)]
+        copies = [first] + [Copy(args, n) for n in range(1, min(args.workers, len(todo)))]
+        threads = [threading.Thread(target=guarded, args=(copy,)) for copy in copies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     except KeyboardInterrupt:
+        stopped.set()
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join()
         print("\nstopped; the same command goes on from here\n")
         print_table(mutants, results)
         return 130
     counts = print_table(mutants, results)
-    return 1 if counts.get("SURVIVED") else 0
+    for why in failures:
+        print(f"mutate.py: {why}", file=sys.stderr)
+    return 2 if failures else 1 if counts.get("SURVIVED") else 0
 
 
 def check_lists(mutants):
@@ -433,6 +479,12 @@ def main():
                         help="where copy, build and results lie (standard: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
                         help="compilers at a time (standard: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N",
+                        help="mutants at a time, each in a copy of its own (standard: 1)")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N",
+                        help="GPUs that the workers share (standard: 1)")
+    parser.add_argument("--define", action="append", default=[], type=lambda text: "-D" + text,
+                        metavar="KEY=VALUE", help="a setting for cmake")
     parser.add_argument("--timeout", type=float, default=1200, metavar="S",
                         help="seconds that one check may take (standard: %(default)s)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
@@ -440,6 +492,7 @@ def main():
     parser.add_argument("--check", action="store_true",
                         help="only see that each old text is there exactly once")
     args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a mutant that crashes leaves no file
     try:
         lists = args.list or sorted(HERE.glob("*.txt"))
         for path in lists:

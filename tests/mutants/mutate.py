@@ -227,8 +227,9 @@ class Copy:
         if status != 0:
             raise Stop("cmake failed:\n" + output[-4000:])
 
-    def build(self, *targets):
-        return run(["ninja", "-C", str(self.out), "-j", str(self.args.jobs), *targets], self.root,
+    def build(self, *targets, jobs=None):
+        return run(["ninja", "-C", str(self.out), "-j", str(jobs or self.args.jobs), *targets],
+                   self.root,
                    BUILD_SECONDS, self.environment())
 
     def check(self, stage):
@@ -384,7 +385,7 @@ def print_table(mutants, results):
 def build_baseline(copy):
     """Builds the program as it is. The tags of its tests."""
     copy.configure()
-    status, output = copy.build("weft", "weft_tests")
+    status, output = copy.build("weft", "weft_tests", jobs=os.cpu_count())
     if status != 0:
         raise Stop("the program as it is does not build:\n" + output[-4000:])
     return test_tags(copy)

@@ -491,6 +491,8 @@ def main():
     parser.add_argument("--list", nargs="+", type=Path, metavar="FILE",
                         help="lists to take (standard: all beside this program that fit --device)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only the mutants of these names")
+    parser.add_argument("--sample", type=int, metavar="N",
+                        help="N of the mutants, drawn by a hash of their names")
     parser.add_argument("--build", type=Path, metavar="DIR",
                         default=Path(tempfile.gettempdir()) / f"weft-mutants-{os.getuid()}",
                         help="where copy, build and results lie (standard: %(default)s)")
@@ -532,6 +534,8 @@ def main():
             print(f"{len(mutants) - len(fitting)} mutants are left to --device {other}")
         if not fitting:
             raise Stop("no mutant is left to plant")
+        if args.sample:
+            fitting = sorted(fitting, key=lambda m: digest([m.name]))[:args.sample]
         return planted(args, fitting)
     except Stop as why:
         print(f"mutate.py: {why}", file=sys.stderr)

@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "core/random.h"
-#include "kernels/agreement.h"
+#include "kernels/contract/agreement.h"
 
 namespace weft::autograd {
 namespace {

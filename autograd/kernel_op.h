@@ -9,7 +9,7 @@
 
 #include "autograd/tape.h"
 #include "core/trace.h"
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::autograd {
 

@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "kernels/basic/pointwise.h"
+#include "kernels/rows/pointwise.h"
 
 namespace weft::autograd {
 namespace {

@@ -126,7 +126,7 @@ decltype(auto) for_dtype(Dtype t, F&& f) {
 }
 
 // As for_dtype for the types that the CPU computes in: f64 and f32. (bf16 is cast before; see
-// kernels/mechanism.h.)
+// kernels/contract/mechanism.h.)
 template <class F>
 decltype(auto) for_real(Dtype t, F&& f) {
   if (t == Dtype::f64) return f.template operator()<double>();

@@ -5,11 +5,11 @@
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "core/text.h"
-#include "kernels/basic/activation.h"
-#include "kernels/basic/matmul.h"
-#include "kernels/basic/norms.h"
-#include "kernels/basic/rotary.h"
-#include "kernels/basic/short_conv.h"
+#include "kernels/products/matmul.h"
+#include "kernels/rows/activation.h"
+#include "kernels/rows/norms.h"
+#include "kernels/sequence/rotary.h"
+#include "kernels/sequence/short_conv.h"
 
 namespace weft::layers {
 

@@ -9,7 +9,7 @@ namespace weft::layers {
 
 // [..., D] as [R, D], the shape that the operations on rows take.
 Var rows(const Var& x);
-// y = f(x) elementwise; kinds as in kernels/basic/activation.h. Any shape.
+// y = f(x) elementwise; kinds as in kernels/rows/activation.h. Any shape.
 Var activation(const Var& x, const std::string& kind);
 // x weight', over the last dimension. weight [out, in].
 Var product(const Var& x, const Var& weight, const Var& bias = {});

@@ -8,9 +8,9 @@
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "core/text.h"
-#include "kernels/basic/cache.h"
-#include "kernels/basic/cross_entropy.h"
-#include "kernels/basic/embedding.h"
+#include "kernels/generation/cache.h"
+#include "kernels/lookup/embedding.h"
+#include "kernels/products/cross_entropy.h"
 #include "layers/blocks.h"
 
 namespace weft::layers {

@@ -6,7 +6,7 @@
 
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
-#include "kernels/basic/routing.h"
+#include "kernels/experts/routing.h"
 #include "layers/blocks.h"
 
 namespace weft::layers {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/basic/cache.h"
+#include "kernels/generation/cache.h"
 
 namespace weft::layers {
 namespace {

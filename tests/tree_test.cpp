@@ -33,6 +33,22 @@ const std::set<std::string> kFolders = {"core", "kernels", "autograd", "layers",
                                         "data", "train",   "recipes",  "tests"};
 constexpr std::size_t kMostLines = 600;
 
+// The floors of kernels/, each with its rooms; a mechanism, the top, is any other folder.
+const std::vector<std::set<std::string>> kFloors = {
+    {"contract"},
+    {"tile"},
+    {"tokens"},
+    {"rows"},
+    {"lookup"},
+    {"products", "experts", "sequence", "optimizer", "generation", "softmax", "delta_rule"}};
+const std::size_t kMechanisms = kFloors.size();
+
+std::size_t floor_of(const std::string& room) {
+  for (std::size_t i = 0; i < kFloors.size(); ++i)
+    if (kFloors[i].count(room) > 0) return i;
+  return kMechanisms;
+}
+
 bool starts_with(std::string_view text, std::string_view start) {
   return text.substr(0, start.size()) == start;
 }
@@ -126,17 +142,58 @@ TEST_CASE("tree: a file includes its own folder and folders below it") {
   }
 }
 
-TEST_CASE("tree: no folder of kernels includes another, but for kernels/common") {
+TEST_CASE("tree: a room of kernels includes rooms of lower floors alone") {
   for (const File& file : files()) {
     const auto own = parts(file.path);
-    if (own.front() != "kernels" || own.size() < 3) continue;
+    if (!is_code(file.path) || own.front() != "kernels") continue;
+    if (own.size() != 3) {
+      FAIL_CHECK(file.path << " stands in no room of kernels/");
+      continue;
+    }
     for (const Include& include : includes(file)) {
       const auto other = parts(include.header);
-      if (other.front() == "kernels" && other.size() > 2 && other[1] != own[1] &&
-          other[1] != "common")
+      if (other.front() == "kernels" && other[1] != own[1] &&
+          floor_of(other[1]) >= floor_of(own[1]))
         FAIL_CHECK(include.where << " includes \"" << include.header
-                                 << "\"; what two mechanisms share belongs in kernels/common");
+                                 << "\", which is not on a floor below kernels/" << own[1]);
     }
+  }
+}
+
+TEST_CASE("tree: the workbench needs kernels and autograd alone") {
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "train/workbench/")) continue;
+    for (const Include& include : includes(file)) {
+      const auto other = parts(include.header);
+      const bool allowed = other.front() == "core" || other.front() == "kernels" ||
+                           other.front() == "autograd" ||
+                           (other.front() == "train" && other[1] == "workbench");
+      if (include.ours && !allowed)
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
+    }
+  }
+}
+
+TEST_CASE("tree: a run knows no verb") {
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "train/") || starts_with(file.path, "train/verbs/")) continue;
+    for (const Include& include : includes(file))
+      if (starts_with(include.header, "train/verbs/"))
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
+  }
+}
+
+TEST_CASE("tree: no room holds more than a fifth of the kernels") {
+  std::map<std::string, std::size_t> lines;
+  std::size_t all = 0;
+  for (const File& file : files()) {
+    if (!is_code(file.path) || !starts_with(file.path, "kernels/")) continue;
+    lines[parts(file.path)[1]] += file.lines.size();
+    all += file.lines.size();
+  }
+  for (const auto& [room, count] : lines) {
+    INFO("kernels/" << room << ": " << count << " lines of " << all);
+    CHECK(5 * count <= all);
   }
 }
 
@@ -169,7 +226,7 @@ TEST_CASE("tree: a mechanism's folder is complete") {
                                              "On a GPU",         "Cost",      "Source"};
   for (const auto& entry : fs::directory_iterator(kRoot / "kernels")) {
     const std::string name = entry.path().filename().string();
-    if (!entry.is_directory() || name == "common" || name == "basic") continue;
+    if (!entry.is_directory() || floor_of(name) < kMechanisms) continue;
     for (const std::string& needed : {std::string("README.md"), name + ".h",
                                       std::string("reference.h"), std::string("cpu.cpp")})
       if (!fs::exists(entry.path() / needed))
@@ -201,11 +258,12 @@ TEST_CASE("tree: texts name nothing that a reader cannot open") {
           FAIL_CHECK(file.path << ":" << i + 1 << " holds \"" << word << "\"");
 }
 
-TEST_CASE("tree: only train/main.cpp ends the program") {  // and a child process its own copy of it
+TEST_CASE(
+    "tree: only train/verbs/main.cpp ends the program") {  // and a child process its own copy of it
   const std::regex call(R"re(\b(exit|_exit|_Exit|quick_exit)\s*\()re");
   for (const File& file : files()) {
-    if (!is_code(file.path) || file.path == "train/main.cpp" || file.path == "core/child.cpp" ||
-        starts_with(file.path, "tests/"))
+    if (!is_code(file.path) || file.path == "train/verbs/main.cpp" ||
+        file.path == "core/child.cpp" || starts_with(file.path, "tests/"))
       continue;
     for (std::size_t i = 0; i < file.lines.size(); ++i)
       if (std::regex_search(without_words(file.lines[i]), call))

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/basic/draw.h"
+#include "kernels/generation/draw.h"
 #include "layers/model.h"
 
 namespace weft::train {

@@ -1,10 +1,10 @@
 // AdamW over a model's parameters, and the learning rate's schedule. The arithmetic is that of
-// kernels/basic/adamw.h.
+// kernels/optimizer/adamw.h.
 #pragma once
 
 #include <vector>
 
-#include "kernels/basic/adamw.h"
+#include "kernels/optimizer/adamw.h"
 #include "layers/layer.h"
 #include "train/recipe.h"
 

@@ -16,7 +16,6 @@
 #include "core/file.h"
 #include "core/library.h"
 #include "core/trace.h"
-#include "train/report.h"
 
 namespace weft::train {
 namespace {
@@ -48,16 +47,9 @@ const Library& library() {
   return all;
 }
 
-// One bar of the trace; nanoseconds by CUPTI's clock.
-struct Bar {
-  std::string name;
-  uint64_t begin = 0, end = 0;
-  bool on_gpu = false;
-};
-
 struct Record {
   std::mutex mutex;
-  std::vector<Bar> bars;
+  std::vector<TraceBar> bars;
   std::vector<std::pair<std::string, uint64_t>> open;  // operations of the host under way
 };
 Record& record() {
@@ -125,31 +117,15 @@ constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
                                          CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET};
 constexpr TraceListener kListener{enter, leave};
 
-std::string trace_json(const std::vector<Bar>& bars) {
-  std::string text =
-      "{\"traceEvents\": [\n"
-      "{\"ph\": \"M\", \"pid\": 0, \"tid\": 0, \"name\": \"thread_name\", \"args\": {\"name\": "
-      "\"operations\"}},\n"
-      "{\"ph\": \"M\", \"pid\": 0, \"tid\": 1, \"name\": \"thread_name\", \"args\": {\"name\": "
-      "\"GPU\"}}";
-  uint64_t zero = UINT64_MAX;
-  for (const Bar& b : bars) zero = std::min(zero, b.begin);
-  for (const Bar& b : bars)
-    text += concat(",\n{\"ph\": \"X\", \"pid\": 0, \"tid\": ", b.on_gpu ? 1 : 0,
-                   ", \"name\": ", json_text(b.name),
-                   ", \"ts\": ", printed("%.3f", static_cast<double>(b.begin - zero) / 1e3),
-                   ", \"dur\": ", printed("%.3f", static_cast<double>(b.end - b.begin) / 1e3), "}");
-  return text + "\n]}\n";
-}
-
-GpuUse use_of(std::vector<Bar> bars, uint64_t from) {
-  std::erase_if(bars, [from](const Bar& b) { return !b.on_gpu || b.begin < from; });
-  std::sort(bars.begin(), bars.end(), [](const Bar& a, const Bar& b) { return a.begin < b.begin; });
+GpuUse use_of(std::vector<TraceBar> bars, uint64_t from) {
+  std::erase_if(bars, [from](const TraceBar& b) { return !b.on_gpu || b.begin < from; });
+  std::sort(bars.begin(), bars.end(),
+            [](const TraceBar& a, const TraceBar& b) { return a.begin < b.begin; });
   GpuUse use;
   if (bars.empty()) return use;
   std::map<std::string, GpuUse::Part> parts;
   uint64_t reached = bars[0].begin, busy = 0;
-  for (const Bar& b : bars) {
+  for (const TraceBar& b : bars) {
     if (b.end > reached) busy += b.end - std::max(b.begin, reached);
     reached = std::max(reached, b.end);
     GpuUse::Part& p = parts[b.name];
@@ -193,7 +169,7 @@ class CuptiProfiler final : public Profiler {
     library().flush(0);
     for (const CUpti_ActivityKind kind : kKinds) library().disable(kind);
     const std::lock_guard lock(record().mutex);
-    write_file(path, trace_json(record().bars));
+    write_file(path, trace_of(record().bars));
     return use_of(record().bars, settled_);
   }
 

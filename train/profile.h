@@ -3,6 +3,7 @@
 // them. While it records, operations are NVTX ranges too. In builds that have CUDA.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,5 +37,15 @@ class Profiler {
 std::unique_ptr<Profiler> make_profiler();
 
 std::string text(const GpuUse& use, size_t rows);
+
+// One bar of a trace; nanoseconds by CUPTI's clock.
+struct TraceBar {
+  std::string name;
+  uint64_t begin = 0, end = 0;
+  bool on_gpu = false;
+};
+
+// The trace as JSON in the format of chrome://tracing.
+std::string trace_of(const std::vector<TraceBar>& bars);
 
 }  // namespace weft::train

@@ -1,22 +1,14 @@
 #include "train/progress.h"
 
-#include <unistd.h>
-
-#include <cmath>
 #include <filesystem>
 #include <sstream>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/units.h"
 
 namespace weft::train {
 namespace {
-
-std::string printed(const char* format, double value, const char* unit) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value, unit);
-  return text;
-}
 
 // Sends on what was printed. Where that cannot be, it is said once and nothing is shown any more.
 void flush_or_drop() {
@@ -37,51 +29,13 @@ int64_t step_of(const std::string& line) {
 
 }  // namespace
 
-std::string duration_text(double seconds) {
-  if (!std::isfinite(seconds)) return "?";
-  const auto s = static_cast<int64_t>(seconds + 0.5);
-  char text[64];
-  if (s >= 3600)
-    std::snprintf(text, sizeof text, "%ldh %02ldm", static_cast<long>(s / 3600),
-                  static_cast<long>(s % 3600 / 60));
-  else if (s >= 60)
-    std::snprintf(text, sizeof text, "%ldm %02lds", static_cast<long>(s / 60),
-                  static_cast<long>(s % 60));
-  else
-    std::snprintf(text, sizeof text, "%lds", static_cast<long>(s));
-  return text;
-}
-
-std::string bytes_text(double bytes) {
-  const char* const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  int unit = 0;
-  while (bytes >= 1024 && unit < 4) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return printed(unit == 0 ? "%.0f %s" : "%.2f %s", bytes, units[unit]);
-}
-
-std::string count_text(double count) {
-  if (count >= 1e9) return printed("%.2f%s", count / 1e9, "G");
-  if (count >= 1e6) return printed("%.2f%s", count / 1e6, "M");
-  if (count >= 1e3) return printed("%.1f%s", count / 1e3, "k");
-  return printed("%.0f%s", count, "");
-}
-
 void show_line(const std::string& line) {
   std::printf("%s\n", line.c_str());
   flush_or_drop();
 }
 
 Progress::Progress(int64_t steps, int64_t done)
-    : terminal_(isatty(STDOUT_FILENO) != 0),
-      steps_(steps),
-      begun_(done),
-      step_(done),
-      start_(Clock::now()),
-      last_step_(start_),
-      last_draw_(start_ - std::chrono::seconds(1)) {}
+    : live_(stdout), steps_(steps), begun_(done), step_(done), last_step_(Clock::now()) {}
 
 double Progress::seconds_left() const {
   return seconds_per_step_ * static_cast<double>(steps_ - step_);
@@ -96,34 +50,20 @@ void Progress::step(int64_t step, const std::string& text, double tokens, bool l
   const double weight = 1.0 / static_cast<double>(std::min<int64_t>(20, step - begun_));
   seconds_per_step_ += weight * (seconds - seconds_per_step_);
   tokens_per_second_ = seconds_per_step_ > 0 ? tokens / seconds_per_step_ : 0;
-  const bool due = now - last_draw_ > std::chrono::milliseconds(100) || step == steps_;
-  if (terminal_ ? !due : !log) return;
-  last_draw_ = now;
-  line_ = concat("step ", step, "/", steps_, " | ", text, " | ", count_text(tokens_per_second_),
-                 " tok/s | ", duration_text(seconds_left()), " left");
-  draw(line_);
-}
-
-void Progress::draw(const std::string& line) {
-  if (terminal_)
-    std::printf("\r\x1b[K%s", line.c_str());
-  else
-    std::printf("%s\n", line.c_str());
+  if (live_.terminal() ? !live_.due() && step != steps_ : !log) return;
+  live_.draw(concat("step ", step, "/", steps_, " | ", text, " | ", count_text(tokens_per_second_),
+                    " tok/s | ", duration_text(seconds_left()), " left"));
   flush_or_drop();
 }
 
 void Progress::say(const std::string& line, bool counted) {
-  if (terminal_)
-    std::printf("\r\x1b[K%s\n%s", line.c_str(), line_.c_str());
-  else
-    std::printf("%s\n", line.c_str());
+  live_.say(line);
   flush_or_drop();
   if (!counted) last_step_ = Clock::now();
 }
 
 void Progress::finish() {
-  if (terminal_ && !line_.empty()) std::printf("\n");
-  line_.clear();
+  live_.finish();
   flush_or_drop();
 }
 

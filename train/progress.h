@@ -3,19 +3,12 @@
 
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <string>
 
+#include "core/live_line.h"
 #include "core/system.h"
 
 namespace weft::train {
-
-// "1h 02m", "3m 20s", "12s".
-std::string duration_text(double seconds);
-// "1.2 MiB", "310 B".
-std::string bytes_text(double bytes);
-// "12.3k", "1.05M".
-std::string count_text(double count);
 
 // Prints a line. What cannot be printed, as into a pipe that nobody reads any more, is dropped: a run
 // goes on without.
@@ -40,13 +33,11 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
-  void draw(const std::string& line);
 
-  bool terminal_;
+  LiveLine live_;
   int64_t steps_, begun_, step_ = 0;
-  Clock::time_point start_, last_step_, last_draw_;
+  Clock::time_point last_step_;
   double tokens_per_second_ = 0, seconds_per_step_ = 0;
-  std::string line_;
 };
 
 // Appends lines to OUT/metrics.jsonl. A run first drops the lines of steps after `step`, where it goes

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/text.h"
-#include "kernels/common/gemm.h"
+#include "kernels/tile/gemm.h"
 
 namespace weft::train {
 namespace {

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "core/text.h"
-#include "train/progress.h"
+#include "core/units.h"
 
 namespace weft::train {
 namespace {

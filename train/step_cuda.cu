@@ -11,7 +11,7 @@
 #include "autograd/ops.h"
 #include "core/cuda_graph.cuh"
 #include "core/mirror.h"
-#include "kernels/basic/pointwise.h"
+#include "kernels/rows/pointwise.h"
 #include "train/step.h"
 
 namespace weft::train {

@@ -10,11 +10,12 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "core/parallel.h"
+#include "core/units.h"
 #include "train/generate.h"
+#include "train/planner.h"
 #include "train/run_lock.h"
 #include "train/same_recipe.h"
 #include "train/stop.h"
-#include "train/verbs.h"
 
 namespace weft::train {
 
@@ -399,57 +400,6 @@ void Trainer::keep_best() {
                           " until a step is better"));
   }
   best_kept_ = best;
-}
-
-namespace {
-
-bool holds_run(const std::string& out, const std::vector<SavedStep>& saved) {
-  return !saved.empty() || has_best(out);
-}
-
-std::string newest_of(const std::string& out, const std::vector<SavedStep>& saved) {
-  return saved.empty() ? best_path(out) : saved.back().path;
-}
-
-// Checkpoints after `step`, the one gone on from, are of another future: --resume would take the newest
-// of them, and pruning would keep them.
-void give_up_later(const std::string& out, int64_t step, const std::vector<SavedStep>& all,
-                   const TrainArguments& a) {
-  const bool best_too = step_of_best(out) > step;
-  if (!best_too && (all.empty() || all.back().step <= step)) return;
-  require(a.overwrite, out, " holds checkpoints after step ", step, " of ",
-          a.from.empty() ? "its newest" : a.from, " (newest: ",
-          best_too && (all.empty() || all.back().step <= step) ? best_path(out) : all.back().path,
-          "). Give them up with --overwrite, or choose another folder with --set train.out=FOLDER");
-  remove_checkpoints(out, step, best_too);
-}
-
-}  // namespace
-
-int run_train(const TrainArguments& a) {
-  catch_stop_signals();
-  Recipe recipe = read_recipe(a.recipe, a.set, a.device);
-  const std::string out = recipe.train.out;
-  require(a.from.empty() || a.resume, "--from needs --resume");
-  const RunLock lock(out);
-  const auto earlier = checkpoints_of(out);
-  require(a.resume || a.overwrite || !holds_run(out, earlier), out,
-          " holds a run already (newest: ", newest_of(out, earlier),
-          "). Go on with --resume, start anew with --overwrite, or choose another folder with "
-          "--set train.out=FOLDER");
-  require(!a.resume || !a.from.empty() || !earlier.empty(), out,
-          ": holds no checkpoint to go on from; start the run without --resume");
-  Trainer trainer(std::move(recipe));
-  if (a.resume) trainer.resume(a.from.empty() ? earlier.back().path : a.from);
-  trainer.require_inputs_stay();
-  if (!a.profile.empty()) trainer.profile_to(a.profile);
-  note_stop_signals();
-  // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
-  if (a.resume)
-    give_up_later(out, trainer.step(), earlier, a);
-  else
-    remove_checkpoints(out, -1, /*with_best=*/true);
-  return trainer.run();
 }
 
 }  // namespace weft::train

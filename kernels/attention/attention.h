@@ -5,7 +5,7 @@
 // that sees no key has o = 0, lse = -infinity (or the sink's logit), and sends no gradient.
 #pragma once
 
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
 

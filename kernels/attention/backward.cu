@@ -1,8 +1,8 @@
 // The chunkwise form on CUDA, backward: a block a tile of keys for dk and dv, a block a tile of rows
-// for dq (kernels/common/softmax_backward.cuh). The same bits on every run.
+// for dq (kernels/softmax/backward.cuh). The same bits on every run.
 #include "kernels/attention/attention.h"
 #include "kernels/attention/hopper.cuh"
-#include "kernels/common/softmax_backward.cuh"
+#include "kernels/softmax/backward.cuh"
 
 namespace weft::kernels {
 namespace softmax {

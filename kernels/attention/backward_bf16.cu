@@ -1,5 +1,5 @@
 // Backward through the tile layer in bf16.
-#include "kernels/common/softmax_backward.cuh"
+#include "kernels/softmax/backward.cuh"
 
 namespace weft::kernels::softmax {
 

@@ -1,6 +1,6 @@
-// Backward on sm_90a: the loops of kernels/common/softmax_hopper_backward.cuh with the band of attention.
+// Backward on sm_90a: the loops of kernels/softmax/hopper_backward.cuh with the band of attention.
 #include "kernels/attention/hopper.cuh"
-#include "kernels/common/softmax_hopper_backward.cuh"
+#include "kernels/softmax/hopper_backward.cuh"
 
 namespace weft::kernels::softmax {
 namespace {

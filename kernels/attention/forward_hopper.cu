@@ -1,6 +1,6 @@
-// Forward on sm_90a: the loop of kernels/common/softmax_hopper.cuh with the band of attention.
+// Forward on sm_90a: the loop of kernels/softmax/hopper.cuh with the band of attention.
 #include "kernels/attention/hopper.cuh"
-#include "kernels/common/softmax_hopper.cuh"
+#include "kernels/softmax/hopper.cuh"
 
 namespace weft::kernels::softmax {
 

@@ -1,9 +1,9 @@
-// Forward through the tile layer, for any call of attention (kernels/common/softmax_forward.cuh). A
+// Forward through the tile layer, for any call of attention (kernels/softmax/forward.cuh). A
 // decode step has one row a head: the heads of a group become the rows of one tile, so that their keys
 // are read once, and the keys are dealt to several blocks.
 #pragma once
 
-#include "kernels/common/softmax_forward.cuh"
+#include "kernels/softmax/forward.cuh"
 
 namespace weft::kernels::softmax {
 

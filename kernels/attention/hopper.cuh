@@ -1,9 +1,9 @@
-// The way to the kernels of sm_90a (kernels/common/softmax_hopper.cuh) for the band of attention. They
+// The way to the kernels of sm_90a (kernels/softmax/hopper.cuh) for the band of attention. They
 // take what fits_hopper() says; heads are padded to 64 or 128. `notes`: of notes_of(), at
 // zero; forward owns the rows of q, backward the keys of k and then the rows of q.
 #pragma once
 
-#include "kernels/common/softmax.cuh"
+#include "kernels/softmax/softmax.cuh"
 
 namespace weft::kernels::softmax {
 

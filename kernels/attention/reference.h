@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "kernels/attention/attention.h"
-#include "kernels/reference.h"
+#include "kernels/contract/reference.h"
 
 namespace weft::kernels {
 

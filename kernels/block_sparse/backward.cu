@@ -1,7 +1,7 @@
 // The chunkwise form on CUDA, backward: the loops of attention; dk and dv walk the mask's columns, dq its
 // rows (sight.cuh).
 #include "kernels/block_sparse/hopper.cuh"
-#include "kernels/common/softmax_backward.cuh"
+#include "kernels/softmax/backward.cuh"
 
 namespace weft::kernels {
 namespace softmax {

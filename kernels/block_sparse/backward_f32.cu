@@ -1,6 +1,6 @@
 // Backward through the tile layer in f32.
 #include "kernels/block_sparse/sight.cuh"
-#include "kernels/common/softmax_backward.cuh"
+#include "kernels/softmax/backward.cuh"
 
 namespace weft::kernels::softmax {
 

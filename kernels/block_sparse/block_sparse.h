@@ -4,7 +4,7 @@
 // Cost and memory are those of the blocks set; patterns.h makes the masks that have names.
 #pragma once
 
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
 

@@ -1,4 +1,4 @@
-// The chunkwise form: the tiles of attention (kernels/common/softmax_tiles.h), for the blocks of a
+// The chunkwise form: the tiles of attention (kernels/softmax/tiles.h), for the blocks of a
 // mask. Forward, a tile of queries lies in one row of blocks and walks the runs of that row; backward,
 // a tile of keys lies in one column and walks the runs of that column. Threads share the work as in
 // attention, and the same bits come out on any number of them.
@@ -6,7 +6,7 @@
 
 #include "core/parallel.h"
 #include "kernels/block_sparse/reference.h"
-#include "kernels/common/softmax.h"
+#include "kernels/softmax/softmax.h"
 
 namespace weft::kernels {
 namespace {

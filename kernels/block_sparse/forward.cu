@@ -1,6 +1,6 @@
 // The chunkwise form on CUDA, forward: the tiles of attention, as the mask lists them (sight.cuh).
 #include "kernels/block_sparse/hopper.cuh"
-#include "kernels/common/softmax_forward.cuh"
+#include "kernels/softmax/forward.cuh"
 
 namespace weft::kernels {
 namespace softmax {

@@ -1,6 +1,6 @@
 // Forward through the tile layer in f32.
 #include "kernels/block_sparse/sight.cuh"
-#include "kernels/common/softmax_forward.cuh"
+#include "kernels/softmax/forward.cuh"
 
 namespace weft::kernels::softmax {
 

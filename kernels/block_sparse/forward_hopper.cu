@@ -1,6 +1,6 @@
-// Forward on sm_90a: the loop of kernels/common/softmax_hopper.cuh along lists of tiles.
+// Forward on sm_90a: the loop of kernels/softmax/hopper.cuh along lists of tiles.
 #include "kernels/block_sparse/hopper.cuh"
-#include "kernels/common/softmax_hopper.cuh"
+#include "kernels/softmax/hopper.cuh"
 
 namespace weft::kernels::softmax {
 

@@ -1,4 +1,4 @@
-// The way to the kernels of sm_90a (kernels/common/softmax_hopper.cuh) for lists of tiles. They take what
+// The way to the kernels of sm_90a (kernels/softmax/hopper.cuh) for lists of tiles. They take what
 // fits_hopper() says; D is 64 or 128. `notes`: note_count() of what a call owns, at zero.
 #pragma once
 

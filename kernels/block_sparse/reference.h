@@ -7,7 +7,7 @@
 #include "core/random.h"
 #include "kernels/block_sparse/block_sparse.h"
 #include "kernels/block_sparse/patterns.h"
-#include "kernels/reference.h"
+#include "kernels/contract/reference.h"
 
 namespace weft::kernels {
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/block_sparse/block_sparse.h"
-#include "kernels/common/softmax.cuh"
+#include "kernels/softmax/softmax.cuh"
 
 namespace weft::kernels::softmax {
 

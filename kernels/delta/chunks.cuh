@@ -2,8 +2,8 @@
 // backward: the decayed scores, the inverse of the triangular system, and the decays of its tokens.
 #pragma once
 
-#include "kernels/common/overwrite_problem.cuh"
 #include "kernels/delta/delta.h"
+#include "kernels/delta_rule/problem.cuh"
 
 namespace weft::kernels::delta {
 

@@ -2,12 +2,12 @@
 // scratch memory. Backward starts each chunk from the state kept on the grid and makes the rest anew.
 // A row of one token, the decode step, reads and writes its state once instead.
 #include "core/parallel.h"
-#include "kernels/common/checks.h"
-#include "kernels/common/overwrite_form.h"
-#include "kernels/common/pieces.h"
 #include "kernels/delta/delta.h"
 #include "kernels/delta/reference.h"
 #include "kernels/delta/wy.h"
+#include "kernels/delta_rule/form.h"
+#include "kernels/tokens/checks.h"
+#include "kernels/tokens/pieces.h"
 
 namespace weft::kernels {
 namespace {

@@ -8,7 +8,7 @@
 
 #include <cmath>
 
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
 

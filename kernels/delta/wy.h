@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "kernels/common/chunk.h"
+#include "kernels/tokens/chunk.h"
 
 namespace weft::kernels::delta {
 

@@ -3,7 +3,7 @@
 // Gated linear attention and HGRN2 are its settings. Source: arXiv:2312.06635, 2404.07904.
 #pragma once
 
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
 

@@ -10,9 +10,9 @@
 #include <cmath>
 #include <optional>
 
-#include "kernels/common/chunk.cuh"
-#include "kernels/common/pieces.cuh"
 #include "kernels/gated_linear/gated_linear.h"
+#include "kernels/tokens/chunk.cuh"
+#include "kernels/tokens/pieces.cuh"
 
 namespace weft::kernels::gated_linear {
 

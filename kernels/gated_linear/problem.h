@@ -3,10 +3,10 @@
 
 #include <cmath>
 
-#include "kernels/common/pieces.h"
-#include "kernels/common/scratch.h"
-#include "kernels/common/vector_gates.h"
 #include "kernels/gated_linear/gated_linear.h"
+#include "kernels/tile/scratch.h"
+#include "kernels/tokens/pieces.h"
+#include "kernels/tokens/vector_gates.h"
 
 namespace weft::kernels::gated_linear {
 

@@ -2,10 +2,10 @@
 // cases worth testing.
 #pragma once
 
-#include "kernels/common/pieces.h"
-#include "kernels/common/resets.h"
+#include "kernels/contract/reference.h"
 #include "kernels/gated_linear/gated_linear.h"
-#include "kernels/reference.h"
+#include "kernels/tokens/pieces.h"
+#include "kernels/tokens/resets.h"
 
 namespace weft::kernels {
 

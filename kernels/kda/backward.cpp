@@ -1,7 +1,7 @@
 // The chunkwise form, backward: from sub-chunk to sub-chunk, last to first, with the gradient of the
 // state; the states and what was written are made again from those kept at the starts of chunks.
 // States and their gradients lie transposed here, [V, K]: so every product finds its rows.
-#include "kernels/common/overwrite_form.h"
+#include "kernels/delta_rule/form.h"
 #include "kernels/kda/problem.h"
 
 namespace weft::kernels {

@@ -9,7 +9,7 @@
 // a block keys fade token by token, in fp32.
 #pragma once
 
-#include "kernels/common/overwrite_problem.cuh"
+#include "kernels/delta_rule/problem.cuh"
 #include "kernels/kda/kda.h"
 
 namespace weft::kernels::kda {

@@ -1,9 +1,9 @@
 // The chunkwise form, forward: heads in parallel, each going from sub-chunk to sub-chunk with its
 // state. A row of one token, the decode step, reads and writes its state once instead.
-#include "kernels/common/checks.h"
-#include "kernels/common/overwrite_form.h"
+#include "kernels/delta_rule/form.h"
 #include "kernels/kda/problem.h"
 #include "kernels/kda/reference.h"
+#include "kernels/tokens/checks.h"
 
 namespace weft::kernels {
 namespace {

@@ -2,10 +2,10 @@
 // sub-chunk of 16 as tiles, and the triangular system between them with its adjoint.
 #pragma once
 
-#include "kernels/common/pieces.h"
-#include "kernels/common/scratch.h"
-#include "kernels/common/vector_gates.h"
 #include "kernels/kda/kda.h"
+#include "kernels/tile/scratch.h"
+#include "kernels/tokens/pieces.h"
+#include "kernels/tokens/vector_gates.h"
 
 namespace weft::kernels::kda {
 

@@ -4,8 +4,8 @@
 // registers from the first chunk to the last and makes
 //   O' = scale (e^G . S' Q' + V' P'),   S' = e^{G_C} S' + (e^{G_C - G} . V)' K
 // with S', V' and V' P' as left operands from registers and q, k, P as they lie in shared memory.
-#include "kernels/common/hopper.cuh"
 #include "kernels/linear/problem.cuh"
+#include "kernels/tile/hopper.cuh"
 
 namespace weft::kernels {
 namespace {

@@ -5,7 +5,7 @@
 // settings. Source: arXiv:2006.16236, 2307.08621, 2405.21060.
 #pragma once
 
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
 

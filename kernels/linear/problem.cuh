@@ -3,9 +3,9 @@
 
 #include <cmath>
 
-#include "kernels/common/chunk.cuh"
-#include "kernels/common/pieces.cuh"
 #include "kernels/linear/linear.h"
+#include "kernels/tokens/chunk.cuh"
+#include "kernels/tokens/pieces.cuh"
 
 namespace weft::kernels::linear {
 

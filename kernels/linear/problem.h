@@ -4,10 +4,10 @@
 
 #include <cmath>
 
-#include "kernels/common/chunk.h"
-#include "kernels/common/pieces.h"
-#include "kernels/common/scratch.h"
 #include "kernels/linear/linear.h"
+#include "kernels/tile/scratch.h"
+#include "kernels/tokens/chunk.h"
+#include "kernels/tokens/pieces.h"
 
 namespace weft::kernels::linear {
 

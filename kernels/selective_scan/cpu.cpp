@@ -3,12 +3,12 @@
 // grid and makes the states within it anew. What all channels share (dB, dC) is summed over a block of
 // channels first and over the blocks, of which the shape sets the number, at the end.
 #include "core/parallel.h"
-#include "kernels/common/checks.h"
-#include "kernels/common/pieces.h"
 #include "kernels/selective_scan/cuts.h"
 #include "kernels/selective_scan/reference.h"
 #include "kernels/selective_scan/scan.h"
 #include "kernels/selective_scan/selective_scan.h"
+#include "kernels/tokens/checks.h"
+#include "kernels/tokens/pieces.h"
 
 namespace weft::kernels {
 namespace {

@@ -3,8 +3,8 @@
 // something to do while one of them waits; copies from memory run two steps ahead.
 // With more than one block of 16 states the blocks' shares of C . h are kept, and a second kernel adds
 // them up.
-#include "kernels/common/tile_memory.cuh"
 #include "kernels/selective_scan/scan.cuh"
+#include "kernels/tile/tile_memory.cuh"
 
 namespace weft::kernels {
 namespace {

@@ -4,10 +4,10 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/common/pieces.h"
-#include "kernels/common/resets.h"
-#include "kernels/reference.h"
+#include "kernels/contract/reference.h"
 #include "kernels/selective_scan/selective_scan.h"
+#include "kernels/tokens/pieces.h"
+#include "kernels/tokens/resets.h"
 
 namespace weft::kernels {
 

@@ -8,10 +8,10 @@
 // More than 16 states are blocks of 16, each with warps of its own.
 #pragma once
 
-#include "kernels/common/documents.cuh"
-#include "kernels/common/vectors.cuh"
-#include "kernels/common/warp.cuh"
 #include "kernels/selective_scan/selective_scan.h"
+#include "kernels/tile/vectors.cuh"
+#include "kernels/tile/warp.cuh"
+#include "kernels/tokens/documents.cuh"
 
 namespace weft::kernels::scan {
 

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <utility>
 
-#include "kernels/common/chunk.h"
+#include "kernels/tokens/chunk.h"
 
 namespace weft::kernels::scan {
 

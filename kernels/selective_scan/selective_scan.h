@@ -6,7 +6,7 @@
 // Source: arXiv:2312.00752. Differs: the state comes in and goes out, with its gradients.
 #pragma once
 
-#include "kernels/mechanism.h"
+#include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
 

@@ -6,10 +6,10 @@
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
 #include "core/allocator.h"
-#include "kernels/agreement.h"
-#include "kernels/basic/matmul.h"
-#include "kernels/basic/norms.h"
-#include "kernels/operation.h"
+#include "kernels/contract/agreement.h"
+#include "kernels/contract/operation.h"
+#include "kernels/products/matmul.h"
+#include "kernels/rows/norms.h"
 #include "tests/catch.h"
 
 using namespace weft;

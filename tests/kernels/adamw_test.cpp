@@ -1,5 +1,5 @@
 // The update's own check: what it leaves is finite, or it says so.
-#include "kernels/basic/adamw.h"
+#include "kernels/optimizer/adamw.h"
 
 #include <cmath>
 

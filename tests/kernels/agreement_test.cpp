@@ -1,5 +1,5 @@
 // The measure that all verdicts on numbers rest on: what is not finite agrees with nothing.
-#include "kernels/agreement.h"
+#include "kernels/contract/agreement.h"
 
 #include <cmath>
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/parallel.h"
-#include "kernels/operation.h"
+#include "kernels/contract/operation.h"
 #include "tests/catch.h"
 #include "tests/gap.h"
 

@@ -2,15 +2,15 @@
 // (tests/kernels/forms_test.cpp). Experts are in routing_test.cpp.
 #include "tests/kernels/basic_helpers.h"
 
-#include "kernels/basic/activation.h"
-#include "kernels/basic/cross_entropy.h"
-#include "kernels/basic/embedding.h"
-#include "kernels/basic/functions.h"
-#include "kernels/basic/matmul.h"
-#include "kernels/basic/norms.h"
-#include "kernels/basic/pointwise.h"
-#include "kernels/basic/rotary.h"
-#include "kernels/basic/short_conv.h"
+#include "kernels/lookup/embedding.h"
+#include "kernels/products/cross_entropy.h"
+#include "kernels/products/matmul.h"
+#include "kernels/rows/activation.h"
+#include "kernels/rows/functions.h"
+#include "kernels/rows/norms.h"
+#include "kernels/rows/pointwise.h"
+#include "kernels/sequence/rotary.h"
+#include "kernels/sequence/short_conv.h"
 
 using namespace weft;
 using namespace weft::kernels;

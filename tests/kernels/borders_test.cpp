@@ -10,18 +10,18 @@
 #include <set>
 
 #include "core/text.h"
-#include "kernels/agreement.h"
-#include "kernels/basic/adamw.h"
-#include "kernels/basic/cuts.h"
-#include "kernels/basic/pointwise.h"
-#include "kernels/common/chunk.h"
-#include "kernels/common/cpu_gemm.h"
-#include "kernels/common/softmax_cuts.h"
-#include "kernels/common/vector_gates.h"
+#include "kernels/contract/agreement.h"
 #include "kernels/gated_linear/problem.h"
 #include "kernels/kda/problem.h"
 #include "kernels/linear/problem.h"
+#include "kernels/optimizer/adamw.h"
+#include "kernels/rows/cuts.h"
+#include "kernels/rows/pointwise.h"
 #include "kernels/selective_scan/cuts.h"
+#include "kernels/softmax/cuts.h"
+#include "kernels/tile/cpu_gemm.h"
+#include "kernels/tokens/chunk.h"
+#include "kernels/tokens/vector_gates.h"
 #include "tests/catch.h"
 #include "tests/gap.h"
 #include "tests/kernels/sampled.h"
@@ -288,7 +288,7 @@ TEST_CASE("borders: a constant that cuts work brings its sizes") {
       {"kChannels", "a benchmark"},
       {"kFar", "a position beyond all"},
       {"kFarthest", "a position beyond all"},
-      {"kTile", "kernels/common/tile.h, whose tests walk all sizes"},
+      {"kTile", "kernels/tile/tile.h, whose tests walk all sizes"},
       {"kSubs", "chunks in sub-chunks"},
       {"kSubChunk", "a benchmark"},
       {"kStepNumbers", "numbers of a step"},

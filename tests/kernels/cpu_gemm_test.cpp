@@ -1,6 +1,6 @@
 // Products against three loops, at sizes on both sides of every cut, and against themselves: an element
 // keeps its bits whatever stands beside it.
-#include "kernels/common/cpu_gemm.h"
+#include "kernels/tile/cpu_gemm.h"
 
 #include "tests/kernels/basic_helpers.h"
 

@@ -1,7 +1,7 @@
 // A case on a GPU, in f32 and bf16, on memory that is NaN when it is handed out.
 #pragma once
 
-#include "kernels/agreement.h"
+#include "kernels/contract/agreement.h"
 #include "tests/catch.h"
 
 namespace weft::tests {

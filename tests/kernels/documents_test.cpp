@@ -1,7 +1,7 @@
 // Packed documents as every operation takes them.
 #include <algorithm>
 
-#include "kernels/agreement.h"
+#include "kernels/contract/agreement.h"
 #include "tests/catch.h"
 
 using namespace weft;

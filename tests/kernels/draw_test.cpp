@@ -1,4 +1,4 @@
-#include "kernels/basic/draw.h"
+#include "kernels/generation/draw.h"
 
 #include <algorithm>
 #include <cmath>

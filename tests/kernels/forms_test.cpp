@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "core/parallel.h"
-#include "kernels/agreement.h"
+#include "kernels/contract/agreement.h"
 #include "tests/catch.h"
 
 using namespace weft;

@@ -1,5 +1,5 @@
-// Every verb of kernels/common/hopper.cuh against plain loops on the CPU. Needs sm_90a.
-#include "kernels/common/hopper.cuh"
+// Every verb of kernels/tile/hopper.cuh against plain loops on the CPU. Needs sm_90a.
+#include "kernels/tile/hopper.cuh"
 
 #include <cmath>
 

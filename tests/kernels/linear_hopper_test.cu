@@ -1,8 +1,8 @@
 // The Hopper form of linear's forward pass, on sizes that the cases of the reference are too small
 // for: against the CPU's chunkwise form in f32 on the same numbers.
-#include "kernels/common/hopper.cuh"
 #include "kernels/linear/problem.cuh"
 #include "kernels/linear/reference.h"
+#include "kernels/tile/hopper.cuh"
 #include "tests/kernels/cuda_memory.cuh"
 
 namespace weft::kernels {

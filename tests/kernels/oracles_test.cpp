@@ -9,7 +9,7 @@
 #include "core/hdf5.h"
 #include "tests/catch.h"
 #include "tests/paths.h"
-#include "train/op.h"
+#include "train/workbench/op.h"
 
 using namespace weft;
 

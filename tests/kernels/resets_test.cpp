@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/agreement.h"
-#include "kernels/common/resets.h"
+#include "kernels/contract/agreement.h"
+#include "kernels/tokens/resets.h"
 #include "tests/catch.h"
 
 using namespace weft;

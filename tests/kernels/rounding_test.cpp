@@ -1,15 +1,15 @@
 // The evaluation that bounds a GPU's bf16: products with operands rounded to bf16, all else exact.
-#include "kernels/common/rounding.h"
+#include "kernels/contract/rounding.h"
 
 #include <algorithm>
 
-#include "kernels/agreement.h"
-#include "kernels/common/cpu_gemm.h"
-#include "kernels/common/overwrite_form.h"
-#include "kernels/common/tile.h"
-#include "kernels/common/tile_gemm.h"
+#include "kernels/contract/agreement.h"
 #include "kernels/delta/reference.h"
+#include "kernels/delta_rule/form.h"
 #include "kernels/kda/reference.h"
+#include "kernels/tile/cpu_gemm.h"
+#include "kernels/tile/tile.h"
+#include "kernels/tile/tile_gemm.h"
 #include "tests/catch.h"
 
 using namespace weft;

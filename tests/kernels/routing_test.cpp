@@ -1,7 +1,7 @@
 // What is particular to the router and to the moves of rows around experts.
-#include "kernels/basic/routing.h"
+#include "kernels/experts/routing.h"
 
-#include "kernels/basic/matmul.h"
+#include "kernels/products/matmul.h"
 #include "tests/kernels/basic_helpers.h"
 
 using namespace weft;

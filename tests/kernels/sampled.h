@@ -7,7 +7,7 @@
 
 #include "core/random.h"
 #include "kernels/block_sparse/patterns.h"
-#include "kernels/operation.h"
+#include "kernels/contract/operation.h"
 
 namespace weft::tests {
 

@@ -9,7 +9,7 @@
 #include "autograd/gradcheck.h"
 #include "core/allocator.h"
 #include "core/parallel.h"
-#include "kernels/reference.h"
+#include "kernels/contract/reference.h"
 #include "tests/catch.h"
 #include "tests/gap.h"
 

@@ -16,7 +16,7 @@
 #include "autograd/gradcheck.h"
 #include "autograd/kernel_op.h"
 #include "core/allocator.h"
-#include "kernels/reference.h"
+#include "kernels/contract/reference.h"
 #include "tests/catch.h"
 #include "tests/gap.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/agreement.h"
+#include "kernels/contract/agreement.h"
 #include "tests/catch.h"
 
 using namespace weft;

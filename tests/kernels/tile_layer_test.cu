@@ -1,5 +1,5 @@
 // Every verb of the tile layer by itself, on two warps, against plain loops on the CPU.
-#include "kernels/common/tile.cuh"
+#include "kernels/tile/tile.cuh"
 
 #include <array>
 #include <cmath>

@@ -1,5 +1,5 @@
 // Products and transposes of padded scratch matrices, against plain loops on whole numbers.
-#include "kernels/common/tile.h"
+#include "kernels/tile/tile.h"
 
 #include <cmath>
 #include <random>

@@ -10,7 +10,7 @@
 #include "autograd/gradcheck.h"
 #include "autograd/ops.h"
 #include "core/random.h"
-#include "kernels/operation.h"
+#include "kernels/contract/operation.h"
 #include "layers/blocks.h"
 #include "layers/layer.h"
 #include "tests/gap.h"

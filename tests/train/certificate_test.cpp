@@ -1,5 +1,5 @@
 // The gradient certificate finds what is wrong, says where, and passes what is right.
-#include "train/certificate.h"
+#include "train/workbench/certificate.h"
 
 #include <cmath>
 #include <sstream>
@@ -123,7 +123,7 @@ TEST_CASE("certificate: table, JSON and JUnit say what failed, where, and both n
                               ContainsSubstring("at [3] got ") && ContainsSubstring("expected ") &&
                               ContainsSubstring("1 operations, 14 checks, 4 failed"));
   CHECK_THAT(certificate_json(rows),
-             ContainsSubstring("\"passed\": false") && ContainsSubstring("\"at\": [3]"));
+             ContainsSubstring("\"passed\":false") && ContainsSubstring("\"at\":[3]"));
   CHECK_THAT(certificate_junit(rows), ContainsSubstring("tests=\"14\" failures=\"4\"") &&
                                           ContainsSubstring("five &lt;numbers>"));
 }
@@ -139,7 +139,7 @@ TEST_CASE("certificate: the verb takes names and refuses those it does not know"
 TEST_CASE("certificate: one case is checked alone, and a name that none has is refused") {
   std::ostringstream out;
   CHECK(run_gradcheck({.operations = {"matmul"}, .json = true, .case_text = "odd"}, out) == 0);
-  CHECK_THAT(out.str(), ContainsSubstring("\"cases\": 1") && !ContainsSubstring("\"cases\": 2"));
+  CHECK_THAT(out.str(), ContainsSubstring("\"cases\":1") && !ContainsSubstring("\"cases\":2"));
   CHECK_THROWS_WITH(run_gradcheck({.operations = {"matmul"}, .case_text = "zzz"}, out),
                     ContainsSubstring("--case \"zzz\": no case's name holds that"));
 }

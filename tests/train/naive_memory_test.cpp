@@ -1,4 +1,4 @@
-#include "train/naive_memory.h"
+#include "train/workbench/naive_memory.h"
 
 #include "core/hdf5.h"
 #include "tests/catch.h"

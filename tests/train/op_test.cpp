@@ -1,5 +1,5 @@
 // `weft op`: what it reads and writes, and what it says about files and flags that are wrong.
-#include "train/op.h"
+#include "train/workbench/op.h"
 
 #include <unistd.h>
 

@@ -1,6 +1,6 @@
 // An operation's file: what stands under a name that the operation knows is read, or refused with what was
 // found. unreadable/make.py made the files.
-#include "train/operation_file.h"
+#include "train/workbench/operation_file.h"
 
 #include <filesystem>
 

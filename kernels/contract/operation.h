@@ -1,0 +1,80 @@
+// An operation seen at run time: by its name, its named tensors and its settings as text.
+// `weft op`, the gradient certificate, the benchmark and the tests walk operations(); nothing else
+// does. A folder puts itself on the list by one line in its cpu.cpp:
+//   const Registered<Linear> registered;
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/contract/mechanism.h"
+
+namespace weft::kernels {
+
+using Tensors = std::map<std::string, Tensor>;        // by field name; absent ones are not in it
+using Settings = std::map<std::string, std::string>;  // "scale" -> "0.125"
+
+// An option of an operation: a flag of `weft op`, or an index tensor.
+struct Setting {
+  std::string name;
+  std::string standard;  // its value where none is given; for an index tensor its shape letters
+  std::string help;
+  bool tensor = false;
+};
+
+// Inputs worth testing, f64, with the settings that go with them.
+struct NamedCase {
+  std::string name;
+  Tensors inputs;  // index tensors included
+  Settings settings;
+};
+
+// What a benchmark runs at length T, and what it costs at least.
+struct BenchCase {
+  Tensors inputs;
+  Settings settings;
+  double forward_flops = 0;
+};
+
+class Operation {
+ public:
+  virtual ~Operation() = default;
+  virtual std::string name() const = 0;
+  virtual std::vector<Field> inputs() const = 0;
+  virtual std::vector<Field> outputs() const = 0;
+  virtual std::vector<Setting> settings() const = 0;
+  virtual std::vector<Form> forms() const = 0;
+  virtual std::vector<NamedCase> cases() const = 0;
+  // Empty inputs where the operation has no benchmark.
+  virtual BenchCase bench(int64_t length) const = 0;
+
+  // Throws Error on a tensor or setting that the operation does not have (naming the nearest), and on
+  // a form that it lacks.
+  virtual Tensors forward(Form form, const Tensors& in, const Settings& settings) const = 0;
+  // `output_gradients` by gradient name ("dout", "dlse"; see gradient_name); an absent one is zero.
+  // Returns the gradient of each input that is there and not among `constants`, by gradient name.
+  virtual Tensors backward(Form form, const Tensors& in, const Settings& settings,
+                           const Tensors& output_gradients,
+                           const std::vector<std::string>& constants = {}) const = 0;
+};
+
+// "dx" for "x"; the gradient of "o" is "dout", since `do` is a keyword.
+std::string gradient_name(const std::string& name);
+// "[B, T, H, K]" as {"B", "T", "H", "K"}.
+std::vector<std::string> letters_of(const std::string& shape);
+std::string name_of(Form form);
+Form form_from(const std::string& name);
+
+// All operations, sorted by name. operation() throws Error that names the nearest.
+const std::vector<const Operation*>& operations();
+const Operation& operation(const std::string& name);
+
+// Puts an operation on the list.
+void add_operation(std::unique_ptr<Operation> op);
+
+// Random numbers for cases: element i of stream `name`, standard normal, in row-major order.
+Tensor normal(const Shape& shape, uint64_t seed, const std::string& name, double scale = 1);
+
+}  // namespace weft::kernels

@@ -1,0 +1,91 @@
+#include "kernels/optimizer/adamw.h"
+
+#include <atomic>
+#include <cmath>
+
+#include "core/parallel.h"
+#include "kernels/rows/cuts.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr int64_t kPiece = cuts::kAdamwPiece;
+
+// Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is not.
+template <class T>
+bool finite(const T* x, int64_t begin, int64_t end) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = begin; i < end; ++i) sum += x[i] - x[i];
+  return sum == 0;
+}
+
+}  // namespace
+
+double gradient_norm(const std::vector<AdamwTensor>& list) {
+  double total = 0;
+  std::vector<double> partial;
+  for (const AdamwTensor& t : list) {
+    if (t.grad.is_meta()) continue;
+    for_real(t.grad.dtype(), [&]<class T>() {
+      const T* const x = t.grad.data<T>();
+      partial.assign(static_cast<size_t>((t.grad.numel() + kPiece - 1) / kPiece), 0.0);
+      parallel_ranges(t.grad.numel(), kPiece, [&](int64_t begin, int64_t end) {
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = begin; i < end; ++i)
+          sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+        partial[static_cast<size_t>(begin / kPiece)] = sum;
+      });
+      for (const double s : partial) total += s;
+    });
+  }
+  return std::sqrt(total);
+}
+
+bool adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t step, double lr,
+           double factor) {
+  const double correct_m = 1 - std::pow(s.beta1, static_cast<double>(step));
+  const double correct_v = 1 - std::pow(s.beta2, static_cast<double>(step));
+  std::atomic<bool> good{true};
+  for (const AdamwTensor& t : list) {
+    t.master.mark_written();
+    if (t.master.is_meta()) continue;
+    for_real(t.master.dtype(), [&]<class T>() {
+      const T b1 = static_cast<T>(s.beta1), b2 = static_cast<T>(s.beta2);
+      const T rate = static_cast<T>(lr / correct_m), scale = static_cast<T>(factor);
+      const T root = static_cast<T>(1 / std::sqrt(correct_v)), eps = static_cast<T>(s.eps);
+      const T keep = static_cast<T>(1 - (t.decay ? lr * s.weight_decay : 0.0));
+      T* const p = t.master.data<T>();
+      T* const m = t.m.data<T>();
+      T* const v = t.v.data<T>();
+      const T* const g = t.grad.data<T>();
+      parallel_ranges(t.master.numel(), kPiece, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+        for (int64_t j = begin; j < end; ++j) {
+          const T d = g[j] * scale;
+          m[j] = b1 * m[j] + (1 - b1) * d;
+          v[j] = b2 * v[j] + (1 - b2) * d * d;
+          p[j] = keep * p[j] - rate * m[j] / (std::sqrt(v[j]) * root + eps);
+        }
+        // While the piece is in the cache.
+        if (!finite(p, begin, end) || !finite(m, begin, end) || !finite(v, begin, end))
+          good = false;
+      });
+    });
+    if (t.value) t.value.copy_from(t.master);
+  }
+  return good;
+}
+
+StepNumbers step_numbers(const AdamwSettings& s, int64_t step, double lr) {
+  const auto n = static_cast<double>(step);
+  StepNumbers x;
+  x.rate = static_cast<float>(lr / (1 - std::pow(s.beta1, n)));
+  x.root = static_cast<float>(1 / std::sqrt(1 - std::pow(s.beta2, n)));
+  x.decay = static_cast<float>(lr * s.weight_decay);
+  x.step = static_cast<float>(step);
+  return x;
+}
+
+}  // namespace weft::kernels

@@ -1,0 +1,66 @@
+// The definition of the rotary embedding, and the cases worth testing.
+#pragma once
+
+#include "kernels/contract/reference.h"
+#include "kernels/sequence/rotary.h"
+#include "kernels/tokens/pieces.h"
+
+namespace weft::kernels {
+
+template <>
+struct Reference<Rotary> {
+  template <class S>
+  static void naive(Inputs<Rotary, View<S>> x, const Rotary::Options& o,
+                    Outputs<Rotary, View<S>> y) {
+    const int64_t B = x.x.size(0), T = x.x.size(1), H = x.x.size(2), K = x.x.size(3);
+    const int64_t width = o.width ? o.width : K, pairs = width / 2;
+    const Documents documents(o.cu_seqlens, B, T);
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = 0; t < T; ++t) {
+        const auto position =
+            static_cast<double>(o.offset + t - documents.begin(documents.of(b, t)));
+        for (int64_t h = 0; h < H; ++h) {
+          for (int64_t i = 0; i < pairs; ++i) {
+            const double angle = position * std::pow(o.base, -2.0 * static_cast<double>(i) /
+                                                                 static_cast<double>(width));
+            const int64_t first = o.interleaved ? 2 * i : i;
+            const int64_t second = o.interleaved ? 2 * i + 1 : i + pairs;
+            const S u = x.x(b, t, h, first), v = x.x(b, t, h, second);
+            y.y(b, t, h, first) = u * S(std::cos(angle)) - v * S(std::sin(angle));
+            y.y(b, t, h, second) = u * S(std::sin(angle)) + v * S(std::cos(angle));
+          }
+          for (int64_t i = width; i < K; ++i) y.y(b, t, h, i) = x.x(b, t, h, i);
+        }
+      }
+  }
+
+  static std::vector<Case<Rotary>> cases() {
+    const Shape shape{2, 7, 3, 10};
+    const Tensor cu = tensor_of<int32_t>({0, 1, 3, 6, 11});
+    std::vector<Case<Rotary>> list = {
+        {"halves", {normal(shape, 1, "x")}, {}},
+        {"neighbours", {normal(shape, 1, "x")}, {.interleaved = true}},
+        {"part of the width", {normal(shape, 1, "x")}, {.base = 500, .width = 6}},
+        {"part of the width, neighbours",
+         {normal(shape, 1, "x")},
+         {.width = 4, .interleaved = true, .offset = 3}},
+        {"one token, far on", {normal({1, 1, 2, 8}, 1, "x")}, {.offset = 1000}},
+        {"no tokens", {normal({1, 0, 2, 8}, 1, "x")}, {}},
+        {"many tokens", {normal({1, 37, 1, 2}, 1, "x")}, {.base = 3}},
+        {"packed", {normal({1, 11, 2, 4}, 1, "x")}, {.cu_seqlens = cu}},
+        {"packed, neighbours",
+         {normal({1, 11, 2, 4}, 1, "x")},
+         {.interleaved = true, .offset = 5, .cu_seqlens = cu}}};
+    const Tensor joint = normal({2, 5, 3, 12}, 1, "x");
+    list.push_back({"keys beside values", {joint.slice(3, 2, 8)}, {}});
+    list.push_back({"heads before tokens", {normal({2, 3, 5, 6}, 1, "x").transpose(1, 2)}, {}});
+    list.push_back({"transposed head", {normal({2, 5, 6, 3}, 1, "x").transpose(2, 3)}, {}});
+    return list;
+  }
+
+  static Bench<Rotary> bench(int64_t T) {
+    return {{normal({1, T, 8, 128}, 1, "x")}, {}, 3.0 * static_cast<double>(T * 8 * 128)};
+  }
+};
+
+}  // namespace weft::kernels

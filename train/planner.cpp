@@ -1,0 +1,81 @@
+#include "train/planner.h"
+
+#include <map>
+#include <memory>
+
+#include "core/memory.h"
+#include "core/units.h"
+#include "train/source.h"
+#include "train/step.h"
+
+namespace weft::train {
+namespace {
+
+int64_t owned_by(const std::vector<Owned>& owners, const std::string& name) {
+  for (const Owned& o : owners)
+    if (o.owner == name) return o.bytes;
+  return 0;
+}
+
+}  // namespace
+
+Plan make_plan(Recipe& recipe) {
+  const DataSettings data = read_data(recipe.toml.table("data"));
+  layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype,
+                      meta_of(recipe.train.device), recipe.train.seed);
+  AdamW optimizer(recipe.optimizer, model.parameters());
+  recipe.finish();
+
+  Plan plan;
+  std::map<std::string, int64_t> parts;
+  for (const layers::Parameter& p : model.parameters()) {
+    if (!parts.count(p.part)) plan.parameters.emplace_back(p.part, 0);
+    parts[p.part] += p.var.value().numel();
+  }
+  for (auto& [part, count] : plan.parameters) count = parts[part];
+  plan.parameter_count = model.parameter_count();
+  plan.active = model.active_parameter_count();
+  plan.flops_forward = model.flops_per_token();
+
+  const BatchShape shape = batch_shape(data, recipe, model.context());
+  plan.batch = shape.tokens;
+  const Device meta = meta_of(recipe.train.device);
+  MetaBatches batches(shape);
+  const std::unique_ptr<Stepper> stepper = make_stepper(model, optimizer, recipe);
+  stepper->begin(0, [&] { return batches.next(); });
+  plan.peak = stepper->finish().peak_bytes;
+  plan.owners = allocator(meta).stats().at_peak;
+  plan.parameter_bytes = owned_by(plan.owners, "parameters");
+  plan.gradient_bytes = owned_by(plan.owners, "gradients");
+  plan.optimizer_bytes = owned_by(plan.owners, "optimizer");
+  plan.activation_bytes =
+      plan.peak - plan.parameter_bytes - plan.gradient_bytes - plan.optimizer_bytes;
+
+  layers::Generation generation;
+  generation.capacity = model.context();
+  if (meta.takes_cuda_forms()) generation.place = empty({1}, Dtype::i32, meta);  // as it runs there
+  model.next(empty({1, 1}, Dtype::i32, meta), generation);
+  plan.decode_bytes = generation.bytes();
+  return plan;
+}
+
+std::string smaller_batch(const Recipe& recipe) {
+  constexpr double kUsable = 0.95;  // the rest is the driver's
+  const auto memory = static_cast<double>(memory_of(recipe.train.device));
+  for (int64_t parts = 2; recipe.train.batch / parts > 0; parts *= 2) {
+    const int64_t batch = recipe.train.batch / parts;
+    if (batch * parts != recipe.train.batch) break;
+    const int64_t accumulate = recipe.train.accumulate * parts;
+    Recipe smaller =
+        recipe_from_text(recipe.toml.to_text(), recipe.name,
+                         {concat("train.batch=", batch), concat("train.accumulate=", accumulate),
+                          concat("train.device=\"", recipe.train.device, "\"")});
+    const auto peak = static_cast<double>(make_plan(smaller).peak);
+    if (peak < kUsable * memory)
+      return concat("train.batch = ", batch, " with train.accumulate = ", accumulate,
+                    " would need ", bytes_text(peak), " of ", bytes_text(memory));
+  }
+  return "";
+}
+
+}  // namespace weft::train

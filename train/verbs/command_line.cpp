@@ -1,0 +1,294 @@
+#include "train/verbs/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+
+#include "core/text.h"
+#include "train/verbs/doctor.h"
+#include "train/verbs/verbs.h"
+#include "train/workbench/bench.h"
+#include "train/workbench/certificate.h"
+#include "train/workbench/op.h"
+
+namespace weft::train {
+namespace {
+
+// The library takes a number that 64 bits do not hold for the largest that they hold.
+std::string refuse_too_large(const std::string& text) {
+  int64_t number = 0;
+  const auto read = std::from_chars(text.data(), text.data() + text.size(), number);
+  return read.ec == std::errc::result_out_of_range
+             ? concat(text, " is out of range, expected a number from 0 to ", INT64_MAX)
+             : "";
+}
+const CLI::Validator in_64_bits(refuse_too_large, "");
+
+void add_device(CLI::App* verb, std::string& device) {
+  verb->add_option(
+      "--device", device,
+      "cpu, cuda, cuda:N or auto (standard: the recipe's; auto where it says nothing)");
+}
+
+void add_set(CLI::App* verb, std::vector<std::string>& set) {
+  verb->add_option("--set", set, "override a key of the recipe: --set train.steps=500")
+      ->type_name("KEY=VALUE");
+}
+
+struct Arguments {
+  TrainArguments train;
+  EvalArguments eval;
+  GenerateArguments generate;
+  InspectArguments inspect;
+  DataArguments data;
+  DoctorArguments doctor;
+  ExportArguments export_;
+};
+
+void add_train(CLI::App& app, TrainArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("train", "train a model from a recipe");
+  verb->footer(
+      "Example:\n  weft train recipes/quickstart.toml --set train.steps=500\n"
+      "  weft train recipes/quickstart.toml --resume\n"
+      "Ctrl-C saves and stops; --resume goes on, bit for bit as the unbroken run.");
+  verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
+  add_set(verb, a.set);
+  verb->add_flag("--resume", a.resume, "go on from the newest checkpoint of this run");
+  verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
+  verb->add_option("--profile", a.profile,
+                   "write a trace of a few steady steps on a GPU (Perfetto)")
+      ->type_name("FILE");
+  verb->add_flag("--overwrite", a.overwrite,
+                 "start anew where an earlier run lies; with --from: give up what came after it");
+  add_device(verb, a.device);
+  verb->callback([&] { status = run_train(a); });
+}
+
+void add_eval(CLI::App& app, EvalArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("eval", "loss of a checkpoint on held-out text");
+  verb->footer("Example:\n  weft eval runs/quickstart/best.h5 --data book.txt");
+  verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
+  verb->add_option("--batches", a.batches, "how many batches (standard: all)")->check(in_64_bits);
+  add_device(verb, a.device);
+  verb->callback([&] { status = run_eval(a); });
+}
+
+void add_generate(CLI::App& app, GenerateArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("generate", "let a checkpoint write");
+  verb->footer("Example:\n  weft generate runs/quickstart --prompt \"In the beginning\" --seed 7");
+  verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("--prompt", a.prompt, "the text to go on from")->required();
+  verb->add_option("--tokens", a.tokens, "how many tokens to write")
+      ->capture_default_str()
+      ->check(in_64_bits);
+  verb->add_option("--temperature", a.temperature, "0: always the likeliest token")
+      ->capture_default_str();
+  verb->add_option("--top-k", a.top_k, "draw from the k likeliest; 0: from all")
+      ->capture_default_str()
+      ->check(in_64_bits);
+  verb->add_option("--top-p", a.top_p, "draw from the likeliest that hold this much probability")
+      ->capture_default_str();
+  verb->add_option("--seed", a.seed, "the same seed writes the same text")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->check(in_64_bits);
+  add_device(verb, a.device);
+  verb->callback([&] { status = run_generate(a); });
+}
+
+void add_inspect(CLI::App& app, InspectArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("inspect", "what a recipe needs, found without running it");
+  verb->footer("Example:\n  weft inspect recipes/quickstart.toml --set train.batch=64");
+  verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
+  add_set(verb, a.set);
+  verb->add_flag("--json", a.json, "print JSON");
+  add_device(verb, a.device);
+  verb->callback([&] { status = run_inspect(a); });
+}
+
+void add_data(CLI::App& app, DataArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("data", "make a token dataset from text, or describe one");
+  verb->footer(
+      "Example:\n  weft data books/ more.txt --tokenizer sentencepiece --vocabulary 4096 "
+      "--out books.h5\n  weft data --describe books.h5");
+  verb->add_option("sources", a.sources, "text files, folders, or kjv");
+  verb->add_option("--out", a.out, "the dataset to write (HDF5)");
+  verb->add_option("--tokenizer", a.tokenizer, "bytes or sentencepiece")->capture_default_str();
+  verb->add_option("--vocabulary", a.vocabulary, "size of a trained vocabulary")
+      ->capture_default_str()
+      ->check(in_64_bits);
+  verb->add_option("--document", a.document, "what a document is: file, blank (line) or line")
+      ->capture_default_str();
+  verb->add_option("--describe", a.describe, "print what a dataset holds");
+  verb->callback([&] { status = run_data(a); });
+}
+
+void add_export(CLI::App& app, ExportArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand(
+      "export", "write a run's first parameters and batches, for another framework to follow it");
+  verb->footer("Example:\n  weft export recipes/gpt.toml --steps 500 --out gpt.h5");
+  verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
+  add_set(verb, a.set);
+  verb->add_option("--steps", a.steps, "steps whose batches are written")
+      ->capture_default_str()
+      ->check(in_64_bits);
+  verb->add_option("--out", a.out, "the file to write (HDF5)")->required();
+  verb->callback([&] { status = run_export(a); });
+}
+
+void add_doctor(CLI::App& app, DoctorArguments& a, int& status) {
+  CLI::App* verb =
+      app.add_subcommand("doctor", "what this machine has, what is missing, and what to do");
+  verb->footer(
+      "Example:\n  weft doctor --device cuda\nExits with 2 if that device cannot be used.");
+  verb->add_option("--device", a.device, "what is wanted: cpu, cuda or cuda:N");
+  verb->add_option("--out", a.out, "where runs will lie")->capture_default_str();
+  verb->callback([&] { status = run_doctor(a, std::cout); });
+}
+
+void add_version(CLI::App& app, int& status) {
+  CLI::App* verb = app.add_subcommand("version", "version, build and machine");
+  verb->footer("Example:\n  weft version");
+  verb->callback([&] { status = run_version(); });
+}
+
+void add_gradcheck(CLI::App& app, int& status) {
+  const auto a = std::make_shared<GradcheckArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "gradcheck", "check every gradient against differences and the definition");
+  verb->footer(
+      "Example:\n  weft gradcheck --op attention --op delta\n"
+      "  weft gradcheck --op delta --case packed\n"
+      "Exits with 1 if a check fails.");
+  verb->add_option("--op", a->operations, "an operation (standard: all); may be repeated")
+      ->type_name("NAME")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb->add_option("--case", a->case_text, "only the cases whose name holds it")->type_name("TEXT");
+  verb->add_option("--device", a->device, "cpu, cuda or auto")->capture_default_str();
+  verb->add_flag("--json", a->json, "print JSON instead of a table");
+  verb->add_option("--junit", a->junit, "also write the checks as JUnit XML")->type_name("FILE");
+  verb->callback([a, &status] { status = run_gradcheck(*a, std::cout); });
+}
+
+// An operation's options are flags too, so the words are read by op_arguments().
+void add_op(CLI::App& app, int& status) {
+  CLI::App* verb =
+      app.add_subcommand("op", "run one operation on the tensors of an HDF5 file, or check one");
+  verb->set_help_flag();
+  verb->prefix_command();
+  verb->callback([verb, &status] {
+    const std::vector<std::string> words = verb->remaining();
+    status = run_op(op_arguments(words), std::cout);
+  });
+}
+
+void add_bench(CLI::App& app, int& status) {
+  const auto a = std::make_shared<BenchArguments>();
+  CLI::App* verb = app.add_subcommand("bench", "time operations over a ladder of lengths");
+  verb->footer(
+      "Example:\n  weft bench linear delta --lengths 2048,4096\n"
+      "  weft bench attention --set window=256\n"
+      "OMP_NUM_THREADS sets the threads.");
+  verb->add_option("names", a->names, "operations (standard: the mechanisms)");
+  verb->add_option("--lengths", a->lengths, "lengths T (standard: 512,1024,2048,4096,8192)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  verb->add_option("--set", a->set, "an option of the operation; may be repeated")
+      ->type_name("OPTION=VALUE")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb->add_option("--without", a->without, "leave out an optional input, as g of linear")
+      ->type_name("INPUT")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb->add_option("--budget", a->budget, "seconds of repeats a figure")->capture_default_str();
+  verb->add_option("--device", a->device, "cpu; cuda: the kernel table, on shapes of real models")
+      ->capture_default_str();
+  verb->add_option("--peers", a->peers, "with cuda: times of tests/peers/cuda_ops.py, to compare")
+      ->type_name("FILE");
+  verb->add_flag("--json", a->json, "print a JSON object a line instead of a table");
+  verb->callback([a, &status] { status = run_bench(*a, std::cout); });
+}
+
+// `weft help VERB` is `weft VERB --help`, `weft --version` is `weft version`.
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  if (!words.empty() && words[0] == "--version") return {"version"};
+  if (words.empty() || words[0] != "help") return words;
+  std::erase(words, "help");
+  words.emplace_back("--help");
+  return words;
+}
+
+void refuse_unknown_verb(const CLI::App& app, const std::string& word) {
+  if (word.rfind('-', 0) == 0) return;
+  std::vector<std::string> verbs;
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
+    verbs.push_back(verb->get_name());
+  if (!contains(verbs, word)) fail(unknown_name("verb", word, verbs));
+}
+
+// A flag that the verb does not have, with the nearest that it has.
+void refuse_unknown_flag(const CLI::App& app) {
+  for (const CLI::App* verb : app.get_subcommands()) {
+    std::vector<std::string> flags;
+    for (const CLI::Option* option : verb->get_options())
+      for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+    for (const std::string& word : verb->remaining())
+      if (word.rfind("--", 0) == 0)
+        fail(verb->get_name(), ": ", unknown_name("flag", word.substr(0, word.find('=')), flags));
+  }
+}
+
+}  // namespace
+
+int run_command(int argc, char** argv) {
+  CLI::App app("Weft trains efficient-attention language models from recipes.", "weft");
+  app.require_subcommand(1);
+  app.failure_message(CLI::FailureMessage::simple);
+  app.footer(
+      "weft help VERB shows a verb's flags and an example. Start with: weft train "
+      "recipes/quickstart.toml");
+  int status = 0;
+  Arguments a;
+  add_train(app, a.train, status);
+  add_eval(app, a.eval, status);
+  add_generate(app, a.generate, status);
+  add_inspect(app, a.inspect, status);
+  add_data(app, a.data, status);
+  add_export(app, a.export_, status);
+  add_gradcheck(app, status);
+  add_op(app, status);
+  add_bench(app, status);
+  add_doctor(app, a.doctor, status);
+  app.set_version_flag("--version", WEFT_VERSION, "what `weft version` prints");
+  add_version(app, status);
+  app.add_subcommand("help", "this text, or that of a verb: weft help train");
+  std::vector<std::string> words = words_of(argc, argv);
+  if (words.empty()) {
+    std::cerr << app.help();
+    return 2;
+  }
+  refuse_unknown_verb(app, words.front());
+  std::reverse(words.begin(), words.end());  // as the library wants them
+  try {
+    app.parse(words);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ExtrasError& e) {
+    refuse_unknown_flag(app);
+    app.exit(e);
+    return 2;
+  } catch (const CLI::ParseError& e) {
+    app.exit(e);
+    return 2;
+  }
+  return status;
+}
+
+}  // namespace weft::train

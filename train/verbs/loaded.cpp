@@ -1,0 +1,40 @@
+#include "train/verbs/loaded.h"
+
+namespace weft::train {
+namespace {
+
+// The checkpoint's recipe, for the device at hand. A checkpoint holds f32 whatever it was trained in.
+Recipe recipe_for(const std::string& text, const std::string& name, const std::string& device) {
+  TomlTable toml = toml_from_text(text, name);
+  const Device at = device_from(device.empty() ? "auto" : device);
+  const std::string dtype = toml.table("train").string("dtype", "f32");
+  std::vector<std::string> set = {
+      concat("train.device=\"", at.is_cuda() ? concat(at) : "cpu", "\"")};
+  if (dtype == (at.is_cuda() ? "f64" : "bf16")) set.emplace_back("train.dtype=\"f32\"");
+  return recipe_from_text(text, name, set);
+}
+
+}  // namespace
+
+Loaded load(const std::string& where, const std::string& device) {
+  Loaded l;
+  l.path = find_checkpoint(where);
+  const Hdf5Reader file = open_checkpoint(l.path);
+  l.state = read_state(file);
+  l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device);
+  set_products(l.recipe.train);
+  // The vocabulary is the checkpoint's own: the data need not be here.
+  l.data = read_data(l.recipe.toml.table("data"));
+  if (!l.data.is_task) {
+    l.tokenizer = l.state.tokenizer.empty() ? data::byte_tokenizer()
+                                            : data::sentencepiece_tokenizer(l.state.tokenizer);
+    const bool given = data::is_token_dataset(l.data.sources) && l.data.vocabulary > 0;
+    if (!given) l.data.vocabulary = l.tokenizer->vocabulary();
+  }
+  l.model = std::make_unique<layers::Model>(l.recipe.toml, l.data.vocabulary, l.recipe.train.dtype,
+                                            l.recipe.train.device, l.recipe.train.seed);
+  load_parameters(file, l.model->parameters());
+  return l;
+}
+
+}  // namespace weft::train

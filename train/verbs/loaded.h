@@ -1,0 +1,24 @@
+// A model as a checkpoint has it, for the verbs that use one.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "train/checkpoint.h"
+#include "train/source.h"
+
+namespace weft::train {
+
+struct Loaded {
+  std::string path;
+  Recipe recipe;
+  DataSettings data;
+  data::TokenizerPtr tokenizer;  // null for tasks
+  std::unique_ptr<layers::Model> model;
+  RunState state;
+};
+
+// `where` is a checkpoint, or the folder of a run. `device` is empty for a GPU where there is one.
+Loaded load(const std::string& where, const std::string& device);
+
+}  // namespace weft::train

@@ -1,0 +1,63 @@
+// What the program's verbs do, as plain functions: command_line.cpp reads the words and calls them. Each returns the exit status, or throws Error (status 2) or CheckFailed (status 1).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace weft::train {
+
+struct TrainArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
+  std::string recipe;
+  std::vector<std::string> set;  // "table.key=value"
+  bool resume = false;
+  std::string from;        // resume from this checkpoint instead of the newest
+  bool overwrite = false;  // start anew where a run lies already; after `from`, where one is given
+  std::string profile;     // a file for the trace of a few steps
+};
+int run_train(const TrainArguments& a);
+
+struct EvalArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
+  std::string checkpoint;
+  std::string data;     // a text file or folder instead of the recipe's held-out part
+  int64_t batches = 0;  // 0: all of the held-out part
+};
+int run_eval(const EvalArguments& a);
+
+struct GenerateArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
+  std::string checkpoint, prompt;
+  int64_t tokens = 200, top_k = 0;
+  double temperature = 0.8, top_p = 1;
+  uint64_t seed = 1;
+};
+int run_generate(const GenerateArguments& a);
+
+struct InspectArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
+  std::string recipe;
+  std::vector<std::string> set;
+  bool json = false;
+};
+int run_inspect(const InspectArguments& a);
+
+struct DataArguments {
+  std::vector<std::string> sources;
+  std::string out, tokenizer = "bytes", document = "file";
+  int64_t vocabulary = 4096;
+  std::string describe;  // print what a token dataset holds
+};
+int run_data(const DataArguments& a);
+
+struct ExportArguments {
+  std::string recipe, out;
+  std::vector<std::string> set;
+  int64_t steps = 100;
+};
+int run_export(const ExportArguments& a);
+
+int run_version();
+
+}  // namespace weft::train

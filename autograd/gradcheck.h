@@ -41,14 +41,14 @@ struct NamedInput {
   Tensor value;  // f64; must not share memory with another
 };
 
-// The gradient of sum_i <weight_i, y_i> for y = f(inputs), weights random and fixed by the seed. `f`
-// may use other leaves (parameters of a layer); pass them too if they are to be checked.
+// The gradient of sum_i <weight_i, y_i> for y = f(inputs), weights random and fixed by the seed.
+// `f` may use other leaves (parameters of a layer); pass them too if they are to be checked.
 GradcheckReport gradcheck(const std::function<std::vector<Var>(const std::vector<Var>&)>& f,
                           const std::vector<NamedInput>& inputs,
                           const GradcheckOptions& options = {});
 
-// One input of any scalar function, against a gradient from anywhere: `loss` is called with x changed
-// in place.
+// One input of any scalar function, against a gradient from anywhere: `loss` is called with x
+// changed in place.
 InputReport check_input(const std::string& name, const std::function<double()>& loss,
                         const Tensor& x, const Tensor& gradient,
                         const GradcheckOptions& options = {});

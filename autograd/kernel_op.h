@@ -1,8 +1,9 @@
 // apply<M>(): puts any operation of kernels/ on the tape.
 //
-// Where an operation has M::kSum, its inputs number 0 and M::kResidual count by their sum alone, which
-// is output M::kSum if the latter is there. Backward then needs nothing but that sum: the tape keeps it
-// in place of both. Their gradients are one tensor; on a GPU the sum's own gradient becomes it.
+// Where an operation has M::kSum, its inputs number 0 and M::kResidual count by their sum alone,
+// which is output M::kSum if the latter is there. Backward then needs nothing but that sum: the
+// tape keeps it in place of both. Their gradients are one tensor; on a GPU the sum's own gradient
+// becomes it.
 #pragma once
 
 #include <optional>

@@ -1,5 +1,6 @@
-// Plain differentiable operations: shapes, sums and products, each with its gradient directly beneath
-// it in ops.cpp. Operations with arithmetic worth a kernel come from kernels/ by apply<M>().
+// Plain differentiable operations: shapes, sums and products, each with its gradient directly
+// beneath it in ops.cpp. Operations with arithmetic worth a kernel come from kernels/ by
+// apply<M>().
 #pragma once
 
 #include <vector>

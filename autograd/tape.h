@@ -1,7 +1,8 @@
 // Variables and the tape.
-// A Var is a handle on a tensor and on what made it. Each differentiable operation leaves a Node that
-// holds what its backward pass needs; backward() visits the nodes from the last made to the first,
-// frees each as it passes, and adds up gradients in the leaves (parameters, inputs of a check).
+// A Var is a handle on a tensor and on what made it. Each differentiable operation leaves a Node
+// that holds what its backward pass needs; backward() visits the nodes from the last made to the
+// first, frees each as it passes, and adds up gradients in the leaves (parameters, inputs of a
+// check).
 #pragma once
 
 #include <functional>
@@ -32,8 +33,8 @@ class Var {
   Dtype dtype() const { return value().dtype(); }
   bool requires_grad() const;
 
-  // Of a leaf: the sum of the gradients since zero_grad(), f32 where the leaf is bf16; undefined before
-  // the first.
+  // Of a leaf: the sum of the gradients since zero_grad(), f32 where the leaf is bf16; undefined
+  // before the first.
   const Tensor& grad() const;
   // Sets the gradient to zero, allocating it at first: so its memory is there from the start.
   void zero_grad() const;
@@ -53,7 +54,8 @@ class Var {
   std::shared_ptr<Body> body_;
 };
 
-// Where a gradient goes: into an output slot of an earlier node, or into a leaf. Empty for constants.
+// Where a gradient goes: into an output slot of an earlier node, or into a leaf. Empty for
+// constants.
 struct Edge {
   Edge() = default;
   explicit Edge(const Var& from);
@@ -61,19 +63,21 @@ struct Edge {
   int index = 0;
   std::shared_ptr<Var::Body> leaf;
   bool wanted() const { return node || leaf; }
-  // On a GPU: where a leaf's gradient is summed in f32, for an operation that can add to it. Else absent.
+  // On a GPU: where a leaf's gradient is summed in f32, for an operation that can add to it. Else
+  // absent.
   Tensor sum() const;
-  // On a GPU, during backward(): the gradient that has come in so far for the value this edge leads to,
-  // in that value's shape as the operation took it, where nobody else holds it. It is taken out: who
-  // adds its own part to it hands it back as this edge's gradient. Else absent.
+  // On a GPU, during backward(): the gradient that has come in so far for the value this edge leads
+  // to, in that value's shape as the operation took it, where nobody else holds it. It is taken
+  // out: who adds its own part to it hands it back as this edge's gradient. Else absent.
   Tensor take_flow(const Tensor& value) const;
 };
 
-// Takes `gradient` out where another, of a tensor like `value`, may be written to its memory: on a GPU,
-// and where nobody else holds it. Else absent, and `gradient` stays.
+// Takes `gradient` out where another, of a tensor like `value`, may be written to its memory: on a
+// GPU, and where nobody else holds it. Else absent, and `gradient` stays.
 Tensor take_gradient(Tensor& gradient, const Tensor& value);
 
-// A tensor kept for backward, with its version: get() throws Error if it was changed in place since.
+// A tensor kept for backward, with its version: get() throws Error if it was changed in place
+// since.
 class Kept {
  public:
   Kept() = default;
@@ -142,8 +146,8 @@ void backward(const Var& loss);
 // The same with given gradients of several results.
 void backward(const std::vector<std::pair<Var, Tensor>>& results);
 
-// Runs `block` without keeping its inner activations; backward runs it again. The results are the same
-// to the bit. Leaves that `block` captures (parameters) get their gradients as always.
+// Runs `block` without keeping its inner activations; backward runs it again. The results are the
+// same to the bit. Leaves that `block` captures (parameters) get their gradients as always.
 std::vector<Var> recompute(const std::function<std::vector<Var>(const std::vector<Var>&)>& block,
                            const std::vector<Var>& inputs);
 

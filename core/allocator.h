@@ -1,7 +1,7 @@
 // A caching allocator, one per device, that counts what it hands out: now, at most, and for whom.
-// Freed blocks are kept by size and handed out again, so that a steady training step asks the system
-// for nothing. The counts are of what callers hold, not of the cache, and follow the same rule on
-// every device: hence the plan made on the meta device equals the real run to the byte.
+// Freed blocks are kept by size and handed out again, so that a steady training step asks the
+// system for nothing. The counts are of what callers hold, not of the cache, and follow the same
+// rule on every device: hence the plan made on the meta device equals the real run to the byte.
 #pragma once
 
 #include <cstdint>
@@ -47,8 +47,8 @@ class Allocator {
   MemoryStats stats() const;
   void reset_peak();
   void empty_cache();
-  // How often the cache was given back to the system. A recorded CUDA graph holds addresses of freed
-  // blocks: it is good only while this number stands.
+  // How often the cache was given back to the system. A recorded CUDA graph holds addresses of
+  // freed blocks: it is good only while this number stands.
   int64_t times_emptied() const;
   // Fills what is handed out with NaN bytes, so that tests see reads of unwritten memory.
   void set_poison(bool on);

@@ -15,9 +15,10 @@ struct ChildResult {
 };
 
 // Runs `work` in a forked copy of this process and waits for its end. A crash, or more than so many
-// seconds of the processor's time, ends the copy alone. The copy has only the calling thread, so that
-// `work` must wait for no other, allocate no Tensor and touch no GPU; what it changes in memory is gone.
-// Where the system has no room for a copy, `work` runs here: it is then as safe as it is by itself.
+// seconds of the processor's time, ends the copy alone. The copy has only the calling thread, so
+// that `work` must wait for no other, allocate no Tensor and touch no GPU; what it changes in
+// memory is gone. Where the system has no room for a copy, `work` runs here: it is then as safe as
+// it is by itself.
 ChildResult in_child(const std::function<void()>& work, int64_t processor_seconds);
 
 }  // namespace weft

@@ -1,5 +1,5 @@
-// The CUDA device behind core/device.h. The runtime is linked statically and finds the driver by itself,
-// so that the program starts where there is none.
+// The CUDA device behind core/device.h. The runtime is linked statically and finds the driver by
+// itself, so that the program starts where there is none.
 #include "core/cuda.cuh"
 
 #include <array>

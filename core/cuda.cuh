@@ -17,8 +17,8 @@ void cuda_check(cudaError_t status, std::source_location place = std::source_loc
 // After a launch: throws Error that names it, if it could not be launched.
 void check_launch(const char* what);
 
-// Lets a kernel have so many bytes of dynamic shared memory a block. Throws Error where the GPU has less:
-// there is no kernel for that size on it.
+// Lets a kernel have so many bytes of dynamic shared memory a block. Throws Error where the GPU has
+// less: there is no kernel for that size on it.
 void allow_shared_memory(const void* kernel, int64_t bytes);
 template <class... P>
 void allow_shared_memory(void (*kernel)(P...), int64_t bytes) {
@@ -28,8 +28,8 @@ void allow_shared_memory(void (*kernel)(P...), int64_t bytes) {
 // The stream that this thread's GPU work is ordered on.
 cudaStream_t cuda_stream(Device device = kCuda);
 
-// kernel<<<blocks, threads, bytes>>>(arguments...) on that stream, with as much dynamic shared memory as
-// `bytes`. No blocks: nothing to do. check_launch() after the last of a sequence.
+// kernel<<<blocks, threads, bytes>>>(arguments...) on that stream, with as much dynamic shared
+// memory as `bytes`. No blocks: nothing to do. check_launch() after the last of a sequence.
 template <class... P, class... A>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, int bytes, A&&... arguments) {
   if (blocks == 0) return;
@@ -71,8 +71,8 @@ decltype(auto) for_cuda_dtype(Dtype t, F&& f) {
   return f.template operator()<float>();
 }
 
-// A few numbers of the host as a tensor [n] on the device, ordered on its stream. Not while a graph is
-// recorded.
+// A few numbers of the host as a tensor [n] on the device, ordered on its stream. Not while a graph
+// is recorded.
 template <class T>
 Tensor upload(const std::vector<T>& host, Device device) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 4 == 0);

@@ -1,5 +1,5 @@
-// Work of the GPU that the host need not wait for: memory that copies go to without staging, marks in a
-// stream, and recorded work that is launched as one.
+// Work of the GPU that the host need not wait for: memory that copies go to without staging, marks
+// in a stream, and recorded work that is launched as one.
 #pragma once
 
 #include <functional>
@@ -26,8 +26,8 @@ class Pinned {
   void* data_ = nullptr;
 };
 
-// A stream beside the device's own, for copies that need not stand in line. Whoever uses it orders it by
-// events, and memory from the allocator is not to be given back while it is in use there.
+// A stream beside the device's own, for copies that need not stand in line. Whoever uses it orders
+// it by events, and memory from the allocator is not to be given back while it is in use there.
 class SideStream {
  public:
   explicit SideStream(Device device);
@@ -59,8 +59,8 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// Work recorded from the device's current stream, as a CUDA graph. Its kernels see the addresses that they
-// had while recorded: blocks that the allocator still holds, or keeps in its cache.
+// Work recorded from the device's current stream, as a CUDA graph. Its kernels see the addresses
+// that they had while recorded: blocks that the allocator still holds, or keeps in its cache.
 class Graph {
  public:
   explicit Graph(Device device) : device_(device) {}

@@ -1,4 +1,5 @@
-// What there is of CUDA on this machine and in this program: told by `weft doctor`. Nothing here throws, and nothing needs a GPU.
+// What there is of CUDA on this machine and in this program: told by `weft doctor`. Nothing here
+// throws, and nothing needs a GPU.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,8 @@ struct CudaInfo {
 };
 CudaInfo cuda_info();
 
-// Does a GPU of that compute capability run code for `architectures`? "90a": machine code for 9.0 alone;
-// "80": for 8.x, and by PTX for all newer ones; "80-real", "80-virtual": one of the two.
+// Does a GPU of that compute capability run code for `architectures`? "90a": machine code for 9.0
+// alone; "80": for 8.x, and by PTX for all newer ones; "80-real", "80-virtual": one of the two.
 bool runs_on(const std::string& architectures, int arch);
 
 // 13000 as "13.0".

@@ -1,8 +1,8 @@
 // Devices, and the few verbs that a device must know.
-// `cpu` and `cuda` compute. `meta` holds no memory and computes nothing, but follows every shape and
-// every allocation, so that a training step can be planned before it is run: kMeta plans for the CPU,
-// kMetaCuda for a GPU, whose operations want other memory. Each verb that touches memory takes the
-// stream it is ordered on, and nothing here waits except synchronize().
+// `cpu` and `cuda` compute. `meta` holds no memory and computes nothing, but follows every shape
+// and every allocation, so that a training step can be planned before it is run: kMeta plans for
+// the CPU, kMetaCuda for a GPU, whose operations want other memory. Each verb that touches memory
+// takes the stream it is ordered on, and nothing here waits except synchronize().
 #pragma once
 
 #include <cstddef>
@@ -32,7 +32,8 @@ inline constexpr Device kMeta{DeviceType::meta, 0};
 inline constexpr Device kMetaCuda{DeviceType::meta, 1};
 inline constexpr Device kCuda{DeviceType::cuda, 0};
 
-// Was this program built with a CUDA compiler? Calls into CUDA stand behind `if constexpr (has_cuda)`.
+// Was this program built with a CUDA compiler? Calls into CUDA stand behind `if constexpr
+// (has_cuda)`.
 #ifdef WEFT_HAS_CUDA
 inline constexpr bool has_cuda = true;
 #else
@@ -46,8 +47,8 @@ std::string why_no_cuda(int index = 0);
 
 std::ostream& operator<<(std::ostream& out, Device device);
 
-// "cpu", "cuda", "cuda:1", "meta", or "auto": a GPU where one can be used, else the CPU. Throws Error
-// that says what there is, or why there is no GPU.
+// "cpu", "cuda", "cuda:1", "meta", or "auto": a GPU where one can be used, else the CPU. Throws
+// Error that says what there is, or why there is no GPU.
 Device device_from(std::string_view name);
 // Bytes of memory that the device has, used or not; 0 where nobody knows (meta).
 int64_t memory_of(Device device);

@@ -14,7 +14,8 @@ namespace weft {
 
 enum class Dtype : uint8_t { f64, f32, bf16, i64, i32, u8 };
 
-// The upper half of an fp32. Conversion from float rounds to the nearest, ties to even; NaN stays NaN.
+// The upper half of an fp32. Conversion from float rounds to the nearest, ties to even; NaN stays
+// NaN.
 struct bf16 {
   uint16_t bits = 0;
 

@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// --- Where a name leads ---------------------------------------------------------------------------
+// --- Where a name leads --------------------------------------------------------------------------
 
 struct Place {
   std::string path;     // links followed; there may be nothing yet
@@ -109,8 +109,8 @@ bool is_hdf5(const std::string& path) {
          std::string_view(begin, sizeof begin) == "\x89HDF\r\n\x1a\n";
 }
 
-// The text of a folder that is the file `out` itself, "" if none is. Text is never in HDF5: a dataset
-// may be made again in the folder of its text.
+// The text of a folder that is the file `out` itself, "" if none is. Text is never in HDF5: a
+// dataset may be made again in the folder of its text.
 std::string text_in_folder(const std::string& folder, const Place& out) {
   std::error_code failed;
   for (auto at = fs::recursive_directory_iterator(
@@ -126,7 +126,7 @@ std::string text_in_folder(const std::string& folder, const Place& out) {
 
 }  // namespace
 
-// --- Reading --------------------------------------------------------------------------------------
+// --- Reading -------------------------------------------------------------------------------------
 
 std::string read_file(const std::string& path) {
   std::error_code ignored;
@@ -144,7 +144,7 @@ std::string read_file(const std::string& path) {
   }
 }
 
-// --- Writing --------------------------------------------------------------------------------------
+// --- Writing -------------------------------------------------------------------------------------
 
 PendingFile::PendingFile(const std::string& path) : path_(path) {
   const Place place = place_of(path);
@@ -229,7 +229,7 @@ bool is_standard_output(const std::string& path) {
   return out.same(standard) && (!out.is(S_IFCHR) || ::isatty(STDOUT_FILENO));
 }
 
-// --- Folders --------------------------------------------------------------------------------------
+// --- Folders -------------------------------------------------------------------------------------
 
 void flush_folder(const std::string& folder) {
   const Descriptor file(folder, O_RDONLY | O_DIRECTORY);

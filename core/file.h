@@ -1,8 +1,8 @@
 // Files as wholes: read in one go, and written whole or not at all.
 //
-// A file outlives a loss of power once its writer returns. The writer flushes the bytes, then renames the
-// file, then flushes the folder. A new folder is flushed into its parent before a file is put in it. An
-// older file is removed only after all of this.
+// A file outlives a loss of power once its writer returns. The writer flushes the bytes, then
+// renames the file, then flushes the folder. A new folder is flushed into its parent before a file
+// is put in it. An older file is removed only after all of this.
 #pragma once
 
 #include <optional>
@@ -18,15 +18,15 @@ namespace weft {
 // The bytes of a file. Throws Error that says why it cannot be read.
 std::string read_file(const std::string& path);
 
-// A file that is being written beside its final place (core/temporary.h). commit() flushes it to the
-// disk and renames it; a PendingFile that ends without commit() leaves nothing, and what stood at
-// PATH stays as it was. Where PATH is a link, the file it leads to is replaced, and the link stays.
-// A file keeps its permissions. A FIFO, a character device or an open descriptor (/dev/stdout,
-// /dev/fd/3) is never replaced: commit() copies the bytes into it.
+// A file that is being written beside its final place (core/temporary.h). commit() flushes it to
+// the disk and renames it; a PendingFile that ends without commit() leaves nothing, and what stood
+// at PATH stays as it was. Where PATH is a link, the file it leads to is replaced, and the link
+// stays. A file keeps its permissions. A FIFO, a character device or an open descriptor
+// (/dev/stdout, /dev/fd/3) is never replaced: commit() copies the bytes into it.
 class PendingFile {
  public:
-  // Throws Error if the folder is missing, cannot be written, or PATH is something else, as a folder, or
-  // is being written by another process.
+  // Throws Error if the folder is missing, cannot be written, or PATH is something else, as a
+  // folder, or is being written by another process.
   explicit PendingFile(const std::string& path);
   ~PendingFile();
   PendingFile(const PendingFile&) = delete;
@@ -49,8 +49,8 @@ class PendingFile {
 // Writes a small file whole or not at all.
 void write_file(const std::string& path, std::string_view bytes);
 
-// Throws Error if a file cannot be written to `path`, or if it is one of the inputs, by this name or
-// another; a folder stands for the texts in it. Long work asks this before it begins.
+// Throws Error if a file cannot be written to `path`, or if it is one of the inputs, by this name
+// or another; a folder stands for the texts in it. Long work asks this before it begins.
 void require_output(const std::string& path, const std::vector<std::string>& inputs = {});
 
 // Both lead to one thing that is there.
@@ -62,11 +62,12 @@ bool is_standard_output(const std::string& path);
 // Makes a folder and those above it, each flushed into its parent. Throws Error.
 void make_folders(const std::string& path);
 
-// Flushes a folder's names to the disk. Throws Error, but not where the file system has no such call.
+// Flushes a folder's names to the disk. Throws Error, but not where the file system has no such
+// call.
 void flush_folder(const std::string& folder);
 
-// Makes `to` a second name of the file `from`, or a flushed copy where there are no second names; whole
-// or not at all. Throws Error, with `to` untouched, if it cannot.
+// Makes `to` a second name of the file `from`, or a flushed copy where there are no second names;
+// whole or not at all. Throws Error, with `to` untouched, if it cannot.
 void share_file(const std::string& from, const std::string& to);
 
 }  // namespace weft

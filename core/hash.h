@@ -1,5 +1,5 @@
-// A 64-bit hash of bytes: XXH64 (Yann Collet's specification, seed 0), so that `xxhsum -H64` gives the
-// same number. It finds damage and tells runs apart; it is no defence against forgery.
+// A 64-bit hash of bytes: XXH64 (Yann Collet's specification, seed 0), so that `xxhsum -H64` gives
+// the same number. It finds damage and tells runs apart; it is no defence against forgery.
 #pragma once
 
 #include <array>

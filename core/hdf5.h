@@ -1,13 +1,13 @@
-// HDF5 files of named tensors and attributes: checkpoints, token datasets, operation files.
-// What the writer makes is checked and whole or not there at all: it writes beside the final name,
-// puts a seal on the file (core/seal.h), reads everything back and compares it with what was meant,
-// flushes to the disk, then renames. The seal covers every byte, names and attributes too; the root's
-// attribute "sealed" says that there must be one. Every tensor also carries a checksum of its bytes
-// (XXH64, attribute "checksum"), so that damage has a name. bf16 is stored as a 16-bit float type that
-// h5dump and h5py understand.
-// The reader takes files of other programs, and of earlier versions, too. A file is read whole before
-// it is trusted: by its seal, with plain reads, or where it has none by HDF5 in a child process, which
-// may crash. All calls may come from any thread.
+// HDF5 files of named tensors and attributes: checkpoints, token datasets, operation files. What
+// the writer makes is checked and whole or not there at all: it writes beside the final name, puts
+// a seal on the file (core/seal.h), reads everything back and compares it with what was meant,
+// flushes to the disk, then renames. The seal covers every byte, names and attributes too; the
+// root's attribute "sealed" says that there must be one. Every tensor also carries a checksum of
+// its bytes (XXH64, attribute "checksum"), so that damage has a name. bf16 is stored as a 16-bit
+// float type that h5dump and h5py understand.
+// The reader takes files of other programs, and of earlier versions, too. A file is read whole
+// before it is trusted: by its seal, with plain reads, or where it has none by HDF5 in a child
+// process, which may crash. All calls may come from any thread.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,8 @@ class Hdf5Writer {
   Hdf5Writer(const Hdf5Writer&) = delete;
   Hdf5Writer& operator=(const Hdf5Writer&) = delete;
 
-  // A CPU tensor; groups in the name ("optimizer/m/wq") are made. Throws Error on a name used before.
+  // A CPU tensor; groups in the name ("optimizer/m/wq") are made. Throws Error on a name used
+  // before.
   void tensor(const std::string& name, const Tensor& value);
   // The same from memory that is no tensor.
   void tensor(const std::string& name, Dtype dtype, const Shape& shape, const void* data);
@@ -57,8 +58,8 @@ class Hdf5Writer {
   void begin_rows(const std::string& name, Dtype dtype, const Shape& row);
   void append_rows(const std::string& name, const void* data, int64_t rows);
 
-  // Closes, seals, reads back and compares every name, tensor and attribute, flushes, renames. Throws
-  // Error, with the older file untouched, if any of it fails; a full disk is told as such.
+  // Closes, seals, reads back and compares every name, tensor and attribute, flushes, renames.
+  // Throws Error, with the older file untouched, if any of it fails; a full disk is told as such.
   void commit();
 
  private:
@@ -78,13 +79,13 @@ class Hdf5Reader {
   const std::string& path() const;
 
   // Every tensor under a group ("" is the root), sorted by full name; nothing is read. Datasets of
-  // types that are no tensor (strings, records) are left out. A group that is linked more than once is
-  // listed once.
+  // types that are no tensor (strings, records) are left out. A group that is linked more than once
+  // is listed once.
   std::vector<TensorInfo> tensors(const std::string& group = "") const;
   // The groups right under a group, by full name.
   std::vector<std::string> groups(const std::string& group = "") const;
-  // Every link right under a group, sorted: what tensors() leaves out is here too, and what it is. For
-  // callers that must not take the unreadable for absent.
+  // Every link right under a group, sorted: what tensors() leaves out is here too, and what it is.
+  // For callers that must not take the unreadable for absent.
   std::vector<Hdf5Entry> entries(const std::string& group = "") const;
   // False only where HDF5 says that there is no such link: damage throws Error that names it.
   bool has_tensor(const std::string& name) const;
@@ -106,8 +107,8 @@ class Hdf5Reader {
 
   // False only where HDF5 says that there is none, as has_tensor().
   bool has_attribute(const std::string& object, const std::string& key) const;
-  // Those of types that Attribute has a place for; attribute_names() has them all. Throws Error if one
-  // is damaged.
+  // Those of types that Attribute has a place for; attribute_names() has them all. Throws Error if
+  // one is damaged.
   std::map<std::string, Attribute> attributes(const std::string& object) const;
   std::vector<std::string> attribute_names(const std::string& object) const;
   Attribute attribute(const std::string& object, const std::string& key) const;

@@ -29,14 +29,14 @@ std::string reason() {
   return text.empty() ? "HDF5 gives no reason" : text;
 }
 
-// --- Types ------------------------------------------------------------------------------------------
+// --- Types ---------------------------------------------------------------------------------------
 
 namespace {
 
 Id bf16_type() {
   Id type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
-  // sign bit 15, 8 bits of exponent from 7 on, 7 bits of mantissa; the fields go first, for the size
-  // must hold them
+  // sign bit 15, 8 bits of exponent from 7 on, 7 bits of mantissa; the fields go first, for the
+  // size must hold them
   H5Tset_fields(type, 15, 7, 8, 0, 7);
   H5Tset_size(type, 2);
   H5Tset_ebias(type, 127);
@@ -154,7 +154,7 @@ Id dataset_settings(const Shape& shape, Dtype dtype) {
   return settings;
 }
 
-// --- Attributes -------------------------------------------------------------------------------------
+// --- Attributes ----------------------------------------------------------------------------------
 
 namespace {
 
@@ -294,7 +294,7 @@ bool is_foreign_attribute(hid_t object, const std::string& key) {
          kind != H5T_NO_CLASS;
 }
 
-// --- Lists ------------------------------------------------------------------------------------------
+// --- Lists ---------------------------------------------------------------------------------------
 
 namespace {
 

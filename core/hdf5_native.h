@@ -42,8 +42,8 @@ class Guard {
     static std::mutex all;
     return all;
   }
-  // Guards that this thread holds. A recursive mutex would do, but for a child process, which starts
-  // with what its parent holds: there a recursive mutex takes its owner for another thread.
+  // Guards that this thread holds. A recursive mutex would do, but for a child process, which
+  // starts with what its parent holds: there a recursive mutex takes its owner for another thread.
   static int& depth() {
     thread_local int guards = 0;
     return guards;
@@ -71,7 +71,8 @@ class Id {
   herr_t (*close_)(hid_t) = nullptr;
 };
 
-// The innermost cause of this thread's last failure: the system's own words where the system failed.
+// The innermost cause of this thread's last failure: the system's own words where the system
+// failed.
 std::string reason();
 
 Id file_type(Dtype dtype);
@@ -83,21 +84,22 @@ std::string description_of_type(hid_t type);
 Id dataset_settings(const Shape& shape, Dtype dtype);
 std::vector<hsize_t> dims_of(const Shape& shape);
 
-// Replaces an attribute of the same key. Returns why HDF5 refused, "" where it did not: the next call
-// of HDF5, as the one that closes the attribute, forgets the reason.
+// Replaces an attribute of the same key. Returns why HDF5 refused, "" where it did not: the next
+// call of HDF5, as the one that closes the attribute, forgets the reason.
 std::string put_attribute(hid_t object, const std::string& key, const Attribute& value);
 // False if the attribute cannot be read, or is of a type that Attribute has no place for.
 bool get_attribute(hid_t object, const std::string& key, Attribute& value);
 // True if the attribute is sound, but neither text nor numbers: of records, or of nothing.
 bool is_foreign_attribute(hid_t object, const std::string& key);
 
-// The names of a group's links and of an object's attributes, sorted. HDF5 lists them as they lie: its
-// own sorting frees what it never filled where a damaged list ends early. False if it cannot be read.
+// The names of a group's links and of an object's attributes, sorted. HDF5 lists them as they lie:
+// its own sorting frees what it never filled where a damaged list ends early. False if it cannot be
+// read.
 bool link_names(hid_t group, std::vector<std::string>& names);
 bool names_of_attributes(hid_t object, std::vector<std::string>& names);
 
-// The same bytes for the same object of the same file, by whatever path it was opened. "" if HDF5 cannot
-// say.
+// The same bytes for the same object of the same file, by whatever path it was opened. "" if HDF5
+// cannot say.
 std::string identity(hid_t object);
 
 }  // namespace weft::h5

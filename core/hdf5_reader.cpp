@@ -23,8 +23,9 @@ using namespace h5;
 
 namespace {
 
-// Files without a seal that a child process has read whole: a suite of checks opens each many times, and
-// a copy of this process costs more than the reading. A file that changed has another state.
+// Files without a seal that a child process has read whole: a suite of checks opens each many
+// times, and a copy of this process costs more than the reading. A file that changed has another
+// state.
 using FileState = std::array<int64_t, 6>;
 std::set<FileState>& sound_files() {
   static std::set<FileState> files;
@@ -68,14 +69,15 @@ struct Hdf5Reader::State {
     return {H5Oopen(file, name.empty() ? "/" : name.c_str(), H5P_DEFAULT), H5Oclose};
   }
 
-  // A link by name (soft, or to another file) whose target cannot be had: nothing of this file's own.
+  // A link by name (soft, or to another file) whose target cannot be had: nothing of this file's
+  // own.
   bool leads_nowhere(const std::string& name) const {
     H5L_info_t link{};
     return H5Lget_info(file, name.c_str(), &link, H5P_DEFAULT) >= 0 && link.type != H5L_TYPE_HARD;
   }
 
-  // The object of that name, or none where HDF5 says that a link on the way is absent. What is there
-  // and cannot be opened is no more absent than what can.
+  // The object of that name, or none where HDF5 says that a link on the way is absent. What is
+  // there and cannot be opened is no more absent than what can.
   Id find(const std::string& name) const {
     Id at = open("");
     if (!at.valid()) damaged("the file", reason());
@@ -185,8 +187,8 @@ struct Hdf5Reader::State {
     std::vector<std::string> groups;  // itself first
   };
 
-  // What lies under a group, each group once: files of other programs may hold one within itself, or
-  // twice, under the shorter of its names.
+  // What lies under a group, each group once: files of other programs may hold one within itself,
+  // or twice, under the shorter of its names.
   Listed list(const std::string& group) const {
     Listed found;
     std::set<std::string> seen{identity_of(open(group), group)};
@@ -338,8 +340,8 @@ struct Hdf5Reader::State {
     damaged("the file", why);
   }
 
-  // Reads all there is: lists, attributes, tensors. Throws Error for the first that is damaged. `seal` is
-  // what lies at the file's end.
+  // Reads all there is: lists, attributes, tensors. Throws Error for the first that is damaged.
+  // `seal` is what lies at the file's end.
   void read_all(Seal seal) const {
     const Id root = attribute_owner("");
     const Listed all = list("");
@@ -359,8 +361,8 @@ struct Hdf5Reader::State {
                                  kSealed, "\")"));
   }
 
-  // HDF5 itself crashes on some damaged files. It sees in this process only what has a seal that holds,
-  // or what a child process has read before.
+  // HDF5 itself crashes on some damaged files. It sees in this process only what has a seal that
+  // holds, or what a child process has read before.
   void check_file() const {
     struct stat status {};
     require_call(code_of(::stat(path.c_str(), &status)), path, ": cannot be read");

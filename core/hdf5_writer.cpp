@@ -1,4 +1,5 @@
-// Writing HDF5 files. The order of things in commit() is what makes a file whole or not there at all.
+// Writing HDF5 files. The order of things in commit() is what makes a file whole or not there at
+// all.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -91,8 +92,8 @@ struct Hdf5Writer::State {
     rows.begun.erase(rows.begun.begin(), rows.begun.begin() + n * rows.row_bytes());
   }
 
-  // Reads what later readers will read and compares it with what was meant. A write that was lost, or a
-  // read that fails here, can crash HDF5: it ends a child process, not the run.
+  // Reads what later readers will read and compares it with what was meant. A write that was lost,
+  // or a read that fails here, can crash HDF5: it ends a child process, not the run.
   void read_back() const {
     const std::string& file = pending.temporary();
     struct stat status {};
@@ -151,8 +152,8 @@ namespace {
 // Room for the chunks with their sums, and for what HDF5 keeps about them.
 int64_t room_for(int64_t bytes) { return bytes + (bytes / kChunkBytes + 1) * 128 + 4096; }
 
-// Makes a group and those above it. HDF5 would make them by itself, but with the time in them, and the
-// same tensors must make the same bytes.
+// Makes a group and those above it. HDF5 would make them by itself, but with the time in them, and
+// the same tensors must make the same bytes.
 // Returns why one cannot be made, or "".
 std::string make_groups(hid_t file, const std::string& name) {
   const Id settings(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);

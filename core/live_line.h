@@ -7,8 +7,8 @@
 
 namespace weft {
 
-// Writes to a stream; the caller flushes it and looks at its errors. Where the stream is no terminal, each line that is
-// drawn is a line of its own.
+// Writes to a stream; the caller flushes it and looks at its errors. Where the stream is no
+// terminal, each line that is drawn is a line of its own.
 class LiveLine {
  public:
   explicit LiveLine(std::FILE* to);

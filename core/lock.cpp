@@ -10,8 +10,8 @@
 
 namespace weft {
 
-// Of the kernel's locks these two-ended ones belong to the open file, not to the process, and are not
-// those that HDF5 may take on the same file.
+// Of the kernel's locks these two-ended ones belong to the open file, not to the process, and are
+// not those that HDF5 may take on the same file.
 Lock lock_file(int descriptor) {
   struct flock whole {};
   whole.l_type = F_WRLCK;

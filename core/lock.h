@@ -1,6 +1,7 @@
-// Locks of the kernel on open files. One goes with its process, however that ends, so nothing has to
-// guess from a process number who still lives: numbers come again, and in containers every process is
-// the first. All containers of a machine see it, and other hosts where the file system passes it on.
+// Locks of the kernel on open files. One goes with its process, however that ends, so nothing has
+// to guess from a process number who still lives: numbers come again, and in containers every
+// process is the first. All containers of a machine see it, and other hosts where the file system
+// passes it on.
 #pragma once
 
 #include <string>

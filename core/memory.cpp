@@ -1,5 +1,5 @@
-// Nothing here may allocate where memory has just run out: files are read with read(2) into a buffer
-// on the stack.
+// Nothing here may allocate where memory has just run out: files are read with read(2) into a
+// buffer on the stack.
 #include "core/memory.h"
 
 #include <fcntl.h>

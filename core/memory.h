@@ -6,11 +6,12 @@
 
 namespace weft {
 
-// Bytes: the least of what the machine has free, what the process's own limit (ulimit -v) leaves, and
-// what its control group leaves.
+// Bytes: the least of what the machine has free, what the process's own limit (ulimit -v) leaves,
+// and what its control group leaves.
 int64_t available_memory();
 
-// From now on a failed `new` notes how much memory the process held, and throws std::bad_alloc as ever.
+// From now on a failed `new` notes how much memory the process held, and throws std::bad_alloc as
+// ever.
 void note_failed_allocations();
 
 // After std::bad_alloc: "out of memory: ...", with what was noted.

@@ -28,7 +28,8 @@ inline Words philox(Words counter, uint64_t key) {
   return counter;
 }
 
-// A stream's number from its name (FNV-1a), so that "layer 3 wq" draws the same numbers in any model.
+// A stream's number from its name (FNV-1a), so that "layer 3 wq" draws the same numbers in any
+// model.
 constexpr uint64_t stream_of(std::string_view name) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;

@@ -1,5 +1,5 @@
-// A seal: the last 64 bytes of a file, in plain text, hold the XXH64 of every byte before them and how
-// many those are. It is checked with plain reads, before any library looks at the file.
+// A seal: the last 64 bytes of a file, in plain text, hold the XXH64 of every byte before them and
+// how many those are. It is checked with plain reads, before any library looks at the file.
 //   weft seal 1 xxh64 0123456789abcdef bytes 0000000000000000012345
 // `head -c -64 FILE | xxhsum -H64` gives the same sum. HDF5 ignores what lies behind its own end.
 #pragma once

@@ -1,4 +1,5 @@
-// Calls of the operating system: why one failed is read before anything else can change it, and told.
+// Calls of the operating system: why one failed is read before anything else can change it, and
+// told.
 #pragma once
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-// The process that writes a temporary file holds a lock on it to the end. A process that gets this lock
-// therefore knows that the writer is gone, and may remove the file.
+// The process that writes a temporary file holds a lock on it to the end. A process that gets this
+// lock therefore knows that the writer is gone, and may remove the file.
 #include "core/temporary.h"
 
 #include <fcntl.h>
@@ -53,8 +53,8 @@ std::string_view target_of(std::string_view name) {
   return ours ? name.substr(0, name.size() - kTail) : std::string_view();
 }
 
-// The files under way in a folder: all, or those of one file. A folder that cannot be listed has none
-// that could be removed.
+// The files under way in a folder: all, or those of one file. A folder that cannot be listed has
+// none that could be removed.
 std::vector<std::string> under_way(const fs::path& folder, const std::string& target = "") {
   std::vector<std::string> found;
   std::error_code error;
@@ -103,7 +103,8 @@ std::string temporary_name(const std::string& path) {
   return concat(path, kMark, machine_tag(), "-", to_hex(chance()).substr(0, kDigits));
 }
 
-// Two that begin at once may see each other: then both draw back, and try again at times of their own.
+// Two that begin at once may see each other: then both draw back, and try again at times of their
+// own.
 TemporaryFile::TemporaryFile(const std::string& path) {
   for (int tries = 0; tries < 20 && !has_writer(path); ++tries) {
     make(path);

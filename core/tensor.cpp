@@ -1,4 +1,5 @@
-// Tensor views, copies and casts; the loops are the CPU's, a GPU's are in tensor_cuda.cu. Meta tensors follow shapes and stop before any loop.
+// Tensor views, copies and casts; the loops are the CPU's, a GPU's are in tensor_cuda.cu. Meta
+// tensors follow shapes and stop before any loop.
 #include "core/tensor.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Copies, casts, fills and sums of GPU tensors with any strides. Rows of 16-byte words where both sides
-// are contiguous and of one type; else one element a thread.
+// Copies, casts, fills and sums of GPU tensors with any strides. Rows of 16-byte words where both
+// sides are contiguous and of one type; else one element a thread.
 #include "core/cuda.cuh"
 #include "core/tensor_cuda.h"
 
@@ -13,7 +13,8 @@ struct Layout {
   int dims;
 };
 
-// Neighbouring dimensions that both sides walk as one are joined, so that most copies have one or two.
+// Neighbouring dimensions that both sides walk as one are joined, so that most copies have one or
+// two.
 Layout layout_of(const Tensor& to, const Tensor& from) {
   Layout l{};
   for (int i = 0; i < to.dims(); ++i) {

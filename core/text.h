@@ -24,7 +24,8 @@ std::string joined(const std::vector<std::string>& parts, const std::string& sep
 size_t utf8_character(std::string_view text);
 // Where a text stops being UTF-8, or npos.
 size_t first_not_utf8(std::string_view text);
-// A text as it is, with bytes that are not UTF-8 written as "\\xE9". Names of files may be any bytes.
+// A text as it is, with bytes that are not UTF-8 written as "\\xE9". Names of files may be any
+// bytes.
 std::string as_utf8(std::string_view text);
 
 }  // namespace weft

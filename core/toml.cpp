@@ -15,7 +15,7 @@ using namespace toml_node;
 
 namespace {
 
-// --- From toml++ ----------------------------------------------------------------------------------
+// --- From toml++ ---------------------------------------------------------------------------------
 
 std::string place(const std::string& file, const toml::source_region& region) {
   if (region.begin.line == 0) return file;
@@ -64,7 +64,7 @@ NodePtr convert(const toml::node& from, const std::string& file, const std::stri
   return node;
 }
 
-// --- Back to text -----------------------------------------------------------------------------------
+// --- Back to text --------------------------------------------------------------------------------
 
 }  // namespace
 

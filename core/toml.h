@@ -97,16 +97,16 @@ class TomlTable {
   void unused(const std::string& key, const std::string& why, bool dropped) const;
   // What the typed readers asked for so far, here and in sub-tables.
   std::vector<TomlKey> known() const;
-  // The values that the typed readers took so far, fallbacks included, by "train.steps". Tables whose
-  // values are equal mean the same to their readers, however they are written.
+  // The values that the typed readers took so far, fallbacks included, by "train.steps". Tables
+  // whose values are equal mean the same to their readers, however they are written.
   std::map<std::string, TomlValue> values() const;
   // True where set() gave the key.
   bool overridden(const std::string& key) const;
   // The text at "local.type", without asking for it; "" where there is none.
   std::string peek(const std::string& path) const;
 
-  // Sets "train.steps" (tables on the way are made) to a value written in TOML. Where text is wanted,
-  // or a list of it, quotes may be left out. Its place reads "--set train.steps=500".
+  // Sets "train.steps" (tables on the way are made) to a value written in TOML. Where text is
+  // wanted, or a list of it, quotes may be left out. Its place reads "--set train.steps=500".
   void set(const std::string& path, const std::string& value);
 
   // TOML that reads back as the same values, in the same order; comments are gone.

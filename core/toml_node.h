@@ -1,5 +1,5 @@
-// What a TomlTable points to, for core/toml.cpp, which makes and writes it, and core/toml_reader.cpp,
-// which reads it.
+// What a TomlTable points to, for core/toml.cpp, which makes and writes it, and
+// core/toml_reader.cpp, which reads it.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Tables as their readers see them: values by type and range, what nobody asked for, what is of no use.
+// Tables as their readers see them: values by type and range, what nobody asked for, what is of no
+// use.
 #include <algorithm>
 #include <sstream>
 
@@ -20,7 +21,7 @@ namespace {
   fail(start, "; ", suggestion(key.name, known));
 }
 
-// --- Ranges -----------------------------------------------------------------------------------------
+// --- Ranges --------------------------------------------------------------------------------------
 
 bool holds(const Integers& range, int64_t value) {
   return range.least <= value && value <= range.most;
@@ -43,7 +44,7 @@ std::string expected(const Integers& range, int64_t value) {
 }
 std::string expected(const Numbers& range, double) { return expected(range); }
 
-// --- Typed reading ----------------------------------------------------------------------------------
+// --- Typed reading -------------------------------------------------------------------------------
 
 // How a value is read as a C++ type: its TOML type, whether and how it fits.
 template <class T>

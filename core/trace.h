@@ -1,5 +1,5 @@
-// Names for what runs: each operation stands in a scope, which a profiler may listen to. Without one a
-// scope costs a comparison.
+// Names for what runs: each operation stands in a scope, which a profiler may listen to. Without
+// one a scope costs a comparison.
 #pragma once
 
 #include <string>

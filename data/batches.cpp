@@ -67,7 +67,7 @@ class TextBatches : public Batches {
   std::vector<int32_t> piece_bytes_;
 };
 
-// --- Windows ----------------------------------------------------------------------------------------
+// --- Windows -------------------------------------------------------------------------------------
 
 // Row r of step s is window number s * rows * world + rank * rows + r of an endless row of windows,
 // epoch behind epoch. So ranks share the rows that one rank with as many rows would have.
@@ -131,7 +131,7 @@ class Windows final : public TextBatches {
   int64_t slack_ = 0;    // how far the grid can shift
 };
 
-// --- Packed documents -------------------------------------------------------------------------------
+// --- Packed documents ----------------------------------------------------------------------------
 
 // A batch is a stretch of rows * length tokens of an endless row of documents, epoch behind epoch.
 class Packed final : public TextBatches {
@@ -256,7 +256,7 @@ BatchesPtr held_out_packed(const TokenPart& part, const BatchShape& shape) {
   return std::make_shared<Packed>(part, shape, 0, false);
 }
 
-// --- Tensors ----------------------------------------------------------------------------------------
+// --- Tensors -------------------------------------------------------------------------------------
 
 namespace {
 
@@ -297,7 +297,7 @@ Batch blank_batch(const Batches& batches, Device device) {
   return batch;
 }
 
-// --- Source -----------------------------------------------------------------------------------------
+// --- Source --------------------------------------------------------------------------------------
 
 struct BatchSource::State {
   BatchesPtr batches;

@@ -1,6 +1,6 @@
 // Batches for training and evaluation.
-//   Batches      what the batch of a step is: a function of the step alone, so that the place in the
-//                data is one number and any step can be made again
+//   Batches      what the batch of a step is: a function of the step alone, so that the place in
+//                the data is one number and any step can be made again
 //   BatchSource  hands them out in order, made in the background; saves and restores its place
 #pragma once
 
@@ -67,14 +67,16 @@ using BatchesPtr = std::shared_ptr<const Batches>;
 // Training: windows of T+1 tokens, in an order that the seed shuffles anew each epoch, from a grid
 // that it shifts anew. Throws Error if the part is shorter than one window.
 BatchesPtr training_windows(const TokenPart& part, const BatchShape& shape, uint64_t seed);
-// Is any token followed by another of its document? Else nothing can be learned from packed documents.
+// Is any token followed by another of its document? Else nothing can be learned from packed
+// documents.
 bool has_targets(const TokenPart& part);
-// Training: whole documents in shuffled order, one behind the other, cut to B*T tokens. A document's
-// last token has no target; throws Error where no document has two tokens. A document longer than T is cut into pieces of T, each of which begins
-// anew; the token before a cut has its target.
+// Training: whole documents in shuffled order, one behind the other, cut to B*T tokens. A
+// document's last token has no target; throws Error where no document has two tokens. A document
+// longer than T is cut into pieces of T, each of which begins anew; the token before a cut has its
+// target.
 BatchesPtr training_packed(const TokenPart& part, const BatchShape& shape, uint64_t seed);
-// Evaluation: the part from its first to its last token, each predicted once (but the first; packed:
-// but each document's first). The last batch is filled with tokens that have no target.
+// Evaluation: the part from its first to its last token, each predicted once (but the first;
+// packed: but each document's first). The last batch is filled with tokens that have no target.
 BatchesPtr held_out_windows(const TokenPart& part, const BatchShape& shape);
 BatchesPtr held_out_packed(const TokenPart& part, const BatchShape& shape);
 
@@ -101,7 +103,8 @@ class BatchSource {
   int64_t step() const;  // of the next batch
   void rewind();         // to step 0
 
-  // The place in the data, exactly. Throws Error if the state is of other data, seed or batch shape.
+  // The place in the data, exactly. Throws Error if the state is of other data, seed or batch
+  // shape.
   std::map<std::string, int64_t> state() const;
   void restore(const std::map<std::string, int64_t>& state);
 

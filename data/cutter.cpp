@@ -8,8 +8,8 @@ namespace {
 
 constexpr size_t kNone = std::string_view::npos;
 
-// What stands between two documents. `complete` is false where more text may make it longer; `end` is
-// none where what follows `begin` so far is no separator yet.
+// What stands between two documents. `complete` is false where more text may make it longer; `end`
+// is none where what follows `begin` so far is no separator yet.
 struct Gap {
   size_t begin = kNone, end = kNone;
   bool complete = true;

@@ -23,8 +23,8 @@ constexpr int64_t kInMemory = int64_t{2} << 30;
 constexpr int64_t kBlock = int64_t{1} << 18;  // tokens that a file store reads at once
 constexpr size_t kBlocksKept = 64;
 
-// Tokens in blocks: one row would be held twice while it grows. Block is of chars where the tokens are
-// bytes, so that a text becomes a block as it is.
+// Tokens in blocks: one row would be held twice while it grows. Block is of chars where the tokens
+// are bytes, so that a text becomes a block as it is.
 template <class Block>
 class MemoryStore final : public TokenStore {
  public:
@@ -205,7 +205,7 @@ std::string thousands(int64_t n) {
 
 }  // namespace
 
-// --- Parts ------------------------------------------------------------------------------------------
+// --- Parts ---------------------------------------------------------------------------------------
 
 TokenPart::TokenPart(std::shared_ptr<const TokenStore> store, std::vector<Range> ranges,
                      TokenizerPtr tokenizer, uint64_t hash)
@@ -305,7 +305,7 @@ std::string TokenDataset::describe() const {
   return out.str();
 }
 
-// --- Making and opening -----------------------------------------------------------------------------
+// --- Making and opening --------------------------------------------------------------------------
 
 // `each` calls what it is given for each document.
 TokenDataset dataset_from(const std::function<void(const std::function<void(Document&&)>&)>& each,

@@ -110,7 +110,8 @@ TokenDataset dataset_from_documents(const std::vector<Document>& documents,
                                     const TokenizerPtr& tokenizer,
                                     const std::vector<std::string>& sources = {});
 
-// Writes a token dataset, one document in memory at a time. Returns what of the folders was no text.
+// Writes a token dataset, one document in memory at a time. Returns what of the folders was no
+// text.
 LeftOut build_token_dataset(const std::vector<std::string>& sources, const TextOptions& options,
                             const TokenizerPtr& tokenizer, const std::string& path);
 
@@ -118,8 +119,8 @@ LeftOut build_token_dataset(const std::vector<std::string>& sources, const TextO
 // Throws Error for what is no token dataset, or a damaged one.
 TokenDataset open_token_dataset(const std::string& path, Opened how = Opened::as_fits);
 
-// What a recipe names: one token dataset (*.h5), whose vocabulary is inside, or text. `tokenizer` is
-// for text; where a token dataset is named and a tokenizer given, they must be the same.
+// What a recipe names: one token dataset (*.h5), whose vocabulary is inside, or text. `tokenizer`
+// is for text; where a token dataset is named and a tokenizer given, they must be the same.
 TokenDataset open_data(const std::vector<std::string>& sources, const TextOptions& options,
                        const TokenizerPtr& tokenizer);
 bool is_token_dataset(const std::vector<std::string>& sources);

@@ -1,9 +1,9 @@
 // Synthetic tasks, whose right answers are known. Each example is a function of (seed, number), so
 // that the training stream never ends and the test stream never changes; the two share no example
 // but by chance. Only the answers have targets, so that accuracy is counted there.
-//   mqar            multi-query associative recall, as Zoology makes it (arXiv:2312.04927): P pairs of
-//                   key and value, then each key once more, early rather than late (power law); the
-//                   target at a key is its value. Slice: P.
+//   mqar            multi-query associative recall, as Zoology makes it (arXiv:2312.04927): P pairs
+//                   of key and value, then each key once more, early rather than late (power law);
+//                   the target at a key is its value. Slice: P.
 //   selective_copy  data tokens at random places among blanks; after a marker, they are wanted in
 //                   order (arXiv:2312.00752). Slice: their number.
 //   induction       a marker at a random place and once more at the end; wanted is what followed it

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 using Take = std::function<void(Document&&)>;
 
-// --- King James -------------------------------------------------------------------------------------
+// --- King James ----------------------------------------------------------------------------------
 
 std::string program_output(const std::string& command, int& status) {
   FILE* const pipe = ::popen(command.c_str(), "r");
@@ -66,7 +66,7 @@ void king_james(const TextOptions& options, const Take& take) {
   if (!chapter.text.empty()) take(std::move(chapter));
 }
 
-// --- Files ------------------------------------------------------------------------------------------
+// --- Files ---------------------------------------------------------------------------------------
 
 constexpr size_t kBlock = size_t{1} << 20;
 constexpr std::string_view kHdf5 = "\x89HDF\r\n\x1a\n";
@@ -137,7 +137,7 @@ void text_file(const std::string& path, const TextOptions& options, const Take& 
   cutter.finish();
 }
 
-// --- Folders ----------------------------------------------------------------------------------------
+// --- Folders -------------------------------------------------------------------------------------
 
 bool wanted(const fs::path& path, const TextOptions& options) {
   const std::string name = path.filename().string();

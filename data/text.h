@@ -1,5 +1,6 @@
-// Text from files: a file is a document, or each of its lines or paragraphs is; a folder is all of its
-// files, and "kjv" is the King James Bible of the Debian package bible-kjv, a chapter a document.
+// Text from files: a file is a document, or each of its lines or paragraphs is; a folder is all of
+// its files, and "kjv" is the King James Bible of the Debian package bible-kjv, a chapter a
+// document.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@ struct Document {
   std::string text;
 };
 
-// What a document is. A line ends with LF, CR LF or a lone CR, and one that holds no more than spaces
-// and tabs is blank.
+// What a document is. A line ends with LF, CR LF or a lone CR, and one that holds no more than
+// spaces and tabs is blank.
 enum class Cut : uint8_t {
   file,
   blank,  // what blank lines set apart
@@ -46,11 +47,12 @@ class LeftOut {
   std::map<std::string, Kind> kinds_;
 };
 
-// Calls `take` for each document in a fixed order: sources as given, folders by the bytes of the sorted
-// paths. Holds one document and a block of its file at a time. A folder's hidden files are passed over.
-// What else in it is no text is left out and returned: empty and binary files (a zero byte), links that
-// lead nowhere or to a folder, what is no regular file, folders of runs. Throws Error where a source
-// that is named itself is one of these, or cannot be read, and for a folder without text.
+// Calls `take` for each document in a fixed order: sources as given, folders by the bytes of the
+// sorted paths. Holds one document and a block of its file at a time. A folder's hidden files are
+// passed over. What else in it is no text is left out and returned: empty and binary files (a zero
+// byte), links that lead nowhere or to a folder, what is no regular file, folders of runs. Throws
+// Error where a source that is named itself is one of these, or cannot be read, and for a folder
+// without text.
 LeftOut for_each_document(const std::vector<std::string>& sources, const TextOptions& options,
                           const std::function<void(Document&&)>& take);
 

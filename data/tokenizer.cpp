@@ -101,8 +101,8 @@ constexpr size_t kLongestSentence = 4096;
 // Of text that is encoded at once: SentencePiece needs some hundred bytes for each byte of it.
 constexpr size_t kLongestStretch = size_t{1} << 18;
 
-// Length of the character at the start of a text that SentencePiece takes, 0 where it takes none: of what
-// is no UTF-8, of a zero byte, and of U+2581, which would come back as a space.
+// Length of the character at the start of a text that SentencePiece takes, 0 where it takes none:
+// of what is no UTF-8, of a zero byte, and of U+2581, which would come back as a space.
 size_t character(std::string_view text) {
   return text.front() == '\0' || text.starts_with(kSpace) ? 0 : utf8_character(text);
 }
@@ -142,8 +142,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string kind() const override { return "sentencepiece"; }
 
   using Tokenizer::encode;
-  // By stretches of valid text within a line: merges never cross a line's end, and long texts in one
-  // piece are slow. All else is byte pieces.
+  // By stretches of valid text within a line: merges never cross a line's end, and long texts in
+  // one piece are slow. All else is byte pieces.
   void encode(std::string_view text, const Give& give) const override {
     size_t begin = 0, at = 0;
     const auto flush = [&] {
@@ -183,8 +183,8 @@ class SentencePieceTokenizer final : public Tokenizer {
     give(ids);
   }
 
-  // Where no piece is a lone space, SentencePiece writes one as the three bytes of U+2581. The text that
-  // it was given has no U+2581 of its own.
+  // Where no piece is a lone space, SentencePiece writes one as the three bytes of U+2581. The text
+  // that it was given has no U+2581 of its own.
   void restore_spaces(std::vector<int>& ids) const {
     std::array<int, kSpace.size()> written{};
     for (size_t i = 0; i < kSpace.size(); ++i) written[i] = bytes_[static_cast<uint8_t>(kSpace[i])];
@@ -209,8 +209,8 @@ void for_each_character(std::string_view text, const F& f) {
     if (size = character(text); size > 0) f(text.substr(0, size));
 }
 
-// The lines of all documents, thinned out evenly to a number of bytes: every line is kept until there
-// are too many, then every second, every fourth.
+// The lines of all documents, thinned out evenly to a number of bytes: every line is kept until
+// there are too many, then every second, every fourth.
 class Sample {
  public:
   explicit Sample(int64_t most) : most_(most) {}

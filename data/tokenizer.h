@@ -1,5 +1,5 @@
-// Text to token numbers and back. Two vocabularies: the 256 bytes, and one that SentencePiece trains
-// on the text. Either way every text, valid UTF-8 or not, comes back byte for byte.
+// Text to token numbers and back. Two vocabularies: the 256 bytes, and one that SentencePiece
+// trains on the text. Either way every text, valid UTF-8 or not, comes back byte for byte.
 // A vocabulary travels inside token datasets and checkpoints; decoding it needs no library.
 #pragma once
 
@@ -23,8 +23,8 @@ class Tokenizer {
   virtual std::string kind() const = 0;  // "bytes" or "sentencepiece"
   using Give = std::function<void(std::span<const int32_t>)>;
   // Hands over the tokens of a text a stretch at a time, so that a text of gigabytes needs no more
-  // memory than itself. Throws Error in a build without SentencePiece, where the vocabulary is one of
-  // its.
+  // memory than itself. Throws Error in a build without SentencePiece, where the vocabulary is one
+  // of its.
   virtual void encode(std::string_view text, const Give& give) const = 0;
   std::vector<int32_t> encode(std::string_view text) const;
 
@@ -52,9 +52,9 @@ struct VocabularyOptions {
   int64_t sample_bytes = int64_t{64} << 20;
 };
 
-// Trains a SentencePiece vocabulary on documents. A text of more characters than the size has room for
-// leaves the rare ones to the byte pieces. Throws Error where the text is too short for the size, with
-// the largest that it has.
+// Trains a SentencePiece vocabulary on documents. A text of more characters than the size has room
+// for leaves the rare ones to the byte pieces. Throws Error where the text is too short for the
+// size, with the largest that it has.
 TokenizerPtr train_tokenizer(const std::vector<std::string>& sources, const TextOptions& text,
                              const VocabularyOptions& options);
 

@@ -1,7 +1,7 @@
 // Softmax attention over blocks of keys that a pattern chooses: window, dilated, strided, random,
 // longformer or bigbird. A row of the pattern depends on its position alone, so that decoding and
-// longer texts see the blocks that training saw; random ones belong to the layer and not to the run.
-// Sources: arXiv:1904.10509 (strided), 2004.05150 (Longformer), 2007.14062 (BigBird).
+// longer texts see the blocks that training saw; random ones belong to the layer and not to the
+// run. Sources: arXiv:1904.10509 (strided), 2004.05150 (Longformer), 2007.14062 (BigBird).
 #include "kernels/block_sparse/block_sparse.h"
 
 #include <algorithm>
@@ -15,8 +15,8 @@ namespace {
 
 using namespace kernels;
 
-// The union of a window (dilated if `stride` > 1 and the pattern says so), strides to the start, the
-// first blocks and random ones; what a pattern does not have is 0.
+// The union of a window (dilated if `stride` > 1 and the pattern says so), strides to the start,
+// the first blocks and random ones; what a pattern does not have is 0.
 struct Pattern {
   int64_t window = 1, dilation = 1, stride = 0, global = 0, random = 0;
 

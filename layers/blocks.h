@@ -37,7 +37,8 @@ class Linear {
   Var weight, bias;
 };
 
-// The residual stream between two parts: x + added. The norm before the next part adds up in passing.
+// The residual stream between two parts: x + added. The norm before the next part adds up in
+// passing.
 struct Stream {
   Var x, added;  // added may be absent
   Var sum();     // adds up where no norm does
@@ -58,8 +59,8 @@ class Norm {
   Var weight_;
 };
 
-// RMS norm with a gate z of the same shape: n(x) w act(z), or n(x act(z)) w where gate_first; act is
-// silu or sigmoid. Normalises the last dimension in `groups` groups of neighbours.
+// RMS norm with a gate z of the same shape: n(x) w act(z), or n(x act(z)) w where gate_first; act
+// is silu or sigmoid. Normalises the last dimension in `groups` groups of neighbours.
 class GatedNorm {
  public:
   GatedNorm(const Builder& b, int64_t width, double eps, const std::string& gate = "silu",
@@ -89,8 +90,8 @@ class ShortConv {
 
 // How state spaces and the delta rules make a step and a decay from a projection x:
 //   dt = softplus(x + dt_bias),   g = -exp(A_log) dt   (log decay, <= 0)
-// x is [B, T, H], or [B, T, H * channels] and then dt and g are [B, T, H, channels]; dt_bias is one a
-// number of it, A_log one a head. exp(A_log) starts uniform in [low, high], softplus(dt_bias)
+// x is [B, T, H], or [B, T, H * channels] and then dt and g are [B, T, H, channels]; dt_bias is one
+// a number of it, A_log one a head. exp(A_log) starts uniform in [low, high], softplus(dt_bias)
 // log-uniform in [1e-3, 1e-1].
 class Decay {
  public:
@@ -116,8 +117,8 @@ extern const std::vector<std::string> kMlpKinds;
 
 // --- Reading tables --------------------------------------------------------------------------
 
-// What a width, or a number of heads, experts or taps, may be: a product of two fits 64 bits with room
-// to spare. kCount may be none.
+// What a width, or a number of heads, experts or taps, may be: a product of two fits 64 bits with
+// room to spare. kCount may be none.
 inline constexpr Integers kSize{1, 1 << 24}, kCount{0, 1 << 24};
 // Numbers that a divisor, a bound of logits and the weight of a loss may be.
 inline constexpr Numbers kEpsilon{.least = 0, .most = 1, .above = true}, kCap{0, 1e6},

@@ -1,5 +1,5 @@
-// What every layer is made of: named parameters, a forward pass on Vars, and a state for generation.
-// A mixer lives in a .cpp file without a header: it puts its maker on the list by
+// What every layer is made of: named parameters, a forward pass on Vars, and a state for
+// generation. A mixer lives in a .cpp file without a header: it puts its maker on the list by
 //   const RegisteredMixer registered{"gated_linear", make_gated_linear};
 // and from then on a recipe's pattern may name it.
 #pragma once

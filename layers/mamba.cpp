@@ -26,7 +26,8 @@ Init kaiming(int64_t in, double divisor = 1) {
 
 double depth_divisor(const Spec& spec) { return std::sqrt(static_cast<double>(spec.layers)); }
 
-//   x, z = in_proj u;  x = silu(conv1d x);  dt, B, C = x_proj x;  y = out_proj(scan(x, dt_proj dt, B, C) silu(z))
+//   x, z = in_proj u;  x = silu(conv1d x);  dt, B, C = x_proj x;
+//   y = out_proj(scan(x, dt_proj dt, B, C) silu(z))
 class Mamba final : public Layer {
  public:
   Mamba(const Spec& spec, const TomlTable& t, const Builder& b)

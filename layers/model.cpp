@@ -19,8 +19,8 @@ using autograd::apply;
 
 namespace {
 
-// x + mixer(x), then x + mlp(x), with norms before, after, or on both sides of each. What the last part adds
-// is left to the norm that comes next.
+// x + mixer(x), then x + mlp(x), with norms before, after, or on both sides of each. What the last
+// part adds is left to the norm that comes next.
 struct Block {
   std::optional<Norm> mixer_norm, mixer_post_norm, mlp_norm, mlp_post_norm;
   std::unique_ptr<Layer> mixer, mlp;
@@ -85,8 +85,8 @@ const Maker& maker_of(const TomlTable& recipe, const std::string& name) {
   return mixer_maker(type);
 }
 
-// Tables that say nothing of this model: of mixers that the pattern does not name, of MLPs that it does
-// not have. The recipe's finish() refuses them, or drops those that an override made useless.
+// Tables that say nothing of this model: of mixers that the pattern does not name, of MLPs that it
+// does not have. The recipe's finish() refuses them, or drops those that an override made useless.
 void mark_unused(const TomlTable& recipe, const std::vector<std::string>& pattern,
                  const std::vector<std::string>& mlps) {
   const TomlTable model = recipe.table("model");

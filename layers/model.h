@@ -5,7 +5,8 @@
 
 namespace weft::layers {
 
-// One batch as the model wants it. tokens and targets: i32, [B, T]; a target of -100 is not counted.
+// One batch as the model wants it. tokens and targets: i32, [B, T]; a target of -100 is not
+// counted.
 struct Batch {
   Tensor tokens, targets;
   Tensor cu_seqlens;  // i32 [N+1] for packed documents (then B == 1), or absent
@@ -21,9 +22,9 @@ struct Generation {
   std::vector<State> states;
   int64_t position = 0;
   int64_t capacity = 0;
-  // i32 [1] on the model's device, or absent. Once set, next() takes one token a call, which stands at
-  // the position that is read there as the work runs, and writes the states in place: each call is
-  // the same work on the same memory, to be recorded and run again. Needs `capacity`.
+  // i32 [1] on the model's device, or absent. Once set, next() takes one token a call, which stands
+  // at the position that is read there as the work runs, and writes the states in place: each call
+  // is the same work on the same memory, to be recorded and run again. Needs `capacity`.
   Tensor place;
   int64_t bytes() const;
 };
@@ -51,8 +52,8 @@ class Model {
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   int64_t context() const { return context_; }
-  // The most tokens of a text that can be fed: the context where positions are learned, else as many
-  // as 32 bits number.
+  // The most tokens of a text that can be fed: the context where positions are learned, else as
+  // many as 32 bits number.
   int64_t longest_text() const;
   int64_t vocabulary() const { return vocabulary_; }
   int64_t width() const { return width_; }

@@ -35,8 +35,8 @@ class MixedQkv {
   ShortConv q_conv_, k_conv_, v_conv_;
 };
 
-// The output o of a mechanism with a state, within the context's documents: from the layer's state on
-// if it keeps one (generation), leaving the new state in it.
+// The output o of a mechanism with a state, within the context's documents: from the layer's state
+// on if it keeps one (generation), leaving the new state in it.
 template <class M>
 Var recurrence(kernels::Inputs<M, Var> in, kernels::Options<M> o, const Context& c) {
   o.cu_seqlens = c.cu_seqlens;

@@ -122,8 +122,8 @@ KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t win
   State& s = *c.state;
   Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
   const int64_t n = k.size(1);
-  // Room for the text that will come, as far as that is known; a window needs no more than twice its
-  // own rows, so that what it drops is moved seldom.
+  // Room for the text that will come, as far as that is known; a window needs no more than twice
+  // its own rows, so that what it drops is moved seldom.
   const auto make_room = [&](int64_t most) {
     const int64_t rows = std::max({c.capacity, s.held + n, keys ? 2 * keys.size(1) : 0});
     reserve(keys, k, std::min(rows, most), s.held);

@@ -1,6 +1,7 @@
-// What the mixers of softmax attention share: projections to heads, and the cache of keys and values.
-// Weights as in Llama: q_proj, k_proj, v_proj, o_proj; q_norm and k_norm as in Qwen 3 and Gemma 3.
-// Sources: arXiv:2305.13245 (groups), 2104.09864 (rotary), 2302.05442 (norms of queries and keys).
+// What the mixers of softmax attention share: projections to heads, and the cache of keys and
+// values. Weights as in Llama: q_proj, k_proj, v_proj, o_proj; q_norm and k_norm as in Qwen 3 and
+// Gemma 3. Sources: arXiv:2305.13245 (groups), 2104.09864 (rotary), 2302.05442 (norms of queries
+// and keys).
 #pragma once
 
 #include <optional>
@@ -34,11 +35,12 @@ class HeadProjections {
   std::optional<Norm> q_norm_, k_norm_;
 };
 
-// Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state and
-// the new ones behind them. window > 0: what no later token can see is dropped, so that the state
-// holds 2 * window rows at most, and no more than c.capacity where that is enough; window = 0: room for
-// c.capacity rows, more where that is too few.
-// Where c.place says the position, they are a ring of c.capacity rows, or of `window` if that is less.
+// Keys and values of softmax attention, [B, S, Hk, K] and [B, S, Hk, V]: those kept in the state
+// and the new ones behind them. window > 0: what no later token can see is dropped, so that the
+// state holds 2 * window rows at most, and no more than c.capacity where that is enough; window =
+// 0: room for c.capacity rows, more where that is too few.
+// Where c.place says the position, they are a ring of c.capacity rows, or of `window` if that is
+// less.
 struct KeysAndValues {
   Tensor k, v;
 };

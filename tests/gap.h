@@ -1,5 +1,5 @@
-// How far the numbers of two results are apart, for tests that say what bound they need. A maximum that is
-// taken by hand loses NaN: every comparison with NaN is false.
+// How far the numbers of two results are apart, for tests that say what bound they need. A maximum
+// that is taken by hand loses NaN: every comparison with NaN is false.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Where the tests find the sources and the program. The paths are compiled into paths.cpp alone, so that
-// the objects of all other tests are the same in every folder.
+// Where the tests find the sources and the program. The paths are compiled into paths.cpp alone, so
+// that the objects of all other tests are the same in every folder.
 #pragma once
 
 #include <string>

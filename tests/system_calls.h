@@ -1,5 +1,5 @@
-// What the kernel can do to a program: kill it at a chosen system call, or refuse a call. Each runs f()
-// in a child process.
+// What the kernel can do to a program: kill it at a chosen system call, or refuse a call. Each runs
+// f() in a child process.
 #pragma once
 
 #include <linux/audit.h>
@@ -42,8 +42,8 @@ inline const std::set<uint64_t> kNameCalls = {
 #endif
     SYS_unlinkat, SYS_renameat, SYS_renameat2, SYS_linkat};
 
-// Runs f() in a child that is killed right before the nth (from 0) of these system calls. Returns true
-// where it came so far, false where it ended before.
+// Runs f() in a child that is killed right before the nth (from 0) of these system calls. Returns
+// true where it came so far, false where it ended before.
 inline bool killed_before(const std::function<void()>& f, int nth,
                           const std::set<uint64_t>& calls = kNameCalls) {
   const pid_t child = ::fork();
@@ -73,7 +73,8 @@ inline bool killed_before(const std::function<void()>& f, int nth,
 }
 
 // From here on this process and its children get `error` from a system call; where `second` is not
-// negative, only if that is its second argument. Returns false where the kernel has no such filters.
+// negative, only if that is its second argument. Returns false where the kernel has no such
+// filters.
 inline bool refuse_call(int call, int error, int second = -1) {
   std::vector<sock_filter> program{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
                                    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call),

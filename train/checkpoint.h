@@ -43,8 +43,8 @@ void load_optimizer(const Hdf5Reader& checkpoint, const AdamW& optimizer);
 // The step of a run's best.h5; -1 where there is none, or none that can be read.
 int64_t step_of_best(const std::string& out);
 
-// Is this the checkpoint that was saved at `step`, when `loss` was the lowest held-out loss of the run?
-// False where it cannot be read.
+// Is this the checkpoint that was saved at `step`, when `loss` was the lowest held-out loss of the
+// run? False where it cannot be read.
 bool is_best(const std::string& checkpoint, int64_t step, double loss);
 
 }  // namespace weft::train

@@ -19,8 +19,8 @@ struct Evaluation {
   std::string text() const;
 };
 
-// At most `batches` batches (0: all there are), from the first, always the same. Between two of them
-// stop() may end it. Throws Error where no token of them can be predicted.
+// At most `batches` batches (0: all there are), from the first, always the same. Between two of
+// them stop() may end it. Throws Error where no token of them can be predicted.
 Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
                     Device device, const std::function<bool()>& stop = nullptr);
 

@@ -19,10 +19,10 @@ struct Generated {
   std::string how;  // how the steps were run, in a few words; empty where there is nothing to say
 };
 
-// Continues `prompt` (at least one token) by `count` tokens; each goes to `on_token` as it comes, which
-// returns false to stop. On a GPU a step, with the draw at its end, is recorded as a CUDA graph and
-// launched for each token, the next while the host takes this one; `record` = false enqueues the same
-// work operation by operation. Throws Error as check_length() does.
+// Continues `prompt` (at least one token) by `count` tokens; each goes to `on_token` as it comes,
+// which returns false to stop. On a GPU a step, with the draw at its end, is recorded as a CUDA
+// graph and launched for each token, the next while the host takes this one; `record` = false
+// enqueues the same work operation by operation. Throws Error as check_length() does.
 Generated generate(const layers::Model& model, const std::vector<int32_t>& prompt, int64_t count,
                    const SamplingSettings& settings,
                    const std::function<bool(int32_t)>& on_token = nullptr, bool record = true);

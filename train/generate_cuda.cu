@@ -1,6 +1,7 @@
-// Generation on a GPU. The token drawn stays there, as the next step's input: the host only launches
-// steps, one ahead of the token that it waits for. The first step is enqueued operation by operation,
-// the second recorded as a CUDA graph; the work, and so every bit, is the same in both ways.
+// Generation on a GPU. The token drawn stays there, as the next step's input: the host only
+// launches steps, one ahead of the token that it waits for. The first step is enqueued operation by
+// operation, the second recorded as a CUDA graph; the work, and so every bit, is the same in both
+// ways.
 #include <array>
 #include <optional>
 

@@ -32,7 +32,8 @@ class AdamW {
   };
   const std::vector<Moments>& moments() const { return moments_; }
   const std::vector<layers::Parameter>& parameters() const { return parameters_; }
-  // The first parameter or moment with a value that is not finite, in words; empty where there is none.
+  // The first parameter or moment with a value that is not finite, in words; empty where there is
+  // none.
   std::string not_finite() const;
 
  private:

@@ -1,6 +1,6 @@
 // `weft train --profile FILE`: a few steady steps as a trace that Perfetto (ui.perfetto.dev) and
-// chrome://tracing show: the kernels and copies of the GPU, and the operations on the host that started
-// them. While it records, operations are NVTX ranges too. In builds that have CUDA.
+// chrome://tracing show: the kernels and copies of the GPU, and the operations on the host that
+// started them. While it records, operations are NVTX ranges too. In builds that have CUDA.
 #pragma once
 
 #include <cstdint>

@@ -10,8 +10,8 @@
 
 namespace weft::train {
 
-// Prints a line. What cannot be printed, as into a pipe that nobody reads any more, is dropped: a run
-// goes on without.
+// Prints a line. What cannot be printed, as into a pipe that nobody reads any more, is dropped: a
+// run goes on without.
 void show_line(const std::string& line);
 
 class Progress {
@@ -19,11 +19,11 @@ class Progress {
   // `steps` in all, of which `done` were done before (a resumed run).
   Progress(int64_t steps, int64_t done);
 
-  // Shows "step 120/2000 | loss ... | 12.3k tok/s | 3m 20s left". On a terminal the line is redrawn in
-  // place at most ten times a second; elsewhere a line is printed only when `log` is set.
+  // Shows "step 120/2000 | loss ... | 12.3k tok/s | 3m 20s left". On a terminal the line is redrawn
+  // in place at most ten times a second; elsewhere a line is printed only when `log` is set.
   void step(int64_t step, const std::string& text, double tokens, bool log);
-  // Prints a line of its own, above the live line. What the run did since the last step (an evaluation,
-  // say) is not counted as the time of the next, unless `counted`.
+  // Prints a line of its own, above the live line. What the run did since the last step (an
+  // evaluation, say) is not counted as the time of the next, unless `counted`.
   void say(const std::string& line, bool counted = false);
   // Ends the live line; what is said afterwards stands below it.
   void finish();
@@ -40,8 +40,9 @@ class Progress {
   double tokens_per_second_ = 0, seconds_per_step_ = 0;
 };
 
-// Appends lines to OUT/metrics.jsonl. A run first drops the lines of steps after `step`, where it goes
-// on from, and all of them if that is 0, so that the file reads as if the run had never stopped.
+// Appends lines to OUT/metrics.jsonl. A run first drops the lines of steps after `step`, where it
+// goes on from, and all of them if that is 0, so that the file reads as if the run had never
+// stopped.
 class Metrics {
  public:
   Metrics(const std::string& folder, int64_t step);

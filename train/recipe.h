@@ -64,8 +64,9 @@ struct Recipe {
 // Sets how this process makes products of f32 on a GPU, as the recipe says.
 void set_products(const RunSettings& settings);
 
-// `overrides` are "table.key=value"; `device`, unless empty, stands before the recipe's own. A recipe that
-// is only planned may name a GPU where there is none. Throw Error with file, line and column.
+// `overrides` are "table.key=value"; `device`, unless empty, stands before the recipe's own. A
+// recipe that is only planned may name a GPU where there is none. Throw Error with file, line and
+// column.
 Recipe read_recipe(const std::string& path, std::vector<std::string> overrides = {},
                    const std::string& device = "", bool planned = false);
 Recipe recipe_from_text(const std::string& text, const std::string& name,

@@ -1,6 +1,7 @@
-// The files of a run's folder that are the program's own: OUT/checkpoints/step-NNNNNNNNNN.h5, the very
-// name that the program writes for a step, and OUT/best.h5, each a regular file. Nothing else there is
-// ever read as a checkpoint, replaced or removed. Those who change a folder hold its RunLock.
+// The files of a run's folder that are the program's own: OUT/checkpoints/step-NNNNNNNNNN.h5, the
+// very name that the program writes for a step, and OUT/best.h5, each a regular file. Nothing else
+// there is ever read as a checkpoint, replaced or removed. Those who change a folder hold its
+// RunLock.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ std::string best_path(const std::string& out);
 // The step of a name that checkpoint_path makes; -1 for every other name.
 int64_t step_of_name(std::string_view name);
 
-// The checkpoints of a run's folder by step, oldest first; none where there is no folder. Throws Error
-// if a folder cannot be listed.
+// The checkpoints of a run's folder by step, oldest first; none where there is no folder. Throws
+// Error if a folder cannot be listed.
 std::vector<SavedStep> checkpoints_of(const std::string& out);
 // Is there a best.h5 of ours? Throws Error if the folder cannot be looked into.
 bool has_best(const std::string& out);
@@ -32,8 +33,9 @@ std::string find_checkpoint(const std::string& path);
 
 // Keeps the newest `keep`, and that of step `spare`; removes the others. Throws Error if one stays.
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t spare = -1);
-// Removes the checkpoints after `step` (-1: all) and, if asked to, best.h5, in an order that leaves at
-// every moment the run as it was or none: the newest checkpoint goes last, best.h5 right before it.
+// Removes the checkpoints after `step` (-1: all) and, if asked to, best.h5, in an order that leaves
+// at every moment the run as it was or none: the newest checkpoint goes last, best.h5 right before
+// it.
 void remove_checkpoints(const std::string& out, int64_t after, bool with_best);
 // Throws Error where something stands at a path that no run made: a folder, a link, a device.
 void require_own(const std::string& path);

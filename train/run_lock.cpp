@@ -1,7 +1,7 @@
-// Who holds a run's folder is known in two ways. The kernel's lock on run.lock goes with its process,
-// and is decisive on one machine, containers included. Another host may not see it (NFS mounted with
-// local locks), and some file systems have none: there a holder is alive while the time of run.lock
-// moves, which the holder sees to every few seconds.
+// Who holds a run's folder is known in two ways. The kernel's lock on run.lock goes with its
+// process, and is decisive on one machine, containers included. Another host may not see it (NFS
+// mounted with local locks), and some file systems have none: there a holder is alive while the
+// time of run.lock moves, which the holder sees to every few seconds.
 #include "train/run_lock.h"
 
 #include <fcntl.h>
@@ -159,9 +159,9 @@ bool RunLock::watched(const std::string& text) {
   return false;
 }
 
-// Where the file system has no locks: everybody who saw a free folder puts his name there, waits longer
-// than it takes to do so, and then he stays whose name is left (Fischer's algorithm, from L. Lamport, A
-// fast mutual exclusion algorithm, 1987).
+// Where the file system has no locks: everybody who saw a free folder puts his name there, waits
+// longer than it takes to do so, and then he stays whose name is left (Fischer's algorithm, from L.
+// Lamport, A fast mutual exclusion algorithm, 1987).
 void RunLock::write_alone() {
   const std::string name = temporary_name(path_);
   ::close(descriptor_);

@@ -14,9 +14,10 @@ class RunLock {
  public:
   using Time = std::chrono::milliseconds;
 
-  // Makes the folder where there is none. Throws Error that names the holder's process and host if a
-  // run is at work there, or says why no lock can be made. A lock that nobody holds is taken over: at
-  // once if its holder was of this machine, else when `patience` has passed without a sign of life.
+  // Makes the folder where there is none. Throws Error that names the holder's process and host if
+  // a run is at work there, or says why no lock can be made. A lock that nobody holds is taken
+  // over: at once if its holder was of this machine, else when `patience` has passed without a sign
+  // of life.
   explicit RunLock(const std::string& out, Time patience = std::chrono::seconds(60));
   // Gives it back, and removes the folder if it was made here and nothing lies in it.
   ~RunLock();

@@ -14,8 +14,8 @@ constexpr Integers kVocabulary{2, 1 << 24};
 // Numbers of examples lie in the upper 40 bits of their random numbers.
 constexpr int64_t kMostExamples = (int64_t{1} << 40) - 1;
 
-// Which of its three kinds [data] are: the one that is there, or that an override gives. Keys of the
-// others alone are of no use.
+// Which of its three kinds [data] are: the one that is there, or that an override gives. Keys of
+// the others alone are of no use.
 std::string kind_of(const TomlTable& t) {
   static const std::vector<std::pair<std::string, std::vector<std::string>>> keys = {
       {"task",

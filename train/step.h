@@ -1,5 +1,5 @@
-// Training steps. The real run and the plan made by `weft inspect` take them alike: on a meta device
-// nothing is computed and every allocation counted.
+// Training steps. The real run and the plan made by `weft inspect` take them alike: on a meta
+// device nothing is computed and every allocation counted.
 #pragma once
 
 #include <functional>
@@ -20,11 +20,12 @@ struct StepResult {
   int64_t peak_bytes = 0;  // the most memory held during a step
 };
 
-// Takes steps: forward and backward over `accumulate` micro-batches, clipping and update.
-// A loss or gradient that is not finite leaves the parameters as they were, and finish() of that step
-// throws Error that names the step and the first operation and layer that made it (found by running
-// the step again with every result checked). An update that leaves a parameter or a moment not finite
-// has it throw Error that names the step and what is not finite: parameters and moments are lost then.
+// Takes steps: forward and backward over `accumulate` micro-batches, clipping and update. A loss or
+// gradient that is not finite leaves the parameters as they were, and finish() of that step throws
+// Error that names the step and the first operation and layer that made it (found by running the
+// step again with every result checked). An update that leaves a parameter or a moment not finite
+// has it throw Error that names the step and what is not finite: parameters and moments are lost
+// then.
 class Stepper {
  public:
   virtual ~Stepper() = default;
@@ -39,8 +40,8 @@ class Stepper {
   virtual std::string how() const { return ""; }
 };
 
-// How many of a step's micro-batches are walked. On a meta device it is at most two: memory is after the
-// second what it is after all others.
+// How many of a step's micro-batches are walked. On a meta device it is at most two: memory is
+// after the second what it is after all others.
 int64_t micro_batches(const Recipe& recipe, Device device);
 
 // For the device on which the model's parameters lie.
@@ -56,7 +57,8 @@ class NotFinite : public Error {
   using Error::Error;
 };
 
-// What a step that went wrong throws: NotFinite. `batch` lies on the model's device; it is one of `count`.
+// What a step that went wrong throws: NotFinite. `batch` lies on the model's device; it is one of
+// `count`.
 [[noreturn]] void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
                               int64_t step, double loss, double norm);
 

@@ -1,7 +1,8 @@
-// Steps on a GPU. The first is enqueued operation by operation; the second is recorded as a CUDA graph,
-// which is launched from then on. The host waits for nothing but the result of the step before the one
-// that it has just started. The order of the work, and so every bit, is the same in both ways.
-// Packed documents are padded by empty ones to a power of two; there is a graph for each such number.
+// Steps on a GPU. The first is enqueued operation by operation; the second is recorded as a CUDA
+// graph, which is launched from then on. The host waits for nothing but the result of the step
+// before the one that it has just started. The order of the work, and so every bit, is the same in
+// both ways. Packed documents are padded by empty ones to a power of two; there is a graph for each
+// such number.
 #include <array>
 #include <bit>
 #include <cmath>

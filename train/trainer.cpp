@@ -76,8 +76,8 @@ void Trainer::announce() const {
                    state_.step ? concat(", going on from step ", state_.step) : ""));
 }
 
-// What a run writes in its folder must not be what it reads. A recipe that lies there stays as it is,
-// and so does text in a folder around it.
+// What a run writes in its folder must not be what it reads. A recipe that lies there stays as it
+// is, and so does text in a folder around it.
 void Trainer::require_inputs_stay() const {
   const std::string& out = recipe_.train.out;
   for (const std::string& source : data_settings_.sources)
@@ -143,7 +143,8 @@ int Trainer::run() {
   return 128 + signal;
 }
 
-// A step and what is due after it. A checkpoint comes first, as what follows may fail or be stopped.
+// A step and what is due after it. A checkpoint comes first, as what follows may fail or be
+// stopped.
 void Trainer::take_step() {
   begin_step();
   const bool last = state_.step == recipe_.train.steps;
@@ -176,8 +177,8 @@ void Trainer::profile_to(const std::string& path) {
   if constexpr (has_cuda) profiler_ = make_profiler();
 }
 
-// Records the steps from the fifth of this run to the tenth, or to its end (`begun` < 0); the first of
-// them is left out of the summary.
+// Records the steps from the fifth of this run to the tenth, or to its end (`begun` < 0); the first
+// of them is left out of the summary.
 void Trainer::profile_steps(int64_t begun) {
   constexpr int64_t kFrom = 4, kTo = 10;
   if (!profiler_) return;
@@ -340,7 +341,8 @@ void Trainer::save() {
 }
 
 // Makes up for what a kill or an error left out: best.h5 is of the best step, and there are no
-// checkpoints beyond train.keep. What cannot be done is told, and tried again at the next checkpoint.
+// checkpoints beyond train.keep. What cannot be done is told, and tried again at the next
+// checkpoint.
 void Trainer::settle_folder() {
   const std::string& out = recipe_.train.out;
   std::string why;

@@ -14,8 +14,8 @@
 
 namespace weft::train {
 
-// Is a checkpoint due at `step`, `seconds` after the last? By steps where the recipe counts them, else by
-// time.
+// Is a checkpoint due at `step`, `seconds` after the last? By steps where the recipe counts them,
+// else by time.
 bool save_is_due(const RunSettings& settings, int64_t step, double seconds);
 
 class Trainer {
@@ -29,8 +29,9 @@ class Trainer {
   void require_inputs_stay() const;
   // Has run() write a trace of a few steady steps.
   void profile_to(const std::string& path);
-  // Runs to the last step or to a stop signal. Returns the exit status: 0; 128 and the signal's number
-  // where it was stopped; 2 where the last state could not be saved, or best.h5 not be renewed.
+  // Runs to the last step or to a stop signal. Returns the exit status: 0; 128 and the signal's
+  // number where it was stopped; 2 where the last state could not be saved, or best.h5 not be
+  // renewed.
   int run();
 
   int64_t step() const { return state_.step; }
@@ -51,7 +52,8 @@ class Trainer {
   void keep_metrics(int code);
   bool is_due(int64_t every) const;
   bool evaluation_due() const;
-  // Nothing that happens in these two ends the run. The first saves where the loss is the best so far.
+  // Nothing that happens in these two ends the run. The first saves where the loss is the best so
+  // far.
   void evaluate_now();
   void sample_now();
   template <class F>

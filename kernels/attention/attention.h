@@ -37,10 +37,10 @@ struct Attention {
     int64_t window = 0;
     double softcap = 0;
     Tensor cu_seqlens;
-    // i32 [1] on the device of q, or absent. Then k and v are a ring: row r holds the last position p
-    // up to this one with p % S = r (any bits where there is none yet), and the only query,
-    // T = 1, stands here and sees all positions held. So a step of generation is the same work
-    // wherever it stands. Without a gradient.
+    // i32 [1] on the device of q, or absent. Then k and v are a ring: row r holds the last position
+    // p up to this one with p % S = r (any bits where there is none yet), and the only query, T =
+    // 1, stands here and sees all positions held. So a step of generation is the same work wherever
+    // it stands. Without a gradient.
     Tensor position;
 
     template <class F>
@@ -63,15 +63,15 @@ struct Attention {
 
   static void check(const Inputs<Tensor>& x, const Options& o);
   static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);
-  // A call allocates scratch memory of some hundred kilobytes a thread; backward also [B, H, T], and
-  // dq again for each part where B * Hk is below 4.
+  // A call allocates scratch memory of some hundred kilobytes a thread; backward also [B, H, T],
+  // and dq again for each part where B * Hk is below 4.
   static void cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
-  // On a GPU K and V are at most 256. Forward allocates an i32 a tile of 128 rows of a head, and where
-  // few rows meet many keys (a decode step) [parts, B, T, H, V + 1]. Backward allocates an i32 a tile of
-  // rows and of keys, and [B, H, T] three times.
+  // On a GPU K and V are at most 256. Forward allocates an i32 a tile of 128 rows of a head, and
+  // where few rows meet many keys (a decode step) [parts, B, T, H, V + 1]. Backward allocates an
+  // i32 a tile of rows and of keys, and [B, H, T] three times.
   static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,

@@ -1,5 +1,5 @@
-// The chunkwise form on CUDA, backward: a block a tile of keys for dk and dv, a block a tile of rows
-// for dq (kernels/softmax/backward.cuh). The same bits on every run.
+// The chunkwise form on CUDA, backward: a block a tile of keys for dk and dv, a block a tile of
+// rows for dq (kernels/softmax/backward.cuh). The same bits on every run.
 #include "kernels/attention/attention.h"
 #include "kernels/attention/hopper.cuh"
 #include "kernels/softmax/backward.cuh"

@@ -1,5 +1,5 @@
-// The chunkwise form: tiles of 64 queries by 64 keys (kernels/softmax/tiles.h), so that memory
-// is linear in T. Forward, a tile of queries is one piece of work. Backward, it is the tiles of keys:
+// The chunkwise form: tiles of 64 queries by 64 keys (kernels/softmax/tiles.h), so that memory is
+// linear in T. Forward, a tile of queries is one piece of work. Backward, it is the tiles of keys:
 // one thread walks those of a key head, and adds to dq in their order; so the same bits come out on
 // any number of threads. A window bounds both loops: the cost is that of the keys seen.
 #include "kernels/attention/attention.h"

@@ -1,5 +1,6 @@
-// The chunkwise form on CUDA, forward: one block a tile of rows. The band of keys is arithmetic, so a
-// window costs what it sees. On sm_90a by forward_hopper.cu, else, and for few rows, through the tile layer.
+// The chunkwise form on CUDA, forward: one block a tile of rows. The band of keys is arithmetic, so
+// a window costs what it sees. On sm_90a by forward_hopper.cu, else, and for few rows, through the
+// tile layer.
 #include "kernels/attention/attention.h"
 #include "kernels/attention/forward_tiles.cuh"
 #include "kernels/attention/hopper.cuh"

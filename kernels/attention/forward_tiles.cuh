@@ -1,6 +1,6 @@
-// Forward through the tile layer, for any call of attention (kernels/softmax/forward.cuh). A
-// decode step has one row a head: the heads of a group become the rows of one tile, so that their keys
-// are read once, and the keys are dealt to several blocks.
+// Forward through the tile layer, for any call of attention (kernels/softmax/forward.cuh). A decode
+// step has one row a head: the heads of a group become the rows of one tile, so that their keys are
+// read once, and the keys are dealt to several blocks.
 #pragma once
 
 #include "kernels/softmax/forward.cuh"
@@ -46,8 +46,8 @@ inline Outgoing<float> outgoing(const Parts& parts) {
           static_cast<int>(parts.count)};
 }
 
-// o and lse; by way of `parts` where there are any, as there are for one query. `position`: of that in
-// a ring of keys, or null. One f32 and one bf16 form, in files of their own.
+// o and lse; by way of `parts` where there are any, as there are for one query. `position`: of that
+// in a ring of keys, or null. One f32 and one bf16 form, in files of their own.
 template <class E>
 void forward_on_tiles(const Call<E>& x, const Band& band, const Parts& parts, const Heads<E>& o,
                       float* lse, const int* position) {

@@ -1,5 +1,5 @@
-// The chunkwise form on CUDA, backward: the loops of attention; dk and dv walk the mask's columns, dq its
-// rows (sight.cuh).
+// The chunkwise form on CUDA, backward: the loops of attention; dk and dv walk the mask's columns,
+// dq its rows (sight.cuh).
 #include "kernels/block_sparse/hopper.cuh"
 #include "kernels/softmax/backward.cuh"
 

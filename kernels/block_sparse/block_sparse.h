@@ -1,7 +1,7 @@
 // Softmax attention over the blocks of a mask: as attention, but query i sees key j only where
 //   block_mask[h, i / block, j / block] != 0   and, if causal, j <= i
-// with i and j counted from the start of the sequence or document. A cut block is exact to the token.
-// Cost and memory are those of the blocks set; patterns.h makes the masks that have names.
+// with i and j counted from the start of the sequence or document. A cut block is exact to the
+// token. Cost and memory are those of the blocks set; patterns.h makes the masks that have names.
 #pragma once
 
 #include "kernels/contract/mechanism.h"
@@ -36,8 +36,9 @@ struct BlockSparse {
     bool causal = true;
     double softcap = 0;
     Tensor cu_seqlens;
-    // i32 [1] on the device of q, or absent. Then the only query, T = 1, stands here, and keys behind
-    // it, whatever they hold, do not count: k and v are a cache that fills. Without a gradient.
+    // i32 [1] on the device of q, or absent. Then the only query, T = 1, stands here, and keys
+    // behind it, whatever they hold, do not count: k and v are a cache that fills. Without a
+    // gradient.
     Tensor position;
 
     template <class F>
@@ -67,8 +68,8 @@ struct BlockSparse {
                           Saved* saved);
   static void cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                            const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
-  // On a GPU K and V are at most 256; the list is one of tiles, i32 [heads of the mask, tiles of rows,
-  // tiles of keys + 1] or about as much.
+  // On a GPU K and V are at most 256; the list is one of tiles, i32 [heads of the mask, tiles of
+  // rows, tiles of keys + 1] or about as much.
   static void cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y,
                            Saved* saved);
   static void cuda_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,

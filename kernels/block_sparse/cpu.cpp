@@ -1,6 +1,6 @@
-// The chunkwise form: the tiles of attention (kernels/softmax/tiles.h), for the blocks of a
-// mask. Forward, a tile of queries lies in one row of blocks and walks the runs of that row; backward,
-// a tile of keys lies in one column and walks the runs of that column. Threads share the work as in
+// The chunkwise form: the tiles of attention (kernels/softmax/tiles.h), for the blocks of a mask.
+// Forward, a tile of queries lies in one row of blocks and walks the runs of that row; backward, a
+// tile of keys lies in one column and walks the runs of that column. Threads share the work as in
 // attention, and the same bits come out on any number of them.
 #include "kernels/block_sparse/block_sparse.h"
 
@@ -63,8 +63,8 @@ int64_t block_of(const BlockSparse::Options& o, int64_t S) {
   return std::min(o.block, std::max<int64_t>(1, S));
 }
 
-// Calls f(begin, end, line) for the parts of a piece in the lines of blocks. `position` is that of the
-// piece's first token in its document; begin and end are tokens of the row.
+// Calls f(begin, end, line) for the parts of a piece in the lines of blocks. `position` is that of
+// the piece's first token in its document; begin and end are tokens of the row.
 template <class F>
 void for_lines(const Piece& p, int64_t position, int64_t block, const F& f) {
   for (int64_t t = p.begin, next = 0; t < p.end; t = next) {

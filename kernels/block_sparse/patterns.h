@@ -1,6 +1,6 @@
-// Block masks with names, for block_sparse: u8 [heads, n, n] on the CPU, 1 where the queries of block
-// row a see the keys of block column c. All are causal: c <= a. A row depends on nothing beyond it,
-// so that a longer sequence, or a decode step, sees the same blocks.
+// Block masks with names, for block_sparse: u8 [heads, n, n] on the CPU, 1 where the queries of
+// block row a see the keys of block column c. All are causal: c <= a. A row depends on nothing
+// beyond it, so that a longer sequence, or a decode step, sees the same blocks.
 // n = block_count(T, block) for the longest sequence.
 #pragma once
 
@@ -28,8 +28,8 @@ Tensor strided_blocks(int64_t n, int64_t step);
 // [1, n, n]. The first `count` blocks.
 Tensor global_blocks(int64_t n, int64_t count);
 
-// [heads, n, n]. `count` blocks of a row's past that are not in `taken` [1 or heads, n, n], or all of
-// them where there are fewer: `taken` itself is not in the result. They are drawn by Philox from
+// [heads, n, n]. `count` blocks of a row's past that are not in `taken` [1 or heads, n, n], or all
+// of them where there are fewer: `taken` itself is not in the result. They are drawn by Philox from
 // (seed, layer, head, row), so they belong to the model and not to a run.
 Tensor random_blocks(const Tensor& taken, int64_t heads, int64_t count, uint64_t seed,
                      int64_t layer);

@@ -1,7 +1,8 @@
-// Who sees whom by a mask of blocks, as the loops of softmax attention take it (common/softmax.cuh).
-// A kernel turns the mask into lists: for each tile the tiles that it meets, rising, each marked where
-// the band cuts it or where the mask has to be asked for single pairs. Forward and dq walk the lists of
-// row tiles, dk and dv those of key tiles; so tiles that no row sees cost nothing.
+// Who sees whom by a mask of blocks, as the loops of softmax attention take it
+// (common/softmax.cuh). A kernel turns the mask into lists: for each tile the tiles that it meets,
+// rising, each marked where the band cuts it or where the mask has to be asked for single pairs.
+// Forward and dq walk the lists of row tiles, dk and dv those of key tiles; so tiles that no row
+// sees cost nothing.
 #pragma once
 
 #include "kernels/block_sparse/block_sparse.h"
@@ -86,8 +87,8 @@ struct Overlap {
   bool any = false, all = true;
 };
 
-// How the mask looks on rows [t0, t1) and keys [j0, j1), block by block; keys of other documents do not
-// count.
+// How the mask looks on rows [t0, t1) and keys [j0, j1), block by block; keys of other documents do
+// not count.
 __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int head, Range rows,
                                   Range keys) {
   Overlap found;
@@ -107,8 +108,8 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int h
   return found;
 }
 
-// The lists of one side: a warp a tile. kRows: tiles of M rows meet tiles of N keys; else the reverse.
-// The tile of M is that of `groups` warpgroups. `position`: as in OneRowSight, or null.
+// The lists of one side: a warp a tile. kRows: tiles of M rows meet tiles of N keys; else the
+// reverse. The tile of M is that of `groups` warpgroups. `position`: as in OneRowSight, or null.
 template <bool kRows>
 __global__ void __launch_bounds__(128)
     list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int tiles, int others,

@@ -2,25 +2,32 @@
 //
 // An operation M is a struct with
 //   name                          what recipes, `weft op` and messages call it
-//   Inputs<X>, Outputs<X>         its tensors; X is Tensor, Var or View<T>. fields() ties them in order
+//   Inputs<X>, Outputs<X>         its tensors; X is Tensor, Var or View<T>. fields() ties them in
+//                                 order
 //   kInputs[], kOutputs[]         a Field for each: name, shape letters, whether it may be absent
 //   Options                       settings and index tensors; each(f) visits f(name, member, help)
 //   Saved                         what backward needs beside the inputs
 //   check(x, o)                   throws Error that names what is wrong
 //   outputs(x, o)                 allocates the outputs
-//   cpu_forward(x, o, y, saved)   fills y; fills *saved unless saved is null (nothing to differentiate)
+//   cpu_forward(x, o, y, saved)   fills y; fills *saved unless saved is null (nothing to
+//                                 differentiate)
 //   cpu_backward(x, o, saved, dy, dx)
 //        dy: gradients of the outputs; the first is always there, another may be absent (zero).
-//        dx: for each input whose gradient is wanted, a contiguous uninitialised tensor to be filled
+//        dx: for each input whose gradient is wanted, a contiguous uninitialised tensor to be
+//            filled
 //        whole; absent where it is not wanted.
 //   cuda_forward, cuda_backward  the same on a GPU, in f32 and bf16; an operation may lack them
 //   kAdded, cuda_add_gradient(x, o, saved, dy, sum)
-//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted in dx:
+//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted
+//            in dx:
 //        a weight's gradient goes straight to where those of all uses and micro-batches are summed
 //   kOnto, cuda_backward_onto(x, o, saved, dy, dx)
-//        optional, where no input is wide: as cuda_backward, but dx of input number kOnto holds a gradient
-//        to which this one is added. A value that several operations took gets the sum of theirs: so it
-//        costs no pass of its own, and bf16 is rounded once where a sum of two results is rounded twice
+//        optional, where no input is wide: as cuda_backward, but dx of input number kOnto holds a
+//            gradient
+//        to which this one is added. A value that several operations took gets the sum of theirs:
+//            so it
+//        costs no pass of its own, and bf16 is rounded once where a sum of two results is rounded
+//            twice
 // An absent input is an undefined Tensor. The CPU forms compute in f32 and f64; bf16 is cast here.
 // The CUDA forms take f32 and bf16 as they come, with wide fields always in f32.
 // All forms allocate what they need first, and then return if the device is meta.
@@ -201,7 +208,8 @@ Inputs<M> cuda_backward(const Inputs<M>& x, const Options<M>& o, const typename 
 
 }  // namespace detail
 
-// Checks the inputs, allocates the outputs and fills them. `saved` is null where no gradient follows.
+// Checks the inputs, allocates the outputs and fills them. `saved` is null where no gradient
+// follows.
 template <class M>
 Outputs<M> forward(const Inputs<M>& x, const Options<M>& o, typename M::Saved* saved = nullptr) {
   detail::check_common<M>(x);
@@ -225,8 +233,8 @@ Outputs<M> forward(const Inputs<M>& x, const Options<M>& o, typename M::Saved* s
   return y;
 }
 
-// The gradients of those inputs for which `wanted` holds true, each of its input's dtype. On a GPU that
-// of M::kOnto may be added to `onto`, which has that input's shape and dtype.
+// The gradients of those inputs for which `wanted` holds true, each of its input's dtype. On a GPU
+// that of M::kOnto may be added to `onto`, which has that input's shape and dtype.
 template <class M>
 Inputs<M> backward(const Inputs<M>& x, const Options<M>& o, const typename M::Saved& saved,
                    Outputs<M> dy, const Inputs<M, bool>& wanted, const Tensor& onto = {}) {

@@ -50,8 +50,8 @@ class Operation {
   // Empty inputs where the operation has no benchmark.
   virtual BenchCase bench(int64_t length) const = 0;
 
-  // Throws Error on a tensor or setting that the operation does not have (naming the nearest), and on
-  // a form that it lacks.
+  // Throws Error on a tensor or setting that the operation does not have (naming the nearest), and
+  // on a form that it lacks.
   virtual Tensors forward(Form form, const Tensors& in, const Settings& settings) const = 0;
   // `output_gradients` by gradient name ("dout", "dlse"; see gradient_name); an absent one is zero.
   // Returns the gradient of each input that is there and not among `constants`, by gradient name.

@@ -230,8 +230,8 @@ class OperationOf final : public Operation {
     return {x, o};
   }
 
-  // Where operands of products are rounded outputs are too, but for wide ones: in place, since backward
-  // may have kept them.
+  // Where operands of products are rounded outputs are too, but for wide ones: in place, since
+  // backward may have kept them.
   static void round_outputs(Outputs<M>& y) {
     if (!OperandRounding::on()) return;
     size_t i = 0;

@@ -1,15 +1,22 @@
-// What tensor cores can give at best in bf16, found on the CPU: a switch under which every matrix product
-// of the chunkwise forms in f64 rounds its operands to bf16 first. Sums, and all that is no product,
-// stay exact. kernels/contract/agreement.h makes the bound of bf16 from it.
+// What tensor cores can give at best in bf16, found on the CPU: a switch under which every matrix
+// product of the chunkwise forms in f64 rounds its operands to bf16 first. Sums, and all that is no
+// product, stay exact. kernels/contract/agreement.h makes the bound of bf16 from it.
 //
-// Which products there are is a form's affair, and a GPU's form of the same equations may cut them otherwise:
-//   delta, kda     a GPU multiplies by the inverse of a chunk's triangular system, where the CPU substitutes,
-//                  and kda's states pass from chunk to chunk there, from sub-chunk to sub-chunk here: under
+// Which products there are is a form's affair, and a GPU's form of the same equations may cut them
+// otherwise:
+//   delta, kda     a GPU multiplies by the inverse of a chunk's triangular system, where the CPU
+//                  substitutes, and kda's states pass from chunk to chunk there, from sub-chunk to
+//                  sub-chunk
+//                      here: under
 //                  the switch it is the GPU's products that are made, in overwrite_form.h.
-//   gated_linear   scores between tokens of one sub-chunk (16) are sums of products of three factors, q, k
-//                  and their decay, which no matrix product can form: they stay exact. A form that puts
-//                  half of the decay into each operand rounds there. States pass from sub-chunk to sub-chunk
-//                  and each is an operand; a form with chunks of 64 rounds fewer states, and more scores.
+//   gated_linear   scores between tokens of one sub-chunk (16) are sums of products of three
+//                  factors, q, k and their decay, which no matrix product can form: they stay
+//                  exact. A form that
+//                      puts
+//                  half of the decay into each operand rounds there. States pass from sub-chunk to
+//                      sub-chunk
+//                  and each is an operand; a form with chunks of 64 rounds fewer states, and more
+//                      scores.
 //   attention      scores are scaled after their product, as bf16 queries are then exact operands.
 //   selective_scan, norms and the like have no products: inputs and outputs alone are rounded.
 // Decode steps of one token multiply vectors, not matrices, and round no operand.
@@ -24,8 +31,8 @@
 
 namespace weft::kernels {
 
-// On while one lives, for all threads: make it outside of parallel loops. Off it costs a product in f64
-// one read of a flag, and one in f32 nothing.
+// On while one lives, for all threads: make it outside of parallel loops. Off it costs a product in
+// f64 one read of a flag, and one in f32 nothing.
 class OperandRounding {
  public:
   OperandRounding() { alive_.fetch_add(1); }

@@ -1,5 +1,6 @@
-// The delta rule on a GPU, backward: a scan from the last piece to the first that carries the gradient of
-// the state (R and dV come of it), then all pieces by themselves (token_gradients): dq, dk, dbeta, dg.
+// The delta rule on a GPU, backward: a scan from the last piece to the first that carries the
+// gradient of the state (R and dV come of it), then all pieces by themselves (token_gradients): dq,
+// dk, dbeta, dg.
 //
 // With U what was written, S before the piece, dS after it, P and M masked and decayed by Gamma:
 //   dP = scale (dO U') Gamma      dL = -(R U') Gamma, below the diagonal      dM = beta dL
@@ -150,8 +151,8 @@ __device__ __forceinline__ void gate_gradients(const TokenGradients<T>& a, const
   for (int i = 0; i < 2 && a.dg; ++i) {
     const int t = 2 * lane_index() + i;
     const float dg = state + end_before + (i ? end[0] : 0.f) + from - (i ? inner[0] : 0.f);
-    // Where there is nothing to forget, before a document's first token, and where all is forgotten, the
-    // sum leaves rounding.
+    // Where there is nothing to forget, before a document's first token, and where all is
+    // forgotten, the sum leaves rounding.
     const float kept = t > 0 ? decay_between(x.sum[t], x.sum[t - 1]) : x.gates[0].up;
     const bool none = (t == 0 && s.first && !has_initial) || kept == 0.f;
     if (t < s.n) a.dg[(b * a.grid.T + s.begin + t) * a.grid.H + h] = none ? 0.f : dg;

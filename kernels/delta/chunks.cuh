@@ -1,5 +1,6 @@
-// What the chunkwise form of the delta rule makes of a chunk before any state is known, for forward and
-// backward: the decayed scores, the inverse of the triangular system, and the decays of its tokens.
+// What the chunkwise form of the delta rule makes of a chunk before any state is known, for forward
+// and backward: the decayed scores, the inverse of the triangular system, and the decays of its
+// tokens.
 #pragma once
 
 #include "kernels/delta/delta.h"
@@ -9,7 +10,8 @@ namespace weft::kernels::delta {
 
 using namespace overwrite;
 
-// A sum of log2 gates in two floats: a gate that forgets all must not cost the later ones their digits.
+// A sum of log2 gates in two floats: a gate that forgets all must not cost the later ones their
+// digits.
 struct GateSum {
   float high = 0, low = 0;
 };
@@ -46,8 +48,8 @@ struct ChunkTiles {
   }
 };
 
-// Sums of the piece's log2 gates, made in fp64; those after the last token are equal to its. One warp,
-// two tokens a lane. Also what the scans need of them.
+// Sums of the piece's log2 gates, made in fp64; those after the last token are equal to its. One
+// warp, two tokens a lane. Also what the scans need of them.
 template <class T>
 __device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h, GateSum* sum) {
   const int lane = lane_index();

@@ -1,6 +1,6 @@
 // The chunkwise form: heads in parallel, each walking the pieces of its row with one state in
-// scratch memory. Backward starts each chunk from the state kept on the grid and makes the rest anew.
-// A row of one token, the decode step, reads and writes its state once instead.
+// scratch memory. Backward starts each chunk from the state kept on the grid and makes the rest
+// anew. A row of one token, the decode step, reads and writes its state once instead.
 #include "core/parallel.h"
 #include "kernels/delta/delta.h"
 #include "kernels/delta/reference.h"
@@ -74,7 +74,8 @@ struct Operands {
   }
 };
 
-// One token of head h of row b: o and the new state in two passes over the old one. key, query: [V].
+// One token of head h of row b: o and the new state in two passes over the old one. key, query:
+// [V].
 template <class T>
 void decode(const Operands<T>& x, int64_t b, int64_t h, T* key, T* query, T* out,
             const View<T>& final_state) {

@@ -53,8 +53,8 @@ struct Delta {
     }
   };
 
-  // The state before each chunk but the first of a row, which begins a document. On a GPU, where chunks
-  // have 64 tokens, in the dtype of v and transposed, [.., V, K]; and what each token wrote.
+  // The state before each chunk but the first of a row, which begins a document. On a GPU, where
+  // chunks have 64 tokens, in the dtype of v and transposed, [.., V, K]; and what each token wrote.
   struct Saved {
     Tensor states;   // [B, chunks - 1, H, K, V]
     Tensor written;  // [B, T, H, V]

@@ -65,7 +65,8 @@ struct Reference<Delta> {
       }
   }
 
-  // One token of one head: S <- the state after it; `error` [V] <- v - Sbar' k, the value it missed.
+  // One token of one head: S <- the state after it; `error` [V] <- v - Sbar' k, the value it
+  // missed.
   template <class T>
   static void step(const Inputs<Delta, View<T>>& x, int64_t b, int64_t t, int64_t h, T* S,
                    T* error) {
@@ -115,7 +116,8 @@ struct Reference<Delta> {
   }
 
   // Time backwards over kept states, dS being the gradient of the state after token t:
-  //   dq = s S do;  dS += s q do';  du = dS' k;  dv = beta du;  dbeta = du . e  (e the missed value)
+  //   dq = s S do;  dS += s q do';  du = dS' k;  dv = beta du;  dbeta = du . e
+  // where e is the value that was missed.
   //   dk = dS beta e - beta Sbar du;  dSbar = dS - beta k du';  dg = <dSbar, Sbar>;  dS = e^g dSbar
   template <class T>
   static void recurrent_backward(Inputs<Delta, View<T>> x, const Delta::Options& o,

@@ -1,8 +1,8 @@
 // One piece of a chunk in the WY form, forward and backward, for one head: the equations of
 // README.md ("Chunkwise", "Backward") on tiles in scratch memory. Rows are the piece's n tokens and
 // zeros up to m, a whole number of tiles. Exponents are differences of summed gates and never
-// positive, and what lies above a diagonal is left out, not multiplied by zero: so no gate overflows,
-// and no token sees a later one.
+// positive, and what lies above a diagonal is left out, not multiplied by zero: so no gate
+// overflows, and no token sees a later one.
 #pragma once
 
 #include <algorithm>
@@ -75,8 +75,8 @@ struct Tiles {
     product_of_transposed(K, V, m, k(), U, decay.total, S);
   }
 
-  // From the same, dS, and do in dO_R with its rest cleared: dq_dk, dk, dbeta, dg, and dS before the
-  // piece. take_dv(rows) is handed the gradient of v while it is there.
+  // From the same, dS, and do in dO_R with its rest cleared: dq_dk, dk, dbeta, dg, and dS before
+  // the piece. take_dv(rows) is handed the gradient of v while it is there.
   template <class F>
   void backward(const F& take_dv) {
     const Tile<T> dO = dO_R, R = dO_R.below(m), dP = dP_dM, dM = dP_dM.below(m);

@@ -17,8 +17,8 @@ struct Decode {
   T* o;                        // [B, 1, H, V]
 };
 
-// A step of one token: the state is read once, stays in registers, and is written once. A block has 32
-// columns of V of one head, a lane each; its 8 warps share the rows.
+// A step of one token: the state is read once, stays in registers, and is written once. A block has
+// 32 columns of V of one head, a lane each; its 8 warps share the rows.
 inline constexpr int kDecodeWarps = 8, kDecodeRows = 256 / kDecodeWarps;
 template <class T, bool kVector>
 __global__ void __launch_bounds__(32 * kDecodeWarps) decode(const __grid_constant__ Decode<T> a) {

@@ -1,5 +1,5 @@
-// What all kernels of the rules that overwrite (delta and kda) share on a GPU: where pieces of documents
-// lie, tiles of tokens, products for 64 rows. Beside it, overwrite_*.cuh:
+// What all kernels of the rules that overwrite (delta and kda) share on a GPU: where pieces of
+// documents lie, tiles of tokens, products for 64 rows. Beside it, overwrite_*.cuh:
 //   inverse           of a chunk's triangular system
 //   scan, hopper      the state from piece to piece, and its gradient
 //   gradients         a piece's products with the states around it
@@ -22,8 +22,8 @@ using namespace tile;
 inline constexpr int kChunk = 64;    // tokens of a chunk of the grid on which states are kept
 inline constexpr int kColumns = 64;  // of V, of a scan's block
 
-// The inverse of a chunk's system as operands: in bf16 with what rounding left of it as a second matrix,
-// [T, 64] beside [T, 64]. Everything that is written or erased goes through it.
+// The inverse of a chunk's system as operands: in bf16 with what rounding left of it as a second
+// matrix, [T, 64] beside [T, 64]. Everything that is written or erased goes through it.
 template <class T>
 inline constexpr int kInverses = sizeof(T) == 2 ? 2 : 1;
 template <class T>
@@ -55,7 +55,8 @@ struct Grid {
     const int64_t a = max(from, start), b = min(to, start + kChunk);
     return {a, static_cast<int>(b - a), chunk, document, a == from, b == to};
   }
-  // For kernels with a block for each chunk of a head: f(span, row, head) for the pieces of this one's.
+  // For kernels with a block for each chunk of a head: f(span, row, head) for the pieces of this
+  // one's.
   template <class F>
   __device__ void for_pieces(F&& f) const {
     const int h = static_cast<int>(blockIdx.x) % H,
@@ -69,7 +70,8 @@ struct Grid {
       t = s.begin + s.n;
     }
   }
-  // Tokens of a [B, H, T, ...] array; the state kept at a chunk's start, or the gradient at its end.
+  // Tokens of a [B, H, T, ...] array; the state kept at a chunk's start, or the gradient at its
+  // end.
   __device__ int64_t token(int row, int h, int64_t t) const {
     return (int64_t{row} * H + h) * T + t;
   }
@@ -125,8 +127,8 @@ struct Gate {
 // The first of a warp's 16 rows, of its warpgroup's 64.
 __device__ __forceinline__ int stripe() { return 16 * (warp_index() % 4); }
 
-// tile(r, c) = from[r * stride + c] for r < rows and c < cols, zeros elsewhere, by kThreads threads of
-// which this is `rank`, without waiting. Rows begin at multiples of 16 bytes.
+// tile(r, c) = from[r * stride + c] for r < rows and c < cols, zeros elsewhere, by kThreads threads
+// of which this is `rank`, without waiting. Rows begin at multiples of 16 bytes.
 template <int kThreads, class T, int R, int C>
 __device__ __forceinline__ void load_rows(Smem<T, R, C> tile, const T* from, int64_t stride,
                                           int rows, int cols, int rank) {
@@ -171,8 +173,9 @@ __device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t st
   }
 }
 
-// Products for the 64 rows of a warpgroup, both operands in shared memory, done on return. On Hopper in
-// bf16 they are the warpgroup's, and what threads wrote into the tiles must have been published.
+// Products for the 64 rows of a warpgroup, both operands in shared memory, done on return. On
+// Hopper in bf16 they are the warpgroup's, and what threads wrote into the tiles must have been
+// published.
 template <class T>
 inline constexpr bool kWide = kHopper&& std::is_same_v<T, bf16>;
 

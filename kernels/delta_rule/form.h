@@ -1,13 +1,15 @@
-// The rules that overwrite (delta, kda) in the form that a GPU computes, product by product, in plain
-// loops and f64: what the bound of bf16 is made from (rounding.h). The CPU's own form cuts the same
-// equations otherwise: it substitutes where this one multiplies by the inverse of a piece's triangular
-// system, and kda's goes from state to state every 16 tokens where this one has 64.
+// The rules that overwrite (delta, kda) in the form that a GPU computes, product by product, in
+// plain loops and f64: what the bound of bf16 is made from (rounding.h). The CPU's own form cuts
+// the same equations otherwise: it substitutes where this one multiplies by the inverse of a
+// piece's triangular system, and kda's goes from state to state every 16 tokens where this one has
+// 64.
 //
-// Operands of products are rounded once each, from the exact number: q and k (for kda with their decays),
-// scores between tokens and their gradients, what is written and erased, states. The inverse and what it
-// multiplies are two operands each, the number and what rounding left of it. dbeta and dg are sums over
-// what is at hand in fp32 or lies in memory as an operand. Exact is all else: decays, the system before it
-// is inverted, and what kda makes of two tokens of one block of 16.
+// Operands of products are rounded once each, from the exact number: q and k (for kda with their
+// decays), scores between tokens and their gradients, what is written and erased, states. The
+// inverse and what it multiplies are two operands each, the number and what rounding left of it.
+// dbeta and dg are sums over what is at hand in fp32 or lies in memory as an operand. Exact is all
+// else: decays, the system before it is inverted, and what kda makes of two tokens of one block of
+// 16.
 // Equations: overwrite_scan.cuh; delta/backward.cuh and kda/backward.cuh.
 #pragma once
 
@@ -147,7 +149,8 @@ class Form {
   static constexpr int64_t kChunk = 64, kBlock = 16;
   using Gradients = Inputs<M, View<double>>;
 
-  // Rows that meet a state: a gate a channel is part of the operand, one a head a factor of the token.
+  // Rows that meet a state: a gate a channel is part of the operand, one a head a factor of the
+  // token.
   struct Rows {
     Matrix rows;
     std::vector<double> factor;
@@ -249,8 +252,8 @@ class Form {
             [&](int64_t d, int64_t c) { return x.decay(-1, x.n() - 1, d) * S(d, c) + more(d, c); }};
   }
 
-  // For kda the tokens of two blocks, J before I, meet in products: f(first token of I, how many, first of J).
-  // A decay between them is cut at the end of J and where I begins.
+  // For kda the tokens of two blocks, J before I, meet in products: f(first token of I, how many,
+  // first of J). A decay between them is cut at the end of J and where I begins.
   template <class F>
   static void for_blocks_apart(int64_t n, const F& f) {
     for (int64_t i = kBlock; i < n; i += kBlock)
@@ -295,7 +298,8 @@ class Form {
     });
     return s;
   }
-  // to_i += sum over j < i of D_ij times k_j, decayed from j to i; and to_j += that over i > j with rows_i.
+  // to_i += sum over j < i of D_ij times k_j, decayed from j to i; and to_j += that over i > j with
+  // rows_i.
   void add_of_columns(const Tokens& x, const Matrix& D, Matrix& to) const {
     const int64_t n = x.n();
     if (!vector_) return add(product(faded_scores(x, D), x.k), to);
@@ -359,7 +363,8 @@ class Form {
     }
   }
 
-  // Of what is read from a token on, within and through S, and of what was written before it and lasts.
+  // Of what is read from a token on, within and through S, and of what was written before it and
+  // lasts.
   void gate_gradients(const Piece& p, int64_t b, int64_t h, const Tokens& x, const Matrix& S,
                       const Matrix& dS, const Matrix& dQ, const Matrix& E, const Matrix& W,
                       const Matrix& Z, const View<double>& dg) const {

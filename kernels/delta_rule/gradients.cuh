@@ -1,6 +1,6 @@
-// What token_gradients, the last step backward, is in delta and kda alike: the products of a piece's rows
-// with the state before it, S, and the gradient of the state after, dS. Three warpgroups, and the columns
-// of V by slices that come two ahead:
+// What token_gradients, the last step backward, is in delta and kda alike: the products of a
+// piece's rows with the state before it, S, and the gradient of the state after, dS. Three
+// warpgroups, and the columns of V by slices that come two ahead:
 //   group 0   dO S'    dO U'
 //   group 1   R S'     R U'
 //   group 2   U dS'    R . V, and dS . S as the rule sums it up
@@ -28,8 +28,8 @@ struct Gradients {
 
 inline constexpr int kGradientThreads = 384;
 
-// The operands of those products: kSliceColumns of V, kKeyColumns of K. An even slice lies in the tiles
-// named here, an odd one after each.
+// The operands of those products: kSliceColumns of V, kKeyColumns of K. An even slice lies in the
+// tiles named here, an odd one after each.
 template <class T, int kKeyColumns, int kSliceColumns>
 struct Slices {
   static constexpr int kKeys = kKeyColumns, kSlice = kSliceColumns;
@@ -59,7 +59,8 @@ struct Slices {
   }
 };
 
-// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or zeros.
+// A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or
+// zeros.
 template <class T, int R, int C>
 __device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
                                            const float* wide, int K, int V, int v0, int k0,
@@ -119,10 +120,10 @@ struct PieceProducts {
     }
   }
 
-  // For columns k0 .. of K: `grad` is this group's product with a state, and where k0 = 0 `scores`, of the
-  // first two groups, that with U. more() loads what else the piece needs, close(S, dS) is group 2's to add
-  // up dS . S. Returns, in group 2, R . V of row rank % 64 over a half of each slice. Nothing is waited for
-  // at the end.
+  // For columns k0 .. of K: `grad` is this group's product with a state, and where k0 = 0 `scores`,
+  // of the first two groups, that with U. more() loads what else the piece needs, close(S, dS) is
+  // group 2's to add up dS . S. Returns, in group 2, R . V of row rank % 64 over a half of each
+  // slice. Nothing is waited for at the end.
   template <class More, class Close>
   __device__ __forceinline__ float run(int k0, Acc<X::kKeys>& grad, Acc<kChunk>& scores,
                                        More&& more, Close&& close) const {

@@ -1,10 +1,11 @@
-// The scans of overwrite_scan.cuh on Hopper, for bf16 and K up to 128: a warpgroup's products (wgmma) in place
-// of a warp's, and tiles that come by TMA. Four warps hold 64 rows of S' in their accumulators; a fifth
-// one loads pieces ahead. Every product has its left operand in registers: the state, or what was
-// made of it.
+// The scans of overwrite_scan.cuh on Hopper, for bf16 and K up to 128: a warpgroup's products
+// (wgmma) in place of a warp's, and tiles that come by TMA. Four warps hold 64 rows of S' in their
+// accumulators; a fifth one loads pieces ahead. Every product has its left operand in registers:
+// the state, or what was made of it.
 //
-// A tile has 64 rows of the tensor, whosever they are: the rows after a short piece belong to the next
-// document, and are made zeros, since that may hold NaN. Those after a tensor's last row come as zeros.
+// A tile has 64 rows of the tensor, whosever they are: the rows after a short piece belong to the
+// next document, and are made zeros, since that may hold NaN. Those after a tensor's last row come
+// as zeros.
 #pragma once
 
 #include "kernels/delta_rule/scan.cuh"
@@ -147,7 +148,8 @@ __device__ __forceinline__ void keep_state(Acc<KP>& state, const CUtensorMap& ma
   }
 }
 
-// The rows of the document after a piece that ends within its tiles become zeros; the four warps call.
+// The rows of the document after a piece that ends within its tiles become zeros; the four warps
+// call.
 template <int KP, bool kVector>
 __device__ __forceinline__ void clear_next(const Scan<bf16>& a, const HopperTiles<KP, kVector>& x,
                                            const Span& s) {

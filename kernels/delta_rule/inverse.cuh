@@ -1,5 +1,5 @@
-// The inverse of a chunk's triangular system, for delta and kda: found in fp32 by a block of 128 threads, and
-// stored as operands.
+// The inverse of a chunk's triangular system, for delta and kda: found in fp32 by a block of 128
+// threads, and stored as operands.
 #pragma once
 
 #include "kernels/delta_rule/delta_rule.cuh"

@@ -1,6 +1,6 @@
-// The host's side of the rules that overwrite (delta and kda): what a call brings, the memory that its
-// kernels share, and their order. A rule says what it makes of chunks before any state is known, and of
-// tokens once all states are:
+// The host's side of the rules that overwrite (delta and kda): what a call brings, the memory that
+// its kernels share, and their order. A rule says what it makes of chunks before any state is
+// known, and of tokens once all states are:
 //   struct P : Problem<T, M, kVector> { template <int KP> void prepare_chunks() const; }
 #pragma once
 
@@ -40,7 +40,8 @@ struct Problem {
     scan.gates = reinterpret_cast<const Gate*>(dptr<float>(gates));
     scan.initial_state = initial ? dptr<float>(initial) : nullptr;
   }
-  // Memory for the states before (or the gradients after) all chunks of a row but one; for rows of V.
+  // Memory for the states before (or the gradients after) all chunks of a row but one; for rows of
+  // V.
   Tensor states() const {
     if (grid.chunks == 1) return {};
     return empty({grid.B, grid.chunks - 1, grid.H, V, scan.state_pitch}, v.dtype(), v.device());

@@ -1,17 +1,18 @@
-// The scans of the rules that overwrite (delta and kda): a state S [K, V] a head, carried from piece to
-// piece of at most 64 tokens. With Q, K decayed from the piece's start, K_end decayed to its end, and
-// the triangular matrices P (scores) and X (the inverse of the unit system) made before:
+// The scans of the rules that overwrite (delta and kda): a state S [K, V] a head, carried from
+// piece to piece of at most 64 tokens. With Q, K decayed from the piece's start, K_end decayed to
+// its end, and the triangular matrices P (scores) and X (the inverse of the unit system) made
+// before:
 //   U = X beta (V - K S)       what is written
 //   O = Q S + P U
 //   S <- total S + K_end' U
 // and backward, with dS the gradient of the state after the piece:
 //   dU = P' dO + K_end dS      R = X' dU      dV = beta R
 //   dS <- total dS + Q' dO - K' (beta R)
-// In bf16 the products with X are made of both factors' operands and of what rounding left of either: their
-// errors would reach all that is written, and a chunk corrects them no more.
-// A block holds 64 columns of V of one head of one document, transposed: a warp has 16 rows of S' in
-// its registers for the whole document, and each product takes them, or what it made of them, as its
-// left operand. So warps share the tiles that come in, and nothing that they compute.
+// In bf16 the products with X are made of both factors' operands and of what rounding left of
+// either: their errors would reach all that is written, and a chunk corrects them no more.
+// A block holds 64 columns of V of one head of one document, transposed: a warp has 16 rows of S'
+// in its registers for the whole document, and each product takes them, or what it made of them, as
+// its left operand. So warps share the tiles that come in, and nothing that they compute.
 //
 // With a gate a head (kVector = false) q and k come as they are, and decays are factors of tokens.
 // With a gate a key channel (kVector = true) q, k, k_end come decayed, q times the scale.
@@ -278,8 +279,8 @@ __device__ __forceinline__ void decay_state(Acc<KP>& state, const float* total, 
   }
 }
 
-// The pieces of one document in the scan's order, each in shared memory when f(tiles, span) is called;
-// later ones are under way meanwhile.
+// The pieces of one document in the scan's order, each in shared memory when f(tiles, span) is
+// called; later ones are under way meanwhile.
 template <class T, int KP, bool kVector, bool kBackward, class F>
 __device__ __forceinline__ void walk(const Scan<T>& a, const Part& part, F&& f) {
   using Tiles = ScanTiles<T, KP, kVector>;

@@ -1,6 +1,6 @@
-// Products of each expert's rows with its weight on the GPU. The host knows the number of rows and of
-// experts, not who has how many: the grid covers the most tiles there can be, a block finds its expert
-// and its rows by the offsets, and those that find none leave.
+// Products of each expert's rows with its weight on the GPU. The host knows the number of rows and
+// of experts, not who has how many: the grid covers the most tiles there can be, a block finds its
+// expert and its rows by the offsets, and those that find none leave.
 //   y  [r, o] = sum_i x [r, i] w[o, i]     dx [r, i] = sum_o dy[r, o] w[o, i]     of r's expert
 //   dw [o, i] = sum_r dy[r, o] x[r, i]     over the rows of an expert, in order
 // Tiles come to shared memory by asynchronous copies, three steps deep; bf16 products run on a
@@ -16,8 +16,9 @@ using namespace tile;
 
 constexpr int kThreads = 256;
 
-// Tiles of a block: kM x kN of the result, kK steps of the sum at a time, kStages of them in memory.
-// Where products run by themselves (wgmma), one is under way while the next tiles are waited for.
+// Tiles of a block: kM x kN of the result, kK steps of the sum at a time, kStages of them in
+// memory. Where products run by themselves (wgmma), one is under way while the next tiles are
+// waited for.
 template <class T, bool kWide>
 struct Sizes {
   static constexpr int kM = 128, kN = 128, kK = 64, kStages = 3, kBlocks = 2;
@@ -57,7 +58,8 @@ struct Tiles {
   }
 };
 
-// c = a b, the experts' matrices one after the other. Of dw the experts' sums have their own lengths.
+// c = a b, the experts' matrices one after the other. Of dw the experts' sums have their own
+// lengths.
 template <class T>
 struct Grouped {
   const T *a, *b;
@@ -68,7 +70,8 @@ struct Grouped {
   int E, M, N, K;                        // M of dw alone, K of the others
 };
 
-// The rows of tile t, counted over experts: each has as many tiles as cover its rows. rows = 0: none.
+// The rows of tile t, counted over experts: each has as many tiles as cover its rows. rows = 0:
+// none.
 struct TileOfRows {
   int expert = 0, rows = 0;
   int64_t first = 0;

@@ -1,5 +1,5 @@
-// One row at a time. Mean probabilities are summed in blocks of rows; the softmax is made again in the
-// backward pass from the row's log-sum-exp.
+// One row at a time. Mean probabilities are summed in blocks of rows; the softmax is made again in
+// the backward pass from the row's log-sum-exp.
 #include "kernels/experts/routing.h"
 #include "kernels/experts/routing_reference.h"
 #include "kernels/rows/rows.h"
@@ -98,7 +98,8 @@ void Router::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tens
   });
 }
 
-// Of a logit, with c the gradient of a probability from the balance, E f_e / R, and m = sum_e c_e p_e:
+// Of a logit, with c the gradient of a probability from the balance, E f_e / R, and m = sum_e c_e
+// p_e:
 //   p_e (c_e - m) + 2 z' lse p_e / R, and of the weights u, with s = sum_j du_j u_j:
 //   normalised   u_j (du_j - s) on the chosen
 //   else         u_j du_j on the chosen, - s p_e on all

@@ -1,5 +1,5 @@
-// The router on the GPU: a warp a row. Sums over rows are made in slices of them, then over slices in
-// order; the slots of an expert are counted in integers, which any order adds up to the same.
+// The router on the GPU: a warp a row. Sums over rows are made in slices of them, then over slices
+// in order; the slots of an expert are counted in integers, which any order adds up to the same.
 #include "kernels/experts/routing.h"
 #include "kernels/rows/matrix.h"
 #include "kernels/tile/warp.cuh"

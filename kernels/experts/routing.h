@@ -184,15 +184,16 @@ struct CombineRows {
                             const Outputs<Tensor>& dy, Inputs<Tensor>& dx);
 };
 
-// Where rows go when they are sorted by expert, those of one expert in their order: position q of the
-// sorted rows holds token[q]; slot[r k + j] is where the j-th choice of row r lies; the rows of expert e
-// are offsets[e] .. offsets[e + 1].
+// Where rows go when they are sorted by expert, those of one expert in their order: position q of
+// the sorted rows holds token[q]; slot[r k + j] is where the j-th choice of row r lies; the rows of
+// expert e are offsets[e] .. offsets[e + 1].
 struct ExpertOrder {
   Tensor token, slot;  // i32 [R k]
   Tensor offsets;      // i64 [E + 1]
 };
 
-// index: i32 [R, k], each in 0 .. E - 1; all stays on its device, and the host reads nothing of a GPU.
+// index: i32 [R, k], each in 0 .. E - 1; all stays on its device, and the host reads nothing of a
+// GPU.
 ExpertOrder sorted_by_expert(const Tensor& index, int64_t E);
 // The form that sorted_by_expert takes there.
 ExpertOrder cuda_sorted_by_expert(const Tensor& index, int64_t E);

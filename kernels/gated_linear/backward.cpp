@@ -1,6 +1,7 @@
-// The chunkwise form, backward: from sub-chunk to sub-chunk, last to first, with the gradient of the
-// state; the states themselves are made again from those kept at the starts of chunks. States and
-// their gradients lie transposed here, [V, K], since every product that reads them wants them so.
+// The chunkwise form, backward: from sub-chunk to sub-chunk, last to first, with the gradient of
+// the state; the states themselves are made again from those kept at the starts of chunks. States
+// and their gradients lie transposed here, [V, K], since every product that reads them wants them
+// so.
 #include "kernels/gated_linear/problem.h"
 
 namespace weft::kernels {
@@ -45,9 +46,9 @@ class Backward {
   Backward(const Problem<Real>& p, const Gradients<Real>& f)
       : p_(p), f_(f), K_(tiled(p.K)), V_(tiled(p.V)) {}
 
-  // The pieces of one chunk. w.ds_t holds the gradient of the state at the chunk's end where its last
-  // document goes on, and afterwards that at its start. `tokens`: make the gradients of the tokens;
-  // `keep`: put those of states into dstates and initial_state.
+  // The pieces of one chunk. w.ds_t holds the gradient of the state at the chunk's end where its
+  // last document goes on, and afterwards that at its start. `tokens`: make the gradients of the
+  // tokens; `keep`: put those of states into dstates and initial_state.
   void chunk(int64_t b, int64_t h, int64_t c, Tiles<Real>& w, bool tokens, bool keep) const {
     p_.documents.for_pieces_back(b, c, [&](const Piece& piece) {
       if (piece.last) {
@@ -109,7 +110,8 @@ class Backward {
     }
   }
 
-  // The gradients of n tokens from t on; q (times scale), q_up and dout are in w. README.md, Backward.
+  // The gradients of n tokens from t on; q (times scale), q_up and dout are in w. README.md,
+  // Backward.
   void token_gradients(int64_t b, int64_t h, int64_t t, int64_t n, const Gates<Real>& gates,
                        Tile<Real> s_t, Tiles<Real>& w) const {
     const int64_t hk = h / p_.group;

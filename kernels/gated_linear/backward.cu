@@ -1,4 +1,5 @@
-// Gated linear attention backward on CUDA; the kernels are in gradients.cuh, their f32 forms in f32.cu.
+// Gated linear attention backward on CUDA; the kernels are in gradients.cuh, their f32 forms in
+// f32.cu.
 #include "kernels/gated_linear/gradients.cuh"
 
 namespace weft::kernels {

@@ -1,6 +1,6 @@
 // The chunkwise form, forward. The state goes from sub-chunk to sub-chunk; where there are too few
-// heads to fill the threads, one pass makes the states at the starts of all chunks, and a second one
-// takes all chunks at once. One token alone (a decode step) is a pass over the state.
+// heads to fill the threads, one pass makes the states at the starts of all chunks, and a second
+// one takes all chunks at once. One token alone (a decode step) is a pass over the state.
 #include "kernels/gated_linear/problem.h"
 #include "kernels/gated_linear/reference.h"
 #include "kernels/tokens/checks.h"

@@ -44,8 +44,9 @@ struct GatedLinear {
     }
   };
 
-  // Beside the inputs: the states at the starts of chunks 1, 2, ... of the grid. A chunk that starts
-  // with a document leaves its place unset. The CUDA form keeps nothing, its backward makes them again.
+  // Beside the inputs: the states at the starts of chunks 1, 2, ... of the grid. A chunk that
+  // starts with a document leaves its place unset. The CUDA form keeps nothing, its backward makes
+  // them again.
   struct Saved {
     Tensor states;  // [B, chunks - 1, H, K, V]
   };

@@ -1,10 +1,11 @@
 // The kernels of gated_linear backward: a pass over all tokens (prepare.cuh), one forwards over the
-// sub-chunks of each head that makes the states at the starts of chunks again, one backwards for the
-// gradients of the states at their ends (`chunk_states`, both in 64 x 64 parts of the state that know
-// nothing of each other); then all chunks make the gradients of their tokens at once
-// (`chunk_gradients`). README.md, Backward, has the equations; what it calls S and dS of a sub-chunk is
-// made here from those of the chunk, product by product, the decay of a sub-chunk between two of them.
-// Chunk states are kept in the dtype of q, as the products that read them want them.
+// sub-chunks of each head that makes the states at the starts of chunks again, one backwards for
+// the gradients of the states at their ends (`chunk_states`, both in 64 x 64 parts of the state
+// that know nothing of each other); then all chunks make the gradients of their tokens at once
+// (`chunk_gradients`). README.md, Backward, has the equations; what it calls S and dS of a
+// sub-chunk is made here from those of the chunk, product by product, the decay of a sub-chunk
+// between two of them. Chunk states are kept in the dtype of q, as the products that read them want
+// them.
 #pragma once
 
 #include <algorithm>
@@ -36,8 +37,8 @@ struct TokenTiles {
   float *skip, *rest;  // [K], [2, K]: over sub-chunks 1 and 2; from 1, 2 to the end
   float* whole;        // [K]: <S, dS> after the chunk
 
-  // The number of element (r + i, c) of a Wide from that of (r, c), r a multiple of 8: i known at compile
-  // time, one operation.
+  // The number of element (r + i, c) of a Wide from that of (r, c), r a multiple of 8: i known at
+  // compile time, one operation.
   __device__ static constexpr int row_below(int spot, int i) {
     constexpr int kPanel = Wide::panel_cols;
     return (spot ^ (Wide::offset(i % 8, 0) / 4 % kPanel)) + i * kPanel;
@@ -121,8 +122,8 @@ __device__ __forceinline__ float rounded(float x) {
   return tile::to_float(tile::from_float<T>(x));
 }
 
-// N numbers of a row of a state: from the tile, or, where the state is given in f32, from there; columns
-// from `columns` on are zero.
+// N numbers of a row of a state: from the tile, or, where the state is given in f32, from there;
+// columns from `columns` on are zero.
 template <int N, class T, int R, int C>
 __device__ __forceinline__ void load_state(float (&x)[N], const float* exact, int columns,
                                            Smem<T, R, C> tile, int r, int c) {
@@ -143,8 +144,8 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
   constexpr bool kSplits = !std::is_same_v<T, float>;  // dP as the sum of two operands
   Arena arena(tile::dynamic_memory());
   const Tiles w(arena);
-  // Asked for anew in each part of the work, or the compiler would hold, and spill, the addresses that it
-  // makes of them for all parts.
+  // Asked for anew in each part of the work, or the compiler would hold, and spill, the addresses
+  // that it makes of them for all parts.
   int r, c;
   const auto take_place = [&] {
     const int warp = tile::warp_index();
@@ -358,10 +359,10 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
         __syncthreads();
 
         take_place();
-        // What stays inside the sub-chunk, a channel at a time; then all is there. What flows over a
-        // sub-chunk from earlier tokens to later ones is what flows over the chunk's end, plus what
-        // ends in later sub-chunks, minus what starts there or in this one: all with the operands that
-        // dq and dk were made from, so that what starts and ends there cancels.
+        // What stays inside the sub-chunk, a channel at a time; then all is there. What flows over
+        // a sub-chunk from earlier tokens to later ones is what flows over the chunk's end, plus
+        // what ends in later sub-chunks, minus what starts there or in this one: all with the
+        // operands that dq and dk were made from, so that what starts and ends there cancels.
         // A thread's own place in through_q takes its gates' gradients.
 #pragma unroll 1
         for (int item = threadIdx.x; item < K * kSubs; item += kTokenThreads) {

@@ -1,10 +1,11 @@
-// What gated_linear's kernels share: the tensors and sizes of a call, and the pass over all tokens that
-// comes first in both directions (`prepare`). A row lies on a grid of chunks of 64 tokens; a piece is
-// what one document has of a chunk, cut into sub-chunks of 16 tokens from its first one on.
+// What gated_linear's kernels share: the tensors and sizes of a call, and the pass over all tokens
+// that comes first in both directions (`prepare`). A row lies on a grid of chunks of 64 tokens; a
+// piece is what one document has of a chunk, cut into sub-chunks of 16 tokens from its first one
+// on.
 //
-// Gates enter as products of e^g, none above 1 (README.md, Chunkwise). The scores within a sub-chunk
-// are made on the tensor cores by halving it: tokens i of an upper half meet tokens j of the lower
-// one as (q_i a_mid .. a_i)(k_j a_{j+1} .. a_{mid-1}), then each half is halved again.
+// Gates enter as products of e^g, none above 1 (README.md, Chunkwise). The scores within a
+// sub-chunk are made on the tensor cores by halving it: tokens i of an upper half meet tokens j of
+// the lower one as (q_i a_mid .. a_i)(k_j a_{j+1} .. a_{mid-1}), then each half is halved again.
 #pragma once
 
 #include <cmath>
@@ -65,8 +66,8 @@ struct Prepared {
   TokenRows<T> p;             // [B, T, H, 16]: scores of a token with those of its sub-chunk
   TokenRows<float> total;     // [B, cells, H, K]: decay over a sub-chunk, see has_total
 
-  // Where its decay lies: the cell of 16 tokens in which the sub-chunk starts. Several documents may
-  // start in one cell; of those that do, only the last goes on after it.
+  // Where its decay lies: the cell of 16 tokens in which the sub-chunk starts. Several documents
+  // may start in one cell; of those that do, only the last goes on after it.
   __device__ static int cell(int t) { return t / kSub; }
 };
 // A document's last sub-chunk has no place for its decay; few need it (last_total).

@@ -43,8 +43,9 @@ struct Problem {
     return {state.at(p.document, h), state.stride(2), state.stride(3)};
   }
 
-  // Are there enough heads to give each thread whole rows of them? Else a first pass makes the states
-  // of all chunks, and a second one takes all chunks at once. Both make every number by the same steps.
+  // Are there enough heads to give each thread whole rows of them? Else a first pass makes the
+  // states of all chunks, and a second one takes all chunks at once. Both make every number by the
+  // same steps.
   bool whole_rows(int64_t heads) const {
     const int64_t tasks = B * heads, threads = thread_count();
     return tasks % threads == 0 || tasks >= 4 * threads;

@@ -1,7 +1,9 @@
 // The kernels of gated_linear forward: a pass over all tokens (prepare.cuh), then one over the
-// sub-chunks of each document, in which a block takes 64 columns of V of one head (`scan`). Each warp
-// keeps 16 columns of the state, transposed, in registers, where a channel's decay is a column factor.
-//   q, k  f32 or bf16; K and V up to 256. Accumulated and carried in f32. The same bits on every run.
+// sub-chunks of each document, in which a block takes 64 columns of V of one head (`scan`). Each
+// warp keeps 16 columns of the state, transposed, in registers, where a channel's decay is a column
+// factor.
+//   q, k  f32 or bf16; K and V up to 256. Accumulated and carried in f32. The same bits on every
+//         run.
 // One token alone (a decode step) is one pass over the state (`step`).
 #pragma once
 

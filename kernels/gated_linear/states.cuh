@@ -1,6 +1,6 @@
-// The passes of gated_linear backward that make states alone: forwards those at the starts of chunks again,
-// backwards their gradients at the ends. A block has 64 x 64 of a state, which know nothing of the rest,
-// and walks one document; blocks of both directions run beside each other.
+// The passes of gated_linear backward that make states alone: forwards those at the starts of
+// chunks again, backwards their gradients at the ends. A block has 64 x 64 of a state, which know
+// nothing of the rest, and walks one document; blocks of both directions run beside each other.
 #pragma once
 
 #include "kernels/gated_linear/prepare.cuh"

@@ -1,5 +1,5 @@
-// Writing what generation remembers where it lies: rows of a cache, states. A step of one token is then
-// the same work on the same memory each time.
+// Writing what generation remembers where it lies: rows of a cache, states. A step of one token is
+// then the same work on the same memory each time.
 #pragma once
 
 #include <vector>
@@ -8,8 +8,8 @@
 
 namespace weft::kernels {
 
-// ring[:, position % S] = row; ring [1, S, H, K] contiguous, row [1, 1, H, K] of its dtype, position
-// i32 [1], all on one device.
+// ring[:, position % S] = row; ring [1, S, H, K] contiguous, row [1, 1, H, K] of its dtype,
+// position i32 [1], all on one device.
 void put_row(const Tensor& ring, const Tensor& row, const Tensor& position);
 
 // to = from: contiguous tensors of one shape, dtype and device, none within another.

@@ -1,7 +1,7 @@
-// A block draws a token without sorting. What is looked for is the token at which the weight of those
-// before it, in falling order of logits, passes a target: the range of logits is cut into bins, their
-// weights added up, and the bin that holds the target taken as the next range, until one logit is left.
-// Sums are of whole numbers: exact, so that their order does not matter.
+// A block draws a token without sorting. What is looked for is the token at which the weight of
+// those before it, in falling order of logits, passes a target: the range of logits is cut into
+// bins, their weights added up, and the bin that holds the target taken as the next range, until
+// one logit is left. Sums are of whole numbers: exact, so that their order does not matter.
 #include <cmath>
 
 #include "core/cuda.cuh"
@@ -72,7 +72,8 @@ struct Cut {
   }
 };
 
-// Where a target was met: at a token of this logit, with so much weight in front of all such tokens.
+// Where a target was met: at a token of this logit, with so much weight in front of all such
+// tokens.
 struct Met {
   float logit;
   Weight before;
@@ -104,8 +105,8 @@ struct Logits {
     each(range, [&](float logit) { atomicAdd(&bins[range.bin(logit)], weight(logit)); });
     __syncthreads();
   }
-  // The first token, of those in `range`, with which the weight comes to `target` or more. `filled`: bins
-  // hold the range's weights already.
+  // The first token, of those in `range`, with which the weight comes to `target` or more.
+  // `filled`: bins hold the range's weights already.
   template <class W>
   __device__ Met meet(Weight* bins, bool filled, Cut range, Weight target, W&& weight) const {
     __shared__ int bin;
@@ -134,8 +135,8 @@ struct Logits {
     }
     return {range.low, before};
   }
-  // The number of the token that is the `nth` (from 1) of those with this logit. A warp looks through
-  // neighbours.
+  // The number of the token that is the `nth` (from 1) of those with this logit. A warp looks
+  // through neighbours.
   __device__ int number(float logit, Weight nth) const {
     __shared__ int count[kWarps], answer;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -22,14 +22,14 @@ struct Sampling {
   Tensor drawable(const Tensor& logits) const;
 };
 
-// The token drawn from logits [V] at draw `index`: tokens stand in falling order of their logits, ties
-// by number, each as wide as it is likely; the one at `chance` of the width kept is taken. A logit that is
-// not finite is never drawn; throws Error where none is finite.
+// The token drawn from logits [V] at draw `index`: tokens stand in falling order of their logits,
+// ties by number, each as wide as it is likely; the one at `chance` of the width kept is taken. A
+// logit that is not finite is never drawn; throws Error where none is finite.
 int32_t draw_token(const Tensor& logits, const Sampling& sampling, uint64_t index);
 
-// The same on a GPU, without the host. Weights exp(logit / temperature) are whole numbers of 2^-40 of
-// the largest there, so that their sums are exact in any order: the token is that of draw_token() but
-// where chance falls within some 2^-39 of a border between two.
+// The same on a GPU, without the host. Weights exp(logit / temperature) are whole numbers of 2^-40
+// of the largest there, so that their sums are exact in any order: the token is that of
+// draw_token() but where chance falls within some 2^-39 of a border between two.
 //   logits   [V]  f32 or bf16
 //   chances  [n]  f64: chance(0), ...
 //   place    i32 [1]: the position of the last token, raised by one: that of the token drawn

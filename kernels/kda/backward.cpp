@@ -1,6 +1,6 @@
-// The chunkwise form, backward: from sub-chunk to sub-chunk, last to first, with the gradient of the
-// state; the states and what was written are made again from those kept at the starts of chunks.
-// States and their gradients lie transposed here, [V, K]: so every product finds its rows.
+// The chunkwise form, backward: from sub-chunk to sub-chunk, last to first, with the gradient of
+// the state; the states and what was written are made again from those kept at the starts of
+// chunks. States and their gradients lie transposed here, [V, K]: so every product finds its rows.
 #include "kernels/delta_rule/form.h"
 #include "kernels/kda/problem.h"
 
@@ -136,8 +136,8 @@ class Backward {
     put(f_.dx.g, h, p_.K, w.dg, false, T(1));
   }
 
-  // A gate stands between the tokens before it and those from it on. The first one of a sub-chunk has
-  // none before it, and so nothing of the scores within.
+  // A gate stands between the tokens before it and those from it on. The first one of a sub-chunk
+  // has none before it, and so nothing of the scores within.
   void gate_gradients(const Tokens<T>& x, Tile<T> s_t, Tiles<T>& w) const {
     const auto at = [](Tile<T> tile, int64_t i, int64_t d) -> Line<T>& {
       return line(tile.row(i) + d);

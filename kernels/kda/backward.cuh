@@ -1,13 +1,15 @@
-// kda on a GPU, backward: a scan from the last piece to the first that carries the gradient of the state
-// (R and dV come of it), then all pieces by themselves (token_gradients): dq, dk, dbeta, dg.
+// kda on a GPU, backward: a scan from the last piece to the first that carries the gradient of the
+// state (R and dV come of it), then all pieces by themselves (token_gradients): dq, dk, dbeta, dg.
 //
-// As for delta, with decays that are vectors (up, down: within a block of 16 tokens; D_J over block J):
+// As for delta, with decays that are vectors (up, down: within a block of 16 tokens; D_J over block
+// J):
 //   dP = scale dO U'      dL = -R U', below the diagonal      dM = beta dL
 //   dQ_i = up_i . X_i     X = sum of what lies before i's block, decayed to its start:
-//                         begin with scale dO S', then for each block J: X <- D_J . X + dP_iJ down . K_J
+//                         begin with scale dO S', then for each block J:
+//                         X <- D_J . X + dP_iJ down . K_J
 //   E_i  = up_i . X_i     the same with -R S' and dL; beta E is the gradient of k where it erases
-//   W_j  = down_j . Y_j   Y = sum of what lies after j's block, decayed to its end, from the last block
-//                         back: Y <- D_I . Y + dP_Ij' up . Q_I + dM_Ij' up . K_I
+//   W_j  = down_j . Y_j   Y = sum of what lies after j's block, decayed to its end, from the last
+//                         block back: Y <- D_I . Y + dP_Ij' up . Q_I + dM_Ij' up . K_I
 //   Z_j  = down_j . D_{J+1} .. D_4 . (U dS')_j
 //   dK = beta E + W + Z   dbeta = R . V + K . E
 // each with the pairs within the block added, token by token in fp32. Per channel,

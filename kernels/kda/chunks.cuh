@@ -1,12 +1,13 @@
-// What the chunkwise form of kda makes of a chunk before any state is known, for forward and backward:
-// queries and keys with their decays, the decayed scores, the inverse of the triangular system.
+// What the chunkwise form of kda makes of a chunk before any state is known, for forward and
+// backward: queries and keys with their decays, the decayed scores, the inverse of the triangular
+// system.
 //
-// A decay between two tokens is a vector, so scores are products of matrices only where a reference lies
-// between row and column. Blocks of 16 tokens have theirs at the row's block's start:
+// A decay between two tokens is a vector, so scores are products of matrices only where a reference
+// lies between row and column. Blocks of 16 tokens have theirs at the row's block's start:
 //   P_ij = <q_i up_i decay_IJ, k_j down_j>     token j in block J, before token i in block I
 // with up from the start of its block to the token, down from the token to its block's end, and
-// decay_IJ over the blocks between: no exponent is positive, and nothing lies in a token's future. Within
-// a block keys fade token by token, in fp32.
+// decay_IJ over the blocks between: no exponent is positive, and nothing lies in a token's future.
+// Within a block keys fade token by token, in fp32.
 #pragma once
 
 #include "kernels/delta_rule/problem.cuh"
@@ -85,8 +86,9 @@ __device__ __forceinline__ float sum_across(float (&x)[32]) {
   return x[0];
 }
 
-// Columns of a left operand times by[column block][column % 2]. In bf16 this rounds a second time, which
-// costs up to 4% of a result's error (dg: 8%) where gates are close to 0, and nothing elsewhere.
+// Columns of a left operand times by[column block][column % 2]. In bf16 this rounds a second time,
+// which costs up to 4% of a result's error (dg: 8%) where gates are close to 0, and nothing
+// elsewhere.
 __device__ __forceinline__ void scale_frag(Frag<float, 16>& frag, const float (&by)[2][2]) {
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
@@ -102,8 +104,8 @@ __device__ __forceinline__ void scale_frag(Frag<bf16, 16>& frag, const float (&b
   }
 }
 
-// Scores of a block with itself: P [q_i . k_j], M [k_i . k_j], faded from j to i. Two columns j at a
-// time; a lane adds up every 32nd pair of channels. put(i, j, p, m) for j <= i.
+// Scores of a block with itself: P [q_i . k_j], M [k_i . k_j], faded from j to i. Two columns j at
+// a time; a lane adds up every 32nd pair of channels. put(i, j, p, m) for j <= i.
 template <class T, int KP, class F>
 __device__ __forceinline__ void block_scores(const ChunkTiles<T, KP>& x, int top, F&& put) {
   const int lane = lane_index();
@@ -178,7 +180,8 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
     });
     __syncwarp();
 
-    // q and k of the block in place, decayed from its start; k decayed to its end; all for the scans.
+    // q and k of the block in place, decayed from its start; k decayed to its end; all for the
+    // scans.
     for (int c = 2 * lane; c < KP; c += 64) {
       float2 before = {0, 0}, after = {0, 0}, gate[kBlock], k[kBlock];
       for (int other = 0; other < kBlocks; ++other) {

@@ -1,5 +1,5 @@
-// The delta rule with a gate a key channel (Kimi Delta Attention): a memory that overwrites what a key
-// holds, and whose rows fade each at a rate of its own.
+// The delta rule with a gate a key channel (Kimi Delta Attention): a memory that overwrites what a
+// key holds, and whose rows fade each at a rate of its own.
 //   Sbar_t = diag(e^{g_t}) S_{t-1}
 //   S_t    = Sbar_t + beta_t k_t (v_t - Sbar_t' k_t)'
 //   o_t    = scale * S_t' q_t
@@ -55,7 +55,8 @@ struct Kda {
   };
 
   // The state before each chunk but the first of a row. A chunk that starts with a document leaves
-  // its place unset. On a GPU in the dtype of v and transposed, [.., V, K]; and what each token wrote.
+  // its place unset. On a GPU in the dtype of v and transposed, [.., V, K]; and what each token
+  // wrote.
   struct Saved {
     Tensor states;   // [B, chunks - 1, H, K, V]
     Tensor written;  // [B, T, H, V]

@@ -52,8 +52,8 @@ struct Problem {
   View<const T> q, k, v, beta, g, state;
 };
 
-// n tokens of a sub-chunk; rows from n on are zeros that keep the state. Row kSub + i of a tile of two
-// parts belongs to the key of token i.
+// n tokens of a sub-chunk; rows from n on are zeros that keep the state. Row kSub + i of a tile of
+// two parts belongs to the key of token i.
 template <class T>
 struct Tokens {
   Tokens() = default;

@@ -88,7 +88,8 @@ struct Reference<Kda> {
   }
 
   // Time backwards over kept states, dS being the gradient of the state after token t:
-  //   dq = s S do;  dS += s q do';  du = dS' k;  dv = beta du;  dbeta = du . e  (e the missed value)
+  //   dq = s S do;  dS += s q do';  du = dS' k;  dv = beta du;  dbeta = du . e
+  // where e is the value that was missed.
   //   dk = dS beta e - beta Sbar du;  dSbar = dS - beta k du';  dg = rowsum(dSbar . Sbar);
   //   dS = diag(e^g) dSbar
   template <class T>
@@ -256,7 +257,8 @@ struct Reference<Kda> {
     return S;
   }
 
-  // One token of one head: S <- the state after it; `error` [V] <- v - Sbar' k, the value it missed.
+  // One token of one head: S <- the state after it; `error` [V] <- v - Sbar' k, the value it
+  // missed.
   template <class T>
   static void step(const Inputs<Kda, View<T>>& x, int64_t b, int64_t t, int64_t h, T* S, T* error) {
     const int64_t hk = h / (x.v.size(2) / x.k.size(2)), K = x.k.size(3), V = x.v.size(3);

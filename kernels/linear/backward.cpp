@@ -1,5 +1,6 @@
 // The chunkwise form, backward: a pass over the chunks of each head, last to first, makes the
-// gradients of the states at their ends; then all chunks make the gradients of their tokens at once.
+// gradients of the states at their ends; then all chunks make the gradients of their tokens at
+// once.
 #include "kernels/linear/problem.h"
 
 namespace weft::kernels {
@@ -19,8 +20,8 @@ struct Gradients {
   bool gates;  // is a gate's gradient wanted
 };
 
-// dn = dout / denominator and, for each row, dd = - dout . o / denominator: the gradients of a row's
-// sum of values and of its denominator.
+// dn = dout / denominator and, for each row, dd = - dout . o / denominator: the gradients of a
+// row's sum of values and of its denominator.
 template <class Real>
 void split_output(const Problem<Real>& p, const Gradients<Real>& f, int64_t b, int64_t h,
                   const Piece& piece, int64_t ahead, Tile<Real> dn, Real* dd) {

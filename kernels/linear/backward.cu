@@ -1,4 +1,5 @@
-// Linear attention backward on CUDA. The kernels are in gradients.cuh, their f32 forms in backward_f32.cu.
+// Linear attention backward on CUDA. The kernels are in gradients.cuh, their f32 forms in
+// backward_f32.cu.
 #include "kernels/linear/gradients.cuh"
 
 namespace weft::kernels {

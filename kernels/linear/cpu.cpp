@@ -1,6 +1,6 @@
-// The chunkwise form, forward: a pass over the chunks of each head makes the states at their starts,
-// then all chunks make their outputs at once. The two agree with README.md's equations letter by
-// letter. One token alone (a decode step) takes neither.
+// The chunkwise form, forward: a pass over the chunks of each head makes the states at their
+// starts, then all chunks make their outputs at once. The two agree with README.md's equations
+// letter by letter. One token alone (a decode step) takes neither.
 #include "kernels/linear/problem.h"
 #include "kernels/linear/reference.h"
 #include "kernels/tokens/checks.h"

@@ -1,6 +1,8 @@
 // Linear attention forward on CUDA.
-//   q, k  f32 or bf16; K and V up to 256. Accumulated and carried in f32. The same bits on every run.
-// The kernels are in scan.cuh, their f32 forms in forward_f32.cu, a form for Hopper in forward_hopper.cu.
+//   q, k  f32 or bf16; K and V up to 256. Accumulated and carried in f32. The same bits on every
+//         run.
+// The kernels are in scan.cuh, their f32 forms in forward_f32.cu, a form for Hopper in
+// forward_hopper.cu.
 #include "kernels/linear/scan.cuh"
 
 namespace weft::kernels {

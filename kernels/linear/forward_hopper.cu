@@ -94,7 +94,8 @@ __device__ void make_decays(const Tiles<K>& w, const CudaProblem<bf16>& p, const
   }
 }
 
-// The logarithms of decays that a lane needs for its scores, in registers before the scores are there.
+// The logarithms of decays that a lane needs for its scores, in registers before the scores are
+// there.
 template <int C>
 struct LaneDecays {
   tile::Rows row_high, row_low;
@@ -161,8 +162,8 @@ __device__ void make_scores(const Tiles<K>& w, const Work& at) {
   }
 }
 
-// One warpgroup: the state, and the output of every chunk. What a chunk adds to the state is summed by
-// itself (`carry`), a block of channels after the other.
+// One warpgroup: the state, and the output of every chunk. What a chunk adds to the state is summed
+// by itself (`carry`), a block of channels after the other.
 template <int K, bool kDecays>
 __device__ void carry_state(const Tiles<K>& w, const CudaProblem<bf16>& p, const Maps& maps,
                             float* final_state, const Work& at) {

@@ -1,7 +1,7 @@
 // The kernels of linear backward: one pass over the chunks of each head makes the states at their
 // starts again and the gradients of the states at their ends (`chunk_states`, states.cuh); then all
-// chunks make the gradients of their tokens at once (`chunk_gradients`). README.md, Backward, has the
-// equations. Chunk states are kept in the dtype of q, as the products that read them want them.
+// chunks make the gradients of their tokens at once (`chunk_gradients`). README.md, Backward, has
+// the equations. Chunk states are kept in the dtype of q, as the products that read them want them.
 #pragma once
 
 #include "kernels/linear/states.cuh"
@@ -135,9 +135,9 @@ __device__ __forceinline__ double warp_sum_of_doubles(double x) {
   return x;
 }
 
-// The gradient of a gate that all tokens of a piece have in common, without what goes from state to state
-// (`add_through`). It is the sum of their gradients in another order, each share times the gates that it
-// passes, so that nothing is added which another token takes off again.
+// The gradient of a gate that all tokens of a piece have in common, without what goes from state to
+// state (`add_through`). It is the sum of their gradients in another order, each share times the
+// gates that it passes, so that nothing is added which another token takes off again.
 template <class Tiles>
 __device__ double common_gate(const Tiles& w, int n) {
   const int lane = tile::lane_index();
@@ -166,7 +166,8 @@ __device__ __forceinline__ float share_of_product(Smem<T, R, C> s, Smem<T, R, C>
   return sum;
 }
 
-// The same where a state is given in f32, rows of which lie V apart: `rows` by `columns` of it are there.
+// The same where a state is given in f32, rows of which lie V apart: `rows` by `columns` of it are
+// there.
 template <class T, int R, int C>
 __device__ __forceinline__ float share_of_product(const float* exact_s, Smem<T, R, C> s,
                                                   const float* exact_ds, Smem<T, R, C> ds, int V,
@@ -204,8 +205,8 @@ __device__ __forceinline__ void put_row_sums(float* to, const float (&sum)[2], i
   }
 }
 
-// acc += A B as mma_abt and mma_ab make it of two tiles; in f32, where a sum over K can be long, in blocks
-// of 64 that are added: the gradients of gates can cancel nearly all of their terms.
+// acc += A B as mma_abt and mma_ab make it of two tiles; in f32, where a sum over K can be long, in
+// blocks of 64 that are added: the gradients of gates can cancel nearly all of their terms.
 template <int K, class T, int N, int R, int C, int S, int D>
 __device__ __forceinline__ void add_abt(Acc<N>& acc, Smem<T, R, C> a, int i0, Smem<T, S, D> b,
                                         int n0) {
@@ -238,8 +239,8 @@ __device__ __forceinline__ void add_ab(Acc<N>& acc, Smem<T, R, C> a, int i0, Sme
 }
 
 // The heads that share a key follow each other in one block, so that their sum has one order. There
-// dout and v are scaled by rows before the products that are summed over heads; a head that is alone
-// scales their results.
+// dout and v are scaled by rows before the products that are summed over heads; a head that is
+// alone scales their results.
 // kSums: with the shares of gate_parts.
 template <class T, int K, bool kSums>
 __global__ void __launch_bounds__(kTokenThreads)
@@ -518,8 +519,9 @@ __device__ const float* in_f32(const KeptStates<T>& kept) {
     return kept.exact;
 }
 
-// gate_parts += what goes through the pieces of a chunk from state to state, a block for each head: where
-// the gradient of one number is the sum over all tokens, states rounded to bf16 would be felt.
+// gate_parts += what goes through the pieces of a chunk from state to state, a block for each head:
+// where the gradient of one number is the sum over all tokens, states rounded to bf16 would be
+// felt.
 inline constexpr int kThroughThreads = 256;
 template <class T>
 __global__ void __launch_bounds__(kThroughThreads)

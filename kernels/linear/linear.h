@@ -1,8 +1,8 @@
 // Linear attention whose state forgets by one number per head, or not at all:
 //   S_t = e^{a_t} S_{t-1} + k_t v_t',   o_t = scale * S_t' q_t,   a_t = g_t + log_gamma
 // With `normalize` also z_t = e^{a_t} z_{t-1} + k_t and o_t is divided by scale * z_t . q_t + eps.
-// Linear attention, retention, simple GLA and Mamba-2 (q = C, k = B, v = dt * x, g = dt * A) are its
-// settings. Source: arXiv:2006.16236, 2307.08621, 2405.21060.
+// Linear attention, retention, simple GLA and Mamba-2 (q = C, k = B, v = dt * x, g = dt * A) are
+// its settings. Source: arXiv:2006.16236, 2307.08621, 2405.21060.
 #pragma once
 
 #include "kernels/contract/mechanism.h"
@@ -17,8 +17,8 @@ struct Linear {
     X q, k, v, g, log_gamma, initial_state, initial_z;
     auto fields() { return std::tie(q, k, v, g, log_gamma, initial_state, initial_z); }
   };
-  // Value head h reads key head h / (H / Hk). g and log_gamma are log decays, natural, <= 0; absent,
-  // they are 0. N is the number of documents: B, or that of cu_seqlens.
+  // Value head h reads key head h / (H / Hk). g and log_gamma are log decays, natural, <= 0;
+  // absent, they are 0. N is the number of documents: B, or that of cu_seqlens.
   static constexpr Field kInputs[] = {{"q", "[B, T, Hk, K]"},
                                       {"k", "[B, T, Hk, K]"},
                                       {"v", "[B, T, H, V]"},

@@ -50,8 +50,8 @@ struct CudaProblem {
   bool normalize;
 };
 
-// state = total * state + added. What a chunk adds is summed by itself, from zero: tensor cores cut off
-// what they add to a large sum, always towards zero, and 100,000 tokens would feel it.
+// state = total * state + added. What a chunk adds is summed by itself, from zero: tensor cores cut
+// off what they add to a large sum, always towards zero, and 100,000 tokens would feel it.
 template <int N>
 __device__ __forceinline__ void carry(tile::Acc<N>& state, float total, const tile::Acc<N>& added) {
 #pragma unroll
@@ -61,8 +61,9 @@ __device__ __forceinline__ void carry(tile::Acc<N>& state, float total, const ti
   }
 }
 
-// The forward pass for Hopper, forward_hopper.cu. False, and nothing done, where it does not cover the
-// call: other types than bf16, K above 128, packed documents, `normalize`, rows not aligned for TMA.
+// The forward pass for Hopper, forward_hopper.cu. False, and nothing done, where it does not cover
+// the call: other types than bf16, K above 128, packed documents, `normalize`, rows not aligned for
+// TMA.
 bool hopper_forward(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& y);
 
 // The inputs as the kernels take them. Refuses the widths that they do not cover.

@@ -1,5 +1,5 @@
-// What the passes of linear's chunkwise form share: the sizes and views of a call, and where a piece
-// finds its state, its rows and its decays.
+// What the passes of linear's chunkwise form share: the sizes and views of a call, and where a
+// piece finds its state, its rows and its decays.
 #pragma once
 
 #include <cmath>

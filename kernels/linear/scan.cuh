@@ -1,8 +1,8 @@
 // The kernels of linear forward, chunkwise: a block takes 64 columns of V of one head and walks its
-// document chunk by chunk (`scan`). Each warp keeps 16 columns of the state, transposed, in registers;
-// it is the left operand of S' q as it stands, and never goes through memory. Where there are few
-// heads, a first pass makes the states at the starts of segments, and a block walks one segment.
-// One token alone (a decode step) is one pass over the state (`step`).
+// document chunk by chunk (`scan`). Each warp keeps 16 columns of the state, transposed, in
+// registers; it is the left operand of S' q as it stands, and never goes through memory. Where
+// there are few heads, a first pass makes the states at the starts of segments, and a block walks
+// one segment. One token alone (a decode step) is one pass over the state (`step`).
 #pragma once
 
 #include "kernels/linear/states.cuh"
@@ -283,8 +283,8 @@ __global__ void __launch_bounds__(kStepThreads)
   y.o.at(b, 0, h)[e] = tile::from_float<T>(sum / norm);
 }
 
-// Chunks of a segment, and the number of segments of a row: 0 where the heads of all documents fill the
-// machine by themselves.
+// Chunks of a segment, and the number of segments of a row: 0 where the heads of all documents fill
+// the machine by themselves.
 inline constexpr int kSegment = 16;
 inline int segment_count(const Inputs<Linear>& x, const Options<Linear>& o) {
   const int64_t T = x.q.size(1), H = x.v.size(2), slices = ceil_div(x.v.size(3), kSlice);

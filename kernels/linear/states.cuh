@@ -1,6 +1,6 @@
-// The pass of linear that makes states alone: forwards those at the starts of chunks, backwards their
-// gradients at the ends. A block has 64 x 64 of a state, which know nothing of the rest, and walks one
-// document; blocks of both directions can run beside each other.
+// The pass of linear that makes states alone: forwards those at the starts of chunks, backwards
+// their gradients at the ends. A block has 64 x 64 of a state, which know nothing of the rest, and
+// walks one document; blocks of both directions can run beside each other.
 #pragma once
 
 #include "kernels/linear/problem.cuh"
@@ -12,9 +12,9 @@ using tile::Arena;
 using tile::Frag;
 using tile::Smem;
 
-// What is kept of a state: [B, chunks / every, H, K, V], z alike without V. The place c / every is that of
-// the state after chunk c, or of its gradient, where c + 1 is a multiple of `every`. `exact`: the same in
-// f32, beside states in bf16; absent where nobody wants it.
+// What is kept of a state: [B, chunks / every, H, K, V], z alike without V. The place c / every is
+// that of the state after chunk c, or of its gradient, where c + 1 is a multiple of `every`.
+// `exact`: the same in f32, beside states in bf16; absent where nobody wants it.
 template <class Kept>
 struct KeptStates {
   Kept* states = nullptr;
@@ -74,7 +74,8 @@ __device__ __forceinline__ Frag<tile::bf16, K> rest_of_scaling(Frag<tile::bf16, 
   return a;
 }
 
-// A query over its denominator is the sum of two operands: its rounding would be the only one in dS.
+// A query over its denominator is the sum of two operands: its rounding would be the only one in
+// dS.
 // Forwards:   S  <- e^{G_C} S  + (e^{G_C - G} . K)' V,          z alike with 1 for v
 // Backwards:  dS <- e^{G_C} dS + (s e^{G} / denominator . Q)' dout, dz with dd denominator for dout
 template <bool kBackwards, bool kExact, class T, class Kept>

@@ -1,7 +1,8 @@
-// The scatter sorts positions by their row. The sorted order is cut into chunks of 16 positions: a warp
-// adds up, for 32 packs of columns, the runs of equal rows in its chunk, and writes those that lie in it
-// whole. What a chunk has of a run that began before it or goes on after it becomes a part; a second
-// pass adds the parts of each run in order. However often a row was taken, no warp adds more than 16.
+// The scatter sorts positions by their row. The sorted order is cut into chunks of 16 positions: a
+// warp adds up, for 32 packs of columns, the runs of equal rows in its chunk, and writes those that
+// lie in it whole. What a chunk has of a run that began before it or goes on after it becomes a
+// part; a second pass adds the parts of each run in order. However often a row was taken, no warp
+// adds more than 16.
 #include "kernels/lookup/gather.cuh"
 #include "kernels/rows/rows.cuh"
 
@@ -97,8 +98,8 @@ __global__ void __launch_bounds__(kThreads, 3) sum_chunks(const Scatter<T> a) {
   }
 }
 
-// Block (chunk, slab): the run that begins in the chunk and goes on after it. Its parts are shared out
-// among the warps, and the warps' sums are added in order.
+// Block (chunk, slab): the run that begins in the chunk and goes on after it. Its parts are shared
+// out among the warps, and the warps' sums are added in order.
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads) join_parts(const Scatter<T> a) {
   __shared__ float sums[kWarps][32][kWidth];

@@ -11,13 +11,15 @@ void gather_rows(int64_t Q, int64_t D, const int32_t* index, const T* factor, co
                  T* to, Device device);
 
 // The rows that a gather took, added up where they came from: for r in 0 .. R - 1
-//   to[r][:] = sum of factor[q] from[q / repeat][:] over the q with index[q] == r, in the order of q.
+//   to[r][:] = sum of factor[q] from[q / repeat][:] over the q with index[q] == r, in the order of
+//       q.
 // Sums are made in fp32 and rounded once. The memory goes by Q, R and D.
 class ScatterRows {
  public:
   ScatterRows(int64_t Q, int64_t R, int64_t D, Device device);
 
-  // index: i32 [Q] on the device, contiguous, in 0 .. R - 1; factor: [Q] or null. Not for a meta device.
+  // index: i32 [Q] on the device, contiguous, in 0 .. R - 1; factor: [Q] or null. Not for a meta
+  // device.
   template <class T>
   void run(const int32_t* index, const T* factor, const Tensor& from, int repeat, T* to) const;
 

@@ -1,6 +1,7 @@
-// A radix sort, 8 bits of the key a pass, the lowest first. A pass counts the digits of each tile of
-// keys, then every tile adds up the counts that stand before it and places its own. Within a tile,
-// warps hold neighbouring keys and lanes find their equals by match: the order is that of positions.
+// A radix sort, 8 bits of the key a pass, the lowest first. A pass counts the digits of each tile
+// of keys, then every tile adds up the counts that stand before it and places its own. Within a
+// tile, warps hold neighbouring keys and lanes find their equals by match: the order is that of
+// positions.
 #include "kernels/lookup/sort.cuh"
 
 #include <bit>

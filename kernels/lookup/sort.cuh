@@ -6,7 +6,8 @@
 
 namespace weft::kernels {
 
-// Positions 0 .. n - 1 sorted by key, equal keys in rising position. The memory goes by n and `limit`.
+// Positions 0 .. n - 1 sorted by key, equal keys in rising position. The memory goes by n and
+// `limit`.
 class SortByKey {
  public:
   // keys lie in 0 .. limit - 1

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kPiece = cuts::kAdamwPiece;
 
-// Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is not.
+// Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is
+// not.
 template <class T>
 bool finite(const T* x, int64_t begin, int64_t end) {
   T sum = 0;

@@ -1,9 +1,9 @@
-// AdamW over a list of tensors (Loshchilov and Hutter, arXiv:1711.05101), with the norm of all gradients
-// by which they are clipped:
+// AdamW over a list of tensors (Loshchilov and Hutter, arXiv:1711.05101), with the norm of all
+// gradients by which they are clipped:
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 //   p -= lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p)
-// On the CPU the caller reads the norm and passes the factor on g; on a GPU both passes are one launch
-// each over all tensors, and neither the norm nor the factor comes to the host in between.
+// On the CPU the caller reads the norm and passes the factor on g; on a GPU both passes are one
+// launch each over all tensors, and neither the norm nor the factor comes to the host in between.
 #pragma once
 
 #include <vector>
@@ -25,8 +25,8 @@ struct AdamwSettings {
 
 // The norm of all gradients together; sums run in f64 over fixed pieces, in order. CPU.
 double gradient_norm(const std::vector<AdamwTensor>& list);
-// One step with all gradients multiplied by `factor`. `step` counts from 1. Returns false where a value of
-// master, m or v is not finite afterwards: then all of them are lost. CPU.
+// One step with all gradients multiplied by `factor`. `step` counts from 1. Returns false where a
+// value of master, m or v is not finite afterwards: then all of them are lost. CPU.
 [[nodiscard]] bool adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t step,
                          double lr, double factor);
 

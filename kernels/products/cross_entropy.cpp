@@ -1,7 +1,8 @@
-// Labelled rows are gathered, a chunk at a time, and their logits are made in tiles of a chunk of rows
-// by a part of the vocabulary, which stay in the cache until they are done with: forward keeps the
-// largest logit and the sum of exponentials of each row as it goes, backward makes a tile again, turns
-// it into its gradient and multiplies that twice. Sums over tiles and chunks are made in their order.
+// Labelled rows are gathered, a chunk at a time, and their logits are made in tiles of a chunk of
+// rows by a part of the vocabulary, which stay in the cache until they are done with: forward keeps
+// the largest logit and the sum of exponentials of each row as it goes, backward makes a tile
+// again, turns it into its gradient and multiplies that twice. Sums over tiles and chunks are made
+// in their order.
 #include "kernels/products/cross_entropy.h"
 
 #include <cmath>
@@ -68,8 +69,8 @@ struct Head {
     }
   }
 
-  // Makes the logits of `count` gathered rows, entries begin .. begin + n - 1 of the vocabulary, and
-  // calls f(i, row) for each row [n] of them, in parallel. The soft cap is not applied yet.
+  // Makes the logits of `count` gathered rows, entries begin .. begin + n - 1 of the vocabulary,
+  // and calls f(i, row) for each row [n] of them, in parallel. The soft cap is not applied yet.
   template <class T, class F>
   void for_logits(int64_t count, int64_t begin, int64_t n, const F& f) const {
     T* const out = logits.data<T>();
@@ -121,8 +122,8 @@ template <class T>
 struct Flow {
   T dloss, dz, softcap;
 
-  // row -> its gradient: (dloss (p - 1[target]) + dz 2 lse p) / labelled, p = exp(logit - lse), times
-  // the derivative of the soft cap. `target` is negative where it is not in the row.
+  // row -> its gradient: (dloss (p - 1[target]) + dz 2 lse p) / labelled, p = exp(logit - lse),
+  // times the derivative of the soft cap. `target` is negative where it is not in the row.
   void through(T* __restrict__ row, int64_t n, T lse, int64_t target) const {
     const T factor = dloss + 2 * dz * lse;
     T slope = 1;

@@ -1,11 +1,12 @@
-// The head and its loss on the GPU. Logits exist for one chunk of rows at a time, in fp32; one block
-// turns a row of them into its log-sum-exp and, in the same pass over memory, into the gradient of the
-// loss, which is a product's operand and so of x's dtype.
+// The head and its loss on the GPU. Logits exist for one chunk of rows at a time, in fp32; one
+// block turns a row of them into its log-sum-exp and, in the same pass over memory, into the
+// gradient of the loss, which is a product's operand and so of x's dtype.
 //
-// The forward pass makes the gradients at once where one is going to be asked for: logits are then made
-// once, by three products in all and not four. What the loss is multiplied with afterwards, and the
-// share of a labelled row, are scalars on the device; the backward pass multiplies by them. Only where z
-// has a gradient too, whose weight relative to the loss's cannot be known before, are logits made again.
+// The forward pass makes the gradients at once where one is going to be asked for: logits are then
+// made once, by three products in all and not four. What the loss is multiplied with afterwards,
+// and the share of a labelled row, are scalars on the device; the backward pass multiplies by them.
+// Only where z has a gradient too, whose weight relative to the loss's cannot be known before, are
+// logits made again.
 #include "kernels/products/cross_entropy.h"
 
 #include "kernels/rows/column_sums.cuh"
@@ -36,8 +37,8 @@ struct RowsOfLogits {
   const T* bias;  // may be null
   const int32_t* targets;
   float softcap;
-  // Factors of the gradient, on the device: of loss and z, and what each labelled row has of the mean.
-  // Null: 1, 0, 1.
+  // Factors of the gradient, on the device: of loss and z, and what each labelled row has of the
+  // mean. Null: 1, 0, 1.
   const float *dloss, *dz, *share;
   Statistics row;
 };
@@ -94,7 +95,8 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const RowsOfLogits<T> a
     return;
   }
 
-  // Eight logits, biased and capped; -inf beyond the vocabulary. The memory of a row goes on so far.
+  // Eight logits, biased and capped; -inf beyond the vocabulary. The memory of a row goes on so
+  // far.
   const auto read = [&](int v) {
     Pack<float, kPack> l;
     *reinterpret_cast<float4*>(l.at) = *reinterpret_cast<const float4*>(logits + v);
@@ -224,7 +226,8 @@ int64_t rows_of_chunk(int64_t R, int64_t V) {
   return std::min(rows, R);
 }
 
-// What of the gradients is wanted, in fp32 or, of x, in any dtype; and what they are multiplied with.
+// What of the gradients is wanted, in fp32 or, of x, in any dtype; and what they are multiplied
+// with.
 struct Gradients {
   Tensor x, w, bias_parts;  // [R, D], [V, D], [chunks, V]
   Tensor dloss, dz, share;  // [1]

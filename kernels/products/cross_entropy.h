@@ -40,8 +40,8 @@ struct CrossEntropy {
   };
   struct Saved {
     Tensor lse;  // [R], of labelled rows; on the CPU
-    // On a GPU, f32: the gradients of the sum over labelled rows of (lse - logit[target]), and 1 / how
-    // many there are.
+    // On a GPU, f32: the gradients of the sum over labelled rows of (lse - logit[target]), and 1 /
+    // how many there are.
     Tensor dx, dw, dbias, share;  // [R, D], [V, D], [V] (if there is a bias), [1]
   };
 

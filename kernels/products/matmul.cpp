@@ -10,8 +10,8 @@ namespace {
 
 const Registered<Matmul> registered;
 
-// A matrix whose rows or columns are contiguous and apart is used as it lies; any other is copied (a
-// row repeated by stride 0, too: gemm() takes none).
+// A matrix whose rows or columns are contiguous and apart is used as it lies; any other is copied
+// (a row repeated by stride 0, too: gemm() takes none).
 Tensor lined(const Tensor& t) {
   const bool by_rows = t.stride(1) == 1 && (t.stride(0) >= t.size(1) || t.size(0) == 1);
   const bool by_columns = t.stride(0) == 1 && (t.stride(1) >= t.size(0) || t.size(1) == 1);

@@ -1,7 +1,8 @@
 // Functions of one number, alone (y = f(x)) and as a gate (y = f(a) b; with silu this is SwiGLU).
 // Kinds: silu, gelu (by erf), gelu_tanh, relu, sigmoid, tanh, softplus, logsigmoid, elu1 (elu + 1),
 // exp, square_relu. Derivatives at a kink are those of the left side.
-// Sources: arXiv:1606.08415 (GELU), 1710.05941 (SiLU), 2002.05202 (gated), 2109.08668 (ReLU squared).
+// Sources: arXiv:1606.08415 (GELU), 1710.05941 (SiLU), 2002.05202 (gated), 2109.08668 (ReLU
+// squared).
 #pragma once
 
 #include <string>

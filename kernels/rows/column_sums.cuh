@@ -5,8 +5,8 @@
 
 namespace weft::kernels {
 
-// 32 columns a block; thread (c, r) adds rows r, r + 32, ... and the 32 sums are added in order. The
-// blocks of the second row have the second sum, if there is one.
+// 32 columns a block; thread (c, r) adds rows r, r + 32, ... and the 32 sums are added in order.
+// The blocks of the second row have the second sum, if there is one.
 template <class T>
 __global__ void __launch_bounds__(1024)
     add_columns(const float* first, const float* second, int64_t count, int64_t n, T* first_out,

@@ -1,6 +1,6 @@
-// The functions of one number of functions.h for device code: accumulating types are fp32, and errors
-// a few units in its last place, whatever the dtype of the tensors (the loops around them wait for
-// memory).
+// The functions of one number of functions.h for device code: accumulating types are fp32, and
+// errors a few units in its last place, whatever the dtype of the tensors (the loops around them
+// wait for memory).
 #pragma once
 
 #include "kernels/rows/functions.h"
@@ -24,8 +24,8 @@ __device__ __forceinline__ float tanh_of(float x) {
 }
 
 // (1 + erf(x / sqrt(2))) / 2, the part of a normal distribution below x, as the sigmoid of an odd
-// polynomial fitted to log(p / (1 - p)): half the work of erff, off by 2e-7 at most in fp32. Beyond 6 the
-// polynomial goes on as a line, and the result is 0 or 1.
+// polynomial fitted to log(p / (1 - p)): half the work of erff, off by 2e-7 at most in fp32. Beyond
+// 6 the polynomial goes on as a line, and the result is 0 or 1.
 __device__ __forceinline__ float normal_below(float x) {
   const float s = fminf(x * x, 36.0f);
   float p = 3.61129484e-9f;

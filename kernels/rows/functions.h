@@ -1,5 +1,5 @@
-// The functions of one number that `activation` and the gates know, with their derivatives, for loops
-// that are to become vector instructions.
+// The functions of one number that `activation` and the gates know, with their derivatives, for
+// loops that are to become vector instructions.
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,8 @@
 
 namespace weft::kernels {
 
-// erf by a quotient of polynomials on [-4, 4], beyond which it is +-1 in float; off by a few units in
-// the last place. The double form is the standard library's.
+// erf by a quotient of polynomials on [-4, 4], beyond which it is +-1 in float; off by a few units
+// in the last place. The double form is the standard library's.
 [[gnu::always_inline]] inline float verf(float x) {
   const float low = x < -4.0f ? -4.0f : x;
   const float c = low > 4.0f ? 4.0f : low;

@@ -72,8 +72,8 @@ void copy_to_second(const Tensor& dx, const Tensor& dresidual) {
   if (dx && dresidual) dresidual.copy_from(dx);
 }
 
-// y = x r w with r = (sum x^2 / count + eps)^-1/2 over each group of W columns; count is W, or 1 for
-// the L2 norm.
+// y = x r w with r = (sum x^2 / count + eps)^-1/2 over each group of W columns; count is W, or 1
+// for the L2 norm.
 template <class T>
 void scale_rows(const Tensor& x, const Tensor& weight, int64_t W, double count, double eps,
                 const Tensor& rstd, const Tensor& y) {
@@ -98,8 +98,8 @@ void add_row(const T* __restrict__ from, int64_t n, T* __restrict__ to) {
   for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
-// Its gradients, from dn = dy w: dx = r (dn - x r^2 sum(dn x) / count) + along, where that is there,
-// dw = sum over rows of dy x r.
+// Its gradients, from dn = dy w: dx = r (dn - x r^2 sum(dn x) / count) + along, where that is
+// there, dw = sum over rows of dy x r.
 template <class T>
 void scale_rows_backward(const Tensor& x, const Tensor& weight, int64_t W, double count,
                          const Tensor& rstd, const Tensor& dy, const Tensor& along,
@@ -151,8 +151,8 @@ void gated_rows(const Tensor& x, const Tensor& z, const Tensor& weight, int64_t 
   });
 }
 
-// A thread's scratch of 2 D holds a(z) and a'(z). With n what is normalised (x, or h) and dn its factor's
-// gradient (dy w a, or dy w): dn -> d' = r (dn - n r^2 sum(dn n) / W).
+// A thread's scratch of 2 D holds a(z) and a'(z). With n what is normalised (x, or h) and dn its
+// factor's gradient (dy w a, or dy w): dn -> d' = r (dn - n r^2 sum(dn n) / W).
 template <class Gate, bool kGateFirst, class T>
 void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight, int64_t W,
                          const Tensor& rstd, const Tensor& dy, const Inputs<GatedNorm>& dx,

@@ -1,5 +1,5 @@
-// The forward passes of the norms on the GPU: a row's group is read once, into registers. The backward
-// passes are in norms_backward.cu.
+// The forward passes of the norms on the GPU: a row's group is read once, into registers. The
+// backward passes are in norms_backward.cu.
 #include "kernels/rows/norms.cuh"
 
 namespace weft::kernels {

@@ -1,6 +1,7 @@
-// What the forward and the backward passes of the norms on the GPU share: how lanes share a row, and
-// the gates. A row's group of W columns is a segment; kLanes neighbouring threads hold it in registers,
-// kPacks packs each, or, where it is too long or lies unaligned, read it as often as they need it.
+// What the forward and the backward passes of the norms on the GPU share: how lanes share a row,
+// and the gates. A row's group of W columns is a segment; kLanes neighbouring threads hold it in
+// registers, kPacks packs each, or, where it is too long or lies unaligned, read it as often as
+// they need it.
 #pragma once
 
 #include "kernels/rows/matrix.h"

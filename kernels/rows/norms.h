@@ -3,10 +3,10 @@
 //   layer_norm  y = (x - mean x) r w + b      r = (variance + eps)^-1/2
 //   gated_norm  y = n(x) w a(z)  or  n(x a(z)) w,   n the RMS norm, a a gate's activation
 //   l2_norm     y = x r                       r = (sum x^2 + eps)^-1/2
-// With a residual, rms_norm and layer_norm are those of sum = x + residual, and give the sum beside y: a
-// residual stream is read once where it is added to and normalised.
-// They keep r (layer_norm: the mean as well) and make the rest again in the backward pass.
-// Sources: arXiv:1607.06450 (layer), 1910.07467 (RMS), 1803.08494 (groups), 2405.21060 (gate first).
+// With a residual, rms_norm and layer_norm are those of sum = x + residual, and give the sum beside
+// y: a residual stream is read once where it is added to and normalised.
+// They keep r (layer_norm: the mean as well) and make the rest again in the backward pass. Sources:
+// arXiv:1607.06450 (layer), 1910.07467 (RMS), 1803.08494 (groups), 2405.21060 (gate first).
 #pragma once
 
 #include <string>

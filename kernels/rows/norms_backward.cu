@@ -1,6 +1,6 @@
-// The backward passes of the norms on the GPU. Lanes that share a segment walk down the rows and keep
-// the sums for the gradients of weight and bias in registers; the sums of all walks are rows of a
-// buffer, which a second kernel adds up in order. Who walks where goes by shape alone.
+// The backward passes of the norms on the GPU. Lanes that share a segment walk down the rows and
+// keep the sums for the gradients of weight and bias in registers; the sums of all walks are rows
+// of a buffer, which a second kernel adds up in order. Who walks where goes by shape alone.
 #include "kernels/rows/column_sums.cuh"
 #include "kernels/rows/norms.cuh"
 
@@ -57,8 +57,9 @@ __device__ void write_block_sum(const float (&sum)[L::kSlots][L::kWidth], int pa
   }
 }
 
-// The packs of a thread on their way from memory: two rounds of them, in shared memory that no other
-// thread looks at. Where a segment is too long for that, they are read from memory when asked for.
+// The packs of a thread on their way from memory: two rounds of them, in shared memory that no
+// other thread looks at. Where a segment is too long for that, they are read from memory when asked
+// for.
 template <Norm kNorm, class L, class T>
 struct Flow {
   static constexpr int kTensors = kNorm == Norm::gated ? 3 : 2;  // x, dy, z

@@ -1,5 +1,5 @@
-// Rows on the GPU, for the operations of this folder: packs of neighbouring elements that move in one
-// access, and sums over the lanes that share a row.
+// Rows on the GPU, for the operations of this folder: packs of neighbouring elements that move in
+// one access, and sums over the lanes that share a row.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,8 @@ __device__ __forceinline__ void store_floats(float* to, const float (&x)[N]) {
   }
 }
 
-// The sum over `kLanes` neighbouring threads, in each of them: lanes of one warp, or the whole block.
-// In a fixed order. Every thread of the block calls it.
+// The sum over `kLanes` neighbouring threads, in each of them: lanes of one warp, or the whole
+// block. In a fixed order. Every thread of the block calls it.
 template <int kLanes>
 __device__ __forceinline__ float sum_lanes(float x) {
 #pragma unroll
@@ -59,7 +59,8 @@ __device__ __forceinline__ float sum_lanes(float x) {
   return x;
 }
 
-// May a row be read 16 bytes at a time: `t` [R, D] with rows contiguous, cut into pieces of `width`.
+// May a row be read 16 bytes at a time: `t` [R, D] with rows contiguous, cut into pieces of
+// `width`.
 template <class T>
 bool by_vectors(const Tensor& t, int64_t width) {
   if (!t) return true;

@@ -1,5 +1,5 @@
-// What the operations of this folder share: matrices by rows, rows cut into blocks by shape, gathers
-// and the scatters that undo them.
+// What the operations of this folder share: matrices by rows, rows cut into blocks by shape,
+// gathers and the scatters that undo them.
 #pragma once
 
 #include <algorithm>
@@ -61,8 +61,8 @@ T log_sum_exp(const T* __restrict__ row, int64_t n) {
   return most + std::log(sum);
 }
 
-// Rows cut into at most kRowBlocks blocks. A sum over all rows is made block by block, then over the blocks
-// in order: the same bits whoever computes which block.
+// Rows cut into at most kRowBlocks blocks. A sum over all rows is made block by block, then over
+// the blocks in order: the same bits whoever computes which block.
 struct RowBlocks {
   int64_t rows, size, count;
 
@@ -96,8 +96,8 @@ inline void check_index_shape(std::string_view what, const Tensor& index, const 
           index.shape(), ", expected i32 ", shape);
 }
 
-// Throws Error that names the first element outside 0 .. limit - 1. `of` says what there are so many
-// of. Elements on a GPU are not looked at, and a meta tensor has none.
+// Throws Error that names the first element outside 0 .. limit - 1. `of` says what there are so
+// many of. Elements on a GPU are not looked at, and a meta tensor has none.
 inline void check_index(std::string_view what, const Tensor& index, int64_t limit,
                         std::string_view of) {
   if (!index.device().is_cpu()) return;

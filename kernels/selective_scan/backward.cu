@@ -1,11 +1,11 @@
-// Backward pass on a GPU: README.md, "CUDA". The chunks of a row are walked last to first, by the four
-// warps of a block in step. Of each chunk, a first walk forward from the kept state notes the state
-// every 4 tokens; then, 4 tokens at a time and last to first, states and decays are made again in
-// registers and the gradients flow back through them.
+// Backward pass on a GPU: README.md, "CUDA". The chunks of a row are walked last to first, by the
+// four warps of a block in step. Of each chunk, a first walk forward from the kept state notes the
+// state every 4 tokens; then, 4 tokens at a time and last to first, states and decays are made
+// again in registers and the gradients flow back through them.
 //
-// dB and dC are sums over channels: a warp adds up its own in shared memory, the block its warps', and
-// a second kernel the blocks'. A_log, D and dt_bias get sums over tokens: each lane's own, then the
-// lanes', then (second kernel) the rows'. All in a fixed order.
+// dB and dC are sums over channels: a warp adds up its own in shared memory, the block its warps',
+// and a second kernel the blocks'. A_log, D and dt_bias get sums over tokens: each lane's own, then
+// the lanes', then (second kernel) the rows'. All in a fixed order.
 #include "kernels/selective_scan/scan.cuh"
 
 namespace weft::kernels {
@@ -34,8 +34,8 @@ template <int C>
 struct Memory {
   Inputs8<C> inputs[kChunk / kStep];
   float flow[kChunk][8 * C];  // gradient of C . h + D x
-  // The state before each part; once it is walked, dB and dC of its tokens [kPart, 2, 4], summed over
-  // the warp's channels. The last is for sums of what is not there.
+  // The state before each part; once it is walked, dB and dC of its tokens [kPart, 2, 4], summed
+  // over the warp's channels. The last is for sums of what is not there.
   float4 border[kParts + 1][C][32];
   float4 products[2][kPart][2][32 + 4];  // dh s x and g h of each lane; gaps against conflicts
 
@@ -164,8 +164,8 @@ struct WalkBack {
     }
   }
 
-  // The gradients of token i of the chunk, token j of its part; h is the state after it, before and a
-  // are as in `advance`. The sums over states go to the lanes of the token.
+  // The gradients of token i of the chunk, token j of its part; h is the state after it, before and
+  // a are as in `advance`. The sums over states go to the lanes of the token.
   __device__ __forceinline__ void token_back(int i, int j, const float (&before)[C][4],
                                              const float (&a)[C][4], const float (&h)[C][4],
                                              float (&of_states)[C][4], float (&of_y)[4]) {
@@ -196,7 +196,8 @@ struct WalkBack {
     products[1][tile::lane_index()] = make_float4(to_C[0], to_C[1], to_C[2], to_C[3]);
   }
 
-  // Lane 8 j + 4 b + q adds up what the lane groups have of token j: of dB (b = 0) or dC, states 4 q ..
+  // Lane 8 j + 4 b + q adds up what the lane groups have of token j: of dB (b = 0) or dC, states 4
+  // q ..
   __device__ __forceinline__ void sum_products(int part) const {
     const int me = tile::lane_index(), j = me / 8, b = me / 4 % 2;
     const float4* const from = &m.products[part % 2][j][b][lane.q];
@@ -233,8 +234,9 @@ struct WalkBack {
     for (int j = kPart - 1; j >= 0; --j)
       token_back(first + j, j, j ? h[j - 1] : before, a[j], h[j], of_states, of_y);
   }
-  // The same in a step where a document ends or begins: each token from the border or its document's
-  // start, with sums of its own, since a product with the zeros of other tokens would hand them a NaN.
+  // The same in a step where a document ends or begins: each token from the border or its
+  // document's start, with sums of its own, since a product with the zeros of other tokens would
+  // hand them a NaN.
   __device__ __forceinline__ void cut_part(int part, int n, float (&of_states)[C][4],
                                            float (&of_y)[4]) {
     const int first = part * kPart;
@@ -281,8 +283,8 @@ struct WalkBack {
       to.put(lane.row, t, lane.column, lane.n, from);
   }
 
-  // The gradients of x, dt and z of step `at` of a chunk of n tokens, from the sums over states; of no
-  // step if `at` is beyond them.
+  // The gradients of x, dt and z of step `at` of a chunk of n tokens, from the sums over states; of
+  // no step if `at` is beyond them.
   __device__ __forceinline__ void finish(int at, int n, const float (&of_states)[C][4],
                                          const float (&of_y)[4]) {
     const int i = at * kStep + lane.g, t = t0 + i;
@@ -440,8 +442,8 @@ __global__ void __launch_bounds__(32 * kWarps, C == 2 ? 2 : 3)
   WalkBack<T, C, kPlain>{p, d, lane, block.of_warp[lane.warp], block.shared}.run(block.of_warp);
 }
 
-// The gradients of x, dt and z from the blocks' shares, a thread a channel and kSpan tokens; weights is
-// [B * spans, 2, E].
+// The gradients of x, dt and z from the blocks' shares, a thread a channel and kSpan tokens;
+// weights is [B * spans, 2, E].
 constexpr int kSpan = 64;
 template <class T>
 __global__ void add_shares(Problem<T> p, Gradients<T> d, int spans) {

@@ -1,7 +1,7 @@
-// The form that trains: channels in parallel, a vector of them at a time, each walking the pieces of
-// its row with its state in scratch memory. Backward starts each segment from the state kept on the
-// grid and makes the states within it anew. What all channels share (dB, dC) is summed over a block of
-// channels first and over the blocks, of which the shape sets the number, at the end.
+// The form that trains: channels in parallel, a vector of them at a time, each walking the pieces
+// of its row with its state in scratch memory. Backward starts each segment from the state kept on
+// the grid and makes the states within it anew. What all channels share (dB, dC) is summed over a
+// block of channels first and over the blocks, of which the shape sets the number, at the end.
 #include "core/parallel.h"
 #include "kernels/selective_scan/cuts.h"
 #include "kernels/selective_scan/reference.h"

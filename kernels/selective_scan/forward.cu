@@ -1,8 +1,8 @@
-// Forward pass on a GPU: README.md, "CUDA". Warps are independent. A turn of the loop walks one step,
-// prepares the inputs of the next and finishes the outputs of the one before, so that there is always
-// something to do while one of them waits; copies from memory run two steps ahead.
-// With more than one block of 16 states the blocks' shares of C . h are kept, and a second kernel adds
-// them up.
+// Forward pass on a GPU: README.md, "CUDA". Warps are independent. A turn of the loop walks one
+// step, prepares the inputs of the next and finishes the outputs of the one before, so that there
+// is always something to do while one of them waits; copies from memory run two steps ahead.
+// With more than one block of 16 states the blocks' shares of C . h are kept, and a second kernel
+// adds them up.
 #include "kernels/selective_scan/scan.cuh"
 #include "kernels/tile/tile_memory.cuh"
 

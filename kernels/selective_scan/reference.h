@@ -34,7 +34,8 @@ struct Reference<SelectiveScan> {
     return exp(log > S(Scan::kFastest) ? S(Scan::kFastest) : log);
   }
 
-  // The state unrolled:  h_t = e^{A (s_1 + .. + s_t)} h_0 + sum_{j<=t} e^{A (s_{j+1} + .. + s_t)} s_j x_j B_j
+  // The state unrolled:  h_t = e^{A (s_1 + .. + s_t)} h_0 + sum_{j<=t} e^{A (s_{j+1} + .. + s_t)}
+  // s_j x_j B_j
   template <class S>
   static void naive(Inputs<Scan, View<S>> x, const Scan::Options& o, Outputs<Scan, View<S>> y) {
     using std::exp;

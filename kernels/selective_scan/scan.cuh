@@ -1,11 +1,11 @@
 // What both passes of the CUDA form share.
 //
-// A warp owns 8 C channels of one row (C is 1 or 2) and 16 states of each, and walks time by itself:
-// lane 4 g + q holds channels C g .. C g + C - 1 and states 4 q .. 4 q + 3 of them in registers. Tokens
-// come in steps of 8: for loads and stores lane 4 j + q stands for token j of the step and for 2 C
-// neighbouring channels. Sums over states are sums over the four lanes q; a tensor-core product with
-// a matrix of ones makes them, and puts those of token j where the lanes of token j can use them.
-// More than 16 states are blocks of 16, each with warps of its own.
+// A warp owns 8 C channels of one row (C is 1 or 2) and 16 states of each, and walks time by
+// itself: lane 4 g + q holds channels C g .. C g + C - 1 and states 4 q .. 4 q + 3 of them in
+// registers. Tokens come in steps of 8: for loads and stores lane 4 j + q stands for token j of the
+// step and for 2 C neighbouring channels. Sums over states are sums over the four lanes q; a
+// tensor-core product with a matrix of ones makes them, and puts those of token j where the lanes
+// of token j can use them. More than 16 states are blocks of 16, each with warps of its own.
 #pragma once
 
 #include "kernels/selective_scan/selective_scan.h"
@@ -175,10 +175,10 @@ __device__ __forceinline__ float softplus(float x) {
   return fmaxf(x, 0.0f) + log1p;  // which NaN stays in
 }
 
-// d[i] += the sums over lanes q of a (i = 0, 1) and b (i = 2, 3), for the lanes of token j: i = 0, 2 is
-// the sum of lane group g = 2 q, i = 1, 3 that of 2 q + 1. `mine` is 1 in the lanes of token j, else 0.
-// bf16 tensors get sums of tf32 numbers, which is finer than what they keep; f32 ones get a second
-// product for the rest.
+// d[i] += the sums over lanes q of a (i = 0, 1) and b (i = 2, 3), for the lanes of token j: i = 0,
+// 2 is the sum of lane group g = 2 q, i = 1, 3 that of 2 q + 1. `mine` is 1 in the lanes of token
+// j, else 0. bf16 tensors get sums of tf32 numbers, which is finer than what they keep; f32 ones
+// get a second product for the rest.
 template <bool kExact>
 __device__ __forceinline__ void sum_states(float (&d)[4], float mine, float a, float b) {
   const auto product = [&](float u, float v) {

@@ -1,6 +1,6 @@
-// The scan over one piece of a segment for as many channels as a vector holds, forward and backward:
-// the equations of README.md ("Chunkwise", "Backward"). Channels lie in the lanes; tokens, then
-// states, are walked one by one.
+// The scan over one piece of a segment for as many channels as a vector holds, forward and
+// backward: the equations of README.md ("Chunkwise", "Backward"). Channels lie in the lanes;
+// tokens, then states, are walked one by one.
 #pragma once
 
 #include <bit>
@@ -36,7 +36,8 @@ inline Vector<double> decay(Vector<double> x) {
   return x;
 }
 
-// Lane i of the result is the sum of v[i]: each round adds the halves of two vectors and keeps both.
+// Lane i of the result is the sum of v[i]: each round adds the halves of two vectors and keeps
+// both.
 template <class T>
 Vector<T> totals(Vector<T> (&v)[kLanes<T>]) {
   constexpr int kWidth = kLanes<T>;
@@ -87,9 +88,9 @@ struct Group {
     for (int64_t i = 0; i < n * kWidth; ++i) o[i] *= z[i] * vsigmoid(z[i]);
   }
 
-  // The same from h and with dh, the gradient of the state after the piece, and g, that of o. Then x,
-  // raw and z hold their gradients, and dh that of the state before. dA, dD and dbias are added to.
-  // dB, dC: [n, tiled(K)], set or (if `add`) added to.
+  // The same from h and with dh, the gradient of the state after the piece, and g, that of o. Then
+  // x, raw and z hold their gradients, and dh that of the state before. dA, dD and dbias are added
+  // to. dB, dC: [n, tiled(K)], set or (if `add`) added to.
   void backward(int64_t n, Rows<const T> B, Rows<const T> C, bool gate, T* dB, T* dC,
                 int64_t d_stride, bool add) {
     steps(n);

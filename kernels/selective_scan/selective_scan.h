@@ -51,8 +51,8 @@ struct SelectiveScan {
 
   // The state before each segment but the first of a row, which begins a document.
   struct Saved {
-    // CPU: [B, segments - 1, K, E], 64 tokens each. CUDA: [B, segments - 1, E, K], 32 tokens each and
-    // K a multiple of 16.
+    // CPU: [B, segments - 1, K, E], 64 tokens each. CUDA: [B, segments - 1, E, K], 32 tokens each
+    // and K a multiple of 16.
     Tensor states;
   };
 

@@ -1,6 +1,6 @@
 // A block takes kTokens tokens of a row: their cosines and sines into shared memory, once for all
-// heads, then the turns. The angle is reduced to a part of a full turn in fp64, so that far positions
-// are as good as near ones; the rest is fp32.
+// heads, then the turns. The angle is reduced to a part of a full turn in fp64, so that far
+// positions are as good as near ones; the rest is fp32.
 #include "kernels/sequence/rotary.h"
 
 #include <cmath>

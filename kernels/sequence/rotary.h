@@ -1,8 +1,8 @@
 // Rotary positions: pair i of a head turns by the angle p base^(-2i / width) at position p.
 //   (a, b) -> (a cos - b sin, a sin + b cos)
 // Pair i is columns (i, i + width / 2), or (2i, 2i + 1) if interleaved; columns past `width` stay.
-// Positions start from `offset`, again in each packed document. Backward turns by the negative angle.
-// Source: arXiv:2104.09864.
+// Positions start from `offset`, again in each packed document. Backward turns by the negative
+// angle. Source: arXiv:2104.09864.
 #pragma once
 
 #include "kernels/contract/mechanism.h"

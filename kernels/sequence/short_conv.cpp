@@ -1,5 +1,6 @@
-// Tokens are walked in pieces of at most kPiece, channels are the inner loop. Backward makes the sum
-// before the activation again, for a piece and the W - 1 tokens after it, which its inputs reach.
+// Tokens are walked in pieces of at most kPiece, channels are the inner loop. Backward makes the
+// sum before the activation again, for a piece and the W - 1 tokens after it, which its inputs
+// reach.
 #include "kernels/sequence/short_conv.h"
 
 #include "core/parallel.h"
@@ -41,8 +42,15 @@ struct Conv {
     const View<const S> in = view<const S>(x);
     const S* const w = taps.data<S>();
     if (W == 4 && first >= begin) {  // the usual width, in one pass
-      const S* __restrict__ a = in.at(row, first, 0), * __restrict__ b = in.at(row, first + 1, 0), * __restrict__ c = in.at(row, first + 2, 0), * __restrict__ e = in.at(row, t, 0);
-      const S* __restrict__ wa = w, * __restrict__ wb = w + D, * __restrict__ wc = w + 2 * D, * __restrict__ we = w + 3 * D, * __restrict__ start = bias.data<S>();
+      const S* __restrict__ const a = in.at(row, first, 0);
+      const S* __restrict__ const b = in.at(row, first + 1, 0);
+      const S* __restrict__ const c = in.at(row, first + 2, 0);
+      const S* __restrict__ const e = in.at(row, t, 0);
+      const S* __restrict__ const wa = w;
+      const S* __restrict__ const wb = w + D;
+      const S* __restrict__ const wc = w + 2 * D;
+      const S* __restrict__ const we = w + 3 * D;
+      const S* __restrict__ const start = bias.data<S>();
       for (int64_t d = 0; d < D; ++d)
         out[d] = start[d] + wa[d] * a[d] + wb[d] * b[d] + wc[d] * c[d] + we[d] * e[d];
       return;

@@ -1,10 +1,10 @@
-// A thread owns some neighbouring channels and walks kWalk tokens of a row, with the last W - 1 inputs
-// in registers; a document's first token takes them from its state. Backward walks forward as well:
-// it makes the sum before the activation again, keeps the gradients dp of the last W - 1 of them, and
-// so knows dx of the token W - 1 back; to complete its last tokens it walks on into its neighbour's.
-// W is a template argument of 2, 4, 8 or 16: fewer taps get zeros before them (`pad` of them).
-// The gradients of the taps are summed over a thread's tokens, then over a block's walks, and the
-// blocks' sums by a second kernel, always in the same order.
+// A thread owns some neighbouring channels and walks kWalk tokens of a row, with the last W - 1
+// inputs in registers; a document's first token takes them from its state. Backward walks forward
+// as well: it makes the sum before the activation again, keeps the gradients dp of the last W - 1
+// of them, and so knows dx of the token W - 1 back; to complete its last tokens it walks on into
+// its neighbour's. W is a template argument of 2, 4, 8 or 16: fewer taps get zeros before them
+// (`pad` of them). The gradients of the taps are summed over a thread's tokens, then over a block's
+// walks, and the blocks' sums by a second kernel, always in the same order.
 #include "kernels/rows/functions.cuh"
 #include "kernels/sequence/short_conv.h"
 #include "kernels/tile/vectors.cuh"
@@ -338,8 +338,8 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
   if (g.parts) add_walks<W>(c, walk.dw, g.parts);
 }
 
-// dw [D, W] and dbias [D] from parts [count, W + 1, D]: a warp's lanes are channels, the block's rows
-// share the parts, and their sums are added in order.
+// dw [D, W] and dbias [D] from parts [count, W + 1, D]: a warp's lanes are channels, the block's
+// rows share the parts, and their sums are added in order.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     sum_parts(const float* __restrict__ parts, int64_t count, int W, int64_t D, T* dw, T* dbias) {
@@ -408,8 +408,8 @@ struct Operands {
   bool silu;
 };
 
-// Calls f.template operator()<W, aligned>() with the number of taps or the next that there are kernels
-// for.
+// Calls f.template operator()<W, aligned>() with the number of taps or the next that there are
+// kernels for.
 template <class F>
 void for_taps(int64_t taps, bool aligned, const F& f) {
   const auto call = [&]<int W>() {

@@ -1,8 +1,9 @@
 // Causal convolution over a few tokens, each channel by itself:
 //   y_t = act(sum_j w[:, j] x_{t - W + 1 + j} + bias),   act = silu or nothing
-// w[:, W - 1] meets the current token. Tokens before the first of a document come from the state: the
-// last W - 1 inputs, the newest last; they are zero where no state is given. `final_state` is the
-// state after the document's last token; of a short document it still holds some of the initial one.
+// w[:, W - 1] meets the current token. Tokens before the first of a document come from the state:
+// the last W - 1 inputs, the newest last; they are zero where no state is given. `final_state` is
+// the state after the document's last token; of a short document it still holds some of the initial
+// one.
 #pragma once
 
 #include "kernels/contract/mechanism.h"

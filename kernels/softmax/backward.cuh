@@ -1,9 +1,11 @@
 // The backward loops of softmax attention. P is computed again from lse in the same tiles:
-//   delta_i = dout_i . o_i - dlse_i      p_ij = exp(x_ij - lse_i)      d_ij = p_ij (dout_i.v_j - delta_i)
+//   delta_i = dout_i . o_i - dlse_i
+//   p_ij = exp(x_ij - lse_i)    d_ij = p_ij (dout_i.v_j - delta_i)
 //   dv_j = sum_i p_ij dout_i    dk_j = scale sum_i d_ij q_i    dq_i = scale sum_j d_ij k_j
-// Two kernels, so that no sum crosses blocks and every bit is the same on each run: one owns a tile of
-// keys and walks its rows, heads of a group one after the other; one owns a tile of rows and walks its
-// keys. Both hold their product's left side as a warp's stripe of 16 rows; nothing of size T x T.
+// Two kernels, so that no sum crosses blocks and every bit is the same on each run: one owns a tile
+// of keys and walks its rows, heads of a group one after the other; one owns a tile of rows and
+// walks its keys. Both hold their product's left side as a warp's stripe of 16 rows; nothing of
+// size T x T.
 #pragma once
 
 #include "kernels/softmax/softmax.cuh"
@@ -11,8 +13,8 @@
 
 namespace weft::kernels::softmax {
 
-// Eight lanes a row of [B, T, H], each with pieces of eight numbers. `vectors`: every row and the width
-// are whole pieces.
+// Eight lanes a row of [B, T, H], each with pieces of eight numbers. `vectors`: every row and the
+// width are whole pieces.
 template <class E>
 __global__ void __launch_bounds__(256)
     row_deltas(const Heads<const E> o, const Heads<const E> dout, const float* dlse, float* delta,

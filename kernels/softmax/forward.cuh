@@ -1,6 +1,6 @@
-// The forward loop of softmax attention: the rows of one tile meet their keys, tile after tile, with a
-// running maximum and sum (FlashAttention-2, arXiv:2307.08691). Where there are few rows and many keys,
-// several blocks share the keys of a tile; what they find is merged by its lse.
+// The forward loop of softmax attention: the rows of one tile meet their keys, tile after tile,
+// with a running maximum and sum (FlashAttention-2, arXiv:2307.08691). Where there are few rows and
+// many keys, several blocks share the keys of a tile; what they find is merged by its lse.
 #pragma once
 
 #include "kernels/softmax/softmax.cuh"

@@ -1,9 +1,9 @@
-// Softmax attention on sm_90a, for bf16 and heads up to 128 (FlashAttention-3, arXiv:2407.08608): one
-// warp copies tiles by TMA into rings, two warpgroups of 64 rows each multiply by wgmma and do the
-// softmax. Here are the parts that forward and backward share, and the forward loop.
-// A block stays for many tiles: it takes the next one by a counter, and while the last one's results
-// leave, the next one's operands arrive. Which block does a tile changes no bit of it.
-// Who sees whom is a Sight, as in softmax.cuh. Scores are counted in units of q.k, so that scale is one
+// Softmax attention on sm_90a, for bf16 and heads up to 128 (FlashAttention-3, arXiv:2407.08608):
+// one warp copies tiles by TMA into rings, two warpgroups of 64 rows each multiply by wgmma and do
+// the softmax. Here are the parts that forward and backward share, and the forward loop.
+// A block stays for many tiles: it takes the next one by a counter, and while the last one's
+// results leave, the next one's operands arrive. Which block does a tile changes no bit of it. Who
+// sees whom is a Sight, as in softmax.cuh. Scores are counted in units of q.k, so that scale is one
 // factor of the exponent: scale > 0, and no soft cap.
 #pragma once
 
@@ -29,8 +29,8 @@ struct Tiles {
   __device__ Tile operator[](int i) const { return {data + i * (Tile::bytes / 2)}; }
 };
 
-// The tiles of a call in the order in which blocks take them: long ones first, and heads in sections
-// whose other side stays in L2.
+// The tiles of a call in the order in which blocks take them: long ones first, and heads in
+// sections whose other side stays in L2.
 struct Schedule {
   int tiles = 1, heads = 1, section = 1;  // heads are those of the batch
   int units = 0;
@@ -45,7 +45,8 @@ struct Schedule {
     const int rest = i % (section * tiles), place = rest / width;
     return {last_first ? tiles - 1 - place : place, first + rest % width};
   }
-  // The units of a block; one thread asks. With care they are those that are noted, else all in turn.
+  // The units of a block; one thread asks. With care they are those that are noted, else all in
+  // turn.
   template <bool kCare>
   __device__ int first() const {
     const int i = static_cast<int>(blockIdx.x);
@@ -68,10 +69,10 @@ struct Schedule {
   __device__ bool is_whole() const { return broken[0] == 0; }
 };
 
-// Each kernel is launched twice. Each launch has code of its own, so that the registers of the second one
-// do not slow down the first one. The first launch notes the units whose results are not finite. The
-// second launch (kCare) computes these units again, with care (softmax.cuh). It ends at once if there are
-// none.
+// Each kernel is launched twice. Each launch has code of its own, so that the registers of the
+// second one do not slow down the first one. The first launch notes the units whose results are not
+// finite. The second launch (kCare) computes these units again, with care (softmax.cuh). It ends at
+// once if there are none.
 
 // A warpgroup's marks of mend_rows().
 inline constexpr int kMarks = 4;
@@ -166,7 +167,8 @@ __device__ __forceinline__ void after(const Stream& stream) {
           fminf(stream.sum[0], stream.sum[1])));
 }
 
-// While the softmax of a tile is done, P V of the tile before runs; S of this one was issued with it.
+// While the softmax of a tile is done, P V of the tile before runs; S of this one was issued with
+// it.
 template <bool kCare, int D, int N, class Sight>
 __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<bf16>& x,
                                        const Sight& sight, const Schedule& schedule,
@@ -199,8 +201,8 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
            [&](int half, int j) { return sight.sees(h, t[half], j); });
       return stream.add(p);
     };
-    // Before the product of a tile's values, which both groups mend if either meets pairs that do not
-    // see each other.
+    // Before the product of a tile's values, which both groups mend if either meets pairs that do
+    // not see each other.
     const auto mend = [&](Acc<N>& p, Visit n) {
       const int key0 = n.tile * N;
       if (!sight.bounds_of_rows(unit.x * kOwn, kOwn).cuts(key0, N) && !n.fine) return;

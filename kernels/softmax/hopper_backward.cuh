@@ -1,6 +1,6 @@
-// The backward loops of softmax attention on sm_90a: those of softmax_backward.cuh with the means of
-// softmax_hopper.cuh. One kernel owns 128 keys and walks tiles of rows, the other owns 128 rows and walks
-// tiles of keys.
+// The backward loops of softmax attention on sm_90a: those of softmax_backward.cuh with the means
+// of softmax_hopper.cuh. One kernel owns 128 keys and walks tiles of rows, the other owns 128 rows
+// and walks tiles of keys.
 #pragma once
 
 #include "kernels/softmax/backward.cuh"
@@ -130,8 +130,8 @@ __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const 
   }
 }
 
-// Scores and their gradients are held transposed, [keys, rows]. Where registers allow no more than 64
-// rows at a time, the gradient of the scores is made while their P runs in the product of dv.
+// Scores and their gradients are held transposed, [keys, rows]. Where registers allow no more than
+// 64 rows at a time, the gradient of the scores is made while their P runs in the product of dv.
 template <bool kCare, int D, class Sight>
 __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Call<bf16>& x,
                                             const Sight& sight, const Schedule& schedule,

@@ -1,6 +1,6 @@
-// Softmax attention on CUDA: what dense, window and block-sparse attention share beneath the loops over
-// tiles, which are in softmax_forward.cuh and softmax_backward.cuh. Who sees whom is a policy of those
-// loops, the Sight:
+// Softmax attention on CUDA: what dense, window and block-sparse attention share beneath the loops
+// over tiles, which are in softmax_forward.cuh and softmax_backward.cuh. Who sees whom is a policy
+// of those loops, the Sight:
 //   Range keys(int t)             the keys that row t may see; begin and end rise with t
 //   Range queries(int j)          the rows that may see key j; both rise with j
 //   Bounds bounds_of_rows(t, n)   of n rows from t on; bounds_of_keys(j, n) likewise
@@ -31,16 +31,16 @@ struct Range {
   int begin = 0, end = 0;
 };
 
-// A tile that a walk comes to. A block of two warpgroups has a bit for each: `uses` where it meets the
-// tile at all, `fine` where sees() is to be asked for single pairs.
+// A tile that a walk comes to. A block of two warpgroups has a bit for each: `uses` where it meets
+// the tile at all, `fine` where sees() is to be asked for single pairs.
 struct Visit {
   int tile = -1;  // -1: the walk is over
   unsigned uses = 3, fine = 0;
   __device__ explicit operator bool() const { return tile >= 0; }
 };
 
-// What lies between the ranges of the first and of the last row of some that are neighbours: none of
-// them sees anything outside of [begin, end), and all see [all_begin, all_end).
+// What lies between the ranges of the first and of the last row of some that are neighbours: none
+// of them sees anything outside of [begin, end), and all see [all_begin, all_end).
 struct Bounds {
   int begin, end, all_begin, all_end;
   __device__ Bounds(Range first, Range last)
@@ -151,10 +151,10 @@ struct Unit {
         b(static_cast<int>(block / tiles / heads)) {}
 };
 
-// --- One warp's stripe of 16 rows ------------------------------------------------------------------
+// --- One warp's stripe of 16 rows ----------------------------------------------------------------
 
-// f(half, column, x) for each element that the lane holds; half 0 is its row lane / 4, half 1 the row
-// eight below.
+// f(half, column, x) for each element that the lane holds; half 0 is its row lane / 4, half 1 the
+// row eight below.
 template <int N, class F>
 __device__ __forceinline__ void each_half(Acc<N>& x, F&& f) {
 #pragma unroll
@@ -171,8 +171,8 @@ __device__ __forceinline__ void score(Acc<N>& x, float scale, float softcap) {
   if (softcap > 0) each_half(x, [&](int, int, float& s) { s = softcap * tanhf(s / softcap); });
 }
 
-// -infinity for the pairs that do not see each other. `range` is what each of the lane's two rows sees
-// of columns col0...; sees(half, column) is asked as well where `fine`.
+// -infinity for the pairs that do not see each other. `range` is what each of the lane's two rows
+// sees of columns col0...; sees(half, column) is asked as well where `fine`.
 template <int N, class F>
 __device__ __forceinline__ void hide(Acc<N>& x, bool cut, bool fine, const Range (&range)[2],
                                      int col0, F&& sees) {
@@ -188,14 +188,14 @@ __device__ __forceinline__ void hide(Acc<N>& x, bool cut, bool fine, const Range
   }
 }
 
-// --- What nobody sees may be anything --------------------------------------------------------------
+// --- What nobody sees may be anything ------------------------------------------------------------
 //
-// A product adds up all columns of a tile: where a weight is 0 since the pair does not see each other, and
-// the other factor is NaN or infinite, the sum is NaN. No sum loses one on its way, so the loops look at
-// their results alone, and do a tile whose results are not finite once more "with care": wherever not all
-// pairs see each other, rows that hold such a number are made zeros before the product, and the pairs that
-// do see them get NaN as their weight. So whoever sees none of them has the bits that zeros in their place
-// give; and the loops cost what they cost without.
+// A product adds up all columns of a tile: where a weight is 0 since the pair does not see each
+// other, and the other factor is NaN or infinite, the sum is NaN. No sum loses one on its way, so
+// the loops look at their results alone, and do a tile whose results are not finite once more "with
+// care": wherever not all pairs see each other, rows that hold such a number are made zeros before
+// the product, and the pairs that do see them get NaN as their weight. So whoever sees none of them
+// has the bits that zeros in their place give; and the loops cost what they cost without.
 
 // Is one of the numbers NaN or infinite?
 template <int N>
@@ -209,10 +209,11 @@ __device__ __forceinline__ bool is_broken(const Acc<N>& x) {
   return probe != 0.f;
 }
 
-// Makes zeros of what is not finite in a tile of which row r lies at from + r * stride, and marks in
-// `broken`, a bit a row, the rows that hold such a number; with `more` beside those that are marked. By
-// one thread a row, in whole warps, which meet afterwards. Several groups of threads may do it to one
-// tile, and products of its rows be under way: what they give for marked rows is replaced by the weights.
+// Makes zeros of what is not finite in a tile of which row r lies at from + r * stride, and marks
+// in `broken`, a bit a row, the rows that hold such a number; with `more` beside those that are
+// marked. By one thread a row, in whole warps, which meet afterwards. Several groups of threads may
+// do it to one tile, and products of its rows be under way: what they give for marked rows is
+// replaced by the weights.
 template <class E, int N, int D>
 __device__ __forceinline__ void mend_rows(Smem<E, N, D> to, const E* from, int64_t stride, int rows,
                                           int width, int rank, bool more, uint32_t* broken) {
@@ -232,8 +233,8 @@ __device__ __forceinline__ void mend_rows(Smem<E, N, D> to, const E* from, int64
   if (rank % 32 == 0) broken[rank / 32] = more ? broken[rank / 32] | marks : marks;
 }
 
-// The weights of such a tile: 0 of pairs that do not see each other, NaN of those that see a marked one.
-// sees() is long: a loop asks it, and leaves a bit for each column that the lane holds.
+// The weights of such a tile: 0 of pairs that do not see each other, NaN of those that see a marked
+// one. sees() is long: a loop asks it, and leaves a bit for each column that the lane holds.
 template <int N, class F>
 __device__ __forceinline__ void mend_weights(Acc<N>& x, bool fine, const Range (&range)[2],
                                              int col0, const uint32_t* broken, F&& sees) {
@@ -260,8 +261,9 @@ __device__ __forceinline__ void mend_weights(Acc<N>& x, bool fine, const Range (
   }
 }
 
-// The streaming softmax of a lane's two rows: running maximum and sum. Each lane sums the columns that
-// it holds; the four lanes of a row meet in finish(). Scores are natural logarithms over `scale`.
+// The streaming softmax of a lane's two rows: running maximum and sum. Each lane sums the columns
+// that it holds; the four lanes of a row meet in finish(). Scores are natural logarithms over
+// `scale`.
 struct Stream {
   float scale, most[2], sum[2];
 
@@ -272,7 +274,8 @@ struct Stream {
     sum[1] = first && sink1 > -INFINITY ? 1.f : 0.f;
   }
 
-  // Takes the scores of a tile and leaves p in their place; returns by what all gathered so far shrinks.
+  // Takes the scores of a tile and leaves p in their place; returns by what all gathered so far
+  // shrinks.
   template <int N>
   __device__ __forceinline__ tile::Rows add(Acc<N>& x) {
     const float unit = scale * tile::kLog2e;
@@ -359,7 +362,8 @@ inline Band band_of(const Tensor& q, const Tensor& k, const Tensor& cu_seqlens,
           .window = static_cast<int>(std::min(window, T + S))};
 }
 
-// Calls f.template operator()<D>() with the least D that heads of width K and V fit in, padded by zeros.
+// Calls f.template operator()<D>() with the least D that heads of width K and V fit in, padded by
+// zeros.
 template <class F>
 void for_head_size(int64_t K, int64_t V, F&& f) {
   const int64_t most = std::max(K, V);
@@ -388,13 +392,14 @@ inline bool fits_hopper(double scale, double softcap, std::initializer_list<Tens
   });
 }
 
-// How softmax_hopper.cuh cuts: kOwn rows or keys a block, in kGroups warpgroups, and the tiles of keys
-// of a sparse forward pass or, backward, of either side.
+// How softmax_hopper.cuh cuts: kOwn rows or keys a block, in kGroups warpgroups, and the tiles of
+// keys of a sparse forward pass or, backward, of either side.
 inline constexpr int kGroups = 2, kOwn = 64 * kGroups, kSparseKeys = 64;
 inline constexpr int backward_tile(int D) { return D == 64 ? 128 : 64; }
 
-// What those loops read of the rows backward: lse in powers of two and delta, [B, H, T] each, T rounded
-// up to whole tiles. Where there is no row, or one that sees nothing, lse is +infinity and so its p 0.
+// What those loops read of the rows backward: lse in powers of two and delta, [B, H, T] each, T
+// rounded up to whole tiles. Where there is no row, or one that sees nothing, lse is +infinity and
+// so its p 0.
 struct PaddedRows {
   float* lse = nullptr;
   float* delta = nullptr;
@@ -409,8 +414,9 @@ inline PaddedRows padded_rows_of(const Tensor& t) {
   return {data, data + t.stride(0), static_cast<int>(t.size(3))};
 }
 
-// What a launch of those loops notes for itself and for the next one (softmax_hopper.cuh: Schedule). It
-// finds zeros and leaves them used: two, and one for each tile of kOwn rows (or keys) of every head.
+// What a launch of those loops notes for itself and for the next one (softmax_hopper.cuh:
+// Schedule). It finds zeros and leaves them used: two, and one for each tile of kOwn rows (or keys)
+// of every head.
 inline int64_t note_count(int64_t B, int64_t T, int64_t H) {
   return 2 + B * H * ((T + kOwn - 1) / kOwn);
 }

@@ -10,12 +10,13 @@
 
 namespace weft::kernels {
 
-// Throws Error unless q [B, T, H, K], k [B, S, Hk, K], v [B, S, Hk, V] go together, H is a multiple of
-// Hk, cu_seqlens is absent or fits T with S = T, and softcap is not negative.
+// Throws Error unless q [B, T, H, K], k [B, S, Hk, K], v [B, S, Hk, V] go together, H is a multiple
+// of Hk, cu_seqlens is absent or fits T with S = T, and softcap is not negative.
 void check_softmax(std::string_view name, const Tensor& q, const Tensor& k, const Tensor& v,
                    double softcap, const Tensor& cu_seqlens);
 
-// Throws Error unless `position` is absent, or i32 [1] on the device of q, with T = 1 and no documents.
+// Throws Error unless `position` is absent, or i32 [1] on the device of q, with T = 1 and no
+// documents.
 void check_position(std::string_view name, const Tensor& q, const Tensor& position,
                     const Tensor& cu_seqlens);
 // Of S rows written at their positions in turn, how many hold one of 0 .. position. On the CPU.

@@ -1,7 +1,7 @@
 // Scores of a forward tile are kept transposed, [keys, queries]: then the maximum and the sum over
-// keys are operations on whole vectors of queries. A backward tile keeps them as [queries, keys], for
-// there each query brings its own lse. Either way one operand is transposed once for a tile's life,
-// and all products are tile_gemm.
+// keys are operations on whole vectors of queries. A backward tile keeps them as [queries, keys],
+// for there each query brings its own lse. Either way one operand is transposed once for a tile's
+// life, and all products are tile_gemm.
 #include "kernels/softmax/tiles.h"
 
 #include <cmath>
@@ -151,8 +151,8 @@ void ForwardTile<T>::part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t r
   tile_gemm<T>(rows, shape_.V, keys, {x, 1, kSoftmaxTile}, v[begin], v.stride, o, shape_.V, true);
 }
 
-// A single query, as in a decode step, sees [begin, end): vectors run along keys and along K, for along
-// queries all lanes but one would be empty.
+// A single query, as in a decode step, sees [begin, end): vectors run along keys and along K, for
+// along queries all lanes but one would be empty.
 template <class T>
 void ForwardTile<T>::one(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end) {
   const int64_t keys = end - begin;

@@ -1,10 +1,10 @@
-// Softmax attention by tiles of 64 queries and 64 keys: what dense, window and block-sparse attention
-// share. An operation decides which tiles there are; these two classes work one off.
+// Softmax attention by tiles of 64 queries and 64 keys: what dense, window and block-sparse
+// attention share. An operation decides which tiles there are; these two classes work one off.
 //   ForwardTile    the queries of one tile meet their keys in turn, with a running maximum and sum
 //   BackwardTile   the keys of one tile meet their queries in turn; P is computed again from lse
-// Which keys of a tile a query sees is a KeyBand. A tile that the band cuts is worked off in strips of
-// 16 queries, each with those keys alone that one of its queries sees: so the triangle costs little
-// more than its area, and a key that no query sees is never read.
+// Which keys of a tile a query sees is a KeyBand. A tile that the band cuts is worked off in strips
+// of 16 queries, each with those keys alone that one of its queries sees: so the triangle costs
+// little more than its area, and a key that no query sees is never read.
 #pragma once
 
 #include <algorithm>
@@ -52,15 +52,16 @@ struct Rows {
   operator Rows<const T>() const { return {data, stride}; }
 };
 
-// From token t on, in a tensor [B, T, H, width] whose last dimension is contiguous; absent if it is.
+// From token t on, in a tensor [B, T, H, width] whose last dimension is contiguous; absent if it
+// is.
 template <class T>
 Rows<T> rows_of(const View<T>& v, int64_t b, int64_t t, int64_t h) {
   if (!v) return {};
   return {v.at(b, t, h), v.stride(1)};
 }
 
-// What is the same for all tiles of a call. Scores are x = softcap * tanh(scale * q.k / softcap), or
-// scale * q.k where softcap is 0.
+// What is the same for all tiles of a call. Scores are x = softcap * tanh(scale * q.k / softcap),
+// or scale * q.k where softcap is 0.
 struct SoftmaxShape {
   int64_t K = 0, V = 0;
   double scale = 1, softcap = 0;
@@ -75,8 +76,8 @@ class ForwardTile {
 
   // At most kSoftmaxTile queries, of which the first is at `position`.
   void start(Rows<const T> q, int64_t rows, int64_t position, const KeyBand& band);
-  // Lets the queries see those keys of [begin, end) that lie in the band. k and v hold the document's
-  // keys from position 0 on.
+  // Lets the queries see those keys of [begin, end) that lie in the band. k and v hold the
+  // document's keys from position 0 on.
   void see(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
   // Writes the results, o [rows, V] and lse [rows]; where a query saw nothing, 0 and -infinity (or
   // the sink's logit). sink: null, or one more logit in the denominator.

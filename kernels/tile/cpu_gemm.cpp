@@ -1,5 +1,5 @@
-// A product is done in blocks of kGemmRows rows. Columns of b are copied side by side, as wide as a block
-// of registers, and stay in the first cache while all rows of the block meet them.
+// A product is done in blocks of kGemmRows rows. Columns of b are copied side by side, as wide as a
+// block of registers, and stay in the first cache while all rows of the block meet them.
 #include "kernels/tile/cpu_gemm.h"
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 namespace weft::kernels {
 namespace {
 
-// A block of registers: kHigh rows of two vectors. Its accumulators, one line of b and one number of a
-// fill the registers that a processor has.
+// A block of registers: kHigh rows of two vectors. Its accumulators, one line of b and one number
+// of a fill the registers that a processor has.
 #if defined(__AVX512F__)
 constexpr int kHigh = 12;
 #elif defined(__AVX__)
@@ -26,8 +26,8 @@ constexpr int kWide = 2 * kLanes<T>;
 
 static_assert(kGemmRows % kHigh == 0);
 
-// c[kHigh, kWide] = alpha * a b + beta * c. Element (i, l) of a is a[i * by_row + l * by_inner]. It is
-// never inlined: an edge of c is computed by the very instructions of its middle.
+// c[kHigh, kWide] = alpha * a b + beta * c. Element (i, l) of a is a[i * by_row + l * by_inner]. It
+// is never inlined: an edge of c is computed by the very instructions of its middle.
 template <class T>
 __attribute__((noinline)) void block(int64_t inner, T alpha, const T* a, int64_t by_row,
                                      int64_t by_inner, const T* b, T beta, T* c, int64_t c_stride) {
@@ -73,7 +73,8 @@ void pack_columns(Matrix<const T> b, int64_t inner, int64_t columns, T* to) {
     for (int64_t l = from; l < inner; ++l) to[l * kWide<T> + j] = b.data[j * b.stride + l];
 }
 
-// to[i / kHigh][l][kHigh] = a[i, l], zeros beyond `rows`. Of a transposed matrix whole lines are read.
+// to[i / kHigh][l][kHigh] = a[i, l], zeros beyond `rows`. Of a transposed matrix whole lines are
+// read.
 template <class T>
 void pack_rows(Matrix<const T> a, int64_t rows, int64_t inner, T* to) {
   const int64_t whole = rows / kHigh * kHigh, panel = inner * kHigh;

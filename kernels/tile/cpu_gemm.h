@@ -1,9 +1,10 @@
-// Matrix products on row-major matrices on the CPU. gemm() runs on the calling thread, inside parallel
-// loops too. parallel_gemm() spreads one product over the threads, cut by shape alone.
-// Element (i, j) is a sum over k in order, by fused multiply-adds, in parts of kSumPart<T>. So its bits
-// depend on row i of a, column j of b, alpha, beta and the element of c alone: neither on how many rows
-// or columns stand beside it, nor on where it stands, nor on the number of threads. A library promises
-// none of this: its edges have kernels of their own, and a token would change with its neighbours.
+// Matrix products on row-major matrices on the CPU. gemm() runs on the calling thread, inside
+// parallel loops too. parallel_gemm() spreads one product over the threads, cut by shape alone.
+// Element (i, j) is a sum over k in order, by fused multiply-adds, in parts of kSumPart<T>. So its
+// bits depend on row i of a, column j of b, alpha, beta and the element of c alone: neither on how
+// many rows or columns stand beside it, nor on where it stands, nor on the number of threads. A
+// library promises none of this: its edges have kernels of their own, and a token would change with
+// its neighbours.
 #pragma once
 
 #include <cstdint>

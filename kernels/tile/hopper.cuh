@@ -1,8 +1,8 @@
 // Verbs of sm_90a (Hopper): products of a whole warpgroup that read shared memory by themselves
 // (wgmma), copies of whole tiles by one thread (TMA), barriers that count bytes, and registers that
-// move between warpgroups. Tiles are the Smem<bf16, R, C> of the tile layer, accumulators its Acc<N>:
-// a warpgroup's 64 rows are the stripes of its four warps, so every elementwise line is shared.
-// A kernel puts what uses these into `if constexpr (kHopper)`; the host asks on_hopper().
+// move between warpgroups. Tiles are the Smem<bf16, R, C> of the tile layer, accumulators its
+// Acc<N>: a warpgroup's 64 rows are the stripes of its four warps, so every elementwise line is
+// shared. A kernel puts what uses these into `if constexpr (kHopper)`; the host asks on_hopper().
 //
 // Two rules keep it correct:
 //   * What threads wrote into a tile is seen by wgmma and TMA only after publish() by every writing
@@ -86,10 +86,10 @@ __device__ __forceinline__ void publish() {
 
 // --- Products of a warpgroup ---------------------------------------------------------------------
 
-// Between writing registers or tiles and the first product that uses them; closes a group of products;
-// waits until at most kPending of the latest groups are under way. An accumulator that was written
-// and will be added to is named at the begin, one that will be read at the wait: the compiler then
-// moves neither across.
+// Between writing registers or tiles and the first product that uses them; closes a group of
+// products; waits until at most kPending of the latest groups are under way. An accumulator that
+// was written and will be added to is named at the begin, one that will be read at the wait: the
+// compiler then moves neither across.
 template <int N>
 __device__ __forceinline__ void pin(Acc<N>& acc) {
 #pragma unroll
@@ -120,8 +120,8 @@ __device__ __forceinline__ void wgmma_wait(Accs&... accs) {
   (pin(accs), ...);
 }
 
-// Where a tile's operand for one step of 16 begins, as wgmma wants it said. kAcross: the tile's rows
-// are the index of the sum, its columns the operand's rows or columns; otherwise the reverse.
+// Where a tile's operand for one step of 16 begins, as wgmma wants it said. kAcross: the tile's
+// rows are the index of the sum, its columns the operand's rows or columns; otherwise the reverse.
 template <bool kAcross, int R, int C>
 __device__ __forceinline__ uint64_t wgmma_operand(Smem<bf16, R, C> tile, int outer, int sum) {
   using Tile = Smem<bf16, R, C>;
@@ -157,9 +157,10 @@ __device__ __forceinline__ void wgmma_bands(Acc<N>& acc, Smem<bf16, R, C> b, int
   }
 }
 
-// The products mirror mma_ab and its sisters, for the 64 rows of a warpgroup and N a multiple of 16.
-// kFirst: acc is overwritten instead of added to. Row offsets are multiples of 8; column offsets of
-// 16, and of 64 where that index is the operand's rows or columns (i0, n0) and not of the sum.
+// The products mirror mma_ab and its sisters, for the 64 rows of a warpgroup and N a multiple of
+// 16. kFirst: acc is overwritten instead of added to. Row offsets are multiples of 8; column
+// offsets of 16, and of 64 where that index is the operand's rows or columns (i0, n0) and not of
+// the sum.
 inline constexpr bool kFirst = true;
 
 // acc (+)= A B with A from registers, B[k, n] = b(k0 + k, n0 + n).
@@ -287,9 +288,9 @@ struct Ring {
 
 // --- Copies of whole tiles -----------------------------------------------------------------------
 
-// How TMA finds a tile of rows t .. t + R - 1 and columns k .. k + C - 1 in x [B, T, H, K]: the sizes
-// in that order, strides of B, T and H in elements (multiples of 8, K's is 1), x aligned to 16 bytes.
-// Hand it to the kernel as `const __grid_constant__ CUtensorMap`.
+// How TMA finds a tile of rows t .. t + R - 1 and columns k .. k + C - 1 in x [B, T, H, K]: the
+// sizes in that order, strides of B, T and H in elements (multiples of 8, K's is 1), x aligned to
+// 16 bytes. Hand it to the kernel as `const __grid_constant__ CUtensorMap`.
 template <class Tile>
 CUtensorMap tensor_map(const bf16* x, const std::array<int64_t, 4>& sizes,
                        const std::array<int64_t, 3>& strides) {
@@ -348,8 +349,8 @@ __device__ __forceinline__ void bulk_load(float* to, const float* from, int coun
       "l"(from), "r"(count * 4), "r"(shared_address(full))
       : "memory");
 }
-// One thread stores the tile, nothing beyond the edges. It was published. tma_store_commit() closes a
-// group; tma_store_read<N>() waits until all but the N latest are read and their tiles may be
+// One thread stores the tile, nothing beyond the edges. It was published. tma_store_commit() closes
+// a group; tma_store_read<N>() waits until all but the N latest are read and their tiles may be
 // written again; before the kernel ends nothing need be waited for but tma_store_read<0>().
 template <int R, int C>
 __device__ __forceinline__ void tma_store(const CUtensorMap& map, Smem<bf16, R, C> tile, int b,

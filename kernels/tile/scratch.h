@@ -1,5 +1,5 @@
-// Scratch memory of the threads of a parallel loop, laid out by a struct Tiles whose constructor takes
-// a Carver and the problem: once without memory, to be measured, and once in every task.
+// Scratch memory of the threads of a parallel loop, laid out by a struct Tiles whose constructor
+// takes a Carver and the problem: once without memory, to be measured, and once in every task.
 #pragma once
 
 #include "core/parallel.h"

@@ -1,6 +1,6 @@
 // The tile layer: products of small matrices, a warp's left operand in registers times a tile in
-// shared memory. Written for float and bf16 alike: bf16 products run on the tensor cores (mma.sync),
-// float ones are plain FFMA in the very same register layout; both accumulate in float.
+// shared memory. Written for float and bf16 alike: bf16 products run on the tensor cores
+// (mma.sync), float ones are plain FFMA in the very same register layout; both accumulate in float.
 // A block of W warps gives warp w the rows 16 w .. 16 w + 15 of its tile. The parts:
 //   warp.cuh            numbers, exponentials, reductions
 //   tile_memory.cuh     Smem, Arena, load_tile, store_tile, load_tile_async
@@ -14,7 +14,8 @@ namespace weft::kernels::tile {
 
 // --- Left operands -------------------------------------------------------------------------------
 
-// A warp's 16 x K left operand of a product. float: the layout of Acc; bf16: pairs, as mma takes it.
+// A warp's 16 x K left operand of a product. float: the layout of Acc; bf16: pairs, as mma takes
+// it.
 template <class T, int K>
 struct Frag;
 template <int K>

@@ -1,7 +1,8 @@
-// Small matrices that lie in scratch memory, padded with zeros to whole vectors, and their products.
-// A chunk of a recurrence makes a dozen products of some 32 to 128 rows; each is too small for a call
-// of gemm() to pay, and none has a ragged edge once it is padded. Sizes are multiples of kTile throughout.
-// Every element is summed in the order of the inner index: the same bits wherever it is computed.
+// Small matrices that lie in scratch memory, padded with zeros to whole vectors, and their
+// products. A chunk of a recurrence makes a dozen products of some 32 to 128 rows; each is too
+// small for a call of gemm() to pay, and none has a ragged edge once it is padded. Sizes are
+// multiples of kTile throughout. Every element is summed in the order of the inner index: the same
+// bits wherever it is computed.
 #pragma once
 
 #include <algorithm>

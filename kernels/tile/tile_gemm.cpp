@@ -1,5 +1,5 @@
-// Eight rows by one vector of accumulators: eight independent chains of multiply-adds, each step one
-// load of b and eight broadcasts of a.
+// Eight rows by one vector of accumulators: eight independent chains of multiply-adds, each step
+// one load of b and eight broadcasts of a.
 #include "kernels/tile/tile_gemm.h"
 
 #include "kernels/tile/tile.h"

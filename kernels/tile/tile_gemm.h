@@ -8,8 +8,8 @@
 
 namespace weft::kernels {
 
-// The left operand: element (i, p) is data[i * row + p * column]. Its elements are broadcast, so any
-// strides will do; a transposed matrix has row = 1.
+// The left operand: element (i, p) is data[i * row + p * column]. Its elements are broadcast, so
+// any strides will do; a transposed matrix has row = 1.
 template <class T>
 struct Strided {
   const T* data;

@@ -46,8 +46,8 @@ struct Smem {
   }
 };
 
-// N tiles one behind the other, for stages of a pipeline: unlike an array of handles, an index that is
-// known at run time costs a multiplication.
+// N tiles one behind the other, for stages of a pipeline: unlike an array of handles, an index that
+// is known at run time costs a multiplication.
 template <class Tile, int N>
 struct Stages {
   using type = typename Tile::type;

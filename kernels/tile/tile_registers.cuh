@@ -78,8 +78,8 @@ __device__ __forceinline__ void scale_cols(Acc<N>& acc, const Cols<N>& factor) {
   }
 }
 
-// A vector in memory as factors of rows (from this warp's first on) or of columns, where p is aligned to
-// two floats.
+// A vector in memory as factors of rows (from this warp's first on) or of columns, where p is
+// aligned to two floats.
 __device__ __forceinline__ Rows load_rows(const float* p) {
   return {p[lane_index() / 4], p[lane_index() / 4 + 8]};
 }

@@ -37,8 +37,8 @@ struct Word<4> {
 
 }  // namespace detail
 
-// N elements as they lie in memory; N is even for bf16. To have many loads under way, fetch first and
-// unpack later: unpacking waits.
+// N elements as they lie in memory; N is even for bf16. To have many loads under way, fetch first
+// and unpack later: unpacking waits.
 template <class T, int N>
 union Packed {
   static constexpr int kBytes = sizeof(T) * N;

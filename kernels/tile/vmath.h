@@ -1,6 +1,6 @@
 // Elementary functions for inner loops. The float forms have no branch and no call, so that the
-// compiler turns a loop over them into vector instructions (always inlined: a loop with a call left in
-// it stays scalar); errors are a few units in the last place.
+// compiler turns a loop over them into vector instructions (always inlined: a loop with a call left
+// in it stays scalar); errors are a few units in the last place.
 // The double forms are the standard library's: fp64 is for truth, not for speed.
 // NaN goes in and comes out.
 #pragma once

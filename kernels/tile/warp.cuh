@@ -17,7 +17,8 @@ inline constexpr float kLog2e = 1.4426950408889634f;  // exp(x) = ex2(kLog2e * x
 inline constexpr float kLn2 = 0.6931471805599453f;    // log(x) = kLn2 * lg2(x)
 
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) & 31; }
-// The same number in every lane, and known to be so: addresses made of it stay in uniform registers.
+// The same number in every lane, and known to be so: addresses made of it stay in uniform
+// registers.
 __device__ __forceinline__ int warp_index() {
   return __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
 }
@@ -76,8 +77,8 @@ __device__ __forceinline__ float softplus(float x) {
   return fmaxf(x, 0.f) + log1pf(ex2(-kLog2e * fabsf(x)));
 }
 
-// A log gate as sums of gates take it: one that forgets all, down to -infinity, becomes the least number
-// that does so by itself, since infinities have no difference. NaN stays.
+// A log gate as sums of gates take it: one that forgets all, down to -infinity, becomes the least
+// number that does so by itself, since infinities have no difference. NaN stays.
 __device__ __forceinline__ float summable_gate(float g) {
   constexpr float kForgetsAll = -128.f;  // ex2 of it and of any sum with it is 0
   return g < kForgetsAll ? kForgetsAll : g;

@@ -1,8 +1,9 @@
 // The instruction wgmma of sm_90a: a warpgroup's d[64, N] (+)= A[64, 16] B[16, N], bf16 into float.
 // One function for each width N, because inline assembly must name every register; nothing else is
-// here. d are the N / 2 floats of a lane in the order of Acc<N>; A comes from registers (rs) or, as B
-// always, through a descriptor of a tile in shared memory (ss). add = 0: d is overwritten. Transposed
-// operands lie with the index of the sum as their rows. See kernels/tile/hopper.cuh for the verbs.
+// here. d are the N / 2 floats of a lane in the order of Acc<N>; A comes from registers (rs) or, as
+// B always, through a descriptor of a tile in shared memory (ss). add = 0: d is overwritten.
+// Transposed operands lie with the index of the sum as their rows. See kernels/tile/hopper.cuh for
+// the verbs.
 #pragma once
 
 #include <cstdint>

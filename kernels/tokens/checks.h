@@ -1,5 +1,5 @@
-// What the checks of mechanisms with heads and a state have in common: shapes, told as they are and as
-// they should be.
+// What the checks of mechanisms with heads and a state have in common: shapes, told as they are and
+// as they should be.
 #pragma once
 
 #include <string_view>

@@ -1,5 +1,5 @@
-// The arithmetic of pieces on tiles: the decays that scalar log gates make between their tokens, and
-// what scans do with left operands and stages.
+// The arithmetic of pieces on tiles: the decays that scalar log gates make between their tokens,
+// and what scans do with left operands and stages.
 #pragma once
 
 #include "kernels/tile/tile.cuh"
@@ -19,10 +19,10 @@ struct ScalarGates {
   }
 };
 
-// Of C tokens, base 2. With G_i = g_0 + .. + g_i, summed in double and kept as two floats: a gate that
-// forgets all must not cost the differences of later ones their digits. Such a gate, -infinity too, counts
-// for no more than it takes, so that 48 bits hold the sum of 64 of them to 2^-35. No exponent is ever
-// positive.
+// Of C tokens, base 2. With G_i = g_0 + .. + g_i, summed in double and kept as two floats: a gate
+// that forgets all must not cost the differences of later ones their digits. Such a gate, -infinity
+// too, counts for no more than it takes, so that 48 bits hold the sum of 64 of them to 2^-35. No
+// exponent is ever positive.
 template <int C>
 struct Decay {
   static_assert(C == 64);  // two tokens a lane
@@ -155,8 +155,8 @@ __device__ __forceinline__ tile::Frag<float, 16> inner_part(const tile::Frag<flo
   return part;
 }
 
-// load_tile_async by the first kThreads threads of a block: each keeps to its columns and steps down the
-// rows, so that an address costs an addition.
+// load_tile_async by the first kThreads threads of a block: each keeps to its columns and steps
+// down the rows, so that an address costs an addition.
 template <int kThreads, class T, int R, int C>
 __device__ __forceinline__ void load_rows_async(tile::Smem<T, R, C> to, const T* from,
                                                 int64_t row_stride, int rows_valid,
@@ -209,8 +209,8 @@ __device__ __forceinline__ void store_columns(tile::Smem<T, R, C> from, int col0
   }
 }
 
-// A warp's 16 columns of a state [K, V], transposed, by blocks of up to 64 channels: the left operand of
-// S' q' as it stands.
+// A warp's 16 columns of a state [K, V], transposed, by blocks of up to 64 channels: the left
+// operand of S' q' as it stands.
 template <int K>
 struct TransposedState {
   static constexpr int kWidth = K < 64 ? K : 64, kBlocks = K / kWidth;

@@ -36,8 +36,8 @@ void clear_rest(int64_t n, int64_t width, Tile<T> to) {
   for (int64_t i = n; i < tiled(n); ++i) std::fill_n(to.row(i), tiled(width), T(0));
 }
 
-// Which rows a pass wants next, counted from those at hand: rows of one head lie far apart, where the
-// processor does not guess them.
+// Which rows a pass wants next, counted from those at hand: rows of one head lie far apart, where
+// the processor does not guess them.
 inline constexpr int64_t kNext = kMaxChunk, kPrevious = -kMaxChunk, kNone = 0;
 
 // Asks for a row that will be needed.
@@ -88,10 +88,11 @@ void exponentials(int64_t n, T* x) {
 // A log gate up to here forgets all that came before: e^x is exactly 0 in f32 and in f64.
 inline constexpr double kForgetsAll = -746;
 
-// Decays of a piece of n tokens with log gates g_0 .. g_{n-1} <= 0. Their sums are kept in double: a
-// gate of -700 must not cost the later ones their digits. A gate that forgets all, down to -infinity,
-// is in no sum: it lowers `fall` by kForgetsAll instead. Differences of that are exact, so that tokens
-// behind such a gate keep every digit, and two tokens on either side of it are a decay of 0 apart.
+// Decays of a piece of n tokens with log gates g_0 .. g_{n-1} <= 0. Their sums are kept in double:
+// a gate of -700 must not cost the later ones their digits. A gate that forgets all, down to
+// -infinity, is in no sum: it lowers `fall` by kForgetsAll instead. Differences of that are exact,
+// so that tokens behind such a gate keep every digit, and two tokens on either side of it are a
+// decay of 0 apart.
 template <class T>
 struct Decay {
   double sum[kMaxChunk];    // G_i = g_0 + .. + g_i, without those that forget all
@@ -125,8 +126,8 @@ struct Decay {
   }
 
   // gamma[i, j], the decay from token j to token i, for j <= i, and zero on to the end of the row's
-  // last tile. Left of the diagonal tile it is a product of two factors, neither above 1: the decay up
-  // to the tile's first row, and from there.
+  // last tile. Left of the diagonal tile it is a product of two factors, neither above 1: the decay
+  // up to the tile's first row, and from there.
   void matrix(int64_t n, Tile<T> gamma) const {
     T before[kMaxChunk], within[kTile];
     for (int64_t start = 0; start < n; start += kTile) {
@@ -149,8 +150,9 @@ struct Decay {
   }
 };
 
-// to = scale * scores (.) gamma on and below the diagonal, zero on to the end of each row's last tile,
-// zero in the rows from n to tiled(n). `gamma` without data stands for ones; `to` may be `scores`.
+// to = scale * scores (.) gamma on and below the diagonal, zero on to the end of each row's last
+// tile, zero in the rows from n to tiled(n). `gamma` without data stands for ones; `to` may be
+// `scores`.
 template <class T>
 void decay_scores(int64_t n, T scale, Tile<T> scores, Tile<T> gamma, Tile<T> to) {
   const LaneNumbers<T> number = lane_numbers<T>();

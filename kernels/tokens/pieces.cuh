@@ -69,8 +69,8 @@ inline Tensor on_device(const Tensor& cu_seqlens, Device device) {
   return cu_seqlens ? cu_seqlens.to(device) : cu_seqlens;
 }
 
-// Calls f.template operator()<N>() with the least N of 64, 128, 256 that holds `width`; in f32, which
-// is there for checks and small models, of 64 and 256.
+// Calls f.template operator()<N>() with the least N of 64, 128, 256 that holds `width`; in f32,
+// which is there for checks and small models, of 64 and 256.
 template <class T, class F>
 void for_padded_width(int64_t width, F&& f) {
   if (width <= 64) return f.template operator()<64>();

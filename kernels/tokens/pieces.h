@@ -1,9 +1,9 @@
 // Documents packed into a row of tokens, and the pieces in which the chunkwise forms walk them.
 //
 // A row lies on a fixed grid of chunks of C tokens; a piece is what one document has in one chunk.
-// So a piece starts from the state at its chunk's start (kept once for each chunk of the grid, hence
-// by T and C alone, however many documents there are) or, if it is the first of its document, from
-// initial_state[document] or zero; and it ends at its chunk's end or with its document.
+// So a piece starts from the state at its chunk's start (kept once for each chunk of the grid,
+// hence by T and C alone, however many documents there are) or, if it is the first of its document,
+// from initial_state[document] or zero; and it ends at its chunk's end or with its document.
 #pragma once
 
 #include <algorithm>

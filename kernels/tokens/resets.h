@@ -9,9 +9,9 @@ namespace weft::kernels {
 
 inline constexpr double kReset = -std::numeric_limits<double>::infinity();
 
-// Writes `value` into f64 numbers [1, T, ...] of tokens, every place behind T by a rule of its own, in
-// turn: at the ends of chunks of 64 and of the row, in runs and at the ends of chunks of 32, at every
-// token of the first 64, nowhere.
+// Writes `value` into f64 numbers [1, T, ...] of tokens, every place behind T by a rule of its own,
+// in turn: at the ends of chunks of 64 and of the row, in runs and at the ends of chunks of 32, at
+// every token of the first 64, nowhere.
 inline void put_resets(const Tensor& g, double value = kReset) {
   const int64_t T = g.size(1), width = g.numel() / T;
   const auto resets = [T](int64_t rule, int64_t t) {
@@ -23,7 +23,8 @@ inline void put_resets(const Tensor& g, double value = kReset) {
     if (resets(i % width % 4, i / width)) g.data<double>()[i] = value;
 }
 
-// Resets where documents end and begin, by turns; other gates 0, -30, -10000, -infinity or as they are.
+// Resets where documents end and begin, by turns; other gates 0, -30, -10000, -infinity or as they
+// are.
 inline void put_resets_and_extremes(const Tensor& g, const std::vector<int32_t>& cu) {
   const int64_t T = g.size(1), width = g.numel() / T;
   for (int64_t i = 0; i < g.numel(); ++i) {

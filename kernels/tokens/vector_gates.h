@@ -1,9 +1,9 @@
 // Gates a key channel, in sub-chunks: what the mechanisms share that forget so.
 //
-// A sub-chunk is the 16 tokens (one tile) that are handled at once. Gates enter as three factors, all
-// at most 1: a = e^g of a token, `up` from before the sub-chunk to a token, `down` from a token to
-// the sub-chunk's end. The reference of both lies before or after all rows that use it, so that no
-// exponent is positive; and nothing that a token is given depends on a later one.
+// A sub-chunk is the 16 tokens (one tile) that are handled at once. Gates enter as three factors,
+// all at most 1: a = e^g of a token, `up` from before the sub-chunk to a token, `down` from a token
+// to the sub-chunk's end. The reference of both lies before or after all rows that use it, so that
+// no exponent is positive; and nothing that a token is given depends on a later one.
 // Sources: arXiv:2312.06635, 2510.26692.
 #pragma once
 
@@ -38,8 +38,8 @@ struct Gates {
     const int64_t width = tiled(K);
     load(n, K, g, a, 1, ahead);
     for (int64_t d = 0; d < width; d += kTile) {
-      // Products of a, at most 16: an error here is not carried from one sub-chunk to the next. What
-      // is carried, the total, is the exponential of the sum.
+      // Products of a, at most 16: an error here is not carried from one sub-chunk to the next.
+      // What is carried, the total, is the exponential of the sum.
       Line<Real> sum = {}, product = Line<Real>{} + 1;
       for (int64_t i = 0; i < kSub; ++i) {
         Real* const at = a.row(i) + d;

@@ -1,5 +1,5 @@
-// Small graphs against gradients written down. All numbers are small integers, so that every float type
-// and every device must give exactly these.
+// Small graphs against gradients written down. All numbers are small integers, so that every float
+// type and every device must give exactly these.
 #include <functional>
 #include <string>
 #include <vector>

@@ -1,5 +1,5 @@
-// The tape: sums, sharing, freeing, no_grad, recomputation, in-place changes; and every plain operation
-// against finite differences.
+// The tape: sums, sharing, freeing, no_grad, recomputation, in-place changes; and every plain
+// operation against finite differences.
 #include "autograd/tape.h"
 
 #include "autograd/gradcheck.h"

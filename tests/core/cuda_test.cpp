@@ -1,5 +1,5 @@
-// Tensors on a GPU: the same copies, casts and sums as on the CPU. Without a GPU these say that they were
-// skipped; what a program without one says is tested everywhere.
+// Tensors on a GPU: the same copies, casts and sums as on the CPU. Without a GPU these say that
+// they were skipped; what a program without one says is tested everywhere.
 #include <cmath>
 
 #include "core/tensor.h"

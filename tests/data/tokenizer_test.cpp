@@ -92,7 +92,8 @@ TokenizerPtr trained_on(const std::string& text, int64_t size, const std::string
   return train_tokenizer({folder / "a.txt"}, {}, {.size = size, .method = method});
 }
 
-// `count` letters of an alphabet, the first of it the commonest; a line's end after each `line`, if any.
+// `count` letters of an alphabet, the first of it the commonest; a line's end after each `line`, if
+// any.
 std::string letters(const std::vector<std::string>& alphabet, int64_t count, int64_t line) {
   const Random random(5);
   std::string text;

@@ -1,5 +1,5 @@
-// Block-sparse attention and its patterns: gradients by finite differences, and what holds of it and
-// of nothing else. That the forms agree, on any threads and strides, is in forms_test.cpp.
+// Block-sparse attention and its patterns: gradients by finite differences, and what holds of it
+// and of nothing else. That the forms agree, on any threads and strides, is in forms_test.cpp.
 #include "kernels/block_sparse/block_sparse.h"
 
 #include "kernels/attention/attention.h"

@@ -1,5 +1,5 @@
-// Products against three loops, at sizes on both sides of every cut, and against themselves: an element
-// keeps its bits whatever stands beside it.
+// Products against three loops, at sizes on both sides of every cut, and against themselves: an
+// element keeps its bits whatever stands beside it.
 #include "kernels/tile/cpu_gemm.h"
 
 #include "tests/kernels/basic_helpers.h"

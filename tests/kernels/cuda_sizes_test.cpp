@@ -1,6 +1,7 @@
-// The CUDA forms at sizes that the cases of the references are too small for: the widths of models, which
-// other kernels serve; 100,000 tokens; more than 2^31 elements. What is expected is the CPU's chunkwise form
-// in f64, which tests/kernels/forms_test.cpp holds to the definition, or the same rows computed alone.
+// The CUDA forms at sizes that the cases of the references are too small for: the widths of models,
+// which other kernels serve; 100,000 tokens; more than 2^31 elements. What is expected is the CPU's
+// chunkwise form in f64, which tests/kernels/forms_test.cpp holds to the definition, or the same
+// rows computed alone.
 #include "tests/kernels/cuda_checks.h"
 #include "tests/kernels/sampled.h"
 
@@ -105,8 +106,8 @@ std::vector<Sized> hundred_thousand_tokens() {
 
 // --- More than 2^31 elements ---------------------------------------------------------------------
 
-// Rows (or tokens of one sequence) that are computed alone, and those of them that the rest does not reach:
-// decays, windows and taps have let go of what is further off.
+// Rows (or tokens of one sequence) that are computed alone, and those of them that the rest does
+// not reach: decays, windows and taps have let go of what is further off.
 constexpr int64_t kPart = 2048, kSure = 256;
 
 int row_dimension(const std::string& shape) {

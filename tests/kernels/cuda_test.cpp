@@ -1,5 +1,5 @@
-// Every operation's CUDA form against the definition, in f32 and bf16, on memory that is NaN when it is
-// handed out. Without a GPU these say that they were skipped.
+// Every operation's CUDA form against the definition, in f32 and bf16, on memory that is NaN when
+// it is handed out. Without a GPU these say that they were skipped.
 #include "tests/kernels/cuda_checks.h"
 
 namespace weft::kernels {

@@ -1,4 +1,5 @@
-// The delta rule: its three forms, its identities, and the inputs that have broken such code before.
+// The delta rule: its three forms, its identities, and the inputs that have broken such code
+// before.
 #include "kernels/delta/delta.h"
 
 #include "kernels/delta/reference.h"

@@ -1,5 +1,5 @@
-// Gated linear attention: its three forms, its identities, and the inputs that have broken such code
-// before.
+// Gated linear attention: its three forms, its identities, and the inputs that have broken such
+// code before.
 #include "kernels/gated_linear/gated_linear.h"
 
 #include "kernels/gated_linear/reference.h"

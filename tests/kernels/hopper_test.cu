@@ -221,8 +221,8 @@ TEST_CASE("hopper: TMA moves tiles both ways and keeps within the edges", "[cuda
   check_copy<Smem<bf16, 16, 16>>({0, 36, 1, 64});
 }
 
-// o[T, 64] = a[64 rows of a chunk, 64] b[64, 64]' chunk by chunk: one warpgroup loads, two take turns
-// with chunks, at a pace that changes so that either side has to wait.
+// o[T, 64] = a[64 rows of a chunk, 64] b[64, 64]' chunk by chunk: one warpgroup loads, two take
+// turns with chunks, at a pace that changes so that either side has to wait.
 constexpr int kStages = 3;
 using Chunk = Smem<bf16, 64, 64>;
 

@@ -1,6 +1,6 @@
-// Every kept result of an implementation that is not ours (tests/oracles) against every form, through
-// the reading that `weft op` does. Whole layers are compared in tests/layers, the optimizer in
-// tests/train.
+// Every kept result of an implementation that is not ours (tests/oracles) against every form,
+// through the reading that `weft op` does. Whole layers are compared in tests/layers, the optimizer
+// in tests/train.
 #include <algorithm>
 #include <filesystem>
 #include <string>

@@ -1,4 +1,5 @@
-// Gates that forget all: what the cases with such gates do not promise by being near the definition.
+// Gates that forget all: what the cases with such gates do not promise by being near the
+// definition.
 #include <algorithm>
 #include <cmath>
 

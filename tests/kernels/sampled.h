@@ -1,5 +1,5 @@
-// An operation's inputs at any size, for tests beyond its own cases: sizes are given by the letters of its
-// fields, values are random and legal.
+// An operation's inputs at any size, for tests beyond its own cases: sizes are given by the letters
+// of its fields, values are random and legal.
 #pragma once
 
 #include <algorithm>
@@ -57,8 +57,8 @@ inline Tensor sampled_input(const Sized& s, const kernels::Field& f, uint64_t se
   return t;
 }
 
-// In f64 on the CPU. Index tensors are made where the operation needs them: token ids below V, blocks of a
-// window and the first, groups of unequal sizes.
+// In f64 on the CPU. Index tensors are made where the operation needs them: token ids below V,
+// blocks of a window and the first, groups of unequal sizes.
 inline kernels::NamedCase sampled(const Sized& s, uint64_t seed = 1) {
   const kernels::Operation& op = kernels::operation(s.operation);
   kernels::NamedCase c{label(s), {}, s.settings};

@@ -1,5 +1,5 @@
-// What the tests of attention and of block_sparse share: both have the outputs o and lse, and inputs
-// q, k and v.
+// What the tests of attention and of block_sparse share: both have the outputs o and lse, and
+// inputs q, k and v.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,6 @@
-// What every operation with a state promises, whatever it computes: that a sequence may be cut and the
-// state carried, that packed documents do not know of each other, that the past does not know of the
-// future. M has an input `initial_state`, the outputs `o` and `final_state`, and the option
+// What every operation with a state promises, whatever it computes: that a sequence may be cut and
+// the state carried, that packed documents do not know of each other, that the past does not know
+// of the future. M has an input `initial_state`, the outputs `o` and `final_state`, and the option
 // `cu_seqlens`; its inputs of shape "[B, T, ...]" are the tokens', the rest belongs to all of them.
 #pragma once
 

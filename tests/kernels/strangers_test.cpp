@@ -1,5 +1,5 @@
-// What somebody does not see may be NaN: a packed neighbour, keys outside of a window or an unset block,
-// the unused rows of a cache. Each test compares with zeros in the same places, bit for bit.
+// What somebody does not see may be NaN: a packed neighbour, keys outside of a window or an unset
+// block, the unused rows of a cache. Each test compares with zeros in the same places, bit for bit.
 #include <algorithm>
 #include <cmath>
 
@@ -105,7 +105,7 @@ void check_neighbours(Device device, Dtype dtype) {
       if (c.inputs.count("cu_seqlens")) check_neighbours(*op, c, device, dtype);
 }
 
-// --- Softmax attention at sizes of tiles ----------------------------------------------------------
+// --- Softmax attention at sizes of tiles ---------------------------------------------------------
 
 struct Shape3 {
   int64_t T = 1, S = 1, K = 64, key_heads = 1;

@@ -1,5 +1,5 @@
-// Products of small tiles, against plain loops on whole numbers. softmax.h and softmax_tiles.h, which
-// are built on them, are tested through attention and block_sparse.
+// Products of small tiles, against plain loops on whole numbers. softmax.h and softmax_tiles.h,
+// which are built on them, are tested through attention and block_sparse.
 #include "kernels/tile/tile_gemm.h"
 
 #include <vector>

@@ -1,4 +1,5 @@
-// Layers for tests: a mixer or MLP from a few lines of TOML, with weights at which every term counts.
+// Layers for tests: a mixer or MLP from a few lines of TOML, with weights at which every term
+// counts.
 #pragma once
 
 #include <cmath>

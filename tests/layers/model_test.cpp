@@ -1,5 +1,5 @@
-// Whole models from recipes: gradients, recomputation, packing, memory, generation, and what a wrong
-// recipe is told. The registry and the builder are tested here, where recipes meet them.
+// Whole models from recipes: gradients, recomputation, packing, memory, generation, and what a
+// wrong recipe is told. The registry and the builder are tested here, where recipes meet them.
 #include "layers/model.h"
 
 #include "core/text.h"

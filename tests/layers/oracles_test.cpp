@@ -1,5 +1,5 @@
-// Whole mixers against modules that are not ours: transformers' and fla's, in fp64, with the gradients
-// of input and weights (tests/oracles/make_layers.py).
+// Whole mixers against modules that are not ours: transformers' and fla's, in fp64, with the
+// gradients of input and weights (tests/oracles/make_layers.py).
 #include <functional>
 
 #include "core/hdf5.h"

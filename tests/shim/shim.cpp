@@ -55,7 +55,7 @@ bool fails(const char* call, const std::string& path) {
   return true;
 }
 
-// --- The record -----------------------------------------------------------------------------------
+// --- The record ----------------------------------------------------------------------------------
 
 std::string watched(const std::string& path) {  // the path below the folder watched, or ""
   static const char* const folder = getenv("SHIM_WATCH");
@@ -129,7 +129,7 @@ int opened(const char* path, int flags, const Open& open) {
 
 }  // namespace
 
-// --- Calls ----------------------------------------------------------------------------------------
+// --- Calls ---------------------------------------------------------------------------------------
 
 extern "C" {
 

@@ -26,8 +26,8 @@ struct Fault {
   int code;
 };
 
-// Each fault at every place where it can strike, until the program no longer meets it. `broken` is told
-// of those that struck. Returns how many did.
+// Each fault at every place where it can strike, until the program no longer meets it. `broken` is
+// told of those that struck. Returns how many did.
 template <class F>
 int for_each_strike(const Folder& f, const Fault& fault, const std::string& text,
                     const std::string& arguments, const F& broken) {
@@ -44,7 +44,7 @@ int for_each_strike(const Folder& f, const Fault& fault, const std::string& text
   return strikes;
 }
 
-// --- A file system that forgets what was not flushed ------------------------------------------------
+// --- A file system that forgets what was not flushed ---------------------------------------------
 
 struct Names {
   std::map<std::string, int> files;  // path -> file
@@ -78,8 +78,8 @@ class Disk {
     }
   }
 
-  // What may be found after a cut: names that were flushed; of the later ones, those that came to be
-  // where `made`, without those that went where `gone`; bytes as they were flushed.
+  // What may be found after a cut: names that were flushed; of the later ones, those that came to
+  // be where `made`, without those that went where `gone`; bytes as they were flushed.
   std::map<std::string, std::string> after_cut(bool made, bool gone) const {
     Names found = kept_;
     if (made) {
@@ -135,7 +135,8 @@ std::string newest_checkpoint(const fs::path& run) {
   return newest;
 }
 
-// The last step of which a line tells, as in "step 2/3 | ..."; a line comes after the save before it.
+// The last step of which a line tells, as in "step 2/3 | ..."; a line comes after the save before
+// it.
 int64_t last_told(const std::string& text) {
   int64_t step = 0;
   for (size_t at = 0; (at = text.find("step ", at)) != std::string::npos; ++at)

@@ -1,5 +1,5 @@
-// Runs on a GPU: as the CPU's within the rounding, bit for bit after a kill, and from one device to the
-// other. Without a GPU these say that they were skipped, but for what the program then says.
+// Runs on a GPU: as the CPU's within the rounding, bit for bit after a kill, and from one device to
+// the other. Without a GPU these say that they were skipped, but for what the program then says.
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>

@@ -1,5 +1,5 @@
-// The held-out loss is the mean over all targets, however they are cut into batches; and a run that goes
-// on knows the best one it has seen.
+// The held-out loss is the mean over all targets, however they are cut into batches; and a run that
+// goes on knows the best one it has seen.
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>

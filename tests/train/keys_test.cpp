@@ -1,5 +1,5 @@
-// Every number that the program reads, with what is no number, too small, too large, or no number at
-// all. The keys are those that the readers name, so that a new one is tried too.
+// Every number that the program reads, with what is no number, too small, too large, or no number
+// at all. The keys are those that the readers name, so that a new one is tried too.
 #include <set>
 
 #include "core/text.h"
@@ -19,7 +19,8 @@ namespace {
 constexpr const char* kText = "[data]\nsource = \"text.txt\"\n";
 constexpr const char* kTask = "[data]\ntask = \"mqar\"\nvocabulary = 32\n";
 
-// A recipe with every mixer, every MLP, and the patterns of block_sparse that have keys of their own.
+// A recipe with every mixer, every MLP, and the patterns of block_sparse that have keys of their
+// own.
 std::string recipe(const std::string& data) {
   std::string pattern;
   for (const std::string& name : layers::mixer_names()) pattern += "\"" + name + "\", ";

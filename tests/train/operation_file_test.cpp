@@ -1,5 +1,5 @@
-// An operation's file: what stands under a name that the operation knows is read, or refused with what was
-// found. unreadable/make.py made the files.
+// An operation's file: what stands under a name that the operation knows is read, or refused with
+// what was found. unreadable/make.py made the files.
 #include "train/workbench/operation_file.h"
 
 #include <filesystem>

@@ -50,7 +50,8 @@ const Oracle& oracle() {
   return read;
 }
 
-// The row's decayed numbers, or the others, each `copies` times over: every copy must come out alike.
+// The row's decayed numbers, or the others, each `copies` times over: every copy must come out
+// alike.
 Tensor repeated(const Tensor& row, bool decayed, int64_t copies, Dtype dtype, Device device) {
   const int64_t begin = decayed ? 0 : kDecayed, n = decayed ? kDecayed : kOthers;
   const Tensor part = row.slice(0, begin, begin + n).reshape({1, n}).expand(0, copies);
@@ -79,7 +80,8 @@ struct Run {
   Dtype dtype;
   Device device;
 
-  // More than two pieces of either device, and a last one that is partial: not even a multiple of four.
+  // More than two pieces of either device, and a last one that is partial: not even a multiple of
+  // four.
   Run(Dtype t, Device d, int64_t n = 5001) : copies(n), dtype(t), device(d) {
     for (const bool decayed : {true, false}) {
       const Tensor start = repeated(oracle().start, decayed, copies, dtype, device);

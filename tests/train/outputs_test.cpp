@@ -1,5 +1,5 @@
-// Where the program writes: onto what is no plain file, onto links, onto its own input, onto a standard
-// output that takes nothing.
+// Where the program writes: onto what is no plain file, onto links, onto its own input, onto a
+// standard output that takes nothing.
 #include <sys/stat.h>
 
 #include "core/hdf5.h"

@@ -1,5 +1,5 @@
-// Checkpoints of runs on a token dataset: its vocabulary is in the checkpoint, so the dataset need not
-// be there, and the keys of [data] hold as they do for text.
+// Checkpoints of runs on a token dataset: its vocabulary is in the checkpoint, so the dataset need
+// not be there, and the keys of [data] hold as they do for text.
 #include "core/error.h"
 #include "tests/catch.h"
 #include "tests/train/program.h"

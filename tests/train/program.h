@@ -39,8 +39,8 @@ struct Ran {
   _exit(127);
 }
 
-// Runs `weft ARGS` in `folder`. With kill_after > 0 it is killed (SIGKILL, or `signal`) after so many
-// seconds, if it still runs.
+// Runs `weft ARGS` in `folder`. With kill_after > 0 it is killed (SIGKILL, or `signal`) after so
+// many seconds, if it still runs.
 // No file may grow beyond `file_limit` bytes, if that is given: as on a full disk.
 inline Ran run_weft(const Folder& folder, const std::vector<std::string>& arguments,
                     double kill_after = 0, int signal = SIGKILL, rlim_t file_limit = 0) {

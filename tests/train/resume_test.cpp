@@ -79,8 +79,8 @@ bool has_checkpoint(const Folder& f) {
   return false;
 }
 
-// Kills and resumes until the run ends, each try within `whole` seconds, what an unbroken run takes.
-// Returns how often it was killed.
+// Kills and resumes until the run ends, each try within `whole` seconds, what an unbroken run
+// takes. Returns how often it was killed.
 int killed_run(const Folder& f, uint64_t seed, double whole) {
   const Random random(seed);
   int kills = 0;

@@ -1,4 +1,5 @@
-// The built program while it runs: what it prints is read as it comes, and signals are sent in between.
+// The built program while it runs: what it prints is read as it comes, and signals are sent in
+// between.
 #pragma once
 
 #include <string>

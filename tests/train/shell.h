@@ -1,5 +1,5 @@
-// Command lines around the built program, for tests of what a shell can do to it: closed descriptors,
-// pipes, links, a library in front of the system's calls.
+// Command lines around the built program, for tests of what a shell can do to it: closed
+// descriptors, pipes, links, a library in front of the system's calls.
 #pragma once
 
 #include "tests/paths.h"

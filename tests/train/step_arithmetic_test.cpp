@@ -1,5 +1,5 @@
-// What a step does with its gradients: every step against the formula with the numbers written out, for
-// a model small enough that f64 shows any slip.
+// What a step does with its gradients: every step against the formula with the numbers written out,
+// for a model small enough that f64 shows any slip.
 #include <algorithm>
 #include <cmath>
 #include <functional>

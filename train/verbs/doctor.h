@@ -1,5 +1,5 @@
-// `weft doctor`: what this program was built with and what this machine has, a line each, with what to do
-// where something is missing.
+// `weft doctor`: what this program was built with and what this machine has, a line each, with what
+// to do where something is missing.
 #pragma once
 
 #include <ostream>

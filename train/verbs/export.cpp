@@ -1,5 +1,5 @@
-// `weft export`: what a run starts from and what it is fed, for another framework to follow it number by
-// number: parameters/NAME, and tokens and targets [steps, micro-batches, B, T].
+// `weft export`: what a run starts from and what it is fed, for another framework to follow it
+// number by number: parameters/NAME, and tokens and targets [steps, micro-batches, B, T].
 #include <cstdio>
 
 #include "core/file.h"

@@ -3,7 +3,8 @@
 namespace weft::train {
 namespace {
 
-// The checkpoint's recipe, for the device at hand. A checkpoint holds f32 whatever it was trained in.
+// The checkpoint's recipe, for the device at hand. A checkpoint holds f32 whatever it was trained
+// in.
 Recipe recipe_for(const std::string& text, const std::string& name, const std::string& device) {
   TomlTable toml = toml_from_text(text, name);
   const Device at = device_from(device.empty() ? "auto" : device);

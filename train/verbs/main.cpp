@@ -1,5 +1,5 @@
-// The program: reads the command line, calls a verb, prints what went wrong. Nothing else in the project
-// prints an error or ends the process.
+// The program: reads the command line, calls a verb, prints what went wrong. Nothing else in the
+// project prints an error or ends the process.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -30,17 +30,17 @@ void choose_environment(char** argv) {
     execv("/proc/self/exe", argv);  // returns only if it failed: then go on as we are
 }
 
-// A number that is closed would go to the next file that is opened, and what is printed with it. What
-// is opened in its place is open the wrong way round: use of it fails, as it would have.
+// A number that is closed would go to the next file that is opened, and what is printed with it.
+// What is opened in its place is open the wrong way round: use of it fails, as it would have.
 void hold_standard_descriptors() {
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
     if (::fcntl(fd, F_GETFD) < 0)
       (void)!::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
 }
 
-// Below so much address space the libraries end the program themselves: before main() begins, or where
-// OpenMP makes its threads. So this is told before any of them begins; write() and _exit() alone may
-// be used here.
+// Below so much address space the libraries end the program themselves: before main() begins, or
+// where OpenMP makes its threads. So this is told before any of them begins; write() and _exit()
+// alone may be used here.
 __attribute__((no_sanitize("address"))) void refuse_low_limit(int, char**, char**) {
   rlimit limit{};
   if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
@@ -55,7 +55,8 @@ __attribute__((no_sanitize("address"))) void refuse_low_limit(int, char**, char*
 __attribute__((section(".preinit_array"),
                used)) void (*const before_libraries)(int, char**, char**) = refuse_low_limit;
 
-// What is said of an exception that is not ours, and the status: a state of the machine is 2, a fault 1.
+// What is said of an exception that is not ours, and the status: a state of the machine is 2, a
+// fault 1.
 int end_with(const char* what, const std::string& text, int status) {
   std::fprintf(stderr, "weft%s%s: %s\n", *what ? " " : "", what, text.c_str());
   return status;

@@ -16,8 +16,8 @@ std::string newest_of(const std::string& out, const std::vector<SavedStep>& save
   return saved.empty() ? best_path(out) : saved.back().path;
 }
 
-// Checkpoints after `step`, the one gone on from, are of another future: --resume would take the newest
-// of them, and pruning would keep them.
+// Checkpoints after `step`, the one gone on from, are of another future: --resume would take the
+// newest of them, and pruning would keep them.
 void give_up_later(const std::string& out, int64_t step, const std::vector<SavedStep>& all,
                    const TrainArguments& a) {
   const bool best_too = step_of_best(out) > step;

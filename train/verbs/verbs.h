@@ -1,4 +1,5 @@
-// What the program's verbs do, as plain functions: command_line.cpp reads the words and calls them. Each returns the exit status, or throws Error (status 2) or CheckFailed (status 1).
+// What the program's verbs do, as plain functions: command_line.cpp reads the words and calls them.
+// Each returns the exit status, or throws Error (status 2) or CheckFailed (status 1).
 #pragma once
 
 #include <cstdint>

@@ -32,8 +32,8 @@ struct Variant {
   }
 };
 
-// The mechanisms, which are the operations with a recurrent form, and settings of theirs that are other
-// algorithms.
+// The mechanisms, which are the operations with a recurrent form, and settings of theirs that are
+// other algorithms.
 std::vector<Variant> mechanisms() {
   std::vector<Variant> list = {
       {"attention", {}, {}}, {"attention", {{"window", "512"}}, {}}, {"linear", {}, {"g"}}};

@@ -1,6 +1,7 @@
-// `weft bench`: operations timed over a ladder of lengths, f32, forward and forward + backward, beside
-// our own dense attention and beside the machine: its matrix-product and copy rates are measured in
-// the same run, and no operation can be faster than its products and its bytes at those rates.
+// `weft bench`: operations timed over a ladder of lengths, f32, forward and forward + backward,
+// beside our own dense attention and beside the machine: its matrix-product and copy rates are
+// measured in the same run, and no operation can be faster than its products and its bytes at those
+// rates.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,8 @@ struct BenchRow {
                                  // programs on the machine disturb least
   int64_t memory = 0;            // peak of forward + backward beyond the inputs, bytes
   double least = 0;              // seconds that forward + backward take at the machine's rates
-  // Against the row of half the length and against dense attention of this length; 0: there is none.
+  // Against the row of half the length and against dense attention of this length; 0: there is
+  // none.
   double time_ratio = 0, memory_ratio = 0, attention_ratio = 0;
 };
 std::vector<BenchRow> bench(const BenchArguments& arguments, const MachineRates& rates,

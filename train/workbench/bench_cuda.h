@@ -1,7 +1,7 @@
-// `weft bench --device cuda`: the kernel table. Operations on shapes of real models, bf16, timed by the
-// call and by replay of a CUDA graph, beside what their bytes and products take at least, at the copy
-// and matrix-product rates measured in the same run, and beside a peer's times where a file has them
-// (tests/peers/cuda_ops.py writes it).
+// `weft bench --device cuda`: the kernel table. Operations on shapes of real models, bf16, timed by
+// the call and by replay of a CUDA graph, beside what their bytes and products take at least, at
+// the copy and matrix-product rates measured in the same run, and beside a peer's times where a
+// file has them (tests/peers/cuda_ops.py writes it).
 #pragma once
 
 #include <ostream>

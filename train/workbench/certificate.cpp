@@ -24,9 +24,9 @@ constexpr int kDirections = 4;
 // On the relative error of differences, in f64; no operation needs a looser one.
 constexpr double kDifferences = 1e-7;
 
-// Differences with the better of two steps: the larger suffers less from rounding, the smaller follows
-// a function that bends sharply (a norm of a row near zero, a decay over a long document). A wrong
-// gradient agrees with neither.
+// Differences with the better of two steps: the larger suffers less from rounding, the smaller
+// follows a function that bends sharply (a norm of a row near zero, a decay over a long document).
+// A wrong gradient agrees with neither.
 autograd::InputReport differences(const std::string& name, const std::function<double()>& loss,
                                   const Tensor& x, const Tensor& gradient) {
   autograd::GradcheckOptions options;

@@ -1,5 +1,5 @@
-// The counts follow the loops of each kernels/NAME/reference.h: a step for each addition, product or
-// function of a number that hangs on an input.
+// The counts follow the loops of each kernels/NAME/reference.h: a step for each addition, product
+// or function of a number that hangs on an input.
 #include "train/workbench/naive_memory.h"
 
 #include <algorithm>
@@ -50,8 +50,8 @@ struct Sizes {
   }
 };
 
-// What a recurrent mechanism costs: for each pair of a token and one not after it, for each token, and
-// for each token of the state that is returned.
+// What a recurrent mechanism costs: for each pair of a token and one not after it, for each token,
+// and for each token of the state that is returned.
 struct Costs {
   double pair = 0, token = 0, state = 0;
 };

@@ -1,5 +1,6 @@
 // What differentiating a naive form takes. The machine keeps every step of the arithmetic (see
-// kernels/contract/traced.h), so that a thousand tokens can be a hundred gigabytes: said before it starts.
+// kernels/contract/traced.h), so that a thousand tokens can be a hundred gigabytes: said before it
+// starts.
 #pragma once
 
 #include <string>
@@ -12,7 +13,8 @@ namespace weft::train {
 double naive_steps(const std::string& operation, const kernels::Tensors& inputs,
                    const kernels::Settings& settings);
 
-// Throws Error, with the sizes and what to do instead, where the steps need more than the machine has.
+// Throws Error, with the sizes and what to do instead, where the steps need more than the machine
+// has.
 void require_naive_memory(const std::string& operation, const kernels::Tensors& inputs,
                           const kernels::Settings& settings);
 

@@ -164,8 +164,8 @@ usage
   weft op --check FILE...   compare a file's outputs/ and gradients/ with ours, in all forms;
                             exits with 1 on a mismatch
 
-The input file holds tensors by name at its root, or in inputs/, with output gradients in grad_outputs/
-and options as attributes of options/; flags override these. The output file is laid out alike.
+The input file holds tensors by name at its root, or in inputs/, with output gradients in
+grad_outputs/ and options as attributes of options/; flags override these. The output file is laid out alike.
 
 example
   weft op attention in.h5 out.h5 --backward --window 512 --dtype f64
@@ -257,8 +257,8 @@ OpArguments op_arguments(const std::vector<std::string>& words) {
   return a;
 }
 
-// What the tensor cores' rounding costs at best: the chunkwise form in f64 with operands of products,
-// inputs and results rounded to bf16.
+// What the tensor cores' rounding costs at best: the chunkwise form in f64 with operands of
+// products, inputs and results rounded to bf16.
 Run rounded_form(const Operation& op, const OperationFile& file, bool backward) {
   const OperandRounding rounding;
   OperationFile f = file;

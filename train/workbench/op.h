@@ -1,9 +1,9 @@
 // `weft op`: one operation on the named tensors of an HDF5 file, so that any implementation in any
 // language can be compared with ours.
 //
-// operation_file.h says how the input file is laid out; the output file is laid out alike: outputs and
-// gradients at the root, or in outputs/ and gradients/. A file that has outputs/ and gradients/ already
-// can be checked (tests/oracles).
+// operation_file.h says how the input file is laid out; the output file is laid out alike: outputs
+// and gradients at the root, or in outputs/ and gradients/. A file that has outputs/ and gradients/
+// already can be checked (tests/oracles).
 #pragma once
 
 #include <ostream>

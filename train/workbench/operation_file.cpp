@@ -74,8 +74,8 @@ void read_flat(const Hdf5Reader& file, const Operation& op, OperationFile& f) {
   }
 }
 
-// Refuses what stands where nothing is read: tensors beside the groups, groups beside the tensors, and
-// names of the operation in a group that it does not have.
+// Refuses what stands where nothing is read: tensors beside the groups, groups beside the tensors,
+// and names of the operation in a group that it does not have.
 void check_layout(const Hdf5Reader& file, const Operation& op, bool grouped) {
   const std::vector<std::string> names = read_names(op);
   for (const Hdf5Entry& entry : file.entries()) {

@@ -1,9 +1,9 @@
 // An operation's file: the named tensors that `weft op` computes on, and those it compares with.
 //
-// Tensors stand by name, either all at the root ("q", "k", "cu_seqlens", "dout") or in groups: inputs/,
-// grad_outputs/, outputs/ and gradients/. Settings are attributes of options/. What stands under a name
-// that the operation knows is read or refused, never passed over: a gate that was left out unread would
-// give another function's numbers.
+// Tensors stand by name, either all at the root ("q", "k", "cu_seqlens", "dout") or in groups:
+// inputs/, grad_outputs/, outputs/ and gradients/. Settings are attributes of options/. What stands
+// under a name that the operation knows is read or refused, never passed over: a gate that was left
+// out unread would give another function's numbers.
 #pragma once
 
 #include <string>

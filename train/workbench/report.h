@@ -11,8 +11,8 @@
 
 namespace weft::train {
 
-// How far a task is, on stderr, so that stdout holds the result alone: on a terminal one line with the
-// time left, elsewhere a line whenever the label changes.
+// How far a task is, on stderr, so that stdout holds the result alone: on a terminal one line with
+// the time left, elsewhere a line whenever the label changes.
 class TaskProgress {
  public:
   explicit TaskProgress(std::string task)
@@ -31,13 +31,14 @@ class TaskProgress {
   Clock::time_point start_;
 };
 
-// Rows of cells under a heading, columns as wide as their widest cell. Cells that start like a number
-// stand to the right.
+// Rows of cells under a heading, columns as wide as their widest cell. Cells that start like a
+// number stand to the right.
 void print_table(std::ostream& out, const std::vector<std::string>& heading,
                  const std::vector<std::vector<std::string>>& rows);
 
-// Throws Error if standard output has not taken all that was printed so far, by whatever means. Work
-// that prints as it goes asks this after every piece; the program asks it once more at its end.
+// Throws Error if standard output has not taken all that was printed so far, by whatever means.
+// Work that prints as it goes asks this after every piece; the program asks it once more at its
+// end.
 void flush_output();
 
 }  // namespace weft::train

@@ -148,10 +148,10 @@ bool finite_checked() { return finite_checks > 0; }
 bool all_finite(const Tensor& t) {
   if (!t || t.is_meta() || !is_float(t.dtype())) return true;
   const Tensor c = t.to(kCpu).contiguous();
-  return for_dtype(c.dtype(), [&]<class T>() {
+  return for_dtype(c.dtype(), [&]<class Real>() {
     // Not all through float: 1e300 is a number.
-    using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
-    const T* x = c.data<T>();
+    using Real = std::conditional_t<std::is_same_v<Real, double>, double, float>;
+    const Real* x = c.data<Real>();
     bool finite = true;
     for (int64_t i = 0; i < c.numel(); ++i) finite &= std::isfinite(static_cast<Real>(x[i]));
     return finite;

@@ -32,7 +32,7 @@ std::string bytes_text(double bytes) {
 }
 
 std::string count_text(double count) {
-  if (count >= 1e9) return printed("%.2fG", count / 1e9);
+  if (count >= 1e9) return number_text("%.2fG", count / 1e9);
   if (count >= 1e6) return number_text("%.2fM", count / 1e6);
   if (count >= 1e3) return number_text("%.1fk", count / 1e3);
   return number_text("%.0f", count);

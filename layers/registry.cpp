@@ -29,15 +29,15 @@ double value_of(const Init& init, const Random& random, int64_t i) {
 }
 
 void fill(const Tensor& t, const Init& init, const Random& random) {
-  for_dtype(t.dtype(), [&]<class T>() {
-    T* const to = t.data<T>();
+  for_dtype(t.dtype(), [&]<class Real>() {
+    Real* const to = t.data<Real>();
     parallel_ranges(t.numel(), 4096, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const double value = value_of(init, random, i);
-        if constexpr (std::is_same_v<T, double>)
+        if constexpr (std::is_same_v<Real, double>)
           to[i] = value;
         else
-          to[i] = T(static_cast<float>(value));
+          to[i] = Real(static_cast<float>(value));
       }
     });
   });

@@ -1,5 +1,7 @@
 #include "train/progress.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <sstream>
 

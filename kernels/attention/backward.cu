@@ -5,18 +5,16 @@
 #include "kernels/softmax/backward.cuh"
 
 namespace weft::kernels {
-namespace softmax {
-
-extern template void run_backward(const Call<float>&, const Band&, const Band&,
-                                  const Incoming<float>&, const Heads<float>&, const Heads<float>&,
-                                  const Heads<float>&);
-extern template void run_backward(const Call<bf16>&, const Band&, const Band&,
-                                  const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
-                                  const Heads<bf16>&);
-
-}  // namespace softmax
 
 using namespace softmax;
+using namespace attention;
+
+extern template void softmax::run_backward(const Call<float>&, const Band&, const Band&,
+                                           const Incoming<float>&, const Heads<float>&,
+                                           const Heads<float>&, const Heads<float>&);
+extern template void softmax::run_backward(const Call<bf16>&, const Band&, const Band&,
+                                           const Incoming<bf16>&, const Heads<bf16>&,
+                                           const Heads<bf16>&, const Heads<bf16>&);
 
 void Attention::cuda_backward(const Inputs<Tensor>& in, const Options& o, const Saved& saved,
                               const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {

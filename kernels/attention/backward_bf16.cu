@@ -1,9 +1,12 @@
 // Backward through the tile layer in bf16.
 #include "kernels/softmax/backward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels {
 
-template void run_backward(const Call<bf16>&, const Band&, const Band&, const Incoming<bf16>&,
-                           const Heads<bf16>&, const Heads<bf16>&, const Heads<bf16>&);
+using namespace softmax;
 
-}  // namespace weft::kernels::softmax
+template void softmax::run_backward(const Call<bf16>&, const Band&, const Band&,
+                                    const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
+                                    const Heads<bf16>&);
+
+}  // namespace weft::kernels

@@ -1,9 +1,12 @@
 // Backward through the tile layer in f32.
 #include "kernels/softmax/backward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels {
 
-template void run_backward(const Call<float>&, const Band&, const Band&, const Incoming<float>&,
-                           const Heads<float>&, const Heads<float>&, const Heads<float>&);
+using namespace softmax;
 
-}  // namespace weft::kernels::softmax
+template void softmax::run_backward(const Call<float>&, const Band&, const Band&,
+                                    const Incoming<float>&, const Heads<float>&,
+                                    const Heads<float>&, const Heads<float>&);
+
+}  // namespace weft::kernels

@@ -2,7 +2,9 @@
 #include "kernels/attention/hopper.cuh"
 #include "kernels/softmax/hopper_backward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels::attention {
+
+using namespace softmax;
 namespace {
 
 template <int D>
@@ -25,4 +27,4 @@ void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf
     run<128>(x, band, in, rows, dq, dk, dv, notes);
 }
 
-}  // namespace weft::kernels::softmax
+}  // namespace weft::kernels::attention

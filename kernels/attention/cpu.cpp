@@ -20,15 +20,15 @@ SoftmaxCall call_of(const Inputs<Attention>& x, const Attention::Options& o) {
   return call;
 }
 
-template <class T>
-void forward_tiles(const SoftmaxCall& s, const View<T>& sink, const Outputs<Attention, View<T>>& y,
-                   const View<T>& scratch) {
-  const View<T> q = view<T>(s.q), k = view<T>(s.k), v = view<T>(s.v);
+template <class Real>
+void forward_tiles(const SoftmaxCall& s, const View<Real>& sink,
+                   const Outputs<Attention, View<Real>>& y, const View<Real>& scratch) {
+  const View<Real> q = view<Real>(s.q), k = view<Real>(s.k), v = view<Real>(s.v);
   const int64_t chunks = s.queries.chunks();
   parallel_for(s.B * s.H * chunks, [&](int64_t unit) {
     // The last chunk of a causal row sees the most keys: it comes first.
     const int64_t c = chunks - 1 - unit % chunks, h = unit / chunks % s.H, b = unit / chunks / s.H;
-    ForwardTile<T> tile(s.shape, scratch.at(thread_index()));
+    ForwardTile<Real> tile(s.shape, scratch.at(thread_index()));
     s.queries.for_pieces(b, c, [&](const Piece& p) {
       const KeyBand band = s.band(p.document);
       const int64_t key0 = s.keys.begin(p.document), hk = s.key_head(h);
@@ -41,8 +41,8 @@ void forward_tiles(const SoftmaxCall& s, const View<T>& sink, const Outputs<Atte
 }
 
 // The keys of one piece meet the queries of one head that see any of them.
-template <class T>
-void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, BackwardTile<T>& tile,
+template <class Real>
+void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, BackwardTile<Real>& tile,
                   int64_t part, int64_t b, int64_t h, const Piece& keys) {
   const int64_t n = keys.document, key0 = s.keys.begin(n);
   const KeyBand band = s.band(n);
@@ -50,19 +50,19 @@ void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, BackwardTil
   const int64_t end = std::min(s.row(n, band.end_query(keys.end - key0)), s.queries.end(n));
   for (int64_t t0 = first, t1 = 0; t0 < end; t0 = t1) {
     t1 = std::min(end, (t0 / kSoftmaxTile + 1) * kSoftmaxTile);
-    tile.meet(back.tile<T>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
+    tile.meet(back.tile<Real>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
   }
 }
 
-template <class T>
-void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const View<T>& dk,
-                    const View<T>& dv, const View<T>& scratch) {
-  const View<T> k = view<T>(s.k), v = view<T>(s.v);
+template <class Real>
+void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const View<Real>& dk,
+                    const View<Real>& dv, const View<Real>& scratch) {
+  const View<Real> k = view<Real>(s.k), v = view<Real>(s.v);
   parallel_for(s.B * s.Hk * back.parts, [&](int64_t unit) {
     const int64_t part = unit % back.parts, hk = unit / back.parts % s.Hk;
     const int64_t b = unit / back.parts / s.Hk, group = s.H / s.Hk;
-    BackwardTile<T> tile(s.shape, static_cast<bool>(dk), static_cast<bool>(dv),
-                         scratch.at(thread_index()));
+    BackwardTile<Real> tile(s.shape, static_cast<bool>(dk), static_cast<bool>(dv),
+                            scratch.at(thread_index()));
     for (int64_t c = part; c < s.keys.chunks(); c += back.parts)
       s.keys.for_pieces(b, c, [&](const Piece& p) {
         const int64_t key0 = s.keys.begin(p.document);
@@ -106,8 +106,9 @@ void Attention::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<T
   const Tensor scratch =
       empty({thread_count(), ForwardTile<float>::scratch(call.shape)}, x.q.dtype(), x.q.device());
   if (x.q.is_meta()) return;
-  for_real(x.q.dtype(), [&]<class T>() {
-    forward_tiles<T>(call, view<T>(x.sink), {view<T>(y.o), view<T>(y.lse)}, view<T>(scratch));
+  for_real(x.q.dtype(), [&]<class Real>() {
+    forward_tiles<Real>(call, view<Real>(x.sink), {view<Real>(y.o), view<Real>(y.lse)},
+                        view<Real>(scratch));
   });
 }
 
@@ -118,11 +119,11 @@ void Attention::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
   const Tensor scratch =
       empty({thread_count(), BackwardTile<float>::scratch(call.shape)}, x.q.dtype(), x.q.device());
   if (x.q.is_meta()) return;
-  for_real(x.q.dtype(), [&]<class T>() {
-    back.begin<T>();
-    if (dx.sink) back.sink<T>(view<T>(x.sink), view<T>(dx.sink));
-    backward_tiles<T>(call, back, view<T>(dx.k), view<T>(dx.v), view<T>(scratch));
-    back.end<T>();
+  for_real(x.q.dtype(), [&]<class Real>() {
+    back.begin<Real>();
+    if (dx.sink) back.sink<Real>(view<Real>(x.sink), view<Real>(dx.sink));
+    backward_tiles<Real>(call, back, view<Real>(dx.k), view<Real>(dx.v), view<Real>(scratch));
+    back.end<Real>();
   });
 }
 

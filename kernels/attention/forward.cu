@@ -9,6 +9,7 @@ namespace weft::kernels {
 namespace {
 
 using namespace softmax;
+using namespace attention;
 
 // Where few rows meet many keys: enough parts to fill a large GPU, of 256 keys each at least.
 Parts allocate_parts(const Inputs<Attention>& x, const Attention::Options& o) {

@@ -2,7 +2,9 @@
 #include "kernels/attention/hopper.cuh"
 #include "kernels/softmax/hopper.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels::attention {
+
+using namespace softmax;
 
 void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse,
                        int* notes) {
@@ -12,4 +14,4 @@ void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>&
     run_hopper_forward<128, 128>(x, band, o, lse, notes);
 }
 
-}  // namespace weft::kernels::softmax
+}  // namespace weft::kernels::attention

@@ -5,7 +5,9 @@
 
 #include "kernels/softmax/forward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels::attention {
+
+using namespace softmax;
 
 // The heads of a group as rows of one head: all stand at the last key, or at `position` of a ring.
 struct OneQuery {
@@ -56,12 +58,12 @@ void forward_on_tiles(const Call<E>& x, const Band& band, const Parts& parts, co
     Outgoing<float> to = outgoing(parts);
     if (x.T == 1) {
       const int first = band.window > 0 ? std::max(0, x.S - band.window) : 0;
-      const OneQuery sight{{first, x.S}, x.group, position};
+      const OneQuery mask{{first, x.S}, x.group, position};
       Call<E> one = x;
       one.q = packed(x.q, x.group);
       to.o = packed(to.o, x.group);
       one.T = x.group, one.H = x.H / x.group, one.group = 1;
-      run_forward<E, D>(one, sight, to);
+      run_forward<E, D>(one, mask, to);
     } else {
       run_forward<E, D>(x, band, to);
     }
@@ -75,4 +77,4 @@ extern template void forward_on_tiles(const Call<float>&, const Band&, const Par
 extern template void forward_on_tiles(const Call<bf16>&, const Band&, const Parts&,
                                       const Heads<bf16>&, float*, const int*);
 
-}  // namespace weft::kernels::softmax
+}  // namespace weft::kernels::attention

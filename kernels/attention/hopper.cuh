@@ -5,7 +5,9 @@
 
 #include "kernels/softmax/softmax.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels::attention {
+
+using namespace softmax;
 
 void forward_on_hopper(const Call<bf16>& x, const Band& band, const Heads<bf16>& o, float* lse,
                        int* notes);
@@ -14,4 +16,4 @@ void backward_on_hopper(const Call<bf16>& x, const Band& band, const Incoming<bf
                         const PaddedRows& rows, const Heads<bf16>& dq, const Heads<bf16>& dk,
                         const Heads<bf16>& dv, int* notes);
 
-}  // namespace weft::kernels::softmax
+}  // namespace weft::kernels::attention

@@ -14,9 +14,9 @@ struct Reference<Attention> {
   using Options = Attention::Options;
 
   // Whether query row t sees key j of its batch row.
-  class Sight {
+  class Mask {
    public:
-    Sight(const Options& o, int64_t T, int64_t S)
+    Mask(const Options& o, int64_t T, int64_t S)
         : o_(o), shift_(S - T), cu_(view<const int32_t>(o.cu_seqlens)) {}
 
     bool operator()(int64_t t, int64_t j) const {
@@ -64,7 +64,7 @@ struct Reference<Attention> {
   static void naive(Inputs<Attention, View<S>> x, const Options& o, Outputs<Attention, View<S>> y) {
     using std::exp, std::log;
     const int64_t keys = x.k.size(1), group = x.q.size(2) / x.k.size(2);
-    const Sight sees(o, x.q.size(1), keys);
+    const Mask sees(o, x.q.size(1), keys);
     for_queries(x.q.size(0), x.q.size(2), x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
       std::vector<int64_t> seen;
       std::vector<S> scores;
@@ -90,48 +90,49 @@ struct Reference<Attention> {
   }
 
   // The streaming softmax: `most` and `sum` so far; whatever is gathered shrinks when `most` rises.
-  template <class T>
-  static void recurrent(Inputs<Attention, View<T>> x, const Options& o,
-                        Outputs<Attention, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<Attention, View<Real>> x, const Options& o,
+                        Outputs<Attention, View<Real>> y) {
     const int64_t V = x.v.size(3), group = x.q.size(2) / x.k.size(2);
-    const Sight sees(o, x.q.size(1), x.k.size(1));
+    const Mask sees(o, x.q.size(1), x.k.size(1));
     for_queries(x.q.size(0), x.q.size(2), x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
-      T most = x.sink ? x.sink(h) : T(-INFINITY), sum = x.sink ? 1 : 0;
+      Real most = x.sink ? x.sink(h) : Real(-INFINITY), sum = x.sink ? 1 : 0;
       for (int64_t c = 0; c < V; ++c) y.o(b, t, h, c) = 0;
       for (int64_t j = 0; j < x.k.size(1); ++j) {
         if (!sees(t, j)) continue;
-        const T s = score(x, o, b, t, j, h), next = std::max(most, s);
-        const T shrink = std::exp(most - next), p = std::exp(s - next);
+        const Real s = score(x, o, b, t, j, h), next = std::max(most, s);
+        const Real shrink = std::exp(most - next), p = std::exp(s - next);
         sum = sum * shrink + p;
         for (int64_t c = 0; c < V; ++c)
           y.o(b, t, h, c) = y.o(b, t, h, c) * shrink + p * x.v(b, j, h / group, c);
         most = next;
       }
-      y.lse(b, h, t) = sum > 0 ? most + std::log(sum) : T(-INFINITY);
+      y.lse(b, h, t) = sum > 0 ? most + std::log(sum) : Real(-INFINITY);
       for (int64_t c = 0; c < V && sum > 0; ++c) y.o(b, t, h, c) /= sum;
     });
   }
 
   // P = exp(x - lse) is computed again, key by key; delta = dout.o - dlse.
-  template <class T>
-  static void recurrent_backward(Inputs<Attention, View<T>> x, const Options& o,
-                                 Outputs<Attention, View<T>> dy, Inputs<Attention, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<Attention, View<Real>> x, const Options& o,
+                                 Outputs<Attention, View<Real>> dy,
+                                 Inputs<Attention, View<Real>> dx) {
     const int64_t B = x.q.size(0), H = x.q.size(2), K = x.q.size(3), V = x.v.size(3);
     const int64_t group = H / x.k.size(2);
-    const Tensor o_now = empty({B, x.q.size(1), H, V}, dtype_of<T>());
-    const Tensor lse_now = empty({B, H, x.q.size(1)}, dtype_of<T>());
-    const Outputs<Attention, View<T>> y{view<T>(o_now), view<T>(lse_now)};
-    recurrent<T>(x, o, y);
-    const Sight sees(o, x.q.size(1), x.k.size(1));
+    const Tensor o_now = empty({B, x.q.size(1), H, V}, dtype_of<Real>());
+    const Tensor lse_now = empty({B, H, x.q.size(1)}, dtype_of<Real>());
+    const Outputs<Attention, View<Real>> y{view<Real>(o_now), view<Real>(lse_now)};
+    recurrent<Real>(x, o, y);
+    const Mask sees(o, x.q.size(1), x.k.size(1));
     for_queries(B, H, x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
-      T delta = -dy.lse(b, h, t);
+      Real delta = -dy.lse(b, h, t);
       for (int64_t c = 0; c < V; ++c) delta += dy.o(b, t, h, c) * y.o(b, t, h, c);
       for (int64_t j = 0; j < x.k.size(1); ++j) {
         if (!sees(t, j)) continue;
-        const T s = score(x, o, b, t, j, h), p = std::exp(s - y.lse(b, h, t));
-        T dp = 0;
+        const Real s = score(x, o, b, t, j, h), p = std::exp(s - y.lse(b, h, t));
+        Real dp = 0;
         for (int64_t c = 0; c < V; ++c) dp += dy.o(b, t, h, c) * x.v(b, j, h / group, c);
-        T ds = p * (dp - delta) * static_cast<T>(scale_of(o, K));
+        Real ds = p * (dp - delta) * static_cast<Real>(scale_of(o, K));
         if (o.softcap > 0) ds *= 1 - (s / o.softcap) * (s / o.softcap);
         for (int64_t c = 0; c < V; ++c) dx.v(b, j, h / group, c) += p * dy.o(b, t, h, c);
         for (int64_t c = 0; c < K; ++c) {

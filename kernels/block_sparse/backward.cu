@@ -1,21 +1,19 @@
 // The chunkwise form on CUDA, backward: the loops of attention; dk and dv walk the mask's columns,
-// dq its rows (sight.cuh).
+// dq its rows (mask.cuh).
 #include "kernels/block_sparse/hopper.cuh"
 #include "kernels/softmax/backward.cuh"
 
 namespace weft::kernels {
-namespace softmax {
-
-extern template void run_backward(const Call<float>&, const BlockSight&, const BlockSight&,
-                                  const Incoming<float>&, const Heads<float>&, const Heads<float>&,
-                                  const Heads<float>&);
-extern template void run_backward(const Call<bf16>&, const BlockSight&, const BlockSight&,
-                                  const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
-                                  const Heads<bf16>&);
-
-}  // namespace softmax
 
 using namespace softmax;
+using namespace block_sparse;
+
+extern template void softmax::run_backward(const Call<float>&, const ListedMask&, const ListedMask&,
+                                           const Incoming<float>&, const Heads<float>&,
+                                           const Heads<float>&, const Heads<float>&);
+extern template void softmax::run_backward(const Call<bf16>&, const ListedMask&, const ListedMask&,
+                                           const Incoming<bf16>&, const Heads<bf16>&,
+                                           const Heads<bf16>&, const Heads<bf16>&);
 
 void BlockSparse::cuda_backward(const Inputs<Tensor>& in, const Options& o, const Saved& saved,
                                 const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {

@@ -1,11 +1,14 @@
 // Backward through the tile layer in bf16.
-#include "kernels/block_sparse/sight.cuh"
+#include "kernels/block_sparse/mask.cuh"
 #include "kernels/softmax/backward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels {
 
-template void run_backward(const Call<bf16>&, const BlockSight&, const BlockSight&,
-                           const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
-                           const Heads<bf16>&);
+using namespace softmax;
+using block_sparse::ListedMask;
 
-}  // namespace weft::kernels::softmax
+template void softmax::run_backward(const Call<bf16>&, const ListedMask&, const ListedMask&,
+                                    const Incoming<bf16>&, const Heads<bf16>&, const Heads<bf16>&,
+                                    const Heads<bf16>&);
+
+}  // namespace weft::kernels

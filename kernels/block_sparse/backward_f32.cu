@@ -1,11 +1,14 @@
 // Backward through the tile layer in f32.
-#include "kernels/block_sparse/sight.cuh"
+#include "kernels/block_sparse/mask.cuh"
 #include "kernels/softmax/backward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels {
 
-template void run_backward(const Call<float>&, const BlockSight&, const BlockSight&,
-                           const Incoming<float>&, const Heads<float>&, const Heads<float>&,
-                           const Heads<float>&);
+using namespace softmax;
+using block_sparse::ListedMask;
 
-}  // namespace weft::kernels::softmax
+template void softmax::run_backward(const Call<float>&, const ListedMask&, const ListedMask&,
+                                    const Incoming<float>&, const Heads<float>&,
+                                    const Heads<float>&, const Heads<float>&);
+
+}  // namespace weft::kernels

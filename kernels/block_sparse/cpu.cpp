@@ -74,14 +74,14 @@ void for_lines(const Piece& p, int64_t position, int64_t block, const F& f) {
   }
 }
 
-template <class T>
+template <class Real>
 void forward_tiles(const SoftmaxCall& s, const BlockRuns& rows, int64_t block,
-                   const Outputs<BlockSparse, View<T>>& y, const View<T>& scratch) {
-  const View<T> q = view<T>(s.q), k = view<T>(s.k), v = view<T>(s.v);
+                   const Outputs<BlockSparse, View<Real>>& y, const View<Real>& scratch) {
+  const View<Real> q = view<Real>(s.q), k = view<Real>(s.k), v = view<Real>(s.v);
   const int64_t chunks = s.queries.chunks();
   parallel_for(s.B * s.H * chunks, [&](int64_t unit) {
     const int64_t c = chunks - 1 - unit % chunks, h = unit / chunks % s.H, b = unit / chunks / s.H;
-    ForwardTile<T> tile(s.shape, scratch.at(thread_index()));
+    ForwardTile<Real> tile(s.shape, scratch.at(thread_index()));
     s.queries.for_pieces(b, c, [&](const Piece& p) {
       const int64_t n = p.document, key0 = s.keys.begin(n), hk = s.key_head(h);
       for_lines(p, s.position(n, p.begin), block, [&](int64_t begin, int64_t end, int64_t row) {
@@ -96,9 +96,9 @@ void forward_tiles(const SoftmaxCall& s, const BlockRuns& rows, int64_t block,
 }
 
 // The keys [begin, end) of a document, all of one column of blocks, meet the queries of one head.
-template <class T>
+template <class Real>
 void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const BlockRuns& columns,
-                  int64_t block, BackwardTile<T>& tile, int64_t part, int64_t b, int64_t h,
+                  int64_t block, BackwardTile<Real>& tile, int64_t part, int64_t b, int64_t h,
                   int64_t n, int64_t begin, int64_t end, int64_t column) {
   const KeyBand band = s.band(n);
   columns.each(h, column, block, [&](int64_t first, int64_t stop) {
@@ -108,20 +108,21 @@ void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const Block
     const int64_t t_end = std::min(s.row(n, stop), s.queries.end(n));
     for (int64_t t0 = t_first, t1 = 0; t0 < t_end; t0 = t1) {
       t1 = std::min(t_end, (t0 / kSoftmaxTile + 1) * kSoftmaxTile);
-      tile.meet(back.tile<T>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
+      tile.meet(back.tile<Real>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
     }
   });
 }
 
-template <class T>
+template <class Real>
 void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const BlockRuns& columns,
-                    int64_t block, const View<T>& dk, const View<T>& dv, const View<T>& scratch) {
-  const View<T> k = view<T>(s.k), v = view<T>(s.v);
+                    int64_t block, const View<Real>& dk, const View<Real>& dv,
+                    const View<Real>& scratch) {
+  const View<Real> k = view<Real>(s.k), v = view<Real>(s.v);
   parallel_for(s.B * s.Hk * back.parts, [&](int64_t unit) {
     const int64_t part = unit % back.parts, hk = unit / back.parts % s.Hk;
     const int64_t b = unit / back.parts / s.Hk, group = s.H / s.Hk;
-    BackwardTile<T> tile(s.shape, static_cast<bool>(dk), static_cast<bool>(dv),
-                         scratch.at(thread_index()));
+    BackwardTile<Real> tile(s.shape, static_cast<bool>(dk), static_cast<bool>(dv),
+                            scratch.at(thread_index()));
     for (int64_t c = part; c < s.keys.chunks(); c += back.parts)
       s.keys.for_pieces(b, c, [&](const Piece& p) {
         const int64_t n = p.document, key0 = s.keys.begin(n);
@@ -186,9 +187,9 @@ void BlockSparse::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs
       empty({thread_count(), ForwardTile<float>::scratch(call.shape)}, x.q.dtype(), x.q.device());
   if (x.q.is_meta()) return;
   rows.find();
-  for_real(x.q.dtype(), [&]<class T>() {
-    forward_tiles<T>(call, rows, block_of(o, call.S), {view<T>(y.o), view<T>(y.lse)},
-                     view<T>(scratch));
+  for_real(x.q.dtype(), [&]<class Real>() {
+    forward_tiles<Real>(call, rows, block_of(o, call.S), {view<Real>(y.o), view<Real>(y.lse)},
+                        view<Real>(scratch));
   });
 }
 
@@ -201,11 +202,11 @@ void BlockSparse::cpu_backward(const Inputs<Tensor>& x, const Options& o, const 
       empty({thread_count(), BackwardTile<float>::scratch(call.shape)}, x.q.dtype(), x.q.device());
   if (x.q.is_meta()) return;
   columns.find();
-  for_real(x.q.dtype(), [&]<class T>() {
-    back.begin<T>();
-    backward_tiles<T>(call, back, columns, block_of(o, call.S), view<T>(dx.k), view<T>(dx.v),
-                      view<T>(scratch));
-    back.end<T>();
+  for_real(x.q.dtype(), [&]<class Real>() {
+    back.begin<Real>();
+    backward_tiles<Real>(call, back, columns, block_of(o, call.S), view<Real>(dx.k),
+                         view<Real>(dx.v), view<Real>(scratch));
+    back.end<Real>();
   });
 }
 

@@ -1,18 +1,20 @@
-// The chunkwise form on CUDA, forward: the tiles of attention, as the mask lists them (sight.cuh).
+// The chunkwise form on CUDA, forward: the tiles of attention, as the mask lists them (mask.cuh).
 #include "kernels/block_sparse/hopper.cuh"
 #include "kernels/softmax/forward.cuh"
 
 namespace weft::kernels {
-namespace softmax {
-
-extern template void run_forward(const Call<float>&, const BlockSight&, const Outgoing<float>&);
-extern template void run_forward(const Call<bf16>&, const BlockSight&, const Outgoing<bf16>&);
-extern template void run_forward(const Call<float>&, const OneRowSight&, const Outgoing<float>&);
-extern template void run_forward(const Call<bf16>&, const OneRowSight&, const Outgoing<bf16>&);
-
-}  // namespace softmax
 
 using namespace softmax;
+using namespace block_sparse;
+
+extern template void softmax::run_forward(const Call<float>&, const ListedMask&,
+                                          const Outgoing<float>&);
+extern template void softmax::run_forward(const Call<bf16>&, const ListedMask&,
+                                          const Outgoing<bf16>&);
+extern template void softmax::run_forward(const Call<float>&, const OneRowMask&,
+                                          const Outgoing<float>&);
+extern template void softmax::run_forward(const Call<bf16>&, const OneRowMask&,
+                                          const Outgoing<bf16>&);
 
 void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outputs<Tensor>& y,
                                Saved* saved) {
@@ -36,13 +38,13 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
       const Call<E> call = call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap);
       const Heads<E> out = heads_of<E>(y.o);
       if (const int* const at = dptr<const int>(o.position)) {
-        const OneRowSight one{find_lists(shape, lists, band, blocks, at), at};
+        const OneRowMask one{find_lists(shape, lists, band, blocks, at), at};
         return run_forward(call, one, Outgoing<E>{out, dptr<float>(y.lse)});
       }
       if constexpr (std::is_same_v<E, bf16>) {
         if (fits_hopper(o.scale, o.softcap, {x.q, x.k, x.v, y.o})) {
           notes.zero();
-          const BlockSight rows =
+          const ListedMask rows =
               find_lists({true, kOwn, kSparseKeys, kGroups}, lists, band, blocks);
           return forward_on_hopper(call, rows, out, dptr<float>(y.lse), dptr<int>(notes));
         }

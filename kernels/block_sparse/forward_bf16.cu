@@ -1,10 +1,14 @@
 // Forward through the tile layer in bf16.
-#include "kernels/block_sparse/sight.cuh"
+#include "kernels/block_sparse/mask.cuh"
 #include "kernels/softmax/forward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels {
 
-template void run_forward(const Call<bf16>&, const BlockSight&, const Outgoing<bf16>&);
-template void run_forward(const Call<bf16>&, const OneRowSight&, const Outgoing<bf16>&);
+using namespace softmax;
+using block_sparse::ListedMask;
+using block_sparse::OneRowMask;
 
-}  // namespace weft::kernels::softmax
+template void softmax::run_forward(const Call<bf16>&, const ListedMask&, const Outgoing<bf16>&);
+template void softmax::run_forward(const Call<bf16>&, const OneRowMask&, const Outgoing<bf16>&);
+
+}  // namespace weft::kernels

@@ -1,10 +1,14 @@
 // Forward through the tile layer in f32.
-#include "kernels/block_sparse/sight.cuh"
+#include "kernels/block_sparse/mask.cuh"
 #include "kernels/softmax/forward.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels {
 
-template void run_forward(const Call<float>&, const BlockSight&, const Outgoing<float>&);
-template void run_forward(const Call<float>&, const OneRowSight&, const Outgoing<float>&);
+using namespace softmax;
+using block_sparse::ListedMask;
+using block_sparse::OneRowMask;
 
-}  // namespace weft::kernels::softmax
+template void softmax::run_forward(const Call<float>&, const ListedMask&, const Outgoing<float>&);
+template void softmax::run_forward(const Call<float>&, const OneRowMask&, const Outgoing<float>&);
+
+}  // namespace weft::kernels

@@ -2,9 +2,11 @@
 #include "kernels/block_sparse/hopper.cuh"
 #include "kernels/softmax/hopper.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels::block_sparse {
 
-void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<bf16>& o,
+using namespace softmax;
+
+void forward_on_hopper(const Call<bf16>& x, const ListedMask& rows, const Heads<bf16>& o,
                        float* lse, int* notes) {
   if (hopper_head_size(x) == 64)
     run_hopper_forward<64, kSparseKeys>(x, rows, o, lse, notes);
@@ -12,4 +14,4 @@ void forward_on_hopper(const Call<bf16>& x, const BlockSight& rows, const Heads<
     run_hopper_forward<128, kSparseKeys>(x, rows, o, lse, notes);
 }
 
-}  // namespace weft::kernels::softmax
+}  // namespace weft::kernels::block_sparse

@@ -16,9 +16,9 @@ struct Reference<BlockSparse> {
   using Options = BlockSparse::Options;
 
   // Whether query row t sees key j of its batch row.
-  class Sight {
+  class Mask {
    public:
-    Sight(const Options& o, int64_t T, int64_t S)
+    Mask(const Options& o, int64_t T, int64_t S)
         : o_(o),
           shift_(S - T),
           mask_(view<const uint8_t>(o.block_mask)),
@@ -71,7 +71,7 @@ struct Reference<BlockSparse> {
                     Outputs<BlockSparse, View<S>> y) {
     using std::exp, std::log;
     const int64_t keys = x.k.size(1), group = x.q.size(2) / x.k.size(2);
-    const Sight sees(o, x.q.size(1), keys);
+    const Mask sees(o, x.q.size(1), keys);
     for_queries(x.q.size(0), x.q.size(2), x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
       std::vector<int64_t> seen;
       std::vector<S> scores;
@@ -94,50 +94,50 @@ struct Reference<BlockSparse> {
   }
 
   // The streaming softmax: `most` and `sum` so far; whatever is gathered shrinks when `most` rises.
-  template <class T>
-  static void recurrent(Inputs<BlockSparse, View<T>> x, const Options& o,
-                        Outputs<BlockSparse, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<BlockSparse, View<Real>> x, const Options& o,
+                        Outputs<BlockSparse, View<Real>> y) {
     const int64_t V = x.v.size(3), group = x.q.size(2) / x.k.size(2);
-    const Sight sees(o, x.q.size(1), x.k.size(1));
+    const Mask sees(o, x.q.size(1), x.k.size(1));
     for_queries(x.q.size(0), x.q.size(2), x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
-      T most = T(-INFINITY), sum = 0;
+      Real most = Real(-INFINITY), sum = 0;
       for (int64_t c = 0; c < V; ++c) y.o(b, t, h, c) = 0;
       for (int64_t j = 0; j < x.k.size(1); ++j) {
         if (!sees(h, t, j)) continue;
-        const T s = score(x, o, b, t, j, h), next = std::max(most, s);
-        const T shrink = std::exp(most - next), p = std::exp(s - next);
+        const Real s = score(x, o, b, t, j, h), next = std::max(most, s);
+        const Real shrink = std::exp(most - next), p = std::exp(s - next);
         sum = sum * shrink + p;
         for (int64_t c = 0; c < V; ++c)
           y.o(b, t, h, c) = y.o(b, t, h, c) * shrink + p * x.v(b, j, h / group, c);
         most = next;
       }
-      y.lse(b, h, t) = sum > 0 ? most + std::log(sum) : T(-INFINITY);
+      y.lse(b, h, t) = sum > 0 ? most + std::log(sum) : Real(-INFINITY);
       for (int64_t c = 0; c < V && sum > 0; ++c) y.o(b, t, h, c) /= sum;
     });
   }
 
   // P = exp(x - lse) is computed again, key by key; delta = dout.o - dlse.
-  template <class T>
-  static void recurrent_backward(Inputs<BlockSparse, View<T>> x, const Options& o,
-                                 Outputs<BlockSparse, View<T>> dy,
-                                 Inputs<BlockSparse, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<BlockSparse, View<Real>> x, const Options& o,
+                                 Outputs<BlockSparse, View<Real>> dy,
+                                 Inputs<BlockSparse, View<Real>> dx) {
     const int64_t B = x.q.size(0), H = x.q.size(2), K = x.q.size(3), V = x.v.size(3);
     const int64_t group = H / x.k.size(2);
-    const Tensor o_now = empty({B, x.q.size(1), H, V}, dtype_of<T>());
-    const Tensor lse_now = empty({B, H, x.q.size(1)}, dtype_of<T>());
-    const Outputs<BlockSparse, View<T>> y{view<T>(o_now), view<T>(lse_now)};
-    recurrent<T>(x, o, y);
-    const Sight sees(o, x.q.size(1), x.k.size(1));
+    const Tensor o_now = empty({B, x.q.size(1), H, V}, dtype_of<Real>());
+    const Tensor lse_now = empty({B, H, x.q.size(1)}, dtype_of<Real>());
+    const Outputs<BlockSparse, View<Real>> y{view<Real>(o_now), view<Real>(lse_now)};
+    recurrent<Real>(x, o, y);
+    const Mask sees(o, x.q.size(1), x.k.size(1));
     for_queries(B, H, x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
-      T delta = -dy.lse(b, h, t);
+      Real delta = -dy.lse(b, h, t);
       for (int64_t c = 0; c < V; ++c) delta += dy.o(b, t, h, c) * y.o(b, t, h, c);
       for (int64_t j = 0; j < x.k.size(1); ++j) {
         if (!sees(h, t, j)) continue;
-        const T s = score(x, o, b, t, j, h), p = std::exp(s - y.lse(b, h, t));
-        T dp = 0;
+        const Real s = score(x, o, b, t, j, h), p = std::exp(s - y.lse(b, h, t));
+        Real dp = 0;
         for (int64_t c = 0; c < V; ++c) dp += dy.o(b, t, h, c) * x.v(b, j, h / group, c);
-        T ds = p * (dp - delta) * static_cast<T>(scale_of(o, K));
-        if (o.softcap > 0) ds *= 1 - static_cast<T>((s / o.softcap) * (s / o.softcap));
+        Real ds = p * (dp - delta) * static_cast<Real>(scale_of(o, K));
+        if (o.softcap > 0) ds *= 1 - static_cast<Real>((s / o.softcap) * (s / o.softcap));
         for (int64_t c = 0; c < V; ++c) dx.v(b, j, h / group, c) += p * dy.o(b, t, h, c);
         for (int64_t c = 0; c < K; ++c) {
           dx.q(b, t, h, c) += ds * x.k(b, j, h / group, c);

@@ -18,16 +18,14 @@
 //        whole; absent where it is not wanted.
 //   cuda_forward, cuda_backward  the same on a GPU, in f32 and bf16; an operation may lack them
 //   kAdded, cuda_add_gradient(x, o, saved, dy, sum)
-//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted
-//            in dx:
-//        a weight's gradient goes straight to where those of all uses and micro-batches are summed
+//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted in
+//        dx. A weight's gradient goes straight to where those of all uses and micro-batches are
+//        summed.
 //   kOnto, cuda_backward_onto(x, o, saved, dy, dx)
 //        optional, where no input is wide: as cuda_backward, but dx of input number kOnto holds a
-//            gradient
-//        to which this one is added. A value that several operations took gets the sum of theirs:
-//            so it
-//        costs no pass of its own, and bf16 is rounded once where a sum of two results is rounded
-//            twice
+//        gradient to which this one is added. A value that several operations took gets the sum of
+//        their gradients: the sum costs no pass of its own, and bf16 is rounded once where a sum of
+//        two results is rounded twice.
 // An absent input is an undefined Tensor. The CPU forms compute in f32 and f64; bf16 is cast here.
 // The CUDA forms take f32 and bf16 as they come, with wide fields always in f32.
 // All forms allocate what they need first, and then return if the device is meta.

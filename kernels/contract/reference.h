@@ -3,8 +3,8 @@
 // A folder specialises Reference<M> with
 //   template <class S> static void naive(Inputs<M, View<S>> x, const Options<M>& o,
 //                                        Outputs<M, View<S>> y)     S is double or Traced
-//   template <class T> static void recurrent(x, o, y)               optional, double or float
-//   template <class T> static void recurrent_backward(x, o, dy, dx) all dy there, dx zeroed
+//   template <class Real> static void recurrent(x, o, y)               optional, double or float
+//   template <class Real> static void recurrent_backward(x, o, dy, dx) all dy there, dx zeroed
 //   static std::vector<Case<M>> cases()                             f64 inputs worth testing
 //   static Bench<M> bench(int64_t T)                                optional
 // The naive form is differentiated by the machine (kernels/contract/traced.h).
@@ -49,28 +49,28 @@ concept HasBench = requires {
 
 namespace detail {
 
-template <class T>
-T parsed(const std::string& name, const std::string& text) {
-  if constexpr (std::is_same_v<T, std::string>) {
+template <class Value>
+Value parsed(const std::string& name, const std::string& text) {
+  if constexpr (std::is_same_v<Value, std::string>) {
     return text;
-  } else if constexpr (std::is_same_v<T, bool>) {
+  } else if constexpr (std::is_same_v<Value, bool>) {
     if (text == "true" || text == "1") return true;
     require(text == "false" || text == "0", name, ": \"", text, "\" is not true or false");
     return false;
   } else {
     std::istringstream in(text);
-    T value{};
+    Value value{};
     require(static_cast<bool>(in >> value) && in.peek() == EOF, name, ": \"", text,
             "\" is not a number");
     return value;
   }
 }
 
-template <class T>
-std::string printed(const T& value) {
-  if constexpr (std::is_same_v<T, std::string>) {
+template <class Value>
+std::string printed(const Value& value) {
+  if constexpr (std::is_same_v<Value, std::string>) {
     return value;
-  } else if constexpr (std::is_same_v<T, bool>) {
+  } else if constexpr (std::is_same_v<Value, bool>) {
     return value ? "true" : "false";
   } else {
     std::ostringstream out;
@@ -96,8 +96,8 @@ class OperationOf final : public Operation {
   std::vector<Setting> settings() const override {
     std::vector<Setting> list;
     Options<M> o;
-    o.each([&]<class T>(const char* name, T& member, const char* help) {
-      if constexpr (std::is_same_v<T, Tensor>)
+    o.each([&]<class Value>(const char* name, Value& member, const char* help) {
+      if constexpr (std::is_same_v<Value, Tensor>)
         list.push_back({name, "", help, true});
       else
         list.push_back({name, detail::printed(member), help, false});
@@ -192,8 +192,8 @@ class OperationOf final : public Operation {
  private:
   static void unpack(const Inputs<M>& x, Options<M> o, Tensors& tensors, Settings& settings) {
     tensors = named(x, M::kInputs, false);
-    o.each([&]<class T>(const char* name, T& member, const char*) {
-      if constexpr (std::is_same_v<T, Tensor>) {
+    o.each([&]<class Value>(const char* name, Value& member, const char*) {
+      if constexpr (std::is_same_v<Value, Tensor>) {
         if (member) tensors[name] = member;
       } else {
         settings[name] = detail::printed(member);
@@ -213,14 +213,14 @@ class OperationOf final : public Operation {
           if (const auto found = in.find(name); found != in.end()) t = found->second;
         },
         x);
-    o.each([&]<class T>(const char* name, T& member, const char*) {
-      if constexpr (std::is_same_v<T, Tensor>) {
+    o.each([&]<class Value>(const char* name, Value& member, const char*) {
+      if constexpr (std::is_same_v<Value, Tensor>) {
         tensors.push_back(name);
         if (const auto found = in.find(name); found != in.end()) member = found->second;
       } else {
         flags.push_back(name);
         if (const auto found = settings.find(name); found != settings.end())
-          member = detail::parsed<T>(concat(M::name, ": ", name), found->second);
+          member = detail::parsed<Value>(concat(M::name, ": ", name), found->second);
       }
     });
     for (const auto& [name, tensor] : in)
@@ -262,26 +262,27 @@ class OperationOf final : public Operation {
     return joined(names);
   }
 
-  template <class T, class Fields>
+  template <class Real, class Fields>
   static Fields cast_to(Fields fields) {
     for_fields(
         [](Tensor& t) {
-          if (t) t = t.to(dtype_of<T>());
+          if (t) t = t.to(dtype_of<Real>());
         },
         fields);
     return fields;
   }
 
-  template <class T>
-  static Inputs<M, View<T>> views_of(const Inputs<M>& x) {
-    Inputs<M, View<T>> v;
-    for_fields([](View<T>& to, const Tensor& t) { to = view<T>(t); }, v, const_cast<Inputs<M>&>(x));
+  template <class Real>
+  static Inputs<M, View<Real>> views_of(const Inputs<M>& x) {
+    Inputs<M, View<Real>> v;
+    for_fields([](View<Real>& to, const Tensor& t) { to = view<Real>(t); }, v,
+               const_cast<Inputs<M>&>(x));
     return v;
   }
-  template <class T>
-  static Outputs<M, View<T>> output_views(const Outputs<M>& y) {
-    Outputs<M, View<T>> v;
-    for_fields([](View<T>& to, const Tensor& t) { to = view<T>(t); }, v,
+  template <class Real>
+  static Outputs<M, View<Real>> output_views(const Outputs<M>& y) {
+    Outputs<M, View<Real>> v;
+    for_fields([](View<Real>& to, const Tensor& t) { to = view<Real>(t); }, v,
                const_cast<Outputs<M>&>(y));
     return v;
   }
@@ -306,26 +307,27 @@ class OperationOf final : public Operation {
     return y;
   }
 
-  template <class T, class F>
+  template <class Real, class F>
   static void run(const Inputs<M>& x, const Options<M>& o, Outputs<M>& y, const F& f) {
-    const Inputs<M> cast = cast_to<T>(x);
-    f(views_of<T>(cast), o, output_views<T>(y));
+    const Inputs<M> cast = cast_to<Real>(x);
+    f(views_of<Real>(cast), o, output_views<Real>(y));
   }
 
-  template <class T>
+  template <class Real>
   static void recurrent(const Inputs<M>& x, const Options<M>& o, Outputs<M>& y) {
     if constexpr (HasRecurrent<M>)
-      run<T>(x, o, y,
-             [](auto xs, auto& os, auto ys) { Reference<M>::template recurrent<T>(xs, os, ys); });
+      run<Real>(x, o, y, [](auto xs, auto& os, auto ys) {
+        Reference<M>::template recurrent<Real>(xs, os, ys);
+      });
     else
       fail(M::name, ": has no recurrent form; known: naive chunkwise");
   }
 
-  template <class T>
+  template <class Real>
   static Inputs<M> recurrent_backward(const Inputs<M>& x, const Options<M>& o,
                                       const Outputs<M>& dy) {
     if constexpr (HasRecurrent<M>) {
-      const Inputs<M> cast = cast_to<T>(x);
+      const Inputs<M> cast = cast_to<Real>(x);
       Outputs<M> all = M::outputs(cast, o);
       for_fields(
           [](Tensor& d, const Tensor& given) {
@@ -342,8 +344,8 @@ class OperationOf final : public Operation {
             if (t) d = zeros_like(t);
           },
           dx, const_cast<Inputs<M>&>(cast));
-      Reference<M>::template recurrent_backward<T>(views_of<T>(cast), o, output_views<T>(all),
-                                                   views_of<T>(dx));
+      Reference<M>::template recurrent_backward<Real>(views_of<Real>(cast), o,
+                                                      output_views<Real>(all), views_of<Real>(dx));
       return dx;
     } else {
       fail(M::name, ": has no recurrent form; known: naive chunkwise");

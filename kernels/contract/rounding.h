@@ -4,19 +4,15 @@
 //
 // Which products there are is a form's affair, and a GPU's form of the same equations may cut them
 // otherwise:
-//   delta, kda     a GPU multiplies by the inverse of a chunk's triangular system, where the CPU
-//                  substitutes, and kda's states pass from chunk to chunk there, from sub-chunk to
-//                  sub-chunk
-//                      here: under
-//                  the switch it is the GPU's products that are made, in overwrite_form.h.
-//   gated_linear   scores between tokens of one sub-chunk (16) are sums of products of three
-//                  factors, q, k and their decay, which no matrix product can form: they stay
-//                  exact. A form that
-//                      puts
-//                  half of the decay into each operand rounds there. States pass from sub-chunk to
-//                      sub-chunk
-//                  and each is an operand; a form with chunks of 64 rounds fewer states, and more
-//                      scores.
+//   delta, kda     a GPU multiplies by the inverse of a chunk's triangular system; the CPU
+//                  substitutes. On a GPU the states of kda pass from chunk to chunk, on the CPU
+//                  from sub-chunk to sub-chunk. Under the switch the products are those of the GPU
+//                  (delta_rule/form.h).
+//   gated_linear   Scores between tokens of one sub-chunk (16) are sums of products of three
+//                  factors, q, k and their decay. No matrix product can form them: they stay exact.
+//                  A form that puts half of the decay into each operand rounds there. States pass
+//                  from sub-chunk to sub-chunk, and each is an operand; a form with chunks of 64
+//                  rounds fewer states and more scores.
 //   attention      scores are scaled after their product, as bf16 queries are then exact operands.
 //   selective_scan, norms and the like have no products: inputs and outputs alone are rounded.
 // Decode steps of one token multiply vectors, not matrices, and round no operand.
@@ -47,9 +43,9 @@ class OperandRounding {
 };
 
 // Does a product of T round its operands now?
-template <class T>
+template <class Real>
 bool rounds_operands() {
-  if constexpr (std::is_same_v<T, double>) return OperandRounding::on();
+  if constexpr (std::is_same_v<Real, double>) return OperandRounding::on();
   return false;
 }
 
@@ -57,21 +53,21 @@ inline bool rounds_operands(Dtype dtype) { return dtype == Dtype::f64 && Operand
 
 inline double to_bf16(double x) { return static_cast<float>(bf16(static_cast<float>(x))); }
 // x as an operand: rounded where that is on.
-template <class T>
-T operand(T x) {
-  return rounds_operands<T>() ? static_cast<T>(to_bf16(static_cast<double>(x))) : x;
+template <class Real>
+Real operand(Real x) {
+  return rounds_operands<Real>() ? static_cast<Real>(to_bf16(static_cast<double>(x))) : x;
 }
 
 // A matrix of rounded operands, rows by columns, contiguous. Element (i, j) comes from
 // data[i * row + j * column].
-template <class T>
-std::vector<T> rounded_operand(int64_t rows, int64_t columns, const T* data, int64_t row,
-                               int64_t column = 1) {
-  std::vector<T> out(static_cast<size_t>(rows * columns));
+template <class Real>
+std::vector<Real> rounded_operand(int64_t rows, int64_t columns, const Real* data, int64_t row,
+                                  int64_t column = 1) {
+  std::vector<Real> out(static_cast<size_t>(rows * columns));
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j)
       out[static_cast<size_t>(i * columns + j)] =
-          static_cast<T>(to_bf16(static_cast<double>(data[i * row + j * column])));
+          static_cast<Real>(to_bf16(static_cast<double>(data[i * row + j * column])));
   return out;
 }
 

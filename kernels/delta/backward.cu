@@ -10,7 +10,8 @@ extern template void delta::backward_form<float>(const Delta::Inputs<Tensor>&,
 
 void Delta::cuda_backward(const Inputs<Tensor>& in, const Options& o, const Saved& saved,
                           const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  for_cuda_dtype(in.v.dtype(), [&]<class T>() { delta::backward_form<T>(in, o, saved, dy, dx); });
+  for_cuda_dtype(in.v.dtype(),
+                 [&]<class Real>() { delta::backward_form<Real>(in, o, saved, dy, dx); });
   if (!in.v.is_meta()) check_launch("delta backward");
 }
 

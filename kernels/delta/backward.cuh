@@ -16,21 +16,22 @@
 
 namespace weft::kernels::delta {
 
-template <class T>
-struct TokenGradients : Gradients<T> {
+template <class Real>
+struct TokenGradients : Gradients<Real> {
   const GateSum* sums;
 };
 
 // Three warpgroups, for dQ, E and W.
-template <class T, int kKeyColumns>
+template <class Real, int kKeyColumns>
 struct GradientTiles {
   static constexpr int kKeys = kKeyColumns;  // columns of K at a time
-  using Operands = Slices<T, kKeys, sizeof(T) == 2 ? 64 : 32>;
-  using Square = Smem<T, kChunk, kChunk>;
-  Smem<T, kChunk, kKeys> q, k;
+  using Operands = Slices<Real, kKeys, sizeof(Real) == 2 ? 64 : 32>;
+  using Square = Smem<Real, kChunk, kChunk>;
+  Smem<Real, kChunk, kKeys> q, k;
   Operands slices;
-  Smem<T, kChunk, kKeys> query, key;  // dQ and dK on their way out, in the place of dout, written
-  Smem<float, kChunk, kKeys> erase;   // beta E, in the place of the states
+  Smem<Real, kChunk, kKeys> query,
+      key;                           // dQ and dK on their way out, in the place of dout, written
+  Smem<float, kChunk, kKeys> erase;  // beta E, in the place of the states
   Square dP, dL, dM;
   Gate* gates;     // [64]
   GateSum* sum;    // [64]
@@ -38,8 +39,8 @@ struct GradientTiles {
   float* dots;     // [6][64]
   float* closing;  // [4]: of dS . S, a warp each
   __host__ __device__ explicit GradientTiles(Arena& arena) {
-    q = arena.carve<Smem<T, kChunk, kKeys>>();
-    k = arena.carve<Smem<T, kChunk, kKeys>>();
+    q = arena.carve<Smem<Real, kChunk, kKeys>>();
+    k = arena.carve<Smem<Real, kChunk, kKeys>>();
     slices = Operands(arena);
     query.data = slices.dout.data;
     key.data = slices.written.data;
@@ -58,9 +59,9 @@ struct GradientTiles {
 };
 
 // sum over columns of acc * tile(row0 + row, column) to to[row0 + row], or added to it.
-template <class T, int N, int R, int C>
-__device__ __forceinline__ void put_dots(float* to, const Acc<N>& acc, Smem<T, R, C> tile, int row0,
-                                         bool add) {
+template <class Real, int N, int R, int C>
+__device__ __forceinline__ void put_dots(float* to, const Acc<N>& acc, Smem<Real, R, C> tile,
+                                         int row0, bool add) {
   float sum[2] = {0, 0};
 #pragma unroll
   for (int j = 0; j < N / 8; ++j) {
@@ -78,8 +79,8 @@ __device__ __forceinline__ void put_dots(float* to, const Acc<N>& acc, Smem<T, R
   }
 }
 // acc += factor[row] * tile(row0 + row, column).
-template <class T, int N, int R, int C>
-__device__ __forceinline__ void add_rows(Acc<N>& acc, const float* factor, Smem<T, R, C> tile,
+template <class Real, int N, int R, int C>
+__device__ __forceinline__ void add_rows(Acc<N>& acc, const float* factor, Smem<Real, R, C> tile,
                                          int row0) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -108,9 +109,10 @@ __device__ __forceinline__ void add_tile(Acc<N>& acc, Smem<float, R, C> tile, in
 }
 
 // A gradient of q or k, whole or a head's part, through `tile`: a warp its 16 rows.
-template <class T, int N>
-__device__ __forceinline__ void store_gradient(const Acc<N>& acc, Smem<T, kChunk, N> tile, T* whole,
-                                               float* part, int64_t stride, int n, int cols) {
+template <class Real, int N>
+__device__ __forceinline__ void store_gradient(const Acc<N>& acc, Smem<Real, kChunk, N> tile,
+                                               Real* whole, float* part, int64_t stride, int n,
+                                               int cols) {
   if (part) store_acc(acc, part + stripe() * stride, stride, n - stripe(), cols);
   if (!whole) return;
   acc_to_smem(acc, tile, stripe(), 0);
@@ -122,8 +124,8 @@ enum Dots { kOfQuery, kOfErase, kOfWrite, kOfEnd, kOfValue };  // the last one i
 
 // dbeta and dg of a piece, by one warp: dg_t is what is read from t on, within and through S, and
 // what was written before t to last.
-template <class T, class Tiles>
-__device__ __forceinline__ void gate_gradients(const TokenGradients<T>& a, const Tiles& x,
+template <class Real, class Tiles>
+__device__ __forceinline__ void gate_gradients(const TokenGradients<Real>& a, const Tiles& x,
                                                const Span& s, int b, int h, bool has_initial) {
   const float total = x.gates[s.n - 1].up;
   float inner[2], end[2];
@@ -159,10 +161,10 @@ __device__ __forceinline__ void gate_gradients(const TokenGradients<T>& a, const
   }
 }
 
-template <class T, int kKeys>
+template <class Real, int kKeys>
 __global__ void __launch_bounds__(kGradientThreads, 1)
-    token_gradients(const __grid_constant__ TokenGradients<T> a) {
-  using Tiles = GradientTiles<T, kKeys>;
+    token_gradients(const __grid_constant__ TokenGradients<Real> a) {
+  using Tiles = GradientTiles<Real, kKeys>;
   Arena arena(dynamic_memory());
   const Tiles x(arena);
   const int role = warpgroup_index(), top = stripe(), rank = static_cast<int>(threadIdx.x) % 128;
@@ -171,7 +173,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
     const int64_t token = a.grid.token(b, h, s.begin), hk = h / a.group;
     const int64_t row = (b * a.grid.T + s.begin) * a.grid.H + h;
     const int64_t keys = int64_t{a.grid.H} * a.K;
-    const PieceProducts<T, typename Tiles::Operands> products(a, x.slices, s, b, h);
+    const PieceProducts<Real, typename Tiles::Operands> products(a, x.slices, s, b, h);
     __syncthreads();  // the piece before is done
     if (role == 0 && rank < kChunk) {
       x.gates[rank] = rank < s.n ? a.gates[token + rank] : Gate{0.f, 0.f, 0.f, 0.f};
@@ -192,8 +194,8 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
         // Both lie alike, so the place of a number does not matter.
         using State = decltype(state);
         for (int i = rank; i < State::bytes / 16; i += 128) {
-          const T* const one = state.data + i * State::unit_cols;
-          const T* const other = dstate.data + i * State::unit_cols;
+          const Real* const one = state.data + i * State::unit_cols;
+          const Real* const other = dstate.data + i * State::unit_cols;
 #pragma unroll
           for (int c = 0; c < State::unit_cols; c += 2) {
             const float2 S = load_pair(one + c), dS = load_pair(other + c);
@@ -220,7 +222,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
       } else if (k0 == 0) {
         x.dots[kOfValue * kChunk + rank] = value_dot;
       }
-      if constexpr (kWide<T>) publish();
+      if constexpr (kWide<Real>) publish();
       __syncthreads();
 
       Rows factor;
@@ -265,23 +267,23 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
   });
 }
 
-template <class T>
+template <class Real>
 void backward_form(const Delta::Inputs<Tensor>& in, const Delta::Options& o,
                    const Delta::Saved& saved, const Delta::Outputs<Tensor>& dy,
                    Delta::Inputs<Tensor>& dx) {
-  const auto run = [](const Problem<T>& p, const Gradients<T>& gradients) {
+  const auto run = [](const Problem<Real>& p, const Gradients<Real>& gradients) {
     const auto of = [&]<int kKeys>(std::integral_constant<int, kKeys>) {
       Arena count;
-      (void)GradientTiles<T, kKeys>(count);
-      launch(token_gradients<T, kKeys>, p.chunk_heads(), kGradientThreads, count.used(),
-             TokenGradients<T>{gradients, p.chunks.sums});
+      (void)GradientTiles<Real, kKeys>(count);
+      launch(token_gradients<Real, kKeys>, p.chunk_heads(), kGradientThreads, count.used(),
+             TokenGradients<Real>{gradients, p.chunks.sums});
     };
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (sizeof(Real) == 2) {
       if (p.K > 64) return of(std::integral_constant<int, 128>{});
     }
     of(std::integral_constant<int, 64>{});
   };
-  overwrite::backward_form<Problem<T>, Delta>(in, o, saved, dy, dx, run);
+  delta_rule::backward_form<Problem<Real>, Delta>(in, o, saved, dy, dx, run);
 }
 
 }  // namespace weft::kernels::delta

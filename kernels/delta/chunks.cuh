@@ -8,7 +8,7 @@
 
 namespace weft::kernels::delta {
 
-using namespace overwrite;
+using namespace delta_rule;
 
 // A sum of log2 gates in two floats: a gate that forgets all must not cost the later ones their
 // digits.
@@ -19,28 +19,28 @@ __device__ __forceinline__ float decay_between(const GateSum& later, const GateS
   return ex2((later.high - earlier.high) + (later.low - earlier.low));
 }
 
-template <class T>
+template <class Real>
 struct Chunks {
   Grid grid;
   int K, group;
   float scale;
-  Heads<const T> q, k;
+  Heads<const Real> q, k;
   Heads<const float> beta, g;  // g may be null
-  T *inverse, *scores;         // [B, H, T, kInverseWidth], [B, H, T, 64]
+  Real *inverse, *scores;      // [B, H, T, kInverseWidth], [B, H, T, 64]
   Gate* gates;                 // [B, H, T]
   GateSum* sums;               // [B, H, T]: of the log2 gates, from the piece's start
 };
 
-template <class T, int KP>
+template <class Real, int KP>
 struct ChunkTiles {
-  Smem<T, kChunk, KP> q, k;
-  Smem<T, kChunk, kChunk> scores;  // in the place of q
+  Smem<Real, kChunk, KP> q, k;
+  Smem<Real, kChunk, kChunk> scores;  // in the place of q
   float* system;  // [64, kPitch]: beta (k k') Gamma below the diagonal; its inverse
   GateSum* sum;   // [64]
   float* beta;    // [64]
   __host__ __device__ explicit ChunkTiles(Arena& arena) {
-    q = arena.carve<Smem<T, kChunk, KP>>();
-    k = arena.carve<Smem<T, kChunk, KP>>();
+    q = arena.carve<Smem<Real, kChunk, KP>>();
+    k = arena.carve<Smem<Real, kChunk, KP>>();
     scores.data = q.data;
     system = arena.carve<float>(kChunk * kPitch);
     sum = arena.carve<GateSum>(kChunk);
@@ -50,8 +50,8 @@ struct ChunkTiles {
 
 // Sums of the piece's log2 gates, made in fp64; those after the last token are equal to its. One
 // warp, two tokens a lane. Also what the scans need of them.
-template <class T>
-__device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h, GateSum* sum) {
+template <class Real>
+__device__ inline void sum_gates(const Chunks<Real>& a, const Span& s, int b, int h, GateSum* sum) {
   const int lane = lane_index();
   double two[2] = {0, 0};
 #pragma unroll
@@ -81,11 +81,11 @@ __device__ inline void sum_gates(const Chunks<T>& a, const Span& s, int b, int h
   }
 }
 
-template <class T, int KP>
-__global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
-    prepare(const __grid_constant__ Chunks<T> a) {
+template <class Real, int KP>
+__global__ void __launch_bounds__(128, KP <= 128 && sizeof(Real) == 2 ? 4 : 1)
+    prepare(const __grid_constant__ Chunks<Real> a) {
   Arena arena(dynamic_memory());
-  const ChunkTiles<T, KP> x(arena);
+  const ChunkTiles<Real, KP> x(arena);
   const int top = stripe(), at = static_cast<int>(threadIdx.x);
 
   a.grid.for_pieces([&](const Span& s, int b, int h) {
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
     if (top == 0) sum_gates(a, s, b, h, x.sum);
     if (at >= 64) x.beta[at - 64] = at - 64 < s.n ? *a.beta.at(b, s.begin + at - 64, h) : 0.f;
     async_wait<0>();
-    if constexpr (kWide<T>) publish();
+    if constexpr (kWide<Real>) publish();
     __syncthreads();
     Acc<kChunk> P, M;
     fill(P, 0.f);
@@ -121,15 +121,15 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 4 : 1)
     const int64_t token = a.grid.token(b, h, s.begin);
     store_rows(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk);
     invert(x.system);
-    store_inverse(x.system, a.inverse + token * kInverseWidth<T>, s.n);
+    store_inverse(x.system, a.inverse + token * kInverseWidth<Real>, s.n);
   });
 }
 
 // A call, and what `prepare` fills.
-template <class T>
-struct Problem : overwrite::Problem<T, Delta, false> {
+template <class Real>
+struct Problem : delta_rule::Problem<Real, Delta, false> {
   Problem(const Inputs<Delta>& x, const Options<Delta>& o)
-      : overwrite::Problem<T, Delta, false>(x, o),
+      : delta_rule::Problem<Real, Delta, false>(x, o),
         sums(empty({this->grid.B, this->grid.H, this->grid.T, 2}, Dtype::f32, x.v.device())),
         chunks{this->grid,
                this->K,
@@ -139,20 +139,20 @@ struct Problem : overwrite::Problem<T, Delta, false> {
                this->scan.k,
                heads<const float>(x.beta),
                heads<const float>(x.g),
-               dptr<T>(this->inverse),
-               dptr<T>(this->scores),
+               dptr<Real>(this->inverse),
+               dptr<Real>(this->scores),
                reinterpret_cast<Gate*>(dptr<float>(this->gates)),
                reinterpret_cast<GateSum*>(dptr<float>(sums))} {}
 
   template <int KP>
   void prepare_chunks() const {
     Arena count;
-    (void)ChunkTiles<T, KP>(count);
-    launch(prepare<T, KP>, this->chunk_heads(), 128, count.used(), chunks);
+    (void)ChunkTiles<Real, KP>(count);
+    launch(prepare<Real, KP>, this->chunk_heads(), 128, count.used(), chunks);
   }
 
   Tensor sums;
-  Chunks<T> chunks;
+  Chunks<Real> chunks;
 };
 
 }  // namespace weft::kernels::delta

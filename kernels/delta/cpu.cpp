@@ -17,7 +17,7 @@ const Registered<Delta> registered;
 // Work within a chunk grows with its length, memory for states shrinks with it.
 int64_t chunk_length(int64_t K, int64_t V) { return std::max(K, V) <= 32 ? 32 : 64; }
 
-template <class T>
+template <class Real>
 struct Operands {
   Operands(const Inputs<Delta>& x, const Delta::Options& o)
       : initial(x.initial_state ? x.initial_state.contiguous() : x.initial_state),
@@ -29,66 +29,66 @@ struct Operands {
         V(x.v.size(3)),
         C(chunk_length(K, V)),
         docs(o.cu_seqlens, B, L, C),
-        scale(static_cast<T>(o.factor(K))),
-        q(view<const T>(x.q)),
-        k(view<const T>(x.k)),
-        v(view<const T>(x.v)),
-        beta(view<const T>(x.beta)),
-        g(view<const T>(x.g)),
-        state(view<const T>(initial)) {}
+        scale(static_cast<Real>(o.factor(K))),
+        q(view<const Real>(x.q)),
+        k(view<const Real>(x.k)),
+        v(view<const Real>(x.v)),
+        beta(view<const Real>(x.beta)),
+        g(view<const Real>(x.g)),
+        state(view<const Real>(initial)) {}
 
   Tensor initial;
   int64_t B, L, H, group, K, V, C;
   Documents docs;
-  T scale;
-  View<const T> q, k, v, beta, g, state;
+  Real scale;
+  View<const Real> q, k, v, beta, g, state;
   bool gated() const { return g.dims > 0; }
 
   // The tiles of one thread, in its part of `scratch`.
   int64_t tiles_size(bool gradients) const {
-    Carver<T> count;
-    (void)delta::Tiles<T>(count, C, K, V, gated(), gradients);
+    Carver<Real> count;
+    (void)delta::Tiles<Real>(count, C, K, V, gated(), gradients);
     return count.used();
   }
-  delta::Tiles<T> tiles(const Tensor& scratch, bool gradients) const {
-    Carver<T> memory(scratch.data<T>() + thread_index() * scratch.size(1));
-    return delta::Tiles<T>(memory, C, K, V, gated(), gradients);
+  delta::Tiles<Real> tiles(const Tensor& scratch, bool gradients) const {
+    Carver<Real> memory(scratch.data<Real>() + thread_index() * scratch.size(1));
+    return delta::Tiles<Real>(memory, C, K, V, gated(), gradients);
   }
 
   // The piece's tokens of head h.
-  void load(delta::Tiles<T>& tiles, int64_t b, int64_t h, const Piece& p) const {
+  void load(delta::Tiles<Real>& tiles, int64_t b, int64_t h, const Piece& p) const {
     const int64_t t = p.begin, kh = h / group;
     tiles.load(
         p.size(), scale, K, rows(q, b, t, kh), rows(k, b, t, kh), V, rows(v, b, t, h),
         [&](int64_t i) { return beta(b, t + i, h); }, [&](int64_t i) { return g(b, t + i, h); });
   }
   // The state before the piece, which `kept` [K, V] holds where it is not its document's first.
-  void load_state(delta::Tiles<T>& tiles, int64_t h, const Piece& p, const T* kept) const {
+  void load_state(delta::Tiles<Real>& tiles, int64_t h, const Piece& p, const Real* kept) const {
     load_matrix(p.first ? (state ? state.at(p.document, h) : nullptr) : kept, tiles.S);
   }
   // A [K, V] of contiguous numbers, or zeros.
-  void load_matrix(const T* from, Tile<T> to) const { kernels::load(K, V, {from, V}, to); }
-  // Rows of one head of a [B, T, heads, width] tensor.
-  static Rows<const T> rows(const View<const T>& x, int64_t b, int64_t t, int64_t h) {
+  void load_matrix(const Real* from, Tile<Real> to) const { kernels::load(K, V, {from, V}, to); }
+  // MatrixView of one head of a [B, T, heads, width] tensor.
+  static MatrixView<const Real> rows(const View<const Real>& x, int64_t b, int64_t t, int64_t h) {
     return {x.at(b, t, h), x.stride(1), x.stride(3)};
   }
 };
 
 // One token of head h of row b: o and the new state in two passes over the old one. key, query:
 // [V].
-template <class T>
-void decode(const Operands<T>& x, int64_t b, int64_t h, T* key, T* query, T* out,
-            const View<T>& final_state) {
+template <class Real>
+void decode(const Operands<Real>& x, int64_t b, int64_t h, Real* key, Real* query, Real* out,
+            const View<Real>& final_state) {
   const int64_t K = x.K, V = x.V, kh = h / x.group;
-  const T decay = x.gated() ? vexp(x.g(b, 0, h)) : T(1), beta = x.beta(b, 0, h);
-  std::fill_n(key, V, T(0));
-  std::fill_n(query, V, T(0));
-  T match = 0;  // q . k
+  const Real decay = x.gated() ? vexp(x.g(b, 0, h)) : Real(1), beta = x.beta(b, 0, h);
+  std::fill_n(key, V, Real(0));
+  std::fill_n(query, V, Real(0));
+  Real match = 0;  // q . k
   for (int64_t d = 0; d < K; ++d) {
     match += x.q(b, 0, kh, d) * x.k(b, 0, kh, d);
     if (!x.state) continue;
-    const T *const S = x.state.at(b, h, d), kd = decay * x.k(b, 0, kh, d),
-                   qd = decay * x.q(b, 0, kh, d);
+    const Real *const S = x.state.at(b, h, d), kd = decay * x.k(b, 0, kh, d),
+                      qd = decay * x.q(b, 0, kh, d);
     for (int64_t c = 0; c < V; ++c) {
       key[c] += kd * S[c];
       query[c] += qd * S[c];
@@ -100,10 +100,10 @@ void decode(const Operands<T>& x, int64_t b, int64_t h, T* key, T* query, T* out
   }
   if (!final_state) return;
   for (int64_t d = 0; d < K; ++d) {
-    T* const S = final_state.at(b, h, d);
-    const T* const before = x.state ? x.state.at(b, h, d) : nullptr;
-    const T kd = x.k(b, 0, kh, d);
-    for (int64_t c = 0; c < V; ++c) S[c] = (before ? decay * before[c] : T(0)) + kd * key[c];
+    Real* const S = final_state.at(b, h, d);
+    const Real* const before = x.state ? x.state.at(b, h, d) : nullptr;
+    const Real kd = x.k(b, 0, kh, d);
+    for (int64_t c = 0; c < V; ++c) S[c] = (before ? decay * before[c] : Real(0)) + kd * key[c];
   }
 }
 
@@ -131,26 +131,26 @@ void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Output
   const Dtype dtype = in.v.dtype();
   const Device device = in.v.device();
   if (rounds_operands(dtype) && in.v.size(1) > 1)
-    return overwrite::Form<Delta>(in, options).forward(y);
-  for_real(dtype, [&]<class T>() {
-    const Operands<T> x(in, options);
+    return delta_rule::Form<Delta>(in, options).forward(y);
+  for_real(dtype, [&]<class Real>() {
+    const Operands<Real> x(in, options);
     const int64_t size = x.L == 1 ? 2 * x.V : x.tiles_size(false), chunks = x.docs.chunks();
     if (saved && chunks > 1) saved->states = empty({x.B, chunks - 1, x.H, x.K, x.V}, dtype, device);
     const Tensor scratch = empty({thread_count(), size}, dtype, device);
     if (device.is_meta()) return;
-    const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);
-    const View<T> states = saved ? view<T>(saved->states) : View<T>{};
+    const View<Real> o = view<Real>(y.o), final_state = view<Real>(y.final_state);
+    const View<Real> states = saved ? view<Real>(saved->states) : View<Real>{};
     if (x.L == 1) {
       const int64_t grain = std::max<int64_t>(1, 32768 / (x.K * x.V));
       return parallel_ranges(x.B * x.H, grain, [&](int64_t from, int64_t to) {
-        T* const part = scratch.data<T>() + thread_index() * size;
+        Real* const part = scratch.data<Real>() + thread_index() * size;
         for (int64_t i = from; i < to; ++i)
           decode(x, i / x.H, i % x.H, part, part + x.V, o.at(i / x.H, 0, i % x.H), final_state);
       });
     }
     parallel_for(x.B * x.H, [&](int64_t i) {
       const int64_t b = i / x.H, h = i % x.H;
-      delta::Tiles<T> tiles = x.tiles(scratch, false);
+      delta::Tiles<Real> tiles = x.tiles(scratch, false);
       const auto step = [&](const Piece& p) {
         if (p.first)
           x.load_state(tiles, h, p, nullptr);
@@ -168,21 +168,21 @@ void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Output
 
 void Delta::cpu_backward(const Inputs<Tensor>& in, const Options& options, const Saved& saved,
                          const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  if (rounds_operands(in.v.dtype())) return overwrite::Form<Delta>(in, options).backward(dy, dx);
-  for_real(in.v.dtype(), [&]<class T>() {
-    const Operands<T> x(in, options);
+  if (rounds_operands(in.v.dtype())) return delta_rule::Form<Delta>(in, options).backward(dy, dx);
+  for_real(in.v.dtype(), [&]<class Real>() {
+    const Operands<Real> x(in, options);
     const Tensor dfinal = dy.final_state ? dy.final_state.contiguous() : dy.final_state;
     const Tensor scratch = empty({thread_count(), x.tiles_size(true)}, in.v.dtype(), in.v.device());
     if (scratch.is_meta()) return;
-    const View<const T> dout = view<const T>(dy.o), dstate = view<const T>(dfinal);
-    const View<T> dq = view<T>(dx.q), dk = view<T>(dx.k), dv = view<T>(dx.v);
-    const View<T> dbeta = view<T>(dx.beta), dg = view<T>(dx.g);
-    const View<T> dinitial = view<T>(dx.initial_state), states = view<T>(saved.states);
+    const View<const Real> dout = view<const Real>(dy.o), dstate = view<const Real>(dfinal);
+    const View<Real> dq = view<Real>(dx.q), dk = view<Real>(dx.k), dv = view<Real>(dx.v);
+    const View<Real> dbeta = view<Real>(dx.beta), dg = view<Real>(dx.g);
+    const View<Real> dinitial = view<Real>(dx.initial_state), states = view<Real>(saved.states);
     // Heads that share a key add up its gradient one after the other, in one task.
     const int64_t Hk = x.H / x.group;
     parallel_for(x.B * Hk, [&](int64_t i) {
       const int64_t b = i / Hk, kh = i % Hk;
-      delta::Tiles<T> tiles = x.tiles(scratch, true);
+      delta::Tiles<Real> tiles = x.tiles(scratch, true);
       for (int64_t h = kh * x.group; h < (kh + 1) * x.group; ++h) {
         const bool add = h % x.group > 0;
         const auto step = [&](const Piece& p) {
@@ -191,7 +191,7 @@ void Delta::cpu_backward(const Inputs<Tensor>& in, const Options& options, const
           x.load_state(tiles, h, p, p.first ? nullptr : states.at(b, p.chunk - 1, h));
           x.load(tiles, b, h, p);
           load(n, x.V, x.rows(dout, b, t, h), tiles.dO_R);
-          tiles.backward([&](Tile<T> rows) {
+          tiles.backward([&](Tile<Real> rows) {
             if (dv) store(n, x.V, rows, dv.at(b, t, h), dv.stride(1));
           });
           if (dq) store(n, x.K, tiles.dq_dk, dq.at(b, t, kh), dq.stride(1), add);

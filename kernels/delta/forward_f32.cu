@@ -3,9 +3,9 @@
 
 namespace weft::kernels {
 
-template void overwrite::forward_form<delta::Problem<float>, Delta>(const Delta::Inputs<Tensor>&,
-                                                                    const Delta::Options&,
-                                                                    Delta::Outputs<Tensor>&,
-                                                                    Delta::Saved*);
+template void delta_rule::forward_form<delta::Problem<float>, Delta>(const Delta::Inputs<Tensor>&,
+                                                                     const Delta::Options&,
+                                                                     Delta::Outputs<Tensor>&,
+                                                                     Delta::Saved*);
 
 }  // namespace weft::kernels

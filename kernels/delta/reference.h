@@ -67,11 +67,11 @@ struct Reference<Delta> {
 
   // One token of one head: S <- the state after it; `error` [V] <- v - Sbar' k, the value it
   // missed.
-  template <class T>
-  static void step(const Inputs<Delta, View<T>>& x, int64_t b, int64_t t, int64_t h, T* S,
-                   T* error) {
+  template <class Real>
+  static void step(const Inputs<Delta, View<Real>>& x, int64_t b, int64_t t, int64_t h, Real* S,
+                   Real* error) {
     const int64_t kh = h / (x.v.size(2) / x.k.size(2)), K = x.k.size(3), V = x.v.size(3);
-    const T decay = x.g ? std::exp(x.g(b, t, h)) : T(1);
+    const Real decay = x.g ? std::exp(x.g(b, t, h)) : Real(1);
     for (int64_t i = 0; i < K * V; ++i) S[i] *= decay;
     for (int64_t c = 0; c < V; ++c) {
       error[c] = x.v(b, t, h, c);
@@ -81,30 +81,30 @@ struct Reference<Delta> {
       for (int64_t c = 0; c < V; ++c) S[d * V + c] += x.beta(b, t, h) * x.k(b, t, kh, d) * error[c];
   }
 
-  template <class T>
-  static std::vector<T> first_state(const Inputs<Delta, View<T>>& x, int64_t n, int64_t h) {
+  template <class Real>
+  static std::vector<Real> first_state(const Inputs<Delta, View<Real>>& x, int64_t n, int64_t h) {
     const int64_t K = x.k.size(3), V = x.v.size(3);
-    std::vector<T> S(static_cast<size_t>(K * V), T(0));
+    std::vector<Real> S(static_cast<size_t>(K * V), Real(0));
     for (int64_t i = 0; i < K * V && x.initial_state; ++i)
       S[static_cast<size_t>(i)] = x.initial_state(n, h, i / V, i % V);
     return S;
   }
 
-  template <class T>
-  static void recurrent(Inputs<Delta, View<T>> x, const Delta::Options& o,
-                        Outputs<Delta, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<Delta, View<Real>> x, const Delta::Options& o,
+                        Outputs<Delta, View<Real>> y) {
     const int64_t H = x.v.size(2), group = H / x.k.size(2), K = x.k.size(3), V = x.v.size(3);
     const Documents docs(o.cu_seqlens, x.v.size(0), x.v.size(1));
-    const T scale = static_cast<T>(o.factor(K));
-    std::vector<T> error(static_cast<size_t>(V));
+    const Real scale = static_cast<Real>(o.factor(K));
+    std::vector<Real> error(static_cast<size_t>(V));
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = docs.row(n);
-        std::vector<T> S = first_state(x, n, h);
+        std::vector<Real> S = first_state(x, n, h);
         for (int64_t t = docs.begin(n); t < docs.end(n); ++t) {
           step(x, b, t, h, S.data(), error.data());
           for (int64_t c = 0; c < V; ++c) {
-            T sum = 0;
+            Real sum = 0;
             for (int64_t d = 0; d < K; ++d)
               sum += S[static_cast<size_t>(d * V + c)] * x.q(b, t, h / group, d);
             y.o(b, t, h, c) = scale * sum;
@@ -119,33 +119,34 @@ struct Reference<Delta> {
   //   dq = s S do;  dS += s q do';  du = dS' k;  dv = beta du;  dbeta = du . e
   // where e is the value that was missed.
   //   dk = dS beta e - beta Sbar du;  dSbar = dS - beta k du';  dg = <dSbar, Sbar>;  dS = e^g dSbar
-  template <class T>
-  static void recurrent_backward(Inputs<Delta, View<T>> x, const Delta::Options& o,
-                                 Outputs<Delta, View<T>> dy, Inputs<Delta, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<Delta, View<Real>> x, const Delta::Options& o,
+                                 Outputs<Delta, View<Real>> dy, Inputs<Delta, View<Real>> dx) {
     const int64_t H = x.v.size(2), group = H / x.k.size(2), K = x.k.size(3), V = x.v.size(3);
     const Documents docs(o.cu_seqlens, x.v.size(0), x.v.size(1));
-    const T scale = static_cast<T>(o.factor(K));
-    std::vector<T> dS(static_cast<size_t>(K * V)), du(static_cast<size_t>(V));
+    const Real scale = static_cast<Real>(o.factor(K));
+    std::vector<Real> dS(static_cast<size_t>(K * V)), du(static_cast<size_t>(V));
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = docs.row(n), begin = docs.begin(n), end = docs.end(n), kh = h / group;
-        std::vector<std::vector<T>> states = {first_state(x, n, h)}, errors;
+        std::vector<std::vector<Real>> states = {first_state(x, n, h)}, errors;
         for (int64_t t = begin; t < end; ++t) {
           states.push_back(states.back());
           errors.emplace_back(static_cast<size_t>(V));
           step(x, b, t, h, states.back().data(), errors.back().data());
         }
         for (int64_t i = 0; i < K * V; ++i)
-          dS[static_cast<size_t>(i)] = dy.final_state ? dy.final_state(n, h, i / V, i % V) : T(0);
+          dS[static_cast<size_t>(i)] =
+              dy.final_state ? dy.final_state(n, h, i / V, i % V) : Real(0);
         for (int64_t t = end - 1; t >= begin; --t) {
-          const T* const S = states[static_cast<size_t>(t - begin + 1)].data();
-          const T* const before = states[static_cast<size_t>(t - begin)].data();
-          const T* const error = errors[static_cast<size_t>(t - begin)].data();
-          const T beta = x.beta(b, t, h), decay = x.g ? std::exp(x.g(b, t, h)) : T(1);
+          const Real* const S = states[static_cast<size_t>(t - begin + 1)].data();
+          const Real* const before = states[static_cast<size_t>(t - begin)].data();
+          const Real* const error = errors[static_cast<size_t>(t - begin)].data();
+          const Real beta = x.beta(b, t, h), decay = x.g ? std::exp(x.g(b, t, h)) : Real(1);
           for (int64_t c = 0; c < V; ++c) {
             du[static_cast<size_t>(c)] = 0;
             for (int64_t d = 0; d < K; ++d) {
-              T& flow = dS[static_cast<size_t>(d * V + c)];
+              Real& flow = dS[static_cast<size_t>(d * V + c)];
               dx.q(b, t, kh, d) += scale * S[d * V + c] * dy.o(b, t, h, c);
               flow += scale * x.q(b, t, kh, d) * dy.o(b, t, h, c);
               du[static_cast<size_t>(c)] += flow * x.k(b, t, kh, d);
@@ -153,11 +154,11 @@ struct Reference<Delta> {
             dx.v(b, t, h, c) = beta * du[static_cast<size_t>(c)];
             dx.beta(b, t, h) += du[static_cast<size_t>(c)] * error[c];
           }
-          T dg = 0;
+          Real dg = 0;
           for (int64_t d = 0; d < K; ++d)
             for (int64_t c = 0; c < V; ++c) {
-              T& flow = dS[static_cast<size_t>(d * V + c)];
-              const T decayed = decay * before[d * V + c], u = du[static_cast<size_t>(c)];
+              Real& flow = dS[static_cast<size_t>(d * V + c)];
+              const Real decayed = decay * before[d * V + c], u = du[static_cast<size_t>(c)];
               dx.k(b, t, kh, d) += beta * (flow * error[c] - decayed * u);
               flow -= beta * x.k(b, t, kh, d) * u;
               dg += flow * decayed;

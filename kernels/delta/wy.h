@@ -1,7 +1,7 @@
 // One piece of a chunk in the WY form, forward and backward, for one head: the equations of
-// README.md ("Chunkwise", "Backward") on tiles in scratch memory. Rows are the piece's n tokens and
-// zeros up to m, a whole number of tiles. Exponents are differences of summed gates and never
-// positive, and what lies above a diagonal is left out, not multiplied by zero: so no gate
+// README.md ("Chunkwise", "Backward") on tiles in scratch memory. MatrixView are the piece's n
+// tokens and zeros up to m, a whole number of tiles. Exponents are differences of summed gates and
+// never positive, and what lies above a diagonal is left out, not multiplied by zero: so no gate
 // overflows, and no token sees a later one.
 #pragma once
 
@@ -11,10 +11,10 @@
 
 namespace weft::kernels::delta {
 
-template <class T>
+template <class Real>
 struct Tiles {
   // Tiles for C tokens, K and V columns.
-  Tiles(Carver<T>& scratch, int64_t C, int64_t key_width, int64_t value_width, bool with_gate,
+  Tiles(Carver<Real>& scratch, int64_t C, int64_t key_width, int64_t value_width, bool with_gate,
         bool with_gradients)
       : K(tiled(key_width)), V(tiled(value_width)), gated(with_gate) {
     qk = scratch.tile(2 * C, K), kT = scratch.tile(K, C);
@@ -31,46 +31,47 @@ struct Tiles {
 
   int64_t K, V;  // padded
   int64_t n = 0, m = 0;
-  T scale = 1;
+  Real scale = 1;
   bool gated;
-  Decay<T> decay;
-  T* beta;              // [m]
-  Tile<T> qk, kT;       // [2 m, K]: q, then k from row m on; [K, m]
-  Tile<T> P, M, gamma;  // [m, m]: scale (q k') Gamma; (k k') Gamma, used below its diagonal
-  Tile<T> S;            // [K, V]: the state before the piece, then after it
-  Tile<T> read;         // [2 m, V]: q S, then k S from row m on; then o in its place
-  Tile<T> missed, U;    // [m, V]: v less what the memory returns for k; beta * missed
+  Decay<Real> decay;
+  Real* beta;              // [m]
+  Tile<Real> qk, kT;       // [2 m, K]: q, then k from row m on; [K, m]
+  Tile<Real> P, M, gamma;  // [m, m]: scale (q k') Gamma; (k k') Gamma, used below its diagonal
+  Tile<Real> S;            // [K, V]: the state before the piece, then after it
+  Tile<Real> read;         // [2 m, V]: q S, then k S from row m on; then o in its place
+  Tile<Real> missed, U;    // [m, V]: v less what the memory returns for k; beta * missed
   // With gradients:
-  Tile<T> dS;           // [K, V]: that of the state after the piece, then before it
-  Tile<T> dO_R;         // [2 m, V]: do, then beta R from row m on
-  Tile<T> dU;           // [m, V]: gradient of U, then R, that of the equation for U
-  Tile<T> uT, ST, dST;  // transposes of U, S, dS
-  Tile<T> dP_dM;        // [2 m, m]
-  Tile<T> dq_dk, dk;    // [2 m, K]: of q, and of k where it erases; [m, K]: of k where it writes
-  T *dbeta = nullptr, *dg = nullptr;  // [m]
+  Tile<Real> dS;           // [K, V]: that of the state after the piece, then before it
+  Tile<Real> dO_R;         // [2 m, V]: do, then beta R from row m on
+  Tile<Real> dU;           // [m, V]: gradient of U, then R, that of the equation for U
+  Tile<Real> uT, ST, dST;  // transposes of U, S, dS
+  Tile<Real> dP_dM;        // [2 m, m]
+  Tile<Real> dq_dk, dk;    // [2 m, K]: of q, and of k where it erases; [m, K]: of k where it writes
+  Real *dbeta = nullptr, *dg = nullptr;  // [m]
 
-  Tile<T> q() const { return qk; }
-  Tile<T> k() const { return qk.below(m); }
+  Tile<Real> q() const { return qk; }
+  Tile<Real> k() const { return qk.below(m); }
 
   // n tokens: rows of q, k, v, and beta(i), g(i) of token i.
   template <class Beta, class Gate>
-  void load(int64_t tokens, T factor, int64_t key_width, Rows<const T> q_rows, Rows<const T> k_rows,
-            int64_t value_width, Rows<const T> v_rows, const Beta& beta_of, const Gate& gate_of) {
+  void load(int64_t tokens, Real factor, int64_t key_width, MatrixView<const Real> q_rows,
+            MatrixView<const Real> k_rows, int64_t value_width, MatrixView<const Real> v_rows,
+            const Beta& beta_of, const Gate& gate_of) {
     n = tokens, m = tiled(n), scale = factor;
     kernels::load(n, key_width, q_rows, q());
     kernels::load(n, key_width, k_rows, k());
     kernels::load(n, value_width, v_rows, missed);
-    for (int64_t i = 0; i < m; ++i) beta[i] = i < n ? beta_of(i) : T(0);
+    for (int64_t i = 0; i < m; ++i) beta[i] = i < n ? beta_of(i) : Real(0);
     if (gated) decay.set(n, gate_of);
   }
 
   // From q, k, v and gates as loaded and S: o in `read`, and S after the piece.
   void forward() {
     scores();
-    product(2 * m, V, K, qk, S, T(0), read);
+    product(2 * m, V, K, qk, S, Real(0), read);
     solve();
     from_start(scale, read);
-    product(m, V, m, P, U, T(1), read, Band::lower);
+    product(m, V, m, P, U, Real(1), read, Band::lower);
     if (gated) scale_rows(n, K, decay.to_end, k());
     product_of_transposed(K, V, m, k(), U, decay.total, S);
   }
@@ -79,18 +80,18 @@ struct Tiles {
   // the piece. take_dv(rows) is handed the gradient of v while it is there.
   template <class F>
   void backward(const F& take_dv) {
-    const Tile<T> dO = dO_R, R = dO_R.below(m), dP = dP_dM, dM = dP_dM.below(m);
+    const Tile<Real> dO = dO_R, R = dO_R.below(m), dP = dP_dM, dM = dP_dM.below(m);
     scores();
-    product(m, V, K, k(), S, T(0), read.below(m));
+    product(m, V, K, k(), S, Real(0), read.below(m));
     solve();
 
-    product(m, V, K, k(), dS, T(0), dU);
-    T closing = 0;
+    product(m, V, K, k(), dS, Real(0), dU);
+    Real closing = 0;
     if (gated) {
       scale_rows(n, V, decay.to_end, dU);
       closing = decay.total * inner(K, dS, S) + inner(n, dU, U);
     }
-    product_of_transposed(m, V, m, P, dO, T(1), dU, Band::upper);
+    product_of_transposed(m, V, m, P, dO, Real(1), dU, Band::upper);
     solve_back();
     for (int64_t i = 0; i < n; ++i) dbeta[i] = inner(1, dU.below(i), missed.below(i));
     take_dv(R);
@@ -99,33 +100,33 @@ struct Tiles {
     lower_product(m, V, dO, uT, dP);
     lower_product(m, V, R, uT, dM);
     decay_scores(n, scale, dP, gamma_or_ones(), dP);
-    decay_scores(n, T(-1), dM, gamma_or_ones(), dM);
+    decay_scores(n, Real(-1), dM, gamma_or_ones(), dM);
     for (int64_t i = 0; i < n; ++i) dM.row(i)[i] = 0;
     from_start(scale, dO);
-    from_start(T(-1), R);
+    from_start(Real(-1), R);
 
     transpose(K, V, S, ST);
-    product(2 * m, K, V, dO_R, ST, T(0), dq_dk);
-    product(m, K, m, dP, k(), T(1), dq_dk, Band::lower);
-    product(m, K, m, dM, k(), T(1), dq_dk.below(m), Band::lower);
+    product(2 * m, K, V, dO_R, ST, Real(0), dq_dk);
+    product(m, K, m, dP, k(), Real(1), dq_dk, Band::lower);
+    product(m, K, m, dM, k(), Real(1), dq_dk.below(m), Band::lower);
     transpose(K, V, dS, dST);
-    product(m, K, V, U, dST, T(0), dk);
+    product(m, K, V, U, dST, Real(0), dk);
     if (gated) scale_rows(n, K, decay.to_end, dk);
-    product_of_transposed(m, K, m, dP, q(), T(1), dk, Band::upper);
-    product_of_transposed(m, K, m, dM, k(), T(1), dk, Band::upper);
+    product_of_transposed(m, K, m, dP, q(), Real(1), dk, Band::upper);
+    product_of_transposed(m, K, m, dM, k(), Real(1), dk, Band::upper);
     product_of_transposed(K, V, 2 * m, qk, dO_R, decay.total, dS);
 
     // Uses with e^{+G} less uses with e^{-G}; the gradient of g_i is their sum from token i on.
     for (int64_t i = n - 1; i >= 0; --i) {
-      const T *const erase = dq_dk.row(m + i), *const dq = dq_dk.row(i);
-      T* const write = dk.row(i);
-      Vector<T> sum = {};
-      for (int64_t d = 0; d < K; d += kLanes<T>) {
-        const Vector<T> both = lanes(erase + d) - lanes(write + d);
+      const Real *const erase = dq_dk.row(m + i), *const dq = dq_dk.row(i);
+      Real* const write = dk.row(i);
+      Vector<Real> sum = {};
+      for (int64_t d = 0; d < K; d += kLanes<Real>) {
+        const Vector<Real> both = lanes(erase + d) - lanes(write + d);
         sum += lanes(q().row(i) + d) * lanes(dq + d) + lanes(k().row(i) + d) * both;
         lanes(write + d) += lanes(erase + d);
       }
-      closing += total<T>(sum);
+      closing += total<Real>(sum);
       if (gated && decay.resets(i)) closing = 0;  // nothing passes it: no rounding either
       dg[i] = closing;
     }
@@ -139,14 +140,14 @@ struct Tiles {
     lower_product(m, K, k(), kT, M);
     if (gated) decay.matrix(n, gamma);
     decay_scores(n, scale, P, gamma_or_ones(), P);
-    decay_scores(n, T(1), M, gamma_or_ones(), M);
+    decay_scores(n, Real(1), M, gamma_or_ones(), M);
   }
-  Tile<T> gamma_or_ones() const { return gated ? gamma : Tile<T>{}; }
+  Tile<Real> gamma_or_ones() const { return gated ? gamma : Tile<Real>{}; }
   // rows[i] times `factor` and the decay from before the piece to token i.
-  void from_start(T factor, Tile<T> rows) const {
+  void from_start(Real factor, Tile<Real> rows) const {
     for (int64_t i = 0; i < n; ++i) {
-      const T by = gated ? factor * decay.from_start[i] : factor;
-      for (int64_t c = 0; c < V; c += kLanes<T>) lanes(rows.row(i) + c) *= by;
+      const Real by = gated ? factor * decay.from_start[i] : factor;
+      for (int64_t c = 0; c < V; c += kLanes<Real>) lanes(rows.row(i) + c) *= by;
     }
   }
 
@@ -154,26 +155,26 @@ struct Tiles {
   // `missed` holds v on entry, `read` holds k S from row m on.
   void solve() {
     for (int64_t i = 0; i < n; ++i) {
-      const T factor = gated ? decay.from_start[i] : T(1);
-      for (int64_t c = 0; c < V; c += kLanes<T>)
+      const Real factor = gated ? decay.from_start[i] : Real(1);
+      for (int64_t c = 0; c < V; c += kLanes<Real>)
         lanes(missed.row(i) + c) -= factor * lanes(read.row(m + i) + c);
     }
     constexpr int kRows = kTileRows;
-    detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
-      const auto at = [&](Tile<T> t, int64_t i, int j) {
-        return &lanes(t.row(i) + column + j * kLanes<T>);
+    detail::for_panels<Real>(V, [&]<int kVectors>(int64_t column) {
+      const auto at = [&](Tile<Real> t, int64_t i, int j) {
+        return &lanes(t.row(i) + column + j * kLanes<Real>);
       };
       for (int64_t i0 = 0; i0 < m; i0 += kRows) {
-        Vector<T> acc[kRows][kVectors] = {};
-        detail::accumulate<T, kRows, kVectors>(acc, i0, M.row(i0), M.stride, 1, U.data + column,
-                                               U.stride);
+        Vector<Real> acc[kRows][kVectors] = {};
+        detail::accumulate<Real, kRows, kVectors>(acc, i0, M.row(i0), M.stride, 1, U.data + column,
+                                                  U.stride);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i)
           for (int j = 0; j < kVectors; ++j) acc[i][j] = *at(missed, i0 + i, j) - acc[i][j];
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i)
           for (int j = 0; j < kVectors; ++j) {
-            const Vector<T> u = beta[i0 + i] * acc[i][j];
+            const Vector<Real> u = beta[i0 + i] * acc[i][j];
             *at(missed, i0 + i, j) = acc[i][j];
             *at(U, i0 + i, j) = u;
 #pragma GCC unroll 8
@@ -186,23 +187,23 @@ struct Tiles {
   // The adjoint: dU becomes R = (1 + Diag(beta) M)^-T dU, and beta R goes to dO_R from row m on.
   void solve_back() {
     constexpr int kRows = kTileRows;
-    const Tile<T> R = dO_R.below(m);
-    detail::for_panels<T>(V, [&]<int kVectors>(int64_t column) {
-      const auto at = [&](Tile<T> t, int64_t i, int j) {
-        return &lanes(t.row(i) + column + j * kLanes<T>);
+    const Tile<Real> R = dO_R.below(m);
+    detail::for_panels<Real>(V, [&]<int kVectors>(int64_t column) {
+      const auto at = [&](Tile<Real> t, int64_t i, int j) {
+        return &lanes(t.row(i) + column + j * kLanes<Real>);
       };
       for (int64_t i0 = m - kRows; i0 >= 0; i0 -= kRows) {
-        Vector<T> acc[kRows][kVectors] = {};
+        Vector<Real> acc[kRows][kVectors] = {};
         const int64_t next = i0 + kRows;
-        detail::accumulate<T, kRows, kVectors>(acc, m - next, M.row(next) + i0, 1, M.stride,
-                                               R.row(next) + column, R.stride);
+        detail::accumulate<Real, kRows, kVectors>(acc, m - next, M.row(next) + i0, 1, M.stride,
+                                                  R.row(next) + column, R.stride);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i)
           for (int j = 0; j < kVectors; ++j) acc[i][j] = *at(dU, i0 + i, j) - acc[i][j];
 #pragma GCC unroll 8
         for (int i = kRows - 1; i >= 0; --i)
           for (int j = 0; j < kVectors; ++j) {
-            const Vector<T> r = beta[i0 + i] * acc[i][j];
+            const Vector<Real> r = beta[i0 + i] * acc[i][j];
             *at(dU, i0 + i, j) = acc[i][j];
             *at(R, i0 + i, j) = r;
 #pragma GCC unroll 8
@@ -213,11 +214,12 @@ struct Tiles {
   }
 
   // The sum of a (.) b over rows of V columns.
-  T inner(int64_t rows, Tile<T> a, Tile<T> b) const {
-    Vector<T> sum = {};
+  Real inner(int64_t rows, Tile<Real> a, Tile<Real> b) const {
+    Vector<Real> sum = {};
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t c = 0; c < V; c += kLanes<T>) sum += lanes(a.row(i) + c) * lanes(b.row(i) + c);
-    return total<T>(sum);
+      for (int64_t c = 0; c < V; c += kLanes<Real>)
+        sum += lanes(a.row(i) + c) * lanes(b.row(i) + c);
+    return total<Real>(sum);
   }
 };
 

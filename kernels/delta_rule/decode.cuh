@@ -4,31 +4,32 @@
 #include "kernels/contract/mechanism.h"
 #include "kernels/delta_rule/delta_rule.cuh"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
-template <class T>
+template <class Real>
 struct Decode {
   int B, H, K, V, group;
   float scale;
-  Heads<const T> q, k, v;
+  Heads<const Real> q, k, v;
   Heads<const float> beta, g;  // g of a channel where kVector; may be null where not
   const float* initial_state;  // [B, H, K, V] or null
   float* final_state;          // or null
-  T* o;                        // [B, 1, H, V]
+  Real* o;                     // [B, 1, H, V]
 };
 
 // A step of one token: the state is read once, stays in registers, and is written once. A block has
 // 32 columns of V of one head, a lane each; its 8 warps share the rows.
 inline constexpr int kDecodeWarps = 8, kDecodeRows = 256 / kDecodeWarps;
-template <class T, bool kVector>
-__global__ void __launch_bounds__(32 * kDecodeWarps) decode(const __grid_constant__ Decode<T> a) {
+template <class Real, bool kVector>
+__global__ void __launch_bounds__(32 * kDecodeWarps)
+    decode(const __grid_constant__ Decode<Real> a) {
   __shared__ float parts[3][kDecodeWarps][32];
   const int slices = (a.V + 31) / 32, warp = warp_index(), lane = lane_index();
   const int c = static_cast<int>(blockIdx.x) % slices * 32 + lane;
   const int h = static_cast<int>(blockIdx.x) / slices % a.H;
   const int b = static_cast<int>(blockIdx.x) / slices / a.H;
   const int64_t state = (int64_t{b} * a.H + h) * a.K * a.V + c;
-  const T *const q = a.q.at(b, 0, h / a.group), *const k = a.k.at(b, 0, h / a.group);
+  const Real *const q = a.q.at(b, 0, h / a.group), *const k = a.k.at(b, 0, h / a.group);
   const float* const g = a.g.data ? a.g.at(b, 0, h) : nullptr;
 
   float S[kDecodeRows], key = 0, query = 0, match = 0;
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps) decode(const __grid_constan
   if (c >= a.V) return;
   const float u = *a.beta.at(b, 0, h) * (to_float(a.v.at(b, 0, h)[c]) - key);
   if (warp == 0) {
-    a.o[(int64_t{b} * a.H + h) * a.V + c] = from_float<T>(a.scale * (query + match * u));
+    a.o[(int64_t{b} * a.H + h) * a.V + c] = from_float<Real>(a.scale * (query + match * u));
   }
   if (!a.final_state) return;
 #pragma unroll
@@ -97,4 +98,4 @@ void decode_form(const Inputs<M>& in, const Options<M>& o, Outputs<M>& y) {
   launch(decode<T, P::kVector>, B * H * ceil_div(V, 32), 32 * kDecodeWarps, 0, step);
 }
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -15,7 +15,7 @@
 #include "kernels/tokens/documents.cuh"
 #include "kernels/tokens/pieces.h"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
 using namespace tile;
 
@@ -24,10 +24,10 @@ inline constexpr int kColumns = 64;  // of V, of a scan's block
 
 // The inverse of a chunk's system as operands: in bf16 with what rounding left of it as a second
 // matrix, [T, 64] beside [T, 64]. Everything that is written or erased goes through it.
-template <class T>
-inline constexpr int kInverses = sizeof(T) == 2 ? 2 : 1;
-template <class T>
-inline constexpr int kInverseWidth = kInverses<T>* kChunk;
+template <class Real>
+inline constexpr int kInverses = sizeof(Real) == 2 ? 2 : 1;
+template <class Real>
+inline constexpr int kInverseWidth = kInverses<Real>* kChunk;
 
 // What one document has in one chunk.
 struct Span {
@@ -81,22 +81,24 @@ struct Grid {
 };
 
 // One head's tokens in a [B, T, heads, width] tensor whose rows begin at multiples of 16 bytes.
-template <class T>
+template <class Real>
 struct Heads {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t row = 0, token = 0, head = 0;  // strides, 0 of sizes of 1
-  __device__ T* at(int b, int64_t t, int h) const { return data + b * row + t * token + h * head; }
+  __device__ Real* at(int b, int64_t t, int h) const {
+    return data + b * row + t * token + h * head;
+  }
 };
-template <class T>
-Heads<T> heads(const Tensor& t) {
+template <class Real>
+Heads<Real> heads(const Tensor& t) {
   if (!t) return {};
   const auto stride = [&](int d) { return t.size(d) == 1 ? 0 : t.stride(d); };
-  return {dptr<std::remove_const_t<T>>(t), stride(0), stride(1), stride(2)};
+  return {dptr<std::remove_const_t<Real>>(t), stride(0), stride(1), stride(2)};
 }
 // A width in memory whose rows begin at multiples of 16 bytes.
-template <class T>
+template <class Real>
 int pitch(int64_t width) {
-  constexpr int kUnit = 16 / static_cast<int>(sizeof(T));
+  constexpr int kUnit = 16 / static_cast<int>(sizeof(Real));
   return static_cast<int>(ceil_div(width, kUnit) * kUnit);
 }
 // The same [B, T, heads, width] tensor as Heads takes it: itself, or a copy with wider rows.
@@ -129,14 +131,14 @@ __device__ __forceinline__ int stripe() { return 16 * (warp_index() % 4); }
 
 // tile(r, c) = from[r * stride + c] for r < rows and c < cols, zeros elsewhere, by kThreads threads
 // of which this is `rank`, without waiting. Rows begin at multiples of 16 bytes.
-template <int kThreads, class T, int R, int C>
-__device__ __forceinline__ void load_rows(Smem<T, R, C> tile, const T* from, int64_t stride,
+template <int kThreads, class Real, int R, int C>
+__device__ __forceinline__ void load_rows(Smem<Real, R, C> tile, const Real* from, int64_t stride,
                                           int rows, int cols, int rank) {
-  using Tile = Smem<T, R, C>;
+  using Tile = Smem<Real, R, C>;
   constexpr int kUnits = C / Tile::unit_cols, kStep = kThreads / kUnits;  // rows at a time
   static_assert(kThreads % kUnits == 0 && R % kStep == 0);
   const int r = rank / kUnits, c = rank % kUnits * Tile::unit_cols;
-  const int bytes = max(0, min(Tile::unit_cols, cols - c)) * static_cast<int>(sizeof(T));
+  const int bytes = max(0, min(Tile::unit_cols, cols - c)) * static_cast<int>(sizeof(Real));
   from += r * stride + c;
   uint32_t to = tile.address(r, c);
 #pragma unroll 4
@@ -151,10 +153,10 @@ __device__ __forceinline__ void load_rows(Smem<T, R, C> tile, const T* from, int
 }
 
 // to[r * stride + c] = tile(r, c) for rows r < n of this warp's 16, and c < cols.
-template <class T, int R, int C>
-__device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t stride, int n,
+template <class Real, int R, int C>
+__device__ __forceinline__ void store_rows(Smem<Real, R, C> tile, Real* to, int64_t stride, int n,
                                            int cols) {
-  using Tile = Smem<T, R, C>;
+  using Tile = Smem<Real, R, C>;
   constexpr int kUnits = C / Tile::unit_cols, kStep = 32 / kUnits;
   static_assert(32 % kUnits == 0);
   const int first = stripe(), end = min(first + 16, n);  // before a lane leaves: it is a shuffle
@@ -163,8 +165,8 @@ __device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t st
   const bool whole = rows_are_aligned(to, stride) && c + Tile::unit_cols <= cols;
 #pragma unroll 1
   for (int r = first + lane_index() / kUnits; r < end; r += kStep) {
-    const T* const from = tile.ptr(r, c);
-    T* const at = to + r * stride + c;
+    const Real* const from = tile.ptr(r, c);
+    Real* const at = to + r * stride + c;
     if (whole) {
       *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(from);
     } else {
@@ -176,13 +178,13 @@ __device__ __forceinline__ void store_rows(Smem<T, R, C> tile, T* to, int64_t st
 // Products for the 64 rows of a warpgroup, both operands in shared memory, done on return. On
 // Hopper in bf16 they are the warpgroup's, and what threads wrote into the tiles must have been
 // published.
-template <class T>
-inline constexpr bool kWide = kHopper&& std::is_same_v<T, bf16>;
+template <class Real>
+inline constexpr bool kWide = kHopper&& std::is_same_v<Real, bf16>;
 
 // acc += A B with A[i, k] = a(i, k), B[k, n] = b(k, n).
-template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void rows_ab(Acc<N>& acc, Smem<T, Ra, Ca> a, Smem<T, Rb, Cb> b) {
-  if constexpr (kWide<T>) {
+template <int K, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void rows_ab(Acc<N>& acc, Smem<Real, Ra, Ca> a, Smem<Real, Rb, Cb> b) {
+  if constexpr (kWide<Real>) {
     wgmma_begin(acc);
     wgmma_ab<K>(acc, a, 0, 0, b, 0, 0);
     wgmma_commit();
@@ -192,9 +194,9 @@ __device__ __forceinline__ void rows_ab(Acc<N>& acc, Smem<T, Ra, Ca> a, Smem<T, 
   }
 }
 // acc += A B with A[i, k] = a(i, k), B[k, n] = b(n, k).
-template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void rows_abt(Acc<N>& acc, Smem<T, Ra, Ca> a, Smem<T, Rb, Cb> b) {
-  if constexpr (kWide<T>) {
+template <int K, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void rows_abt(Acc<N>& acc, Smem<Real, Ra, Ca> a, Smem<Real, Rb, Cb> b) {
+  if constexpr (kWide<Real>) {
     wgmma_begin(acc);
     wgmma_abt<K>(acc, a, 0, 0, b, 0, 0);
     wgmma_commit();
@@ -204,9 +206,9 @@ __device__ __forceinline__ void rows_abt(Acc<N>& acc, Smem<T, Ra, Ca> a, Smem<T,
   }
 }
 // acc += A B with A[i, k] = a(k, i), B[k, n] = b(k, n).
-template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void rows_atb(Acc<N>& acc, Smem<T, Ra, Ca> a, Smem<T, Rb, Cb> b) {
-  if constexpr (kWide<T>) {
+template <int K, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void rows_atb(Acc<N>& acc, Smem<Real, Ra, Ca> a, Smem<Real, Rb, Cb> b) {
+  if constexpr (kWide<Real>) {
     wgmma_begin(acc);
     wgmma_atb<K>(acc, a, 0, 0, b, 0, 0);
     wgmma_commit();
@@ -217,14 +219,14 @@ __device__ __forceinline__ void rows_atb(Acc<N>& acc, Smem<T, Ra, Ca> a, Smem<T,
 }
 
 // dx[b, t, hk, :] = sum of part[b, t, h, :] over the heads h of a group, in their order.
-template <class T>
-__global__ void sum_groups(const float* part, T* dx, int64_t count, int group, int K) {
+template <class Real>
+__global__ void sum_groups(const float* part, Real* dx, int64_t count, int group, int K) {
   const int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= count) return;
   const int64_t key = at / K, d = at % K;
   float sum = 0;
   for (int i = 0; i < group; ++i) sum += part[(key * group + i) * K + d];
-  dx[at] = from_float<T>(sum);
+  dx[at] = from_float<Real>(sum);
 }
 
 // --- Host ----------------------------------------------------------------------------------------
@@ -246,13 +248,13 @@ inline void check_widths(std::string_view name, int64_t K, int64_t V) {
           "; on a GPU heads are at most 256 wide");
 }
 // f.template operator()<KP>() with K rounded up to a width that kernels are made for.
-template <class T, class F>
+template <class Real, class F>
 void for_key_width(int64_t K, F&& f) {
-  if constexpr (sizeof(T) == 2) {
+  if constexpr (sizeof(Real) == 2) {
     if (K <= 64) return f.template operator()<64>();
   }
   if (K <= 128) return f.template operator()<128>();
   return f.template operator()<256>();
 }
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

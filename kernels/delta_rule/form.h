@@ -10,7 +10,7 @@
 // dbeta and dg are sums over what is at hand in fp32 or lies in memory as an operand. Exact is all
 // else: decays, the system before it is inverted, and what kda makes of two tokens of one block of
 // 16.
-// Equations: overwrite_scan.cuh; delta/backward.cuh and kda/backward.cuh.
+// Equations: scan.cuh; delta/backward.cuh and kda/backward.cuh.
 #pragma once
 
 #include <cmath>
@@ -21,7 +21,7 @@
 #include "kernels/tokens/chunk.h"
 #include "kernels/tokens/pieces.h"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
 struct Matrix {
   int64_t rows = 0, columns = 0;
@@ -149,9 +149,9 @@ class Form {
   static constexpr int64_t kChunk = 64, kBlock = 16;
   using Gradients = Inputs<M, View<double>>;
 
-  // Rows that meet a state: a gate a channel is part of the operand, one a head a factor of the
-  // token.
-  struct Rows {
+  // MatrixView that meet a state: a gate a channel is part of the operand, one a head a factor of
+  // the token.
+  struct MatrixView {
     Matrix rows;
     std::vector<double> factor;
   };
@@ -159,7 +159,7 @@ class Form {
     Matrix q, k, v, sum;  // sum: of log gates from the piece's start, [n, K]
     Matrix k_down;        // of kda: k decayed to its block's end
     std::vector<double> beta;
-    Rows q_up, k_up, k_end;
+    MatrixView q_up, k_up, k_end;
     Matrix P, X;
     int64_t n() const { return q.rows; }
     // The decay from after token j, or from before the piece (-1), to token i.
@@ -222,8 +222,8 @@ class Form {
     return x;
   }
   template <class F>
-  Rows faded(const Matrix& rows, double factor, const F& decay) const {
-    Rows out{rows, std::vector<double>(static_cast<size_t>(rows.rows), 1)};
+  MatrixView faded(const Matrix& rows, double factor, const F& decay) const {
+    MatrixView out{rows, std::vector<double>(static_cast<size_t>(rows.rows), 1)};
     for (int64_t i = 0; i < rows.rows; ++i)
       if (!vector_) out.factor[i] = factor * decay(i, 0);
     if (vector_)
@@ -231,12 +231,12 @@ class Form {
                [&](int64_t i, int64_t d) { out.rows(i, d) *= factor * decay(i, d); });
     return out;
   }
-  Matrix reads(const Rows& a, const Matrix& S) const {
+  Matrix reads(const MatrixView& a, const Matrix& S) const {
     Matrix y = product(a.rows, S);
     for_each(y.rows, V_, [&](int64_t i, int64_t c) { y(i, c) *= a.factor[i]; });
     return y;
   }
-  Matrix gives(const Rows& a, Matrix u) const {
+  Matrix gives(const MatrixView& a, Matrix u) const {
     for_each(u.rows, V_, [&](int64_t i, int64_t c) { u(i, c) *= a.factor[i]; });
     return product(transposed(a.rows), u);
   }
@@ -269,7 +269,7 @@ class Form {
   static Matrix part(const Matrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
     return {rows, columns, [&](int64_t i, int64_t j) { return a(row + i, column + j); }};
   }
-  // Rows r .. r + size - 1, decayed from after token j.
+  // MatrixView r .. r + size - 1, decayed from after token j.
   Matrix faded_rows(const Tokens& x, const Matrix& rows, int64_t r, int64_t size, int64_t j) const {
     return {size, K_, [&](int64_t i, int64_t d) { return rows(r + i, d) * x.decay(j, r + i, d); }};
   }
@@ -399,4 +399,4 @@ class Form {
   Inputs<M, View<const double>> x_;
 };
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -8,20 +8,20 @@
 
 #include "kernels/delta_rule/delta_rule.cuh"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
 // What the gradients of a piece's tokens are made of, and where they go.
-template <class T>
+template <class Real>
 struct Gradients {
   Grid grid;
   int K, V, group, state_pitch, row_pitch;
   float scale;
-  Heads<const T> q, k, v, dout;
-  const T *written, *erased;                  // U, R: [B, T, H, row_pitch]
-  const T *states, *dstates;                  // [B, chunks - 1, H, V, state_pitch]
+  Heads<const Real> q, k, v, dout;
+  const Real *written, *erased;               // U, R: [B, T, H, row_pitch]
+  const Real *states, *dstates;               // [B, chunks - 1, H, V, state_pitch]
   const float *initial_state, *dfinal_state;  // [N, H, K, V] or null
   const Gate* gates;
-  T *dq, *dk;                // [B, T, H, K] where every head has its key, or null
+  Real *dq, *dk;             // [B, T, H, K] where every head has its key, or null
   float *dq_part, *dk_part;  // the same, a head each, where they share
   float *dbeta, *dg;         // [B, T, H], dg as g; or null
 };
@@ -30,11 +30,11 @@ inline constexpr int kGradientThreads = 384;
 
 // The operands of those products: kSliceColumns of V, kKeyColumns of K. An even slice lies in the
 // tiles named here, an odd one after each.
-template <class T, int kKeyColumns, int kSliceColumns>
+template <class Real, int kKeyColumns, int kSliceColumns>
 struct Slices {
   static constexpr int kKeys = kKeyColumns, kSlice = kSliceColumns;
-  using Rows = Smem<T, kChunk, kSlice>;
-  using State = Smem<T, kSlice, kKeys>;
+  using Rows = Smem<Real, kChunk, kSlice>;
+  using State = Smem<Real, kSlice, kKeys>;
   Rows dout, written, erased, value;
   State state, dstate;
 
@@ -55,14 +55,14 @@ struct Slices {
   }
   template <class Tile>
   __device__ static Tile of(Tile even, int slice) {
-    return {even.data + slice % 2 * (Tile::bytes / static_cast<int>(sizeof(T)))};
+    return {even.data + slice % 2 * (Tile::bytes / static_cast<int>(sizeof(Real)))};
   }
 };
 
 // A slice of a state by one warpgroup: [V, pitch] in `kept`, or transposed from [K, V] fp32, or
 // zeros.
-template <class T, int R, int C>
-__device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, int width,
+template <class Real, int R, int C>
+__device__ __forceinline__ void load_slice(Smem<Real, R, C> tile, const Real* kept, int width,
                                            const float* wide, int K, int V, int v0, int k0,
                                            int rank) {
   if (kept) {
@@ -73,22 +73,22 @@ __device__ __forceinline__ void load_slice(Smem<T, R, C> tile, const T* kept, in
   for (int at = rank; at < R * C; at += 128) {
     const int r = at % R, c = at / R;
     const bool valid = wide && v0 + r < V && k0 + c < K;
-    tile.at(r, c) = from_float<T>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
+    tile.at(r, c) = from_float<Real>(valid ? wide[int64_t{k0 + c} * V + v0 + r] : 0.f);
   }
 }
 
 // The products of one piece.
-template <class T, class X>
+template <class Real, class X>
 struct PieceProducts {
-  const Gradients<T>& a;
+  const Gradients<Real>& a;
   const X& x;  // Slices
   Span s;
   int b, h;
-  const T *before,
+  const Real *before,
       *after;  // S and dS where they are kept, else null: then they are those of the document
   const float *initial, *dfinal;
 
-  __device__ PieceProducts(const Gradients<T>& all, const X& slices, const Span& span, int row,
+  __device__ PieceProducts(const Gradients<Real>& all, const X& slices, const Span& span, int row,
                            int head)
       : a(all), x(slices), s(span), b(row), h(head) {
     const int64_t of_document = (int64_t{s.document} * a.grid.H + h) * a.K * a.V;
@@ -140,7 +140,7 @@ struct PieceProducts {
 #pragma unroll 1
     for (int slice = 0; slice * kSlice < a.V; ++slice) {
       async_wait<1>();
-      if constexpr (kWide<T>) publish();
+      if constexpr (kWide<Real>) publish();
       __syncthreads();
       const auto state = x.of(x.state, slice), dstate = x.of(x.dstate, slice);
       const auto written = x.of(x.written, slice), erased = x.of(x.erased, slice);
@@ -171,4 +171,4 @@ struct PieceProducts {
   }
 };
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -1,4 +1,4 @@
-// The scans of overwrite_scan.cuh on Hopper, for bf16 and K up to 128: a warpgroup's products
+// The scans of scan.cuh on Hopper, for bf16 and K up to 128: a warpgroup's products
 // (wgmma) in place of a warp's, and tiles that come by TMA. Four warps hold 64 rows of S' in their
 // accumulators; a fifth one loads pieces ahead. Every product has its left operand in registers:
 // the state, or what was made of it.
@@ -10,7 +10,7 @@
 
 #include "kernels/delta_rule/scan.cuh"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
 struct ScanMaps {
   CUtensorMap q, k, k_end, value, inverse, scores, states;
@@ -355,32 +355,32 @@ __global__ void __launch_bounds__(160, 1)
 // --- Host ----------------------------------------------------------------------------------------
 
 // Runs one direction; `value` is v or dout.
-template <class T, int KP, bool kVector, bool kBackward>
-void run_scan(const Scan<T>& a) {
-  const Heads<const T>& value = kBackward ? a.dout : a.v;
+template <class Real, int KP, bool kVector, bool kBackward>
+void run_scan(const Scan<Real>& a) {
+  const Heads<const Real>& value = kBackward ? a.dout : a.v;
   const int64_t blocks = int64_t{a.grid.count} * a.grid.H * ceil_div(a.V, kColumns);
-  if constexpr (std::is_same_v<T, tile::bf16> && KP <= 128) {
+  if constexpr (std::is_same_v<Real, tile::bf16> && KP <= 128) {
     if (cuda_arch() >= 90) {
       const auto& grid = a.grid;
       const int64_t key_heads = grid.H / a.group;
       using Keys = Smem<bf16, kChunk, KP>;
       using Square = Smem<bf16, kChunk, kChunk>;
-      const auto of_heads = [&]<class Tile>(Tile, const Heads<const T>& x, int64_t heads,
+      const auto of_heads = [&]<class Tile>(Tile, const Heads<const Real>& x, int64_t heads,
                                             int64_t width) {
         const auto stride = [](int64_t n) { return n ? n : 8; };  // of a size of 1: any legal one
         return tensor_map<Tile>(x.data, {grid.B, grid.T, heads, width},
                                 {stride(x.row), stride(x.token), stride(x.head)});
       };
-      const auto of_tokens = [&](const T* x, int64_t width) {
+      const auto of_tokens = [&](const Real* x, int64_t width) {
         return tensor_map<Square>(x, {grid.B, grid.T, grid.H, width},
                                   {grid.H * grid.T * width, width, grid.T * width});
       };
-      T* const states = kBackward ? a.dstates : a.states;
+      Real* const states = kBackward ? a.dstates : a.states;
       ScanMaps maps{of_heads(Keys{}, a.q, key_heads, a.K),
                     of_heads(Keys{}, a.k, key_heads, a.K),
                     kVector ? of_heads(Keys{}, a.k_end, key_heads, a.K) : CUtensorMap{},
                     of_heads(Square{}, value, grid.H, a.V),
-                    of_tokens(a.inverse, kInverseWidth<T>),
+                    of_tokens(a.inverse, kInverseWidth<Real>),
                     of_tokens(a.scores, kChunk),
                     CUtensorMap{}};
       if (states) {
@@ -398,13 +398,13 @@ void run_scan(const Scan<T>& a) {
       return;
     }
   }
-  using Tiles = ScanTiles<T, KP, kVector>;
+  using Tiles = ScanTiles<Real, KP, kVector>;
   constexpr int kBytes = Tiles::kStages * Tiles::kBytes;
   if constexpr (kBackward) {
-    launch(scan_backward<T, KP, kVector>, blocks, 128, kBytes, a);
+    launch(scan_backward<Real, KP, kVector>, blocks, 128, kBytes, a);
   } else {
-    launch(scan_forward<T, KP, kVector>, blocks, 128, kBytes, a);
+    launch(scan_forward<Real, KP, kVector>, blocks, 128, kBytes, a);
   }
 }
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -4,7 +4,7 @@
 
 #include "kernels/delta_rule/delta_rule.cuh"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
 // out = sign * A B, N x N each, rows kPitch apart, by 4 N threads: a row's quarter each.
 inline constexpr int kPitch = kChunk + 4;
@@ -81,19 +81,19 @@ __device__ inline void invert(float* L) {
 }
 
 // Rows r < n of the inverse to global [n, kInverseWidth], zeros above the diagonal. 128 threads.
-template <class T>
-__device__ inline void store_inverse(const float* X, T* global, int n) {
-  constexpr int kUnit = 16 / static_cast<int>(sizeof(T)), kUnits = kChunk / kUnit;
+template <class Real>
+__device__ inline void store_inverse(const float* X, Real* global, int n) {
+  constexpr int kUnit = 16 / static_cast<int>(sizeof(Real)), kUnits = kChunk / kUnit;
 #pragma unroll 2
   for (int at = static_cast<int>(threadIdx.x); at < n * kUnits; at += 128) {
     const int r = at / kUnits, c = at % kUnits * kUnit;
-    T* const to = global + r * kInverseWidth<T> + c;
+    Real* const to = global + r * kInverseWidth<Real> + c;
     float x[kUnit];
-    alignas(16) T unit[kUnit];
+    alignas(16) Real unit[kUnit];
 #pragma unroll
     for (int i = 0; i < kUnit; ++i) x[i] = c + i <= r ? X[r * kPitch + c + i] : 0.f;
 #pragma unroll
-    for (int part = 0; part < kInverses<T>; ++part) {
+    for (int part = 0; part < kInverses<Real>; ++part) {
 #pragma unroll
       for (int i = 0; i < kUnit; i += 2) {
         store_pair(unit + i, x[i], x[i + 1]);
@@ -105,4 +105,4 @@ __device__ inline void store_inverse(const float* X, T* global, int n) {
   }
 }
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -10,11 +10,11 @@
 #include "kernels/delta_rule/hopper.cuh"
 #include "kernels/delta_rule/inverse.cuh"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
-template <class T, class M, bool kGateAChannel>
+template <class Real, class M, bool kGateAChannel>
 struct Problem {
-  using Number = T;
+  using Number = Real;
   static constexpr bool kVector = kGateAChannel;
 
   Problem(const Inputs<M>& x, const Options<M>& o)
@@ -29,14 +29,14 @@ struct Problem {
     K = static_cast<int>(k.size(3)), V = static_cast<int>(v.size(3));
     group = static_cast<int>(H / k.size(2));
     scale = static_cast<float>(o.factor(K));
-    inverse = empty({B, H, L, kInverseWidth<T>}, v.dtype(), device);
+    inverse = empty({B, H, L, kInverseWidth<Real>}, v.dtype(), device);
     scores = empty({B, H, L, kChunk}, v.dtype(), device);
     gates = empty({B, H, L, 4}, Dtype::f32, device);
     scan.grid = grid;
     scan.K = K, scan.V = V, scan.group = group, scan.scale = scale;
-    scan.state_pitch = pitch<T>(K), scan.row_pitch = pitch<T>(V);
-    scan.q = heads<const T>(q), scan.k = heads<const T>(k), scan.v = heads<const T>(v);
-    scan.inverse = dptr<T>(inverse), scan.scores = dptr<T>(scores);
+    scan.state_pitch = pitch<Real>(K), scan.row_pitch = pitch<Real>(V);
+    scan.q = heads<const Real>(q), scan.k = heads<const Real>(k), scan.v = heads<const Real>(v);
+    scan.inverse = dptr<Real>(inverse), scan.scores = dptr<Real>(scores);
     scan.gates = reinterpret_cast<const Gate*>(dptr<float>(gates));
     scan.initial_state = initial ? dptr<float>(initial) : nullptr;
   }
@@ -55,7 +55,7 @@ struct Problem {
   Grid grid;
   int K, V, group;
   float scale;
-  Scan<T> scan{};
+  Scan<Real> scan{};
 };
 
 // Chunks by themselves, then a scan that carries the state.
@@ -146,4 +146,4 @@ void backward_form(const Inputs<M>& in, const Options<M>& o, const typename M::S
   sum(dk_part, dx.k);
 }
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -20,31 +20,31 @@
 
 #include "kernels/delta_rule/delta_rule.cuh"
 
-namespace weft::kernels::overwrite {
+namespace weft::kernels::delta_rule {
 
-template <class T>
+template <class Real>
 struct Scan {
   Grid grid;
   int K, V, group;             // heads that share a key head in q, k
   int state_pitch, row_pitch;  // widths in memory of K in states, of V in `written` and `erased`
   float scale;                 // on q, where it does not hold it
-  Heads<const T> q, k, k_end;
-  const T *inverse,
+  Heads<const Real> q, k, k_end;
+  const Real *inverse,
       *scores;         // [B, H, T, kInverseWidth], [B, H, T, 64]: rows of tokens, columns from
                        // the piece's start
   const Gate* gates;   // [B, H, T]
   const float* total;  // [B, H, chunks, state_pitch] of the piece that ends with the chunk; kVector
   Heads<const float> g;  // log gates a channel, for pieces that end within a chunk; kVector
   // Forward
-  Heads<const T> v;
-  T *o, *written;              // [B, T, H, V]; `written` and `states` may be null
-  T* states;                   // [B, chunks - 1, H, V, K], the first one before chunk 1
+  Heads<const Real> v;
+  Real *o, *written;           // [B, T, H, V]; `written` and `states` may be null
+  Real* states;                // [B, chunks - 1, H, V, K], the first one before chunk 1
   const float* initial_state;  // [N, H, K, V] or null
   float* final_state;
   // Backward
-  Heads<const T> dout;
-  T *erased, *dv;             // R and beta R, [B, T, H, V]; dv may be null
-  T* dstates;                 // [B, chunks - 1, H, V, K], the first one after chunk 0
+  Heads<const Real> dout;
+  Real *erased, *dv;          // R and beta R, [B, T, H, V]; dv may be null
+  Real* dstates;              // [B, chunks - 1, H, V, K], the first one after chunk 0
   const float* dfinal_state;  // [N, H, K, V] or null
   float* dinitial_state;
 
@@ -60,8 +60,8 @@ struct Part {
   int first_chunk, pieces;  // one piece a chunk
   int column, v;            // the warp's first one, from the block's and from V's start
   int64_t state;            // where the head's state begins in [N, H, K, V]
-  template <class T>
-  __device__ explicit Part(const Scan<T>& a) {
+  template <class Real>
+  __device__ explicit Part(const Scan<Real>& a) {
     const int slices = (a.V + kColumns - 1) / kColumns, block = static_cast<int>(blockIdx.x);
     v0 = block % slices * kColumns;
     h = block / slices % a.grid.H;
@@ -80,35 +80,35 @@ struct Part {
   }
 };
 
-// False where overwrite_hopper.cuh has the kernel: it need not be compiled.
-template <class T, int KP>
-inline constexpr bool kRuns = !(kWide<T> && KP <= 128);
+// False where hopper.cuh has the kernel: it need not be compiled.
+template <class Real, int KP>
+inline constexpr bool kRuns = !(kWide<Real> && KP <= 128);
 
-template <class T, int KP, bool kVector>
+template <class Real, int KP, bool kVector>
 struct ScanTiles {
   // One tile serves k and then k_end where shared memory is short.
-  static constexpr bool kReload = kVector && sizeof(T) == 4 && KP == 256;
+  static constexpr bool kReload = kVector && sizeof(Real) == 4 && KP == 256;
   static constexpr int kKeyTiles = kVector && !kReload ? 3 : 2;
   static constexpr int kBytes =
-      (kKeyTiles * KP + (2 + kInverses<T>)*kChunk) * kChunk * static_cast<int>(sizeof(T)) +
+      (kKeyTiles * KP + (2 + kInverses<Real>)*kChunk) * kChunk * static_cast<int>(sizeof(Real)) +
       kChunk * static_cast<int>(sizeof(Gate)) + 1024;
   static constexpr int kStages = kReload ? 1 : std::min(3, 226 * 1024 / kBytes);
   static_assert(kStages >= 1);
 
-  Smem<T, kChunk, KP> q, k, k_end;
-  Smem<T, kChunk, kChunk> v, inverse, inverse_rest, scores;
+  Smem<Real, kChunk, KP> q, k, k_end;
+  Smem<Real, kChunk, kChunk> v, inverse, inverse_rest, scores;
   Gate* gates;   // [64]
   float* total;  // [KP]
 
   __device__ explicit ScanTiles(int stage) {
     Arena arena(dynamic_memory() + stage * kBytes);
-    q = arena.carve<Smem<T, kChunk, KP>>();
-    k = arena.carve<Smem<T, kChunk, KP>>();
-    k_end = kKeyTiles == 3 ? arena.carve<Smem<T, kChunk, KP>>() : k;
-    v = arena.carve<Smem<T, kChunk, kChunk>>();
-    inverse = arena.carve<Smem<T, kChunk, kChunk>>();
-    inverse_rest = kInverses<T> == 2 ? arena.carve<Smem<T, kChunk, kChunk>>() : inverse;
-    scores = arena.carve<Smem<T, kChunk, kChunk>>();
+    q = arena.carve<Smem<Real, kChunk, KP>>();
+    k = arena.carve<Smem<Real, kChunk, KP>>();
+    k_end = kKeyTiles == 3 ? arena.carve<Smem<Real, kChunk, KP>>() : k;
+    v = arena.carve<Smem<Real, kChunk, kChunk>>();
+    inverse = arena.carve<Smem<Real, kChunk, kChunk>>();
+    inverse_rest = kInverses<Real> == 2 ? arena.carve<Smem<Real, kChunk, kChunk>>() : inverse;
+    scores = arena.carve<Smem<Real, kChunk, kChunk>>();
     gates = arena.carve<Gate>(kChunk);
     total = arena.carve<float>(KP);
   }
@@ -124,22 +124,22 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
 }
 
 // What both directions read of a piece; `value` is v or dout.
-template <class T, int KP, bool kVector>
-__device__ void load_piece(const Scan<T>& a, const ScanTiles<T, KP, kVector>& x, const Span& s,
-                           const Heads<const T>& value, int h, int v0) {
+template <class Real, int KP, bool kVector>
+__device__ void load_piece(const Scan<Real>& a, const ScanTiles<Real, KP, kVector>& x,
+                           const Span& s, const Heads<const Real>& value, int h, int v0) {
   const int b = a.grid.row(s.document), hk = h / a.group;
   const int rank = static_cast<int>(threadIdx.x);
   load_rows<128>(x.k, a.k.at(b, s.begin, hk), a.k.token, s.n, a.K, rank);
   load_rows<128>(x.q, a.q.at(b, s.begin, hk), a.q.token, s.n, a.K, rank);
-  if constexpr (ScanTiles<T, KP, kVector>::kKeyTiles == 3) {
+  if constexpr (ScanTiles<Real, KP, kVector>::kKeyTiles == 3) {
     load_rows<128>(x.k_end, a.k_end.at(b, s.begin, hk), a.k_end.token, s.n, a.K, rank);
   }
   load_rows<128>(x.v, value.at(b, s.begin, h) + v0, value.token, s.n, a.V - v0, rank);
   const int64_t token = a.grid.token(b, h, s.begin);
-  const T* const inverse = a.inverse + token * kInverseWidth<T>;
-  load_rows<128>(x.inverse, inverse, kInverseWidth<T>, s.n, kChunk, rank);
-  if constexpr (kInverses<T> == 2) {
-    load_rows<128>(x.inverse_rest, inverse + kChunk, kInverseWidth<T>, s.n, kChunk, rank);
+  const Real* const inverse = a.inverse + token * kInverseWidth<Real>;
+  load_rows<128>(x.inverse, inverse, kInverseWidth<Real>, s.n, kChunk, rank);
+  if constexpr (kInverses<Real> == 2) {
+    load_rows<128>(x.inverse_rest, inverse + kChunk, kInverseWidth<Real>, s.n, kChunk, rank);
   }
   load_rows<128>(x.scores, a.scores + token * kChunk, kChunk, s.n, kChunk, rank);
   const int at = static_cast<int>(threadIdx.x);
@@ -190,21 +190,21 @@ __device__ __forceinline__ Acc<N> from_frag(const Frag<bf16, N>& frag) {
 }
 
 // What rounding to operands left of numbers, as operands.
-template <class T, int N>
-__device__ __forceinline__ Frag<T, N> rest_of(const Acc<N>& acc, const Frag<T, N>& rounded) {
+template <class Real, int N>
+__device__ __forceinline__ Frag<Real, N> rest_of(const Acc<N>& acc, const Frag<Real, N>& rounded) {
   Acc<N> rest = from_frag(rounded);
 #pragma unroll
   for (int j = 0; j < N / 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) rest.x[j][i] = acc.x[j][i] - rest.x[j][i];
   }
-  return to_frag<T>(rest);
+  return to_frag<Real>(rest);
 }
 
 // f(left, k0) for the state's columns k0 .. as left operands, without a second copy of the state.
-template <class T, int KP, class F>
+template <class Real, int KP, class F>
 __device__ __forceinline__ void for_operands(Acc<KP>& state, F&& f) {
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll 1
     for (int k0 = 0; k0 < KP; k0 += 8) {  // the state goes round once, its first block next
       Frag<float, 8> left;
@@ -223,7 +223,7 @@ __device__ __forceinline__ void for_operands(Acc<KP>& state, F&& f) {
   } else {
 #pragma unroll
     for (int k = 0; k < KP / 16; ++k) {
-      Frag<T, 16> left;
+      Frag<Real, 16> left;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float* pair = &state.x[2 * k + i / 2][2 * (i % 2)];
@@ -235,18 +235,18 @@ __device__ __forceinline__ void for_operands(Acc<KP>& state, F&& f) {
 }
 
 // A warp's 16 columns of a tile to global rows.
-template <class T>
-__device__ __forceinline__ void store_columns(const Acc<kChunk>& acc, Smem<T, kChunk, kChunk> tile,
-                                              int column, T* global, int64_t stride, int n,
-                                              int columns) {
+template <class Real>
+__device__ __forceinline__ void store_columns(const Acc<kChunk>& acc,
+                                              Smem<Real, kChunk, kChunk> tile, int column,
+                                              Real* global, int64_t stride, int n, int columns) {
   acc_to_smem_t(acc, tile, 0, column);
   __syncwarp();
-  constexpr int kUnit = 16 / static_cast<int>(sizeof(T)), kUnits = 16 / kUnit;
+  constexpr int kUnit = 16 / static_cast<int>(sizeof(Real)), kUnits = 16 / kUnit;
   const bool vectors = rows_are_aligned(global, stride);
   for (int at = lane_index(); at < n * kUnits; at += 32) {
     const int r = at / kUnits, c = column + at % kUnits * kUnit;
-    const T* from = tile.ptr(r, c);
-    T* to = global + r * stride + c;
+    const Real* from = tile.ptr(r, c);
+    Real* to = global + r * stride + c;
     if (vectors && c + kUnit <= columns) {
       *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
     } else {
@@ -281,9 +281,9 @@ __device__ __forceinline__ void decay_state(Acc<KP>& state, const float* total, 
 
 // The pieces of one document in the scan's order, each in shared memory when f(tiles, span) is
 // called; later ones are under way meanwhile.
-template <class T, int KP, bool kVector, bool kBackward, class F>
-__device__ __forceinline__ void walk(const Scan<T>& a, const Part& part, F&& f) {
-  using Tiles = ScanTiles<T, KP, kVector>;
+template <class Real, int KP, bool kVector, bool kBackward, class F>
+__device__ __forceinline__ void walk(const Scan<Real>& a, const Part& part, F&& f) {
+  using Tiles = ScanTiles<Real, KP, kVector>;
   constexpr int kStages = Tiles::kStages;
   const auto issue = [&](int i) {
     if (i < part.pieces) {
@@ -309,9 +309,10 @@ __device__ __forceinline__ void walk(const Scan<T>& a, const Part& part, F&& f) 
 }
 
 // Brings k_end into the place of k where they share one.
-template <class T, int KP>
-__device__ __forceinline__ void swap_keys(const Heads<const T>& k, const Smem<T, kChunk, KP>& tile,
-                                          const Span& s, int b, int h, int K) {
+template <class Real, int KP>
+__device__ __forceinline__ void swap_keys(const Heads<const Real>& k,
+                                          const Smem<Real, kChunk, KP>& tile, const Span& s, int b,
+                                          int h, int K) {
   __syncthreads();
   load_rows<128>(tile, k.at(b, s.begin, h), k.token, s.n, K, static_cast<int>(threadIdx.x));
   async_commit();
@@ -319,16 +320,16 @@ __device__ __forceinline__ void swap_keys(const Heads<const T>& k, const Smem<T,
   __syncthreads();
 }
 
-template <class T, int KP, bool kVector>
-__global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan<T> a) {
-  if constexpr (kRuns<T, KP>) {
-    using Tiles = ScanTiles<T, KP, kVector>;
+template <class Real, int KP, bool kVector>
+__global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan<Real> a) {
+  if constexpr (kRuns<Real, KP>) {
+    using Tiles = ScanTiles<Real, KP, kVector>;
     const Part part(a);
     const int b = part.b, h = part.h, v0 = part.v0, v = part.v, column = part.column;
 
     Acc<KP> S;
     load_state(S, a.initial_state ? a.initial_state + part.state : nullptr, a.K, a.V, v);
-    walk<T, KP, kVector, false>(a, part, [&](const Tiles& x, const Span& s) {
+    walk<Real, KP, kVector, false>(a, part, [&](const Tiles& x, const Span& s) {
       if (a.states && !s.first) {
         store_acc(S, a.states + (a.grid.kept(b, s.chunk - 1, h) * a.V + v) * a.state_pitch,
                   a.state_pitch, a.V - v, a.K);
@@ -336,11 +337,11 @@ __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan
       Acc<kChunk> read, O;
       fill(read, 0.f);
       fill(O, 0.f);
-      for_operands<T>(S, [&](const auto& left, int k0) {
+      for_operands<Real>(S, [&](const auto& left, int k0) {
         mma_abt(read, left, x.k, 0, k0);
         mma_abt(O, left, x.q, 0, k0);
       });
-      Acc<kChunk> missed = from_frag(load_frag_t<T, kChunk>(x.v, 0, column));
+      Acc<kChunk> missed = from_frag(load_frag_t<Real, kChunk>(x.v, 0, column));
 #pragma unroll
       for (int j = 0; j < kChunk / 8; ++j) {
 #pragma unroll
@@ -353,9 +354,9 @@ __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan
       }
       Acc<kChunk> U;
       fill(U, 0.f);
-      const auto erasing = to_frag<T>(missed);
+      const auto erasing = to_frag<Real>(missed);
       mma_abt(U, erasing, x.inverse, 0, 0);
-      if constexpr (kInverses<T> == 2) {
+      if constexpr (kInverses<Real> == 2) {
         mma_abt(U, erasing, x.inverse_rest, 0, 0);
         mma_abt(U, rest_of(missed, erasing), x.inverse, 0, 0);
       }
@@ -366,7 +367,7 @@ __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan
         store_columns(U, x.v, column, a.written + a.place(b, s.begin, h, a.row_pitch) + v0,
                       int64_t{a.grid.H} * a.row_pitch, s.n, a.V - v0);
       }
-      mma_abt(O, to_frag<T>(U), x.scores, 0, 0);
+      mma_abt(O, to_frag<Real>(U), x.scores, 0, 0);
       store_columns(O, x.v, column, a.o + place, stride, s.n, a.V - v0);
       if (s.last && !a.final_state) return;
       if constexpr (Tiles::kReload) swap_keys(a.k_end, x.k, s, b, h, a.K);
@@ -374,22 +375,22 @@ __global__ void __launch_bounds__(128) scan_forward(const __grid_constant__ Scan
         each(U, [&](int, int col, float& u) { u *= x.gates[col].down; });
       }
       decay_state(S, kVector ? x.total : nullptr, x.gates[s.n - 1].up);
-      mma_ab(S, to_frag<T>(U), x.k_end, 0, 0);
+      mma_ab(S, to_frag<Real>(U), x.k_end, 0, 0);
     });
     if (a.final_state) store_state(S, a.final_state + part.state, a.K, a.V, v);
   }
 }
 
-template <class T, int KP, bool kVector>
-__global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Scan<T> a) {
-  if constexpr (kRuns<T, KP>) {
-    using Tiles = ScanTiles<T, KP, kVector>;
+template <class Real, int KP, bool kVector>
+__global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Scan<Real> a) {
+  if constexpr (kRuns<Real, KP>) {
+    using Tiles = ScanTiles<Real, KP, kVector>;
     const Part part(a);
     const int b = part.b, h = part.h, v0 = part.v0, v = part.v, column = part.column;
 
     Acc<KP> dS;
     load_state(dS, a.dfinal_state ? a.dfinal_state + part.state : nullptr, a.K, a.V, v);
-    walk<T, KP, kVector, true>(a, part, [&](const Tiles& x, const Span& s) {
+    walk<Real, KP, kVector, true>(a, part, [&](const Tiles& x, const Span& s) {
       if (!s.last) {
         store_acc(dS, a.dstates + (a.grid.kept(b, s.chunk, h) * a.V + v) * a.state_pitch,
                   a.state_pitch, a.V - v, a.K);
@@ -397,17 +398,17 @@ __global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Sca
       if constexpr (Tiles::kReload) swap_keys(a.k_end, x.k, s, b, h, a.K);
       Acc<kChunk> dU;
       fill(dU, 0.f);
-      for_operands<T>(dS, [&](const auto& left, int k0) { mma_abt(dU, left, x.k_end, 0, k0); });
+      for_operands<Real>(dS, [&](const auto& left, int k0) { mma_abt(dU, left, x.k_end, 0, k0); });
       if constexpr (!kVector) {
         each(dU, [&](int, int col, float& u) { u *= x.gates[col].down; });
       }
-      auto dO = load_frag_t<T, kChunk>(x.v, 0, column);
+      auto dO = load_frag_t<Real, kChunk>(x.v, 0, column);
       mma_ab(dU, dO, x.scores, 0, 0);
       Acc<kChunk> R;
       fill(R, 0.f);
-      const auto writing = to_frag<T>(dU);
+      const auto writing = to_frag<Real>(dU);
       mma_ab(R, writing, x.inverse, 0, 0);
-      if constexpr (kInverses<T> == 2) {
+      if constexpr (kInverses<Real> == 2) {
         mma_ab(R, writing, x.inverse_rest, 0, 0);
         mma_ab(R, rest_of(dU, writing), x.inverse, 0, 0);
       }
@@ -424,14 +425,14 @@ __global__ void __launch_bounds__(128) scan_backward(const __grid_constant__ Sca
       if constexpr (!kVector) {
         Acc<kChunk> faded = from_frag(dO);
         each(faded, [&](int, int col, float& d) { d *= x.gates[col].up * a.scale; });
-        dO = to_frag<T>(faded);
+        dO = to_frag<Real>(faded);
       }
       mma_ab(dS, dO, x.q, 0, 0);
       each(R, [&](int, int col, float& r) { r *= kVector ? -1.f : -x.gates[col].up; });
-      mma_ab(dS, to_frag<T>(R), x.k, 0, 0);
+      mma_ab(dS, to_frag<Real>(R), x.k, 0, 0);
     });
     if (a.dinitial_state) store_state(dS, a.dinitial_state + part.state, a.K, a.V, v);
   }
 }
 
-}  // namespace weft::kernels::overwrite
+}  // namespace weft::kernels::delta_rule

@@ -19,7 +19,7 @@ constexpr int kThreads = 256;
 // Tiles of a block: kM x kN of the result, kK steps of the sum at a time, kStages of them in
 // memory. Where products run by themselves (wgmma), one is under way while the next tiles are
 // waited for.
-template <class T, bool kWide>
+template <class Real, bool kWide>
 struct Sizes {
   static constexpr int kM = 128, kN = 128, kK = 64, kStages = 3, kBlocks = 2;
 };
@@ -35,12 +35,12 @@ struct Sizes<float, false> {
 // Which operand has the index of the sum as its rows.
 enum class Product { y, dx, dw };
 
-template <class T, class S, Product kProduct>
+template <class Real, class S, Product kProduct>
 struct Tiles {
-  using A =
-      std::conditional_t<kProduct == Product::dw, Smem<T, S::kK, S::kM>, Smem<T, S::kM, S::kK>>;
-  using B =
-      std::conditional_t<kProduct == Product::y, Smem<T, S::kN, S::kK>, Smem<T, S::kK, S::kN>>;
+  using A = std::conditional_t<kProduct == Product::dw, Smem<Real, S::kK, S::kM>,
+                               Smem<Real, S::kM, S::kK>>;
+  using B = std::conditional_t<kProduct == Product::y, Smem<Real, S::kN, S::kK>,
+                               Smem<Real, S::kK, S::kN>>;
   A first_a;
   B first_b;  // those of the other stages follow
 
@@ -60,10 +60,10 @@ struct Tiles {
 
 // c = a b, the experts' matrices one after the other. Of dw the experts' sums have their own
 // lengths.
-template <class T>
+template <class Real>
 struct Grouped {
-  const T *a, *b;
-  T* c;
+  const Real *a, *b;
+  Real* c;
   int64_t a_stride, b_stride, c_stride;  // of rows
   int64_t b_expert, c_expert;            // of experts
   const int64_t* offsets;                // [E + 1]
@@ -106,16 +106,17 @@ __device__ __forceinline__ TileOfRows find_tile(const int64_t* offsets, int E, i
   return {};
 }
 
-template <class T, bool kWide, Product kProduct>
-__global__ void __launch_bounds__(kThreads, Sizes<T, kWide>::kBlocks) grouped(const Grouped<T> p) {
-  using S = Sizes<T, kWide>;
+template <class Real, bool kWide, Product kProduct>
+__global__ void __launch_bounds__(kThreads, Sizes<Real, kWide>::kBlocks)
+    grouped(const Grouped<Real> p) {
+  using S = Sizes<Real, kWide>;
   const int n_tiles = (p.N + S::kN - 1) / S::kN;
   const int n0 = static_cast<int>(blockIdx.x) % n_tiles * S::kN;
   const int64_t index = blockIdx.x / n_tiles;
 
   // Where this block's operands begin, and how much of them there is.
-  const T *a, *b;
-  T* c;
+  const Real *a, *b;
+  Real* c;
   int rows, K;
   if constexpr (kProduct == Product::dw) {
     const int m_tiles = (p.M + S::kM - 1) / S::kM;
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, Sizes<T, kWide>::kBlocks) grouped(co
   const int columns = min(S::kN, p.N - n0);
 
   Arena arena(dynamic_memory());
-  const Tiles<T, S, kProduct> tiles(arena);
+  const Tiles<Real, S, kProduct> tiles(arena);
   const int steps = (K + S::kK - 1) / S::kK;
   const auto fetch = [&](int step) {
     if (step < steps) {
@@ -202,25 +203,25 @@ __global__ void __launch_bounds__(kThreads, Sizes<T, kWide>::kBlocks) grouped(co
   write();
 }
 
-template <class T, bool kWide, Product kProduct>
-void launch_sizes(const Grouped<T>& p, int64_t tiles, Device device) {
-  using S = Sizes<T, kWide>;
+template <class Real, bool kWide, Product kProduct>
+void launch_sizes(const Grouped<Real>& p, int64_t tiles, Device device) {
+  using S = Sizes<Real, kWide>;
   const int64_t blocks = tiles * ceil_div(p.N, S::kN);
   if (blocks == 0) return;
   Arena count;
-  const Tiles<T, S, kProduct> measured(count);
-  void (*const kernel)(Grouped<T>) = grouped<T, kWide, kProduct>;
+  const Tiles<Real, S, kProduct> measured(count);
+  void (*const kernel)(Grouped<Real>) = grouped<Real, kWide, kProduct>;
   allow_shared_memory(kernel, count.used());
   kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(count.used()),
            cuda_stream(device)>>>(p);
   check_launch("grouped_matmul");
 }
 
-template <class T, Product kProduct>
-void launch(const Grouped<T>& p, int64_t tiles, Device device) {
-  if constexpr (std::is_same_v<T, bf16>)
-    if (cuda_arch(device) == 90) return launch_sizes<T, true, kProduct>(p, tiles, device);
-  launch_sizes<T, false, kProduct>(p, tiles, device);
+template <class Real, Product kProduct>
+void launch(const Grouped<Real>& p, int64_t tiles, Device device) {
+  if constexpr (std::is_same_v<Real, bf16>)
+    if (cuda_arch(device) == 90) return launch_sizes<Real, true, kProduct>(p, tiles, device);
+  launch_sizes<Real, false, kProduct>(p, tiles, device);
 }
 
 constexpr int kM = 128;  // of all Sizes
@@ -237,21 +238,21 @@ void GroupedMatmul::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outp
   const Tensor offsets = o.offsets.to(device).contiguous();
   if (device.is_meta()) return;
   const int64_t R = in.size(0), E = w.size(0), O = w.size(1), I = w.size(2);
-  for_cuda_dtype(in.dtype(), [&]<class T>() {
-    const Grouped<T> p{.a = dptr<T>(in),
-                       .b = dptr<T>(w),
-                       .c = dptr<T>(y.y),
-                       .a_stride = in.stride(0),
-                       .b_stride = I,
-                       .c_stride = O,
-                       .b_expert = O * I,
-                       .c_expert = 0,
-                       .offsets = dptr<int64_t>(offsets),
-                       .E = static_cast<int>(E),
-                       .M = 0,
-                       .N = static_cast<int>(O),
-                       .K = static_cast<int>(I)};
-    launch<T, Product::y>(p, most_tiles(R, E), device);
+  for_cuda_dtype(in.dtype(), [&]<class Real>() {
+    const Grouped<Real> p{.a = dptr<Real>(in),
+                          .b = dptr<Real>(w),
+                          .c = dptr<Real>(y.y),
+                          .a_stride = in.stride(0),
+                          .b_stride = I,
+                          .c_stride = O,
+                          .b_expert = O * I,
+                          .c_expert = 0,
+                          .offsets = dptr<int64_t>(offsets),
+                          .E = static_cast<int>(E),
+                          .M = 0,
+                          .N = static_cast<int>(O),
+                          .K = static_cast<int>(I)};
+    launch<Real, Product::y>(p, most_tiles(R, E), device);
   });
 }
 
@@ -262,27 +263,27 @@ void GroupedMatmul::cuda_backward(const Inputs<Tensor>& x, const Options& o, con
   const Tensor offsets = o.offsets.to(device).contiguous();
   if (device.is_meta()) return;
   const int64_t R = in.size(0), E = w.size(0), O = w.size(1), I = w.size(2);
-  for_cuda_dtype(in.dtype(), [&]<class T>() {
-    Grouped<T> p{.a = dptr<T>(d),
-                 .b = dptr<T>(w),
-                 .c = dptr<T>(dx.x),
-                 .a_stride = d.stride(0),
-                 .b_stride = I,
-                 .c_stride = I,
-                 .b_expert = O * I,
-                 .c_expert = 0,
-                 .offsets = dptr<int64_t>(offsets),
-                 .E = static_cast<int>(E),
-                 .M = static_cast<int>(O),
-                 .N = static_cast<int>(I),
-                 .K = static_cast<int>(O)};
-    if (dx.x) launch<T, Product::dx>(p, most_tiles(R, E), device);
+  for_cuda_dtype(in.dtype(), [&]<class Real>() {
+    Grouped<Real> p{.a = dptr<Real>(d),
+                    .b = dptr<Real>(w),
+                    .c = dptr<Real>(dx.x),
+                    .a_stride = d.stride(0),
+                    .b_stride = I,
+                    .c_stride = I,
+                    .b_expert = O * I,
+                    .c_expert = 0,
+                    .offsets = dptr<int64_t>(offsets),
+                    .E = static_cast<int>(E),
+                    .M = static_cast<int>(O),
+                    .N = static_cast<int>(I),
+                    .K = static_cast<int>(O)};
+    if (dx.x) launch<Real, Product::dx>(p, most_tiles(R, E), device);
     if (!dx.w) return;
-    p.b = dptr<T>(in);
+    p.b = dptr<Real>(in);
     p.b_stride = in.stride(0);
-    p.c = dptr<T>(dx.w);
+    p.c = dptr<Real>(dx.w);
     p.c_expert = O * I;
-    launch<T, Product::dw>(p, E * ceil_div(O, kM), device);
+    launch<Real, Product::dw>(p, E * ceil_div(O, kM), device);
   });
 }
 

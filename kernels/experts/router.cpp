@@ -11,8 +11,8 @@ namespace {
 const Registered<Router> registered;
 
 // The k largest, the largest first, of equal ones the lower number first.
-template <class T>
-void choose(const T* row, int64_t E, int64_t k, int32_t* chosen) {
+template <class Real>
+void choose(const Real* row, int64_t E, int64_t k, int32_t* chosen) {
   int64_t filled = 0;
   for (int64_t e = 0; e < E; ++e) {
     int64_t at = filled;  // behind all that are not smaller
@@ -25,11 +25,11 @@ void choose(const T* row, int64_t E, int64_t k, int32_t* chosen) {
 }
 
 // f [E]: the fraction of slots that went to each expert.
-template <class T>
-void count_slots(const Tensor& index, int64_t E, T* fraction) {
-  std::fill_n(fraction, E, T(0));
+template <class Real>
+void count_slots(const Tensor& index, int64_t E, Real* fraction) {
+  std::fill_n(fraction, E, Real(0));
   for (int64_t q = 0; q < index.numel(); ++q) fraction[index.data<int32_t>()[q]] += 1;
-  const T slots = static_cast<T>(std::max<int64_t>(1, index.numel()));
+  const Real slots = static_cast<Real>(std::max<int64_t>(1, index.numel()));
   for (int64_t e = 0; e < E; ++e) fraction[e] /= slots;
 }
 
@@ -68,18 +68,18 @@ void Router::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tens
   if (saved) *saved = {index, lse};
   if (!o.forced) index.mark_written();
   if (logits.is_meta()) return;
-  for_real(logits.dtype(), [&]<class T>() {
-    const auto from = rows<const T>(logits), sums = rows<T>(parts);
+  for_real(logits.dtype(), [&]<class Real>() {
+    const auto from = rows<const Real>(logits), sums = rows<Real>(parts);
     blocks.each([&](int64_t block, int64_t begin, int64_t end) {
-      std::fill_n(sums[block], E, T(0));
+      std::fill_n(sums[block], E, Real(0));
       for (int64_t r = begin; r < end; ++r) {
         int32_t* const chosen = index.data<int32_t>() + r * k;
-        T* const weight = y.weight.data<T>() + r * k;
+        Real* const weight = y.weight.data<Real>() + r * k;
         if (!o.forced) choose(from[r], E, k, chosen);
-        const T log_sum = lse.data<T>()[r] = log_sum_exp(from[r], E);
+        const Real log_sum = lse.data<Real>()[r] = log_sum_exp(from[r], E);
         for (int64_t e = 0; e < E; ++e) sums[block][e] += vexp(from[r][e] - log_sum);
         // Relative to the largest chosen, so that weights are exact where all of p is tiny.
-        T most = from[r][chosen[0]], total = 0;
+        Real most = from[r][chosen[0]], total = 0;
         for (int64_t j = 1; j < k; ++j) most = std::max(most, from[r][chosen[j]]);
         for (int64_t j = 0; j < k; ++j)
           total += weight[j] = vexp(from[r][chosen[j]] - (o.normalize ? most : log_sum));
@@ -87,14 +87,15 @@ void Router::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tens
           for (int64_t j = 0; j < k; ++j) weight[j] /= total;
       }
     });
-    sum_blocks(parts.data<T>(), blocks.count, E, mean.data<T>());
-    count_slots(index, E, fraction.data<T>());
+    sum_blocks(parts.data<Real>(), blocks.count, E, mean.data<Real>());
+    count_slots(index, E, fraction.data<Real>());
     const double count = static_cast<double>(std::max<int64_t>(1, R));
     double balance = 0, z = 0;
-    for (int64_t e = 0; e < E; ++e) balance += fraction.data<T>()[e] * mean.data<T>()[e] / count;
-    for (int64_t r = 0; r < R; ++r) z += double{lse.data<T>()[r]} * lse.data<T>()[r];
-    *y.balance.data<T>() = static_cast<T>(static_cast<double>(E) * balance);
-    *y.z.data<T>() = static_cast<T>(z / count);
+    for (int64_t e = 0; e < E; ++e)
+      balance += fraction.data<Real>()[e] * mean.data<Real>()[e] / count;
+    for (int64_t r = 0; r < R; ++r) z += double{lse.data<Real>()[r]} * lse.data<Real>()[r];
+    *y.balance.data<Real>() = static_cast<Real>(static_cast<double>(E) * balance);
+    *y.z.data<Real>() = static_cast<Real>(z / count);
   });
 }
 
@@ -110,21 +111,22 @@ void Router::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved
   const Tensor fraction = empty({E}, logits.dtype(), logits.device());
   const Tensor weights = empty({thread_count(), k}, logits.dtype(), logits.device());
   if (logits.is_meta() || !dx.logits) return;
-  for_real(logits.dtype(), [&]<class T>() {
-    const auto from = rows<const T>(logits);
-    const T count = static_cast<T>(std::max<int64_t>(1, R));
-    const T dbalance = dy.balance ? *dy.balance.data<T>() * static_cast<T>(E) / count : T(0);
-    const T dz = dy.z ? 2 * *dy.z.data<T>() / count : T(0);
-    T* const f = fraction.data<T>();
+  for_real(logits.dtype(), [&]<class Real>() {
+    const auto from = rows<const Real>(logits);
+    const Real count = static_cast<Real>(std::max<int64_t>(1, R));
+    const Real dbalance =
+        dy.balance ? *dy.balance.data<Real>() * static_cast<Real>(E) / count : Real(0);
+    const Real dz = dy.z ? 2 * *dy.z.data<Real>() / count : Real(0);
+    Real* const f = fraction.data<Real>();
     count_slots(saved.index, E, f);
     parallel_ranges(R, row_grain(E), [&](int64_t begin, int64_t end) {
-      T* const u = weights.data<T>() + thread_index() * k;
+      Real* const u = weights.data<Real>() + thread_index() * k;
       for (int64_t r = begin; r < end; ++r) {
         const int32_t* const chosen = saved.index.data<int32_t>() + r * k;
-        const T* const du = flow.data<T>() + r * k;
-        T* __restrict__ out = dx.logits.data<T>() + r * E;
-        const T lse = saved.lse.data<T>()[r];
-        T most = o.normalize ? from[r][chosen[0]] : lse, total = 0, s = 0, m = 0;
+        const Real* const du = flow.data<Real>() + r * k;
+        Real* __restrict__ out = dx.logits.data<Real>() + r * E;
+        const Real lse = saved.lse.data<Real>()[r];
+        Real most = o.normalize ? from[r][chosen[0]] : lse, total = 0, s = 0, m = 0;
         if (o.normalize)
           for (int64_t j = 1; j < k; ++j) most = std::max(most, from[r][chosen[j]]);
         for (int64_t j = 0; j < k; ++j) total += u[j] = vexp(from[r][chosen[j]] - most);
@@ -135,9 +137,10 @@ void Router::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved
           out[e] = vexp(from[r][e] - lse);
           m += out[e] * f[e];
         }
-        const T all = dz * lse - dbalance * m - (o.normalize ? T(0) : s);
+        const Real all = dz * lse - dbalance * m - (o.normalize ? Real(0) : s);
         for (int64_t e = 0; e < E; ++e) out[e] *= dbalance * f[e] + all;
-        for (int64_t j = 0; j < k; ++j) out[chosen[j]] += u[j] * (du[j] - (o.normalize ? s : T(0)));
+        for (int64_t j = 0; j < k; ++j)
+          out[chosen[j]] += u[j] * (du[j] - (o.normalize ? s : Real(0)));
       }
     });
   });

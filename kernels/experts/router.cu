@@ -33,8 +33,8 @@ __device__ __forceinline__ Best of_warp(Best best) {
 }
 
 // The log-sum-exp of a row, in every lane.
-template <class T>
-__device__ __forceinline__ float log_sum(const T* row, int E) {
+template <class Real>
+__device__ __forceinline__ float log_sum(const Real* row, int E) {
   float most = -INFINITY, sum = 0;
   for (int e = tile::lane_index(); e < E; e += 32) most = fmaxf(most, to_float(row[e]));
   most = tile::warp_max(most);
@@ -42,10 +42,10 @@ __device__ __forceinline__ float log_sum(const T* row, int E) {
   return most + logf(tile::warp_sum(sum));
 }
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kThreads)
-    route(const T* logits, int64_t stride, int64_t R, int E, int k, bool normalize, bool forced,
-          int32_t* index, T* weight, float* lse, int32_t* counts) {
+    route(const Real* logits, int64_t stride, int64_t R, int E, int k, bool normalize, bool forced,
+          int32_t* index, Real* weight, float* lse, int32_t* counts) {
   extern __shared__ int32_t of_block[];  // [E]
   for (int e = threadIdx.x; e < E; e += kThreads) of_block[e] = 0;
   __syncthreads();
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t warps = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; r < R;
        r += warps) {
-    const T* const row = logits + r * stride;
+    const Real* const row = logits + r * stride;
     int32_t* const chosen = index + r * k;
     const float all = log_sum(row, E);
     if (lane == 0) lse[r] = all;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = lane; j < k; j += 32) total += expf(to_float(row[chosen[j]]) - from);
     total = normalize ? tile::warp_sum(total) : 1;
     for (int j = lane; j < k; j += 32)
-      weight[r * k + j] = from_float<T>(expf(to_float(row[chosen[j]]) - from) / total);
+      weight[r * k + j] = from_float<Real>(expf(to_float(row[chosen[j]]) - from) / total);
   }
   __syncthreads();
   for (int e = threadIdx.x; e < E; e += kThreads)
@@ -92,9 +92,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // parts[slice, e] = the sum of p[r, e] over the rows of a slice. Blocks of 32 experts by 8 rows.
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kThreads)
-    sum_probabilities(const T* logits, int64_t stride, int64_t R, int E, const float* lse,
+    sum_probabilities(const Real* logits, int64_t stride, int64_t R, int E, const float* lse,
                       int64_t rows, float* parts) {
   __shared__ float sums[8][33];
   const int e = blockIdx.x * 32 + threadIdx.x;
@@ -131,30 +131,30 @@ __global__ void __launch_bounds__(1024)
   *z = squares / rows;
 }
 
-template <class T>
+template <class Real>
 struct RouterBackward {
-  const T* logits;
+  const Real* logits;
   int64_t stride;
   const int32_t *index, *counts;
   const float* lse;
-  const T* dweight;
+  const Real* dweight;
   const float *dbalance, *dz;  // [1], may be null
-  T* dlogits;
+  Real* dlogits;
   int64_t R;
   int E, k;
   bool normalize;
 };
 
 // The formulas stand in router.cpp. A warp a row; its gradients of chosen logits in shared memory.
-template <class T>
-__global__ void __launch_bounds__(kThreads) route_backward(const RouterBackward<T> a) {
+template <class Real>
+__global__ void __launch_bounds__(kThreads) route_backward(const RouterBackward<Real> a) {
   extern __shared__ float chosen_flow[];  // [kWarps, k]
   const int lane = tile::lane_index();
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (r >= a.R) return;
-  const T* const row = a.logits + r * a.stride;
+  const Real* const row = a.logits + r * a.stride;
   const int32_t* const chosen = a.index + r * a.k;
-  const T* const du = a.dweight + r * a.k;
+  const Real* const du = a.dweight + r * a.k;
   float* const flow = chosen_flow + threadIdx.x / 32 * a.k;
   const float lse = a.lse[r], rows = static_cast<float>(a.R);
 
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) route_backward(const RouterBackward<
         expf(to_float(row[e]) - lse) * (dbalance * static_cast<float>(a.counts[e]) / slots + all);
     for (int j = 0; j < a.k; ++j)
       if (chosen[j] == e) d += flow[j];
-    a.dlogits[r * a.E + e] = from_float<T>(d);
+    a.dlogits[r * a.E + e] = from_float<Real>(d);
   }
 }
 
@@ -212,15 +212,15 @@ void Router::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Ten
   if (device.is_meta()) return;
   const cudaStream_t stream = cuda_stream(device);
   counts.zero();
-  for_cuda_dtype(logits.dtype(), [&]<class T>() {
+  for_cuda_dtype(logits.dtype(), [&]<class Real>() {
     if (R > 0)
       route<<<std::min(blocks_for(R), kRouteBlocks), kThreads, E * sizeof(int32_t), stream>>>(
-          dptr<const T>(logits), logits.stride(0), R, static_cast<int>(E), static_cast<int>(k),
-          o.normalize, o.forced, dptr<int32_t>(index), dptr<T>(y.weight), dptr<float>(lse),
+          dptr<const Real>(logits), logits.stride(0), R, static_cast<int>(E), static_cast<int>(k),
+          o.normalize, o.forced, dptr<int32_t>(index), dptr<Real>(y.weight), dptr<float>(lse),
           dptr<int32_t>(counts));
     const dim3 grid(static_cast<unsigned>(ceil_div(E, 32)), static_cast<unsigned>(slices));
-    sum_probabilities<<<grid, dim3(32, 8), 0, stream>>>(dptr<const T>(logits), logits.stride(0), R,
-                                                        static_cast<int>(E), dptr<float>(lse),
+    sum_probabilities<<<grid, dim3(32, 8), 0, stream>>>(dptr<const Real>(logits), logits.stride(0),
+                                                        R, static_cast<int>(E), dptr<float>(lse),
                                                         ceil_div(R, slices), dptr<float>(parts));
   });
   losses<<<1, 1024, 0, stream>>>(dptr<float>(parts), slices, R, static_cast<int>(E),
@@ -236,20 +236,20 @@ void Router::cuda_backward(const Inputs<Tensor>& x, const Options& o, const Save
   const Tensor logits = with_rows(x.logits), flow = dy.weight.contiguous();
   const int64_t R = logits.size(0);
   if (logits.is_meta() || R == 0) return;
-  for_cuda_dtype(logits.dtype(), [&]<class T>() {
-    const RouterBackward<T> a{.logits = dptr<T>(logits),
-                              .stride = logits.stride(0),
-                              .index = dptr<int32_t>(saved.index),
-                              .counts = dptr<int32_t>(saved.counts),
-                              .lse = dptr<float>(saved.lse),
-                              .dweight = dptr<T>(flow),
-                              .dbalance = dptr<float>(dy.balance),
-                              .dz = dptr<float>(dy.z),
-                              .dlogits = dptr<T>(dx.logits),
-                              .R = R,
-                              .E = static_cast<int>(logits.size(1)),
-                              .k = static_cast<int>(o.top_k),
-                              .normalize = o.normalize};
+  for_cuda_dtype(logits.dtype(), [&]<class Real>() {
+    const RouterBackward<Real> a{.logits = dptr<Real>(logits),
+                                 .stride = logits.stride(0),
+                                 .index = dptr<int32_t>(saved.index),
+                                 .counts = dptr<int32_t>(saved.counts),
+                                 .lse = dptr<float>(saved.lse),
+                                 .dweight = dptr<Real>(flow),
+                                 .dbalance = dptr<float>(dy.balance),
+                                 .dz = dptr<float>(dy.z),
+                                 .dlogits = dptr<Real>(dx.logits),
+                                 .R = R,
+                                 .E = static_cast<int>(logits.size(1)),
+                                 .k = static_cast<int>(o.top_k),
+                                 .normalize = o.normalize};
     route_backward<<<blocks_for(R), kThreads, kWarps * o.top_k * sizeof(float),
                      cuda_stream(logits.device())>>>(a);
   });

@@ -89,13 +89,13 @@ void GroupedMatmul::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outpu
                                 Saved*) {
   const Tensor in = with_rows_apart(x.x), w = x.w.contiguous(), offsets = o.offsets.contiguous();
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
+  for_real(in.dtype(), [&]<class Real>() {
     const int64_t I = in.size(1), O = w.size(1);
-    const auto xs = rows<const T>(in);
+    const auto xs = rows<const Real>(in);
     const int64_t stride = std::max(xs.stride, I);
     for_tiles(offsets, [&](int64_t e, int64_t row, int64_t count) {
-      gemm<T>(count, O, I, 1, {xs[row], stride}, {w.data<T>() + e * O * I, I, true}, 0,
-              {y.y.data<T>() + row * O, O});
+      gemm<Real>(count, O, I, 1, {xs[row], stride}, {w.data<Real>() + e * O * I, I, true}, 0,
+                 {y.y.data<Real>() + row * O, O});
     });
   });
 }
@@ -105,27 +105,27 @@ void GroupedMatmul::cpu_backward(const Inputs<Tensor>& x, const Options& o, cons
   const Tensor in = with_rows_apart(x.x), w = x.w.contiguous(), d = with_rows_apart(dy.y);
   const Tensor offsets = o.offsets.contiguous();
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
+  for_real(in.dtype(), [&]<class Real>() {
     const int64_t E = w.size(0), O = w.size(1), I = w.size(2);
-    const auto xs = rows<const T>(in), flow = rows<const T>(d);
+    const auto xs = rows<const Real>(in), flow = rows<const Real>(d);
     const int64_t x_stride = std::max(xs.stride, I), d_stride = std::max(flow.stride, O);
     if (dx.x)
       for_tiles(offsets, [&](int64_t e, int64_t row, int64_t count) {
-        gemm<T>(count, I, O, 1, {flow[row], d_stride}, {w.data<T>() + e * O * I, I}, 0,
-                {dx.x.data<T>() + row * I, I});
+        gemm<Real>(count, I, O, 1, {flow[row], d_stride}, {w.data<Real>() + e * O * I, I}, 0,
+                   {dx.x.data<Real>() + row * I, I});
       });
     if (!dx.w) return;
     const int64_t strips = (O + kTile - 1) / kTile;
     parallel_for(E * strips, [&](int64_t task) {
       const int64_t e = task / strips, out = task % strips * kTile;
       const int64_t row = offsets.data<int64_t>()[e], count = offsets.data<int64_t>()[e + 1] - row;
-      T* const to = dx.w.data<T>() + (e * O + out) * I;
+      Real* const to = dx.w.data<Real>() + (e * O + out) * I;
       const int64_t size = std::min(kTile, O - out);
       if (count == 0)
-        std::fill_n(to, size * I, T(0));
+        std::fill_n(to, size * I, Real(0));
       else
-        gemm<T>(size, I, count, 1, {flow[row] + out, d_stride, true}, {xs[row], x_stride}, 0,
-                {to, I});
+        gemm<Real>(size, I, count, 1, {flow[row] + out, d_stride, true}, {xs[row], x_stride}, 0,
+                   {to, I});
     });
   });
 }
@@ -149,14 +149,14 @@ void PermuteRows::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs
   const Tensor in = with_rows(x.x), index = o.index.contiguous();
   const Tensor weight = x.weight ? x.weight.contiguous() : Tensor();
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
+  for_real(in.dtype(), [&]<class Real>() {
     const int64_t Q = index.size(0), D = in.size(1);
-    const auto xs = rows<const T>(in), ys = rows<T>(y.y);
+    const auto xs = rows<const Real>(in), ys = rows<Real>(y.y);
     parallel_ranges(Q, row_grain(D), [&](int64_t begin, int64_t end) {
       for (int64_t q = begin; q < end; ++q) {
-        const T factor = weight ? weight.data<T>()[q] : T(1);
-        const T* __restrict__ from = xs[index.data<int32_t>()[q]];
-        T* __restrict__ to = ys[q];
+        const Real factor = weight ? weight.data<Real>()[q] : Real(1);
+        const Real* __restrict__ from = xs[index.data<int32_t>()[q]];
+        Real* __restrict__ to = ys[q];
         for (int64_t i = 0; i < D; ++i) to[i] = factor * from[i];
       }
     });
@@ -168,18 +168,19 @@ void PermuteRows::cpu_backward(const Inputs<Tensor>& x, const Options& o, const 
   const Tensor in = with_rows(x.x), d = with_rows(dy.y), index = o.index.contiguous();
   const Tensor weight = x.weight ? x.weight.contiguous() : Tensor();
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
+  for_real(in.dtype(), [&]<class Real>() {
     const int64_t Q = index.size(0), R = in.size(0), D = in.size(1);
-    const auto xs = rows<const T>(in), flow = rows<const T>(d);
+    const auto xs = rows<const Real>(in), flow = rows<const Real>(d);
     const int32_t* const at = index.data<int32_t>();
-    const T* const w = weight.data<T>();
+    const Real* const w = weight.data<Real>();
     if (dx.x)
-      scatter_rows<T>(
+      scatter_rows<Real>(
           Q, R, D, at, [&](int64_t q) { return flow[q]; },
-          [&](int64_t q) { return w ? w[q] : T(1); }, dx.x.data<T>());
+          [&](int64_t q) { return w ? w[q] : Real(1); }, dx.x.data<Real>());
     if (dx.weight)
       parallel_ranges(Q, row_grain(D), [&](int64_t begin, int64_t end) {
-        for (int64_t q = begin; q < end; ++q) dx.weight.data<T>()[q] = dot(flow[q], xs[at[q]], D);
+        for (int64_t q = begin; q < end; ++q)
+          dx.weight.data<Real>()[q] = dot(flow[q], xs[at[q]], D);
       });
   });
 }
@@ -200,16 +201,16 @@ void CombineRows::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs
                               Saved*) {
   const Tensor in = with_rows(x.x), weight = x.weight.contiguous(), index = o.index.contiguous();
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
+  for_real(in.dtype(), [&]<class Real>() {
     const int64_t R = weight.size(0), k = weight.size(1), D = in.size(1);
-    const auto xs = rows<const T>(in), ys = rows<T>(y.y);
+    const auto xs = rows<const Real>(in), ys = rows<Real>(y.y);
     parallel_ranges(R, row_grain(D * k), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        T* __restrict__ to = ys[r];
-        std::fill_n(to, D, T(0));
+        Real* __restrict__ to = ys[r];
+        std::fill_n(to, D, Real(0));
         for (int64_t q = r * k; q < (r + 1) * k; ++q) {
-          const T factor = weight.data<T>()[q];
-          const T* __restrict__ from = xs[index.data<int32_t>()[q]];
+          const Real factor = weight.data<Real>()[q];
+          const Real* __restrict__ from = xs[index.data<int32_t>()[q]];
           for (int64_t i = 0; i < D; ++i) to[i] += factor * from[i];
         }
       }
@@ -222,18 +223,18 @@ void CombineRows::cpu_backward(const Inputs<Tensor>& x, const Options& o, const 
   const Tensor in = with_rows(x.x), d = with_rows(dy.y);
   const Tensor weight = x.weight.contiguous(), index = o.index.contiguous();
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
+  for_real(in.dtype(), [&]<class Real>() {
     const int64_t R = weight.size(0), k = weight.size(1), D = in.size(1);
-    const auto xs = rows<const T>(in), flow = rows<const T>(d);
+    const auto xs = rows<const Real>(in), flow = rows<const Real>(d);
     const int32_t* const at = index.data<int32_t>();
     if (dx.x)
-      scatter_rows<T>(
+      scatter_rows<Real>(
           R * k, in.size(0), D, at, [&](int64_t q) { return flow[q / k]; },
-          [&](int64_t q) { return weight.data<T>()[q]; }, dx.x.data<T>());
+          [&](int64_t q) { return weight.data<Real>()[q]; }, dx.x.data<Real>());
     if (dx.weight)
       parallel_ranges(R * k, row_grain(D), [&](int64_t begin, int64_t end) {
         for (int64_t q = begin; q < end; ++q)
-          dx.weight.data<T>()[q] = dot(flow[q / k], xs[at[q]], D);
+          dx.weight.data<Real>()[q] = dot(flow[q / k], xs[at[q]], D);
       });
   });
 }

@@ -19,10 +19,10 @@ __device__ __forceinline__ int64_t warp_of_grid() {
 }
 
 // A warp a row r: to[r] = sum over j of weight[r, j] from[index[r k + j]].
-template <int kWidth, class T>
+template <int kWidth, class Real>
 __global__ void __launch_bounds__(kThreads)
-    combine(int64_t R, int k, int D, const int32_t* index, const T* weight, const T* from,
-            int64_t stride, T* to) {
+    combine(int64_t R, int k, int D, const int32_t* index, const Real* weight, const Real* from,
+            int64_t stride, Real* to) {
   const int64_t r = warp_of_grid();
   if (r >= R) return;
   for (int d = static_cast<int>(threadIdx.x) % 32 * kWidth; d < D; d += 32 * kWidth) {
@@ -34,22 +34,22 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) sum[i] += w * to_float(pack.at[i]);
     }
-    Pack<T, kWidth> out;
+    Pack<Real, kWidth> out;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) out.at[i] = from_float<T>(sum[i]);
+    for (int i = 0; i < kWidth; ++i) out.at[i] = from_float<Real>(sum[i]);
     store(to + r * D + d, out);
   }
 }
 
 // A warp a q: to[q] = a[q / repeat] . b[index[q]].
-template <int kWidth, class T>
+template <int kWidth, class Real>
 __global__ void __launch_bounds__(kThreads)
-    dots(int64_t Q, int repeat, int D, const int32_t* index, const T* a, int64_t a_stride,
-         const T* b, int64_t b_stride, T* to) {
+    dots(int64_t Q, int repeat, int D, const int32_t* index, const Real* a, int64_t a_stride,
+         const Real* b, int64_t b_stride, Real* to) {
   const int64_t q = warp_of_grid();
   if (q >= Q) return;
-  const T* const row = a + q / repeat * a_stride;
-  const T* const other = b + index[q] * b_stride;
+  const Real* const row = a + q / repeat * a_stride;
+  const Real* const other = b + index[q] * b_stride;
   float sum = 0;
 #pragma unroll 4
   for (int d = static_cast<int>(threadIdx.x) % 32 * kWidth; d < D; d += 32 * kWidth) {
@@ -58,21 +58,21 @@ __global__ void __launch_bounds__(kThreads)
     for (int i = 0; i < kWidth; ++i) sum += to_float(x.at[i]) * to_float(y.at[i]);
   }
   sum = sum_lanes<32>(sum);
-  if (threadIdx.x % 32 == 0) to[q] = from_float<T>(sum);
+  if (threadIdx.x % 32 == 0) to[q] = from_float<Real>(sum);
 }
 
-template <class T>
+template <class Real>
 void launch_dots(const Tensor& index, int repeat, const Tensor& a, const Tensor& b,
                  const Tensor& to) {
   const int64_t Q = index.size(0), D = b.size(1);
   if (Q == 0) return;
   const auto launch = [&]<int kWidth>() {
     dots<kWidth><<<blocks_for(Q), kThreads, 0, cuda_stream(to.device())>>>(
-        Q, repeat, static_cast<int>(D), dptr<int32_t>(index), dptr<T>(a), a.stride(0), dptr<T>(b),
-        b.stride(0), dptr<T>(to));
+        Q, repeat, static_cast<int>(D), dptr<int32_t>(index), dptr<Real>(a), a.stride(0),
+        dptr<Real>(b), b.stride(0), dptr<Real>(to));
   };
-  if (by_vectors<T>(a, D) && by_vectors<T>(b, D))
-    launch.template operator()<kVector<T>>();
+  if (by_vectors<Real>(a, D) && by_vectors<Real>(b, D))
+    launch.template operator()<kVector<Real>>();
   else
     launch.template operator()<1>();
   check_launch("gradient of row weights");
@@ -112,9 +112,9 @@ void PermuteRows::cuda_forward(const Inputs<Tensor>& x, const Options& o, Output
   const Tensor in = with_rows(x.x), index = o.index.to(device).contiguous();
   const Tensor weight = x.weight ? x.weight.contiguous() : Tensor();
   if (device.is_meta()) return;
-  for_cuda_dtype(in.dtype(), [&]<class T>() {
-    gather_rows<T>(index.size(0), in.size(1), dptr<int32_t>(index), dptr<T>(weight), in,
-                   dptr<T>(y.y), device);
+  for_cuda_dtype(in.dtype(), [&]<class Real>() {
+    gather_rows<Real>(index.size(0), in.size(1), dptr<int32_t>(index), dptr<Real>(weight), in,
+                      dptr<Real>(y.y), device);
   });
 }
 
@@ -126,9 +126,10 @@ void PermuteRows::cuda_backward(const Inputs<Tensor>& x, const Options& o, const
   std::optional<ScatterRows> scatter;
   if (dx.x) scatter.emplace(index.size(0), in.size(0), in.size(1), device);
   if (device.is_meta()) return;
-  for_cuda_dtype(in.dtype(), [&]<class T>() {
-    if (scatter) scatter->run<T>(dptr<int32_t>(index), dptr<T>(weight), d, 1, dptr<T>(dx.x));
-    if (dx.weight) launch_dots<T>(index, 1, d, in, dx.weight);
+  for_cuda_dtype(in.dtype(), [&]<class Real>() {
+    if (scatter)
+      scatter->run<Real>(dptr<int32_t>(index), dptr<Real>(weight), d, 1, dptr<Real>(dx.x));
+    if (dx.weight) launch_dots<Real>(index, 1, d, in, dx.weight);
   });
 }
 
@@ -138,15 +139,15 @@ void CombineRows::cuda_forward(const Inputs<Tensor>& x, const Options& o, Output
   const Tensor in = with_rows(x.x), weight = x.weight.contiguous();
   const Tensor index = o.index.to(device).contiguous();
   if (device.is_meta() || y.y.numel() == 0) return;
-  for_cuda_dtype(in.dtype(), [&]<class T>() {
+  for_cuda_dtype(in.dtype(), [&]<class Real>() {
     const int64_t R = weight.size(0), D = in.size(1);
     const auto launch = [&]<int kWidth>() {
       combine<kWidth><<<blocks_for(R), kThreads, 0, cuda_stream(device)>>>(
           R, static_cast<int>(weight.size(1)), static_cast<int>(D), dptr<int32_t>(index),
-          dptr<T>(weight), dptr<T>(in), in.stride(0), dptr<T>(y.y));
+          dptr<Real>(weight), dptr<Real>(in), in.stride(0), dptr<Real>(y.y));
     };
-    if (by_vectors<T>(in, D))
-      launch.template operator()<kVector<T>>();
+    if (by_vectors<Real>(in, D))
+      launch.template operator()<kVector<Real>>();
     else
       launch.template operator()<1>();
   });
@@ -162,9 +163,10 @@ void CombineRows::cuda_backward(const Inputs<Tensor>& x, const Options& o, const
   std::optional<ScatterRows> scatter;
   if (dx.x) scatter.emplace(index.size(0), in.size(0), in.size(1), device);
   if (device.is_meta()) return;
-  for_cuda_dtype(in.dtype(), [&]<class T>() {
-    if (scatter) scatter->run<T>(dptr<int32_t>(index), dptr<T>(weight), d, k, dptr<T>(dx.x));
-    if (dx.weight) launch_dots<T>(index, k, d, in, dx.weight);
+  for_cuda_dtype(in.dtype(), [&]<class Real>() {
+    if (scatter)
+      scatter->run<Real>(dptr<int32_t>(index), dptr<Real>(weight), d, k, dptr<Real>(dx.x));
+    if (dx.weight) launch_dots<Real>(index, k, d, in, dx.weight);
   });
 }
 

@@ -23,14 +23,14 @@ struct Tiles {
     state = c.tile(K, V);
     ds_t = c.tile(V, K);
     for (Tile<Real>& t : s_t) t = c.tile(V, K);
-    for (Gates<Real>& g : gates) g = Gates<Real>(c, p.K);
+    for (SubChunkGates<Real>& g : gates) g = SubChunkGates<Real>(c, p.K);
   }
   Tile<Real> q, k, q_up, k_down, dq, dk, through_q, through_k, dg;
   Tile<Real> v, dout, dv, k_t, k_down_t, v_t, dv_t, p_, dp;
   Tile<Real> state;       // [K, V], on its way to s_t
   Tile<Real> ds_t;        // gradient of the state after the tokens at hand
   Tile<Real> s_t[kSubs];  // states before the sub-chunks of a piece
-  Gates<Real> gates[kSubs];
+  SubChunkGates<Real> gates[kSubs];
 };
 
 template <class Real>
@@ -92,10 +92,11 @@ class Backward {
     w.gates[i].set(std::min(kSub, piece.end - t), p_.K, p_.rows(p_.g, b, t, h), kPrevious);
   }
 
-  // Gates and states of a piece's sub-chunks, from the state before it.
+  // SubChunkGates and states of a piece's sub-chunks, from the state before it.
   void states_again(int64_t b, int64_t h, const Piece& piece, int64_t subs, Tiles<Real>& w) const {
-    const auto before = piece.first ? p_.state_of(p_.initial_state, h, piece)
-                                    : Rows<const Real>{f_.states.at(b, piece.chunk - 1, h), p_.V};
+    const auto before = piece.first
+                            ? p_.state_of(p_.initial_state, h, piece)
+                            : MatrixView<const Real>{f_.states.at(b, piece.chunk - 1, h), p_.V};
     load(p_.K, p_.V, before, w.state);
     transpose(K_, V_, w.state, w.s_t[0]);
     for (int64_t i = 0; i < subs; ++i) {
@@ -112,7 +113,7 @@ class Backward {
 
   // The gradients of n tokens from t on; q (times scale), q_up and dout are in w. README.md,
   // Backward.
-  void token_gradients(int64_t b, int64_t h, int64_t t, int64_t n, const Gates<Real>& gates,
+  void token_gradients(int64_t b, int64_t h, int64_t t, int64_t n, const SubChunkGates<Real>& gates,
                        Tile<Real> s_t, Tiles<Real>& w) const {
     const int64_t hk = h / p_.group;
     load(n, p_.K, p_.rows(p_.k, b, t, hk), w.k, 1, kPrevious);
@@ -160,7 +161,8 @@ class Backward {
     put(f_.dx.g, h, p_.K, w.dg, false);
   }
 
-  void gate_gradients(int64_t n, const Gates<Real>& gates, Tile<Real> s_t, Tiles<Real>& w) const {
+  void gate_gradients(int64_t n, const SubChunkGates<Real>& gates, Tile<Real> s_t,
+                      Tiles<Real>& w) const {
     for (int64_t d = 0; d < K_; d += kTile) {
       Line<Real> sum = {};
       for (int64_t e = 0; e < p_.V; ++e) sum += line(s_t.row(e) + d) * line(w.ds_t.row(e) + d);

@@ -24,7 +24,7 @@ struct Tiles {
         o(c.tile(kSub, tiled(p.V))),
         gates(c, p.K) {}
   Tile<Real> q, k, k_t, v, s, p, o;
-  Gates<Real> gates;
+  SubChunkGates<Real> gates;
 };
 
 template <class Real>

@@ -11,10 +11,10 @@ void GatedLinear::cuda_forward(const Inputs<Tensor>& inputs, const Options& o, O
   std::optional<gated_linear::PreparedTensors> prepared;
   if (!one) prepared.emplace(x);
   if (x.q.is_meta()) return;
-  for_cuda_dtype(x.q.dtype(), [&]<class T>() {
-    const gated_linear::CudaProblem<T> p(x, o, cu_seqlens);
-    const gated_linear::Results<T> results{token_rows<T>(y.o), dptr<float>(y.final_state)};
-    launch_forward(p, prepared ? prepared->view<T>() : gated_linear::Prepared<T>{}, results);
+  for_cuda_dtype(x.q.dtype(), [&]<class Real>() {
+    const gated_linear::CudaProblem<Real> p(x, o, cu_seqlens);
+    const gated_linear::Results<Real> results{token_rows<Real>(y.o), dptr<float>(y.final_state)};
+    launch_forward(p, prepared ? prepared->view<Real>() : gated_linear::Prepared<Real>{}, results);
   });
   check_launch("gated_linear forward");
 }

@@ -15,20 +15,20 @@
 namespace weft::kernels::gated_linear {
 
 // Warp (r, c) has sub-chunk r, part c of the columns.
-template <class T, int K>
+template <class Real, int K>
 struct TokenTiles {
-  static constexpr int kColumnParts = sizeof(T) == 2 ? 2 : 4;
+  static constexpr int kColumnParts = sizeof(Real) == 2 ? 2 : 4;
   static constexpr int kThreads = 32 * kSubs * kColumnParts;
   // Two blocks share an SM where they fit: one computes while the other waits.
-  static constexpr int kBlocks = sizeof(T) == 2 && K <= 128 ? 2 : 1;
+  static constexpr int kBlocks = sizeof(Real) == 2 && K <= 128 ? 2 : 1;
   // Columns of V at a time.
-  static constexpr int kSlice = sizeof(T) == 2 ? 64 : K <= 128 ? 32 : 16;
+  static constexpr int kSlice = sizeof(Real) == 2 ? 64 : K <= 128 ? 32 : 16;
   using Wide = Smem<float, kTokens, K>;
-  Smem<T, kTokens, K> q, k;  // scale * q . up, k . down
-  Smem<T, K, kSlice> s, ds;
-  Smem<T, kTokens, kSlice> v, dout;
+  Smem<Real, kTokens, K> q, k;  // scale * q . up, k . down
+  Smem<Real, K, kSlice> s, ds;
+  Smem<Real, kTokens, kSlice> v, dout;
   // P, then dP: block (r, c) below the diagonal, what rounding takes from it in place (c, r).
-  Smem<T, kTokens, kTokens> p;
+  Smem<Real, kTokens, kTokens> p;
   Wide through_k, through_q;  // in the place of s and ds, of q and k
   // In the place of v and dout: [kSubs, K]; dP of each sub-chunk with itself, which is no operand.
   float* sums;
@@ -45,15 +45,15 @@ struct TokenTiles {
   }
 
   __host__ __device__ explicit TokenTiles(Arena& arena)
-      : q(arena.carve<Smem<T, kTokens, K>>()), k(arena.carve<Smem<T, kTokens, K>>()) {
-    s = arena.carve<Smem<T, K, kSlice>>();
-    ds = arena.carve<Smem<T, K, kSlice>>();
-    constexpr int kMissing = Wide::bytes - 2 * Smem<T, K, kSlice>::bytes;
+      : q(arena.carve<Smem<Real, kTokens, K>>()), k(arena.carve<Smem<Real, kTokens, K>>()) {
+    s = arena.carve<Smem<Real, K, kSlice>>();
+    ds = arena.carve<Smem<Real, K, kSlice>>();
+    constexpr int kMissing = Wide::bytes - 2 * Smem<Real, K, kSlice>::bytes;
     if constexpr (kMissing > 0) arena.carve<float>(kMissing / 4);
-    v = arena.carve<Smem<T, kTokens, kSlice>>();
-    dout = arena.carve<Smem<T, kTokens, kSlice>>();
-    static_assert(2 * Smem<T, kTokens, kSlice>::bytes >= kSubs * K * 4 + decltype(own)::bytes);
-    p = arena.carve<Smem<T, kTokens, kTokens>>();
+    v = arena.carve<Smem<Real, kTokens, kSlice>>();
+    dout = arena.carve<Smem<Real, kTokens, kSlice>>();
+    static_assert(2 * Smem<Real, kTokens, kSlice>::bytes >= kSubs * K * 4 + decltype(own)::bytes);
+    p = arena.carve<Smem<Real, kTokens, kTokens>>();
     through_k.data = reinterpret_cast<float*>(s.data);
     through_q.data = reinterpret_cast<float*>(q.data);
     sums = reinterpret_cast<float*>(v.data);
@@ -69,13 +69,13 @@ struct TokenTiles {
 struct Channel {
   float a[kSub], q[kSub], k[kSub];
 
-  template <class T>
-  __device__ Channel(const CudaProblem<T>& p, int b, int from, int n, int h, int d) {
+  template <class Real>
+  __device__ Channel(const CudaProblem<Real>& p, int b, int from, int n, int h, int d) {
     // What does not exist is read in the place of the last: all loads go out at once.
     const int last = min(max(n, 1), kSub) - 1, channel = min(d, p.K - 1), hk = h / p.group;
     const int t = min(from, p.documents.T - 1);
     const float* const g_row = p.g.at(b, t, h) + channel;
-    const T *const q_row = p.q.at(b, t, hk) + channel, *const k_row = p.k.at(b, t, hk) + channel;
+    const Real *const q_row = p.q.at(b, t, hk) + channel, *const k_row = p.k.at(b, t, hk) + channel;
     const int by_g = static_cast<int>(p.g.by_token), by_q = static_cast<int>(p.q.by_token);
     const int by_k = static_cast<int>(p.k.by_token);
 #pragma unroll
@@ -96,9 +96,9 @@ struct Channel {
 };
 
 // N numbers of a row of a tile.
-template <int N, class T, int R, int C>
-__device__ __forceinline__ void load_row(float (&x)[N], Smem<T, R, C> tile, int r, int c) {
-  constexpr int kUnit = Smem<T, R, C>::unit_cols;
+template <int N, class Real, int R, int C>
+__device__ __forceinline__ void load_row(float (&x)[N], Smem<Real, R, C> tile, int r, int c) {
+  constexpr int kUnit = Smem<Real, R, C>::unit_cols;
   static_assert(N % kUnit == 0);
 #pragma unroll
   for (int i = 0; i < N; i += kUnit) {
@@ -106,7 +106,7 @@ __device__ __forceinline__ void load_row(float (&x)[N], Smem<T, R, C> tile, int 
     const uint32_t word[4] = {unit.x, unit.y, unit.z, unit.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if constexpr (sizeof(T) == 4) {
+      if constexpr (sizeof(Real) == 4) {
         x[i + j] = __uint_as_float(word[j]);
       } else {
         x[i + 2 * j] = tile::low_of(word[j]);
@@ -117,31 +117,31 @@ __device__ __forceinline__ void load_row(float (&x)[N], Smem<T, R, C> tile, int 
 }
 
 // x as the operand of a product has it.
-template <class T>
+template <class Real>
 __device__ __forceinline__ float rounded(float x) {
-  return tile::to_float(tile::from_float<T>(x));
+  return tile::to_float(tile::from_float<Real>(x));
 }
 
 // N numbers of a row of a state: from the tile, or, where the state is given in f32, from there;
 // columns from `columns` on are zero.
-template <int N, class T, int R, int C>
+template <int N, class Real, int R, int C>
 __device__ __forceinline__ void load_state(float (&x)[N], const float* exact, int columns,
-                                           Smem<T, R, C> tile, int r, int c) {
+                                           Smem<Real, R, C> tile, int r, int c) {
   if (!exact) return load_row(x, tile, r, c);
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = c + i < columns ? exact[c + i] : 0.f;
 }
 
-template <class T, int K>
-__global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::kBlocks)
-    chunk_gradients(const CudaProblem<T> p, const Prepared<T> x, const Gradients<T> f) {
-  using Tiles = TokenTiles<T, K>;
+template <class Real, int K>
+__global__ void __launch_bounds__(TokenTiles<Real, K>::kThreads, TokenTiles<Real, K>::kBlocks)
+    chunk_gradients(const CudaProblem<Real> p, const Prepared<Real> x, const Gradients<Real> f) {
+  using Tiles = TokenTiles<Real, K>;
   using Wide = typename Tiles::Wide;
   constexpr int kTokenThreads = Tiles::kThreads, kColumnParts = Tiles::kColumnParts;
   constexpr int kSlice = Tiles::kSlice, kWidth = K / kColumnParts, kBlocks = kSubs / kColumnParts;
   constexpr int kSliceWidth = kSlice / kColumnParts < 8 ? 8 : kSlice / kColumnParts;
   constexpr int kItems = (K * kSubs + kTokenThreads - 1) / kTokenThreads;
-  constexpr bool kSplits = !std::is_same_v<T, float>;  // dP as the sum of two operands
+  constexpr bool kSplits = !std::is_same_v<Real, float>;  // dP as the sum of two operands
   Arena arena(tile::dynamic_memory());
   const Tiles w(arena);
   // Asked for anew in each part of the work, or the compiler would hold, and spill, the addresses
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
     const int stop = min(p.documents.T, (chunk + 1) * kTokens);
     int n = p.documents.of(b, chunk * kTokens);
     for (int t = chunk * kTokens; t < stop; ++n) {
-      const Segment piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
+      const GridPiece piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
       const int size = piece.size();
       t = piece.end;
       for (int h = hk * p.group; h < (hk + 1) * p.group; ++h) {
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
             const float* const between = r - j == 3 ? w.skip : w.total + (j + 1) * K;
 #pragma unroll 4
             for (int d = 0; d < K; d += kSub) {
-              auto left = tile::load_frag<T, kSub>(w.q, kSub * r, d);
+              auto left = tile::load_frag<Real, kSub>(w.q, kSub * r, d);
               if (r - j > 1) scale_inner(left, between + d);
               mma_abt(scores, left, w.k, kSub * j, d);
             }
@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
           fill(dv, 0.f);
 #pragma unroll 4
           for (int d = 0; d < K; d += kSub) {
-            auto left = tile::load_frag<T, kSub>(w.k, kSub * r, d);
+            auto left = tile::load_frag<Real, kSub>(w.k, kSub * r, d);
             if (r < 3) scale_inner(left, to_end + d);
             mma_ab(dv, left, w.ds, d, kSliceWidth * c);
           }
@@ -329,7 +329,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
           if (j >= r) break;
           acc_to_smem(dp[block], w.p, kSub * r, kSub * j);
           if constexpr (kSplits) {
-            tile::each(dp[block], [](int, int, float& value) { value -= rounded<T>(value); });
+            tile::each(dp[block], [](int, int, float& value) { value -= rounded<Real>(value); });
             acc_to_smem(dp[block], w.p, kSub * j, kSub * r);
           }
         }
@@ -373,17 +373,17 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
           float between[kSub], dk_within[kSub];
           float up = 1.f, ends = 0.f;
           const int64_t row = ((int64_t{b} * p.documents.T + from) * heads + hk) * p.K + d;
-          const auto put = [&](T* to, float* sums, int i, float value) {
+          const auto put = [&](Real* to, float* sums, int i, float value) {
             const int64_t at = row + int64_t{i} * (heads * p.K);
             if (!to) return;
             if (p.group == 1) {
-              if (i < count) to[at] = tile::from_float<T>(value);
+              if (i < count) to[at] = tile::from_float<Real>(value);
             } else if (i < count) {
               if (h > hk * p.group) value += sums[at];
               if (h + 1 < (hk + 1) * p.group)
                 sums[at] = value;
               else
-                to[at] = tile::from_float<T>(value);
+                to[at] = tile::from_float<Real>(value);
             }
           };
           // Where tile(kSub * sub + i, d) of through_q and through_k lies.
@@ -407,7 +407,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
             const float through_q = w.through_q.data[place(i)];
             const float value = fmaf(up, through_q, within);
             w.through_q.data[place(i)] = own.q[i] * value;
-            ends = fmaf(rounded<T>(own.q[i] * up), through_q, ends);
+            ends = fmaf(rounded<Real>(own.q[i] * up), through_q, ends);
             put(f.dq.data, f.dq_sum.data, i, p.scale * fmaf(dp_row[i], own.k[i], value));
           }
           float down = 1.f, sum = 0.f, starts = 0.f, gives = 0.f;
@@ -418,7 +418,7 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
             put(f.dk.data, f.dk_sum.data, j, fmaf(w.own.at(kSub * sub + j, j), own.q[j], value));
             sum += w.through_q.data[place(j)] - own.k[j] * value;
             w.through_q.data[place(j)] = tile::mark_reset(own.a[j], sum);
-            starts = fmaf(rounded<T>(own.k[j] * down), through_k, starts);
+            starts = fmaf(rounded<Real>(own.k[j] * down), through_k, starts);
             gives = fmaf(own.k[j] * down, through_k, gives);
             down *= own.a[j];
           }
@@ -446,26 +446,28 @@ __global__ void __launch_bounds__(TokenTiles<T, K>::kThreads, TokenTiles<T, K>::
   }
 }
 
-template <class T>
-void launch_backward(const CudaProblem<T>& p, const Prepared<T>& x, const Gradients<T>& f) {
+template <class Real>
+void launch_backward(const CudaProblem<Real>& p, const Prepared<Real>& x,
+                     const Gradients<Real>& f) {
   launch_prepare(p, x);
   Arena size;
-  StateTiles<T>{size};
+  StateTiles<Real>{size};
   const int parts_k = static_cast<int>(ceil_div(p.K, kPart));
   const int parts_v = static_cast<int>(ceil_div(p.V, kPart));
   const int64_t blocks = int64_t{p.documents.N} * p.H * parts_k * parts_v;
   const int64_t gradients = f.chunks > 1 || f.dinitial_state ? blocks : 0;
   const int64_t states = f.chunks > 1 ? blocks : 0;
   if (gradients > 0)
-    launch(chunk_states<T>, gradients + states, kStateThreads, size.used(), p, x, f, parts_k,
+    launch(chunk_states<Real>, gradients + states, kStateThreads, size.used(), p, x, f, parts_k,
            parts_v, static_cast<int>(gradients));
-  for_padded_width<T>(p.K, [&]<int K>() {
-    using Tiles = TokenTiles<T, K>;
+  for_padded_width<Real>(p.K, [&]<int K>() {
+    using Tiles = TokenTiles<Real, K>;
     Arena tiles;
     Tiles{tiles};
     const int64_t work = int64_t{p.B} * f.chunks * (p.H / p.group);
     const int64_t resident = Tiles::kBlocks * cuda_sms();
-    launch(chunk_gradients<T, K>, std::min(work, resident), Tiles::kThreads, tiles.used(), p, x, f);
+    launch(chunk_gradients<Real, K>, std::min(work, resident), Tiles::kThreads, tiles.used(), p, x,
+           f);
   });
 }
 

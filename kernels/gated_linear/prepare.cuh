@@ -21,13 +21,13 @@ inline constexpr int kTokens = 64;  // of a chunk
 inline constexpr int kSub = 16;     // of a sub-chunk
 inline constexpr int kSubs = kTokens / kSub;
 
-template <class T>
+template <class Real>
 struct CudaProblem {
   // cu_seqlens lies on the device. The tensors of x have contiguous rows.
   CudaProblem(const Inputs<GatedLinear>& x, const Options<GatedLinear>& o, const Tensor& cu_seqlens)
-      : q(token_rows<const T>(x.q)),
-        k(token_rows<const T>(x.k)),
-        v(token_rows<const T>(x.v)),
+      : q(token_rows<const Real>(x.q)),
+        k(token_rows<const Real>(x.k)),
+        v(token_rows<const Real>(x.v)),
         g(token_rows<const float>(x.g)),
         initial_state(dptr<const float>(x.initial_state)),
         B(static_cast<int>(x.q.size(0))),
@@ -41,7 +41,7 @@ struct CudaProblem {
     documents.N = static_cast<int>(document_count(o.cu_seqlens, x.q.size(0)));
   }
 
-  TokenRows<const T> q, k, v;
+  TokenRows<const Real> q, k, v;
   TokenRows<const float> g;
   const float* initial_state;  // [N, H, K, V]; absent: zero
   DocumentWalk<kTokens> documents;
@@ -60,23 +60,23 @@ inline Inputs<GatedLinear> cuda_inputs(const Inputs<GatedLinear>& x) {
 }
 
 // What prepare makes.
-template <class T>
+template <class Real>
 struct Prepared {
-  TokenRows<T> q_up, k_down;  // [B, T, H, K]: scale * q . up, k . down, see README.md
-  TokenRows<T> p;             // [B, T, H, 16]: scores of a token with those of its sub-chunk
-  TokenRows<float> total;     // [B, cells, H, K]: decay over a sub-chunk, see has_total
+  TokenRows<Real> q_up, k_down;  // [B, T, H, K]: scale * q . up, k . down, see README.md
+  TokenRows<Real> p;             // [B, T, H, 16]: scores of a token with those of its sub-chunk
+  TokenRows<float> total;        // [B, cells, H, K]: decay over a sub-chunk, see has_total
 
   // Where its decay lies: the cell of 16 tokens in which the sub-chunk starts. Several documents
   // may start in one cell; of those that do, only the last goes on after it.
   __device__ static int cell(int t) { return t / kSub; }
 };
 // A document's last sub-chunk has no place for its decay; few need it (last_total).
-__device__ inline bool has_total(const Segment& piece, int sub) {
+__device__ inline bool has_total(const GridPiece& piece, int sub) {
   return !piece.last || (sub + 1) * kSub < piece.size();
 }
 // e^{sum of gates} of channel d over the tokens from .. to - 1.
-template <class T>
-__device__ float decay_over(const CudaProblem<T>& p, int b, int h, int from, int to, int d) {
+template <class Real>
+__device__ float decay_over(const CudaProblem<Real>& p, int b, int h, int from, int to, int d) {
   float sum = 0.f;
   for (int t = from; t < to; ++t) sum += p.g.at(b, t, h)[d];
   return tile::ex2(tile::kLog2e * sum);
@@ -92,9 +92,10 @@ struct PreparedTensors {
     p = empty({B, T, H, kSub}, x.q.dtype(), device);
     total = empty({B, ceil_div(T, kSub), H, K}, Dtype::f32, device);
   }
-  template <class T>
-  Prepared<T> view() const {
-    return {token_rows<T>(q_up), token_rows<T>(k_down), token_rows<T>(p), token_rows<float>(total)};
+  template <class Real>
+  Prepared<Real> view() const {
+    return {token_rows<Real>(q_up), token_rows<Real>(k_down), token_rows<Real>(p),
+            token_rows<float>(total)};
   }
   Tensor q_up, k_down, p, total;
 };
@@ -102,27 +103,27 @@ struct PreparedTensors {
 constexpr int kPrepareThreads = 128;  // a warp for each sub-chunk, two channels a lane
 
 // Channels d and d + 1, the first of which lies at `at`; zero where they do not exist.
-template <class T>
-__device__ __forceinline__ float2 channels(const T* at, int d, int K, bool pairs) {
+template <class Real>
+__device__ __forceinline__ float2 channels(const Real* at, int d, int K, bool pairs) {
   if (pairs) return d < K ? tile::load_pair(at) : float2{0.f, 0.f};
   return {d < K ? tile::to_float(at[0]) : 0.f, d + 1 < K ? tile::to_float(at[1]) : 0.f};
 }
-template <class T>
-__device__ __forceinline__ void put_channels(T* at, int d, int K, float x, float y) {
+template <class Real>
+__device__ __forceinline__ void put_channels(Real* at, int d, int K, float x, float y) {
   if (K % 2 == 0 && d + 1 < K) {
     tile::store_pair(at, x, y);
     return;
   }
-  if (d < K) at[0] = tile::from_float<T>(x);
-  if (d + 1 < K) at[1] = tile::from_float<T>(y);
+  if (d < K) at[0] = tile::from_float<Real>(x);
+  if (d + 1 < K) at[1] = tile::from_float<Real>(y);
 }
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare(const CudaProblem<T> p, const Prepared<T> y, const int chunks) {
+    prepare(const CudaProblem<Real> p, const Prepared<Real> y, const int chunks) {
   constexpr int kWidth = 64, kLevels = 4;
-  using Tile = tile::Smem<T, kSub, kWidth>;
-  __shared__ __align__(1024) T memory[kPrepareThreads / 32][kSub * kWidth];
+  using Tile = tile::Smem<Real, kSub, kWidth>;
+  __shared__ __align__(1024) Real memory[kPrepareThreads / 32][kSub * kWidth];
   __shared__ float diagonals[kPrepareThreads / 32][kSub];
   const int warp = tile::warp_index(), lane = tile::lane_index();
   const Tile x{memory[warp]};
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
 
   int document = p.documents.of(b, chunk * kTokens);
   for (int t = chunk * kTokens; t < stop; ++document) {
-    const Segment piece =
+    const GridPiece piece =
         p.documents.from(p.documents.begin(document), p.documents.end(document), t);
     t = piece.end;
     const int from = piece.begin + kSub * warp, n = min(kSub, piece.end - from);
@@ -154,9 +155,9 @@ __global__ void __launch_bounds__(kPrepareThreads)
     const auto pass = [&]<bool kWhole>(const int d) {
       float2 a[kSub], q[kSub], k[kSub];
       const float* const g_row = p.g.at(b, from, h) + d;
-      const T *const q_row = p.q.at(b, from, hk) + d, *const k_row = p.k.at(b, from, hk) + d;
-      T *const up_row = y.q_up.at(b, from, h) + d, *const down_row = y.k_down.at(b, from, h) + d;
-      const auto put = [&](T* row, int i, float one, float other) {
+      const Real *const q_row = p.q.at(b, from, hk) + d, *const k_row = p.k.at(b, from, hk) + d;
+      Real *const up_row = y.q_up.at(b, from, h) + d, *const down_row = y.k_down.at(b, from, h) + d;
+      const auto put = [&](Real* row, int i, float one, float other) {
         if constexpr (kWhole) {
           tile::store_pair(row + i * y.q_up.by_token, one, other);
         } else if (i < n) {
@@ -260,10 +261,10 @@ __global__ void __launch_bounds__(kPrepareThreads)
   }
 }
 
-template <class T>
-void launch_prepare(const CudaProblem<T>& p, const Prepared<T>& y) {
+template <class Real>
+void launch_prepare(const CudaProblem<Real>& p, const Prepared<Real>& y) {
   const int64_t chunks = ceil_div(p.documents.T, kTokens);
-  launch(prepare<T>, int64_t{p.B} * chunks * p.H, kPrepareThreads, 0, p, y,
+  launch(prepare<Real>, int64_t{p.B} * chunks * p.H, kPrepareThreads, 0, p, y,
          static_cast<int>(chunks));
 }
 

@@ -34,11 +34,11 @@ struct Problem {
         initial_state(view<Real>(x.initial_state)) {}
 
   // Tokens from t on of one head: [.., K] or [.., V].
-  static Rows<const Real> rows(const View<Real>& x, int64_t b, int64_t t, int64_t h) {
+  static MatrixView<const Real> rows(const View<Real>& x, int64_t b, int64_t t, int64_t h) {
     return {x.at(b, t, h), x.stride(1), x.stride(3)};
   }
   // The state [K, V] of a document; no data where `state` is absent.
-  static Rows<const Real> state_of(const View<Real>& state, int64_t h, const Piece& p) {
+  static MatrixView<const Real> state_of(const View<Real>& state, int64_t h, const Piece& p) {
     if (!state) return {};
     return {state.at(p.document, h), state.stride(2), state.stride(3)};
   }

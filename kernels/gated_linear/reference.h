@@ -45,20 +45,20 @@ struct Reference<GatedLinear> {
       }
   }
 
-  template <class T>
-  static void recurrent(Inputs<GatedLinear, View<T>> x, const GatedLinear::Options& o,
-                        Outputs<GatedLinear, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<GatedLinear, View<Real>> x, const GatedLinear::Options& o,
+                        Outputs<GatedLinear, View<Real>> y) {
     const int64_t H = x.v.size(2), K = x.q.size(3), V = x.v.size(3), group = H / x.q.size(2);
-    const T scale = static_cast<T>(scale_of(o, K));
+    const Real scale = static_cast<Real>(scale_of(o, K));
     const Documents documents(o.cu_seqlens, x.q.size(0), x.q.size(1));
     for (int64_t n = 0; n < documents.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = documents.row(n);
-        std::vector<T> s = start(x.initial_state, n, h, K, V);
+        std::vector<Real> s = start(x.initial_state, n, h, K, V);
         for (int64_t t = documents.begin(n); t < documents.end(n); ++t) {
           step(x, b, t, h, s);
           for (int64_t e = 0; e < V; ++e) {
-            T sum = 0;
+            Real sum = 0;
             for (int64_t d = 0; d < K; ++d)
               sum += x.q(b, t, h / group, d) * s[static_cast<size_t>(d * V + e)];
             y.o(b, t, h, e) = scale * sum;
@@ -70,28 +70,29 @@ struct Reference<GatedLinear> {
   }
 
   // Backwards in time, with dS the gradient of S_t.
-  template <class T>
-  static void recurrent_backward(Inputs<GatedLinear, View<T>> x, const GatedLinear::Options& o,
-                                 Outputs<GatedLinear, View<T>> dy,
-                                 Inputs<GatedLinear, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<GatedLinear, View<Real>> x, const GatedLinear::Options& o,
+                                 Outputs<GatedLinear, View<Real>> dy,
+                                 Inputs<GatedLinear, View<Real>> dx) {
     const int64_t H = x.v.size(2), K = x.q.size(3), V = x.v.size(3), group = H / x.q.size(2);
-    const T scale = static_cast<T>(scale_of(o, K));
+    const Real scale = static_cast<Real>(scale_of(o, K));
     const Documents documents(o.cu_seqlens, x.q.size(0), x.q.size(1));
     for (int64_t n = 0; n < documents.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = documents.row(n), begin = documents.begin(n), hk = h / group;
-        std::vector<std::vector<T>> states{start(x.initial_state, n, h, K, V)};
+        std::vector<std::vector<Real>> states{start(x.initial_state, n, h, K, V)};
         for (int64_t t = begin; t < documents.end(n); ++t) {
           states.push_back(states.back());
           step(x, b, t, h, states.back());
         }
-        std::vector<T> ds = start(dy.final_state, n, h, K, V);
+        std::vector<Real> ds = start(dy.final_state, n, h, K, V);
         for (int64_t t = documents.end(n) - 1; t >= begin; --t) {
-          const std::vector<T>& before = states[static_cast<size_t>(t - begin)];
-          const std::vector<T>& after = states[static_cast<size_t>(t - begin) + 1];
+          const std::vector<Real>& before = states[static_cast<size_t>(t - begin)];
+          const std::vector<Real>& after = states[static_cast<size_t>(t - begin) + 1];
           for (int64_t d = 0; d < K; ++d) {
-            const T q = x.q(b, t, hk, d), k = x.k(b, t, hk, d), decay = std::exp(x.g(b, t, h, d));
-            T dq = 0, dk = 0, dg = 0;
+            const Real q = x.q(b, t, hk, d), k = x.k(b, t, hk, d),
+                       decay = std::exp(x.g(b, t, h, d));
+            Real dq = 0, dk = 0, dg = 0;
             for (int64_t e = 0; e < V; ++e) {
               const auto i = static_cast<size_t>(d * V + e);
               ds[i] += scale * q * dy.o(b, t, h, e);
@@ -233,21 +234,22 @@ struct Reference<GatedLinear> {
   }
 
   // A state of one head, row by row.
-  template <class T>
-  static std::vector<T> start(const View<T>& state, int64_t n, int64_t h, int64_t K, int64_t V) {
-    std::vector<T> s(static_cast<size_t>(K * V), T(0));
+  template <class Real>
+  static std::vector<Real> start(const View<Real>& state, int64_t n, int64_t h, int64_t K,
+                                 int64_t V) {
+    std::vector<Real> s(static_cast<size_t>(K * V), Real(0));
     for (int64_t i = 0; i < K * V && state; ++i)
       s[static_cast<size_t>(i)] = state(n, h, i / V, i % V);
     return s;
   }
-  template <class T>
-  static void step(const Inputs<GatedLinear, View<T>>& x, int64_t b, int64_t t, int64_t h,
-                   std::vector<T>& s) {
+  template <class Real>
+  static void step(const Inputs<GatedLinear, View<Real>>& x, int64_t b, int64_t t, int64_t h,
+                   std::vector<Real>& s) {
     const int64_t K = x.q.size(3), V = x.v.size(3), hk = h / (x.v.size(2) / x.q.size(2));
     for (int64_t d = 0; d < K; ++d) {
-      const T decay = std::exp(x.g(b, t, h, d)), k = x.k(b, t, hk, d);
+      const Real decay = std::exp(x.g(b, t, h, d)), k = x.k(b, t, hk, d);
       for (int64_t e = 0; e < V; ++e) {
-        T& at = s[static_cast<size_t>(d * V + e)];
+        Real& at = s[static_cast<size_t>(d * V + e)];
         at = decay * at + k * x.v(b, t, h, e);
       }
     }

@@ -18,26 +18,26 @@ using tile::Smem;
 inline constexpr int kSlice = 64;     // columns of V of a block
 inline constexpr int kThreads = 128;  // 16 columns for each warp
 
-template <class T>
+template <class Real>
 struct Results {
-  TokenRows<T> o;
+  TokenRows<Real> o;
   float* final_state;  // absent: not wanted
 };
 
-template <class T, int K>
+template <class Real, int K>
 struct ScanTiles {
   // Two where they fit: the next chunk is fetched while this one is worked on.
-  static constexpr int kStages = K * sizeof(T) <= 512 ? 2 : 1;
-  Smem<T, kTokens, K> q, k;
-  Smem<T, kTokens, kSlice> v;
-  Smem<T, kTokens, kSub> p;
+  static constexpr int kStages = K * sizeof(Real) <= 512 ? 2 : 1;
+  Smem<Real, kTokens, K> q, k;
+  Smem<Real, kTokens, kSlice> v;
+  Smem<Real, kTokens, kSub> p;
   Smem<float, 8, K> total;
 
   __host__ __device__ explicit ScanTiles(Arena& arena)
-      : q(stages<Smem<T, kTokens, K>>(arena)),
-        k(stages<Smem<T, kTokens, K>>(arena)),
-        v(stages<Smem<T, kTokens, kSlice>>(arena)),
-        p(stages<Smem<T, kTokens, kSub>>(arena)),
+      : q(stages<Smem<Real, kTokens, K>>(arena)),
+        k(stages<Smem<Real, kTokens, K>>(arena)),
+        v(stages<Smem<Real, kTokens, kSlice>>(arena)),
+        p(stages<Smem<Real, kTokens, kSub>>(arena)),
         total(stages<Smem<float, 8, K>>(arena)) {}
 
  private:
@@ -49,19 +49,19 @@ struct ScanTiles {
   }
 };
 
-template <class T, int K>
-__global__ void __launch_bounds__(kThreads)
-    scan(const CudaProblem<T> p, const Prepared<T> x, const Results<T> y, const int slices) {
+template <class Real, int K>
+__global__ void __launch_bounds__(kThreads) scan(const CudaProblem<Real> p, const Prepared<Real> x,
+                                                 const Results<Real> y, const int slices) {
   using S = TransposedState<K>;
-  constexpr int kStages = ScanTiles<T, K>::kStages;
+  constexpr int kStages = ScanTiles<Real, K>::kStages;
   Arena arena(tile::dynamic_memory());
-  const ScanTiles<T, K> w(arena);
+  const ScanTiles<Real, K> w(arena);
   const int warp = tile::warp_index();
   const int slice = blockIdx.x % slices, h = blockIdx.x / slices % p.H;
   const int n = blockIdx.x / slices / p.H, v0 = slice * kSlice;
   const int b = p.documents.row(n), begin = p.documents.begin(n), end = p.documents.end(n);
 
-  const auto fetch = [&](const Segment& piece, int stage) {
+  const auto fetch = [&](const GridPiece& piece, int stage) {
     const int t = piece.begin, size = piece.size();
     load_rows_async<kThreads>(stage_of(w.q, stage), x.q_up.at(b, t, h), x.q_up.by_token, size, p.K);
     load_rows_async<kThreads>(stage_of(w.k, stage), x.k_down.at(b, t, h), x.k_down.by_token, size,
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
   const int columns = p.V - v0 - 16 * warp;  // of this warp that exist
   s.load(p.initial_state ? p.initial_state + state : nullptr, p.K, p.V, columns);
 
-  Segment piece = p.documents.from(begin, end, begin);
+  GridPiece piece = p.documents.from(begin, end, begin);
   if constexpr (kStages > 1) fetch(piece, 0);
   for (int turn = 0;; ++turn) {
     const int stage = kStages > 1 ? turn & 1 : 0;
@@ -105,12 +105,12 @@ __global__ void __launch_bounds__(kThreads)
 
     for (int i = 0; i < kSubs && kSub * i < piece.size(); ++i) {
       // O' = S' (scale up . Q)' + V' P'
-      const auto left = tile::load_frag_t<T, kSub>(values, kSub * i, 16 * warp);
+      const auto left = tile::load_frag_t<Real, kSub>(values, kSub * i, 16 * warp);
       Acc<kSub> o;
       fill(o, 0.f);
 #pragma unroll
       for (int block = 0; block < S::kBlocks; ++block)
-        mma_abt(o, tile::to_frag<T>(s.s[block]), q, kSub * i, block * S::kWidth);
+        mma_abt(o, tile::to_frag<Real>(s.s[block]), q, kSub * i, block * S::kWidth);
       mma_abt(o, left, scores, kSub * i, 0);
       // Over this warp's columns of V, which no other warp reads.
       acc_to_smem_t(o, values, kSub * i, 16 * warp);
@@ -135,14 +135,14 @@ __global__ void __launch_bounds__(kThreads)
 // One token: lanes over columns of V, warps over channels.
 inline constexpr int kStepThreads = 256, kStepWarps = kStepThreads / 32;
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kStepThreads)
-    step(const CudaProblem<T> p, const Results<T> y, const int slices) {
+    step(const CudaProblem<Real> p, const Results<Real> y, const int slices) {
   __shared__ float sums[kStepWarps][32];
   const int warp = tile::warp_index(), lane = tile::lane_index();
   const int e = blockIdx.x % slices * 32 + lane, h = blockIdx.x / slices % p.H;
   const int b = blockIdx.x / slices / p.H, hk = h / p.group;
-  const T *const q = p.q.at(b, 0, hk), *const k = p.k.at(b, 0, hk);
+  const Real *const q = p.q.at(b, 0, hk), *const k = p.k.at(b, 0, hk);
   const float* const g = p.g.at(b, 0, h);
   const int64_t row = (int64_t{b} * p.H + h) * p.K;
   const float value = e < p.V ? tile::to_float(p.v.at(b, 0, h)[e]) : 0.f;
@@ -162,22 +162,23 @@ __global__ void __launch_bounds__(kStepThreads)
   if (warp != 0 || e >= p.V) return;
 #pragma unroll
   for (int i = 1; i < kStepWarps; ++i) sum += sums[i][lane];
-  y.o.at(b, 0, h)[e] = tile::from_float<T>(sum);
+  y.o.at(b, 0, h)[e] = tile::from_float<Real>(sum);
 }
 
-template <class T>
-void launch_forward(const CudaProblem<T>& p, const Prepared<T>& ready, const Results<T>& y) {
+template <class Real>
+void launch_forward(const CudaProblem<Real>& p, const Prepared<Real>& ready,
+                    const Results<Real>& y) {
   if (p.documents.T == 1) {
     const int slices = static_cast<int>(ceil_div(p.V, 32));
-    launch(step<T>, int64_t{p.B} * p.H * slices, kStepThreads, 0, p, y, slices);
+    launch(step<Real>, int64_t{p.B} * p.H * slices, kStepThreads, 0, p, y, slices);
     return;
   }
   launch_prepare(p, ready);
-  for_padded_width<T>(p.K, [&]<int K>() {
+  for_padded_width<Real>(p.K, [&]<int K>() {
     Arena size;
-    ScanTiles<T, K>{size};
+    ScanTiles<Real, K>{size};
     const int slices = static_cast<int>(ceil_div(p.V, kSlice));
-    launch(scan<T, K>, int64_t{p.documents.N} * p.H * slices, kThreads, size.used(), p, ready, y,
+    launch(scan<Real, K>, int64_t{p.documents.N} * p.H * slices, kThreads, size.used(), p, ready, y,
            slices);
   });
 }

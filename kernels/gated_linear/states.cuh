@@ -11,12 +11,13 @@ using tile::Acc;
 using tile::Arena;
 using tile::Smem;
 
-template <class T>
+template <class Real>
 struct Gradients {
-  TokenRows<const T> dout;
+  TokenRows<const Real> dout;
   const float* dfinal_state;
-  T *states, *dstates;  // [B, chunks - 1, H, K, V]: at the starts of chunks 1, 2, ..; at the ends
-  TokenRows<T> dq, dk, dv;
+  Real *states,
+      *dstates;  // [B, chunks - 1, H, K, V]: at the starts of chunks 1, 2, ..; at the ends
+  TokenRows<Real> dq, dk, dv;
   TokenRows<float> dg;
   TokenRows<float> dq_sum, dk_sum;  // [B, T, Hk, K], over the heads that share a key
   float* dinitial_state;
@@ -31,16 +32,16 @@ struct Gradients {
 inline constexpr int kPart = 64;           // channels and columns of V of a block
 inline constexpr int kStateThreads = 128;  // 16 channels for each warp
 
-template <class T>
+template <class Real>
 struct StateTiles {
-  Smem<T, kTokens, kPart> x, y;  // two of each
-  Smem<float, 8, kPart> total;   // two
+  Smem<Real, kTokens, kPart> x, y;  // two of each
+  Smem<float, 8, kPart> total;      // two
 
   __host__ __device__ explicit StateTiles(Arena& arena)
-      : x(arena.carve<Smem<T, kTokens, kPart>>()) {
-    arena.carve<Smem<T, kTokens, kPart>>();
-    y = arena.carve<Smem<T, kTokens, kPart>>();
-    arena.carve<Smem<T, kTokens, kPart>>();
+      : x(arena.carve<Smem<Real, kTokens, kPart>>()) {
+    arena.carve<Smem<Real, kTokens, kPart>>();
+    y = arena.carve<Smem<Real, kTokens, kPart>>();
+    arena.carve<Smem<Real, kTokens, kPart>>();
     total = arena.carve<Smem<float, 8, kPart>>();
     arena.carve<Smem<float, 8, kPart>>();
   }
@@ -48,28 +49,30 @@ struct StateTiles {
 
 // By sub-chunks. Forwards:  S  <- total . S  + (down . K)' V
 // Backwards:                dS <- total . dS + (scale up . Q)' dout
-template <bool kBackwards, class T>
-__device__ void walk_states(const CudaProblem<T>& p, const Prepared<T>& x, const Gradients<T>& f,
-                            int parts_k, int parts_v, int index) {
+template <bool kBackwards, class Real>
+__device__ void walk_states(const CudaProblem<Real>& p, const Prepared<Real>& x,
+                            const Gradients<Real>& f, int parts_k, int parts_v, int index) {
   Arena arena(tile::dynamic_memory());
-  const StateTiles<T> w(arena);
+  const StateTiles<Real> w(arena);
   const int warp = tile::warp_index();
   const int v0 = index % parts_v * kPart, k0 = index / parts_v % parts_k * kPart;
   index /= parts_v * parts_k;
   const int h = index % p.H, n = index / p.H;
   const int b = p.documents.row(n), begin = p.documents.begin(n), end = p.documents.end(n);
 
-  const auto after = [&](const Segment& piece) {
+  const auto after = [&](const GridPiece& piece) {
     return kBackwards ? p.documents.up_to(begin, end, piece.begin)
                       : p.documents.from(begin, end, piece.end);
   };
-  const auto is_final = [&](const Segment& piece) { return kBackwards ? piece.first : piece.last; };
-  const auto fetch = [&](const Segment& piece, int stage) {
+  const auto is_final = [&](const GridPiece& piece) {
+    return kBackwards ? piece.first : piece.last;
+  };
+  const auto fetch = [&](const GridPiece& piece, int stage) {
     const int t = piece.begin, size = piece.size();
-    const T* const left = kBackwards ? x.q_up.at(b, t, h) : x.k_down.at(b, t, h);
+    const Real* const left = kBackwards ? x.q_up.at(b, t, h) : x.k_down.at(b, t, h);
     load_rows_async<kStateThreads>(stage_of(w.x, stage), left + k0, x.q_up.by_token, size,
                                    p.K - k0);
-    const TokenRows<const T>& right = kBackwards ? f.dout : p.v;
+    const TokenRows<const Real>& right = kBackwards ? f.dout : p.v;
     load_rows_async<kStateThreads>(stage_of(w.y, stage), right.at(b, t, h) + v0, right.by_token,
                                    size, p.V - v0);
     const int subs = (size + kSub - 1) / kSub;
@@ -90,7 +93,7 @@ __device__ void walk_states(const CudaProblem<T>& p, const Prepared<T>& x, const
   };
   const bool to_the_end = kBackwards && f.dinitial_state;
 
-  Segment piece =
+  GridPiece piece =
       kBackwards ? p.documents.up_to(begin, end, end) : p.documents.from(begin, end, begin);
   if (is_final(piece) && !to_the_end) return;
   fetch(piece, 0);
@@ -115,7 +118,7 @@ __device__ void walk_states(const CudaProblem<T>& p, const Prepared<T>& x, const
 #pragma unroll
       for (int r = 0; r < 2; ++r) factor.x[r] = total.at(sub, 16 * warp + tile::acc_row(2 * r));
       scale_rows(s, factor);
-      mma_ab(s, tile::load_frag_t<T, kSub>(stage_of(w.x, stage), kSub * sub, 16 * warp),
+      mma_ab(s, tile::load_frag_t<Real, kSub>(stage_of(w.x, stage), kSub * sub, 16 * warp),
              stage_of(w.y, stage), kSub * sub, 0);
     }
     if (is_final(piece)) break;
@@ -126,9 +129,9 @@ __device__ void walk_states(const CudaProblem<T>& p, const Prepared<T>& x, const
   if (kBackwards && f.dinitial_state) store_acc(s, f.dinitial_state + at_head, p.V, rows, columns);
 }
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kStateThreads, 4)
-    chunk_states(const CudaProblem<T> p, const Prepared<T> x, const Gradients<T> f,
+    chunk_states(const CudaProblem<Real> p, const Prepared<Real> x, const Gradients<Real> f,
                  const int parts_k, const int parts_v, const int of_gradients) {
   const int index = static_cast<int>(blockIdx.x);
   if (index < of_gradients)

@@ -79,9 +79,9 @@ struct Met {
   Weight before;
 };
 
-template <class T>
+template <class Real>
 struct Logits {
-  const T* x;
+  const Real* x;
   int n;
   double rate;
   float most;
@@ -165,8 +165,8 @@ struct Logits {
   }
 };
 
-template <class T>
-__device__ int drawn(Logits<T> x, const Settings& s, double chance) {
+template <class Real>
+__device__ int drawn(Logits<Real> x, const Settings& s, double chance) {
   __shared__ Weight bins[kBins];
   float low = INFINITY, high = -INFINITY;
   Weight all = 0;
@@ -209,12 +209,12 @@ __device__ int drawn(Logits<T> x, const Settings& s, double chance) {
   return x.number(m.logit, last(m, target));
 }
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kThreads)
-    draw(const T* logits, int n, const Settings s, const double* chances, int count, int* place,
+    draw(const Real* logits, int n, const Settings s, const double* chances, int count, int* place,
          int first, int* token) {
   const int index = min(max(*place - first, 0), count - 1);
-  const int found = drawn(Logits<T>{logits, n, s.rate, 0}, s, chances[index]);
+  const int found = drawn(Logits<Real>{logits, n, s.rate, 0}, s, chances[index]);
   if (threadIdx.x != 0) return;
   *token = found;
   *place += 1;
@@ -228,9 +228,9 @@ void cuda_draw_token(const Tensor& logits_in, const Sampling& s, const Tensor& c
   require(logits.numel() > 0 && logits.numel() < (1 << 22), "a token drawn from ", logits.numel(),
           " logits, expected 1 to 2^22 - 1");
   const Settings settings{s.temperature > 0 ? 1 / s.temperature : 0, s.top_k, s.top_p};
-  for_cuda_dtype(logits.dtype(), [&]<class T>() {
+  for_cuda_dtype(logits.dtype(), [&]<class Real>() {
     draw<<<1, kThreads, 0, cuda_stream(logits.device())>>>(
-        dptr<const T>(logits), static_cast<int>(logits.numel()), settings,
+        dptr<const Real>(logits), static_cast<int>(logits.numel()), settings,
         dptr<const double>(chances), static_cast<int>(chances.numel()), dptr<int>(place),
         static_cast<int>(first), dptr<int>(token));
   });

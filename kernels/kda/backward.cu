@@ -9,7 +9,8 @@ extern template void kda::backward_form<float>(const Kda::Inputs<Tensor>&, const
 
 void Kda::cuda_backward(const Inputs<Tensor>& in, const Options& o, const Saved& saved,
                         const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
-  for_cuda_dtype(in.v.dtype(), [&]<class T>() { kda::backward_form<T>(in, o, saved, dy, dx); });
+  for_cuda_dtype(in.v.dtype(),
+                 [&]<class Real>() { kda::backward_form<Real>(in, o, saved, dy, dx); });
   if (!in.v.is_meta()) check_launch("kda backward");
 }
 

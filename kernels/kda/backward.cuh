@@ -21,8 +21,8 @@
 
 namespace weft::kernels::kda {
 
-template <class T>
-struct TokenGradients : Gradients<T> {
+template <class Real>
+struct TokenGradients : Gradients<Real> {
   Heads<const float> g;
 };
 
@@ -32,12 +32,12 @@ inline constexpr int kKeys = 64;  // columns of K at a time
 enum Pairs { kP, kPt, kLt, kM };                     // gradients of a block's scores, fp32
 enum Sums { kOfQuery, kOfErase, kOfWrite, kOfEnd };  // of a block, a channel each
 
-template <class T>
+template <class Real>
 struct GradientTiles {
-  using Operands = Slices<T, kKeys, sizeof(T) == 2 ? 64 : 16>;
-  using Keys = Smem<T, kChunk, kKeys>;
+  using Operands = Slices<Real, kKeys, sizeof(Real) == 2 ? 64 : 16>;
+  using Keys = Smem<Real, kChunk, kKeys>;
   using Wide = Smem<float, kChunk, kKeys>;
-  using Square = Smem<T, kChunk, kChunk>;
+  using Square = Smem<Real, kChunk, kChunk>;
   Keys q, k, q_up, k_up, k_down;
   // In one place: the operands of the products with states; then what the groups made.
   Operands slices;
@@ -85,13 +85,13 @@ struct GradientTiles {
 };
 
 // Two neighbouring channels c, c + 1 of a row, those below K.
-template <class T>
-__device__ __forceinline__ void store_channels(T* row, int c, int K, bool pairs, float2 x) {
+template <class Real>
+__device__ __forceinline__ void store_channels(Real* row, int c, int K, bool pairs, float2 x) {
   if (pairs && c + 1 < K) {
     store_pair(row + c, x.x, x.y);
   } else {
-    if (c < K) row[c] = from_float<T>(x.x);
-    if (c + 1 < K) row[c + 1] = from_float<T>(x.y);
+    if (c < K) row[c] = from_float<Real>(x.x);
+    if (c + 1 < K) row[c + 1] = from_float<Real>(x.y);
   }
 }
 
@@ -110,10 +110,10 @@ __device__ __forceinline__ Row load_row(const float* from, int begin, int end) {
   return row;
 }
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kGradientThreads, 1)
-    token_gradients(const __grid_constant__ TokenGradients<T> a) {
-  using Tiles = GradientTiles<T>;
+    token_gradients(const __grid_constant__ TokenGradients<Real> a) {
+  using Tiles = GradientTiles<Real>;
   Arena arena(dynamic_memory());
   const Tiles x(arena);
   const int role = warpgroup_index(), block = warp_index() % 4, top = kBlock * block;
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
   a.grid.for_pieces([&](const Span& s, int b, int h) {
     const int64_t token = a.grid.token(b, h, s.begin), hk = h / a.group;
     const int64_t place = (b * a.grid.T + s.begin) * a.grid.H + h;  // in [B, T, H]
-    const PieceProducts<T, typename Tiles::Operands> products(a, x.slices, s, b, h);
+    const PieceProducts<Real, typename Tiles::Operands> products(a, x.slices, s, b, h);
     __syncthreads();  // the piece before is done
     if (at < kChunk) x.gates[at] = at < s.n ? a.gates[token + at] : Gate{};
 
@@ -349,16 +349,16 @@ __global__ void __launch_bounds__(kGradientThreads, 1)
   });
 }
 
-template <class T>
+template <class Real>
 void backward_form(const Kda::Inputs<Tensor>& in, const Kda::Options& o, const Kda::Saved& saved,
                    const Kda::Outputs<Tensor>& dy, Kda::Inputs<Tensor>& dx) {
-  const auto run = [](const CudaProblem<T>& p, const Gradients<T>& gradients) {
+  const auto run = [](const CudaProblem<Real>& p, const Gradients<Real>& gradients) {
     Arena count;
-    (void)GradientTiles<T>(count);
-    launch(token_gradients<T>, p.chunk_heads(), kGradientThreads, count.used(),
-           TokenGradients<T>{gradients, p.chunks.g});
+    (void)GradientTiles<Real>(count);
+    launch(token_gradients<Real>, p.chunk_heads(), kGradientThreads, count.used(),
+           TokenGradients<Real>{gradients, p.chunks.g});
   };
-  overwrite::backward_form<CudaProblem<T>, Kda>(in, o, saved, dy, dx, run);
+  delta_rule::backward_form<CudaProblem<Real>, Kda>(in, o, saved, dy, dx, run);
 }
 
 }  // namespace weft::kernels::kda

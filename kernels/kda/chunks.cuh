@@ -15,39 +15,40 @@
 
 namespace weft::kernels::kda {
 
-using namespace overwrite;
+using namespace delta_rule;
 
 inline constexpr int kBlock = 16, kBlocks = kChunk / kBlock;
 
-template <class T>
+template <class Real>
 struct Chunks {
   Grid grid;
   int K, group, width;  // width: of rows of K in memory
   float scale;
-  Heads<const T> q, k;
+  Heads<const Real> q, k;
   Heads<const float> beta, g;
-  T *inverse, *scores;     // [B, H, T, kInverseWidth], [B, H, T, 64]
+  Real *inverse, *scores;  // [B, H, T, kInverseWidth], [B, H, T, 64]
   Gate* gates;             // [B, H, T]
-  T *q_up, *k_up, *k_end;  // [B, H, T, width]: from the piece's start (q times scale), to its end
-  float* total;            // [B, H, chunks, width], of the piece that ends with the chunk
+  Real *q_up, *k_up,
+      *k_end;    // [B, H, T, width]: from the piece's start (q times scale), to its end
+  float* total;  // [B, H, chunks, width], of the piece that ends with the chunk
 };
 
-template <class T, int KP>
+template <class Real, int KP>
 struct ChunkTiles {
-  Smem<T, kChunk, KP> q, k, k_down;
+  Smem<Real, kChunk, KP> q, k, k_down;
   Smem<float, kChunk, KP> a;  // log gates, then gates
   float* sums;                // [kBlocks][KP]: log2 gates of a block
   float* system;              // [64, kPitch]
   float* own;                 // [kBlocks][16][16]: scores of q with k within a block
   float* beta;                // [64]
   __host__ __device__ explicit ChunkTiles(Arena& arena) {
-    q = arena.carve<Smem<T, kChunk, KP>>();
-    k = arena.carve<Smem<T, kChunk, KP>>();
+    q = arena.carve<Smem<Real, kChunk, KP>>();
+    k = arena.carve<Smem<Real, kChunk, KP>>();
     a = arena.carve<Smem<float, kChunk, KP>>();
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<Real, float>) {
       k_down = a;  // a lane reads its channels of a block before it writes them
     } else {
-      k_down = arena.carve<Smem<T, kChunk, KP>>();
+      k_down = arena.carve<Smem<Real, kChunk, KP>>();
     }
     sums = arena.carve<float>(kBlocks * KP);
     system = arena.carve<float>(kChunk * kPitch);
@@ -106,8 +107,8 @@ __device__ __forceinline__ void scale_frag(Frag<bf16, 16>& frag, const float (&b
 
 // Scores of a block with itself: P [q_i . k_j], M [k_i . k_j], faded from j to i. Two columns j at
 // a time; a lane adds up every 32nd pair of channels. put(i, j, p, m) for j <= i.
-template <class T, int KP, class F>
-__device__ __forceinline__ void block_scores(const ChunkTiles<T, KP>& x, int top, F&& put) {
+template <class Real, int KP, class F>
+__device__ __forceinline__ void block_scores(const ChunkTiles<Real, KP>& x, int top, F&& put) {
   const int lane = lane_index();
 #pragma unroll 1
   for (int j = 0; j < kBlock; j += 2) {
@@ -139,11 +140,11 @@ __device__ __forceinline__ void block_scores(const ChunkTiles<T, KP>& x, int top
   }
 }
 
-template <class T, int KP>
-__global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
-    prepare(const __grid_constant__ Chunks<T> a) {
+template <class Real, int KP>
+__global__ void __launch_bounds__(128, KP <= 128 && sizeof(Real) == 2 ? 2 : 1)
+    prepare(const __grid_constant__ Chunks<Real> a) {
   Arena arena(dynamic_memory());
-  const ChunkTiles<T, KP> x(arena);
+  const ChunkTiles<Real, KP> x(arena);
   const int block = warp_index(), top = kBlock * block, at = static_cast<int>(threadIdx.x);
   const int lane = lane_index();
   float* const own = x.own + block * kBlock * kBlock;
@@ -224,7 +225,7 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
     }
     __syncthreads();
 
-    T* const scores = a.scores + (token + top) * kChunk;
+    Real* const scores = a.scores + (token + top) * kChunk;
 #pragma unroll 1
     for (int other = 0; other < kBlocks; ++other) {
       Acc<kBlock> P, M;
@@ -232,7 +233,7 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
       fill(M, 0.f);
 #pragma unroll 2
       for (int k0 = 0; k0 < KP && other < block; k0 += 16) {
-        auto q = load_frag<T, 16>(x.q, top, k0), k = load_frag<T, 16>(x.k, top, k0);
+        auto q = load_frag<Real, 16>(x.q, top, k0), k = load_frag<Real, 16>(x.k, top, k0);
         if (other + 1 < block) {
           float by[2][2];
 #pragma unroll
@@ -266,16 +267,16 @@ __global__ void __launch_bounds__(128, KP <= 128 && sizeof(T) == 2 ? 2 : 1)
     }
     __syncthreads();
     invert(x.system);
-    store_inverse(x.system, a.inverse + token * kInverseWidth<T>, s.n);
+    store_inverse(x.system, a.inverse + token * kInverseWidth<Real>, s.n);
   });
 }
 
 // A call, and what `prepare` fills: the scans take q and k with their decays, of each head.
-template <class T>
-struct CudaProblem : overwrite::Problem<T, Kda, true> {
+template <class Real>
+struct CudaProblem : delta_rule::Problem<Real, Kda, true> {
   CudaProblem(const Kda::Inputs<Tensor>& x, const Kda::Options& o)
-      : overwrite::Problem<T, Kda, true>(x, o) {
-    const int64_t B = x.v.size(0), L = x.v.size(1), H = x.v.size(2), width = pitch<T>(this->K);
+      : delta_rule::Problem<Real, Kda, true>(x, o) {
+    const int64_t B = x.v.size(0), L = x.v.size(1), H = x.v.size(2), width = pitch<Real>(this->K);
     const Device device = x.v.device();
     for (Tensor* t : {&q_up, &k_up, &k_end}) *t = empty({B, H, L, width}, x.v.dtype(), device);
     total = empty({B, H, this->grid.chunks, width}, Dtype::f32, device);
@@ -284,21 +285,21 @@ struct CudaProblem : overwrite::Problem<T, Kda, true> {
               this->group,
               static_cast<int>(width),
               this->scale,
-              heads<const T>(this->q),
-              heads<const T>(this->k),
+              heads<const Real>(this->q),
+              heads<const Real>(this->k),
               heads<const float>(x.beta),
               heads<const float>(this->g),
-              dptr<T>(this->inverse),
-              dptr<T>(this->scores),
+              dptr<Real>(this->inverse),
+              dptr<Real>(this->scores),
               reinterpret_cast<Gate*>(dptr<float>(this->gates)),
-              dptr<T>(q_up),
-              dptr<T>(k_up),
-              dptr<T>(k_end),
+              dptr<Real>(q_up),
+              dptr<Real>(k_up),
+              dptr<Real>(k_end),
               dptr<float>(total)};
-    const auto rows = [&](const T* data) {
-      return Heads<const T>{data, H * L * width, width, L * width};
+    const auto rows = [&](const Real* data) {
+      return Heads<const Real>{data, H * L * width, width, L * width};
     };
-    Scan<T>& scan = this->scan;
+    Scan<Real>& scan = this->scan;
     scan.group = 1, scan.scale = 1;
     scan.q = rows(chunks.q_up), scan.k = rows(chunks.k_up), scan.k_end = rows(chunks.k_end);
     scan.total = chunks.total, scan.g = chunks.g;
@@ -307,12 +308,12 @@ struct CudaProblem : overwrite::Problem<T, Kda, true> {
   template <int KP>
   void prepare_chunks() const {
     Arena count;
-    (void)ChunkTiles<T, KP>(count);
-    launch(prepare<T, KP>, this->chunk_heads(), 128, count.used(), chunks);
+    (void)ChunkTiles<Real, KP>(count);
+    launch(prepare<Real, KP>, this->chunk_heads(), 128, count.used(), chunks);
   }
 
   Tensor q_up, k_up, k_end, total;
-  Chunks<T> chunks;
+  Chunks<Real> chunks;
 };
 
 }  // namespace weft::kernels::kda

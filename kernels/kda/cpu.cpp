@@ -13,41 +13,42 @@ using kda::Tokens;
 
 const Registered<Kda> registered;
 
-template <class T>
+template <class Real>
 struct Tiles {
-  Tiles(Carver<T>& c, const Problem<T>& p)
+  Tiles(Carver<Real>& c, const Problem<Real>& p)
       : x(c, p.K, p.V),
         k_t(c.tile(tiled(p.K), kSub)),
         S(c.tile(tiled(p.K), tiled(p.V))),
         read(c.tile(2 * kSub, tiled(p.V))) {}
-  Tokens<T> x;
-  Tile<T> k_t;
-  Tile<T> S;     // the state before a sub-chunk, then after it
-  Tile<T> read;  // what q and k read of it; then o in the place of the first
+  Tokens<Real> x;
+  Tile<Real> k_t;
+  Tile<Real> S;     // the state before a sub-chunk, then after it
+  Tile<Real> read;  // what q and k read of it; then o in the place of the first
 };
 
-template <class T>
-void sub_chunk(const Problem<T>& p, Tiles<T>& w) {
+template <class Real>
+void sub_chunk(const Problem<Real>& p, Tiles<Real>& w) {
   const int64_t K = tiled(p.K), V = tiled(p.V);
-  product(2 * kSub, V, K, w.x.qk_up, w.S, T(0), w.read);
+  product(2 * kSub, V, K, w.x.qk_up, w.S, Real(0), w.read);
   kda::solve(V, w.read.below(kSub), w.x);
-  product(kSub, V, kSub, w.x.P, w.x.U, T(1), w.read, Band::lower);
+  product(kSub, V, kSub, w.x.P, w.x.U, Real(1), w.read, Band::lower);
   scale_rows(p.K, V, w.x.gates.total, w.S);
-  product_of_transposed(K, V, kSub, w.x.k_down, w.x.U, T(1), w.S);
+  product_of_transposed(K, V, kSub, w.x.k_down, w.x.U, Real(1), w.S);
 }
 
 // One token of head h of row b: o and the new state in two passes over the old one. written: [V].
-template <class T>
-void decode(const Problem<T>& p, int64_t b, int64_t h, T* written, T* out, View<T> final_state) {
+template <class Real>
+void decode(const Problem<Real>& p, int64_t b, int64_t h, Real* written, Real* out,
+            View<Real> final_state) {
   const int64_t K = p.K, V = p.V, hk = h / p.group;
-  std::fill_n(written, V, T(0));
-  std::fill_n(out, V, T(0));
-  T match = 0;  // q . k
+  std::fill_n(written, V, Real(0));
+  std::fill_n(out, V, Real(0));
+  Real match = 0;  // q . k
   for (int64_t d = 0; d < K; ++d) {
     match += p.q(b, 0, hk, d) * p.k(b, 0, hk, d);
     if (!p.state) continue;
-    const T *const S = p.state.at(b, h, d), decay = vexp(p.g(b, 0, h, d));
-    const T k = decay * p.k(b, 0, hk, d), q = decay * p.q(b, 0, hk, d);
+    const Real *const S = p.state.at(b, h, d), decay = vexp(p.g(b, 0, h, d));
+    const Real k = decay * p.k(b, 0, hk, d), q = decay * p.q(b, 0, hk, d);
 #pragma omp simd
     for (int64_t c = 0; c < V; ++c) {
       written[c] += k * S[c];
@@ -60,11 +61,11 @@ void decode(const Problem<T>& p, int64_t b, int64_t h, T* written, T* out, View<
   }
   if (!final_state) return;
   for (int64_t d = 0; d < K; ++d) {
-    T* const S = final_state.at(b, h, d);
-    const T* const before = p.state ? p.state.at(b, h, d) : nullptr;
-    const T k = p.k(b, 0, hk, d), decay = vexp(p.g(b, 0, h, d));
+    Real* const S = final_state.at(b, h, d);
+    const Real* const before = p.state ? p.state.at(b, h, d) : nullptr;
+    const Real k = p.k(b, 0, hk, d), decay = vexp(p.g(b, 0, h, d));
 #pragma omp simd
-    for (int64_t c = 0; c < V; ++c) S[c] = (before ? decay * before[c] : T(0)) + k * written[c];
+    for (int64_t c = 0; c < V; ++c) S[c] = (before ? decay * before[c] : Real(0)) + k * written[c];
   }
 }
 
@@ -92,28 +93,28 @@ void Kda::cpu_forward(const Inputs<Tensor>& in, const Options& options, Outputs<
   const Dtype dtype = in.v.dtype();
   const Device device = in.v.device();
   if (rounds_operands(dtype) && in.v.size(1) > 1)
-    return overwrite::Form<Kda>(in, options).forward(y);
-  for_real(dtype, [&]<class T>() {
-    const Problem<T> p(in, options);
-    const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);
+    return delta_rule::Form<Kda>(in, options).forward(y);
+  for_real(dtype, [&]<class Real>() {
+    const Problem<Real> p(in, options);
+    const View<Real> o = view<Real>(y.o), final_state = view<Real>(y.final_state);
     if (p.L == 1) {
       const Tensor scratch = empty({thread_count(), tiled(p.V)}, dtype, device);
       if (device.is_meta()) return;
       const int64_t grain = std::max<int64_t>(1, 32768 / (p.K * p.V));
       return parallel_ranges(p.B * p.H, grain, [&](int64_t from, int64_t to) {
-        T* const written = scratch.data<T>() + thread_index() * scratch.size(1);
+        Real* const written = scratch.data<Real>() + thread_index() * scratch.size(1);
         for (int64_t i = from; i < to; ++i)
           decode(p, i / p.H, i % p.H, written, o.at(i / p.H, 0, i % p.H), final_state);
       });
     }
     if (saved && p.chunks > 1)
       saved->states = empty({p.B, p.chunks - 1, p.H, p.K, p.V}, dtype, device);
-    const Tensor scratch = scratch_for<Tiles<T>, T>(p, device);
+    const Tensor scratch = scratch_for<Tiles<Real>, Real>(p, device);
     if (device.is_meta()) return;
-    const View<T> states = saved ? view<T>(saved->states) : View<T>{};
+    const View<Real> states = saved ? view<Real>(saved->states) : View<Real>{};
     parallel_for(p.B * p.H, [&](int64_t i) {
       const int64_t b = i / p.H, h = i % p.H;
-      auto w = scratch_tiles<Tiles<T>, T>(p, scratch);
+      auto w = scratch_tiles<Tiles<Real>, Real>(p, scratch);
       const auto piece = [&](const Piece& piece) {
         if (piece.first)
           load(p.K, p.V, p.before(piece, b, h, states), w.S);

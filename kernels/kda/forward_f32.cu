@@ -3,9 +3,9 @@
 
 namespace weft::kernels {
 
-template void overwrite::forward_form<kda::CudaProblem<float>, Kda>(const Kda::Inputs<Tensor>&,
-                                                                    const Kda::Options&,
-                                                                    Kda::Outputs<Tensor>&,
-                                                                    Kda::Saved*);
+template void delta_rule::forward_form<kda::CudaProblem<float>, Kda>(const Kda::Inputs<Tensor>&,
+                                                                     const Kda::Options&,
+                                                                     Kda::Outputs<Tensor>&,
+                                                                     Kda::Saved*);
 
 }  // namespace weft::kernels

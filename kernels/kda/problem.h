@@ -13,7 +13,7 @@ namespace weft::kernels::kda {
 inline constexpr int64_t kChunk = 64;
 inline constexpr int64_t kSubs = kChunk / kSub;
 
-template <class T>
+template <class Real>
 struct Problem {
   Problem(const Inputs<Kda>& x, const Options<Kda>& o)
       : initial(x.initial_state ? x.initial_state.contiguous() : x.initial_state),
@@ -25,21 +25,22 @@ struct Problem {
         V(x.v.size(3)),
         documents(o.cu_seqlens, B, L, kChunk),
         chunks(documents.chunks()),
-        scale(static_cast<T>(o.factor(K))),
-        q(view<const T>(x.q)),
-        k(view<const T>(x.k)),
-        v(view<const T>(x.v)),
-        beta(view<const T>(x.beta)),
-        g(view<const T>(x.g)),
-        state(view<const T>(initial)) {}
+        scale(static_cast<Real>(o.factor(K))),
+        q(view<const Real>(x.q)),
+        k(view<const Real>(x.k)),
+        v(view<const Real>(x.v)),
+        beta(view<const Real>(x.beta)),
+        g(view<const Real>(x.g)),
+        state(view<const Real>(initial)) {}
 
   // Tokens from t on of one head of a [B, T, heads, width] tensor.
-  static Rows<const T> rows(const View<const T>& x, int64_t b, int64_t t, int64_t h) {
+  static MatrixView<const Real> rows(const View<const Real>& x, int64_t b, int64_t t, int64_t h) {
     return {x.at(b, t, h), x.stride(1), x.stride(3)};
   }
   // The state before a piece of head h: its document's first one (no data where that is zero), or
   // the one kept on the grid.
-  Rows<const T> before(const Piece& p, int64_t b, int64_t h, const View<T>& kept) const {
+  MatrixView<const Real> before(const Piece& p, int64_t b, int64_t h,
+                                const View<Real>& kept) const {
     if (!p.first) return {kept.at(b, p.chunk - 1, h), V};
     return {state ? state.at(p.document, h) : nullptr, V};
   }
@@ -48,16 +49,16 @@ struct Problem {
   int64_t B, L, H, group, K, V;
   Documents documents;
   int64_t chunks;
-  T scale;
-  View<const T> q, k, v, beta, g, state;
+  Real scale;
+  View<const Real> q, k, v, beta, g, state;
 };
 
 // n tokens of a sub-chunk; rows from n on are zeros that keep the state. Row kSub + i of a tile of
 // two parts belongs to the key of token i.
-template <class T>
+template <class Real>
 struct Tokens {
   Tokens() = default;
-  Tokens(Carver<T>& c, int64_t K, int64_t V)
+  Tokens(Carver<Real>& c, int64_t K, int64_t V)
       : gates(c, K),
         qk(c.tile(2 * kSub, tiled(K))),
         qk_up(c.tile(2 * kSub, tiled(K))),
@@ -68,11 +69,11 @@ struct Tokens {
         U(c.tile(kSub, tiled(V))),
         beta(c.row(kSub)) {}
 
-  Tile<T> q() const { return qk; }
-  Tile<T> k() const { return qk.below(kSub); }
+  Tile<Real> q() const { return qk; }
+  Tile<Real> k() const { return qk.below(kSub); }
 
   // Of head h from token t on. `missed` then holds v, and k_t [K, kSub] the keys.
-  void load(const Problem<T>& p, int64_t b, int64_t h, int64_t t, int64_t tokens, Tile<T> k_t,
+  void load(const Problem<Real>& p, int64_t b, int64_t h, int64_t t, int64_t tokens, Tile<Real> k_t,
             int64_t ahead) {
     const int64_t hk = h / p.group, K = tiled(p.K);
     n = tokens;
@@ -80,7 +81,7 @@ struct Tokens {
     kernels::load(n, p.K, p.rows(p.q, b, t, hk), q(), p.scale, ahead);
     kernels::load(n, p.K, p.rows(p.k, b, t, hk), k(), 1, ahead);
     kernels::load(n, p.V, p.rows(p.v, b, t, h), missed, 1, ahead);
-    for (int64_t i = 0; i < kSub; ++i) beta[i] = i < n ? p.beta(b, t + i, h) : T(0);
+    for (int64_t i = 0; i < kSub; ++i) beta[i] = i < n ? p.beta(b, t + i, h) : Real(0);
     multiply(K, q(), gates.up, qk_up);
     multiply(K, k(), gates.up, qk_up.below(kSub));
     multiply(K, k(), gates.down, k_down);
@@ -90,25 +91,25 @@ struct Tokens {
   }
 
   int64_t n = 0;
-  Gates<T> gates;
-  Tile<T> qk;         // scale * q, then k
-  Tile<T> qk_up;      // the same, decayed from before the sub-chunk
-  Tile<T> k_down;     // k, decayed to the sub-chunk's end
-  Tile<T> P, M;       // decayed scores of q with k, and of k with k: used below its diagonal
-  Tile<T> missed, U;  // v less what the memory returns for k; beta * missed, which is written
-  T* beta = nullptr;
+  SubChunkGates<Real> gates;
+  Tile<Real> qk;         // scale * q, then k
+  Tile<Real> qk_up;      // the same, decayed from before the sub-chunk
+  Tile<Real> k_down;     // k, decayed to the sub-chunk's end
+  Tile<Real> P, M;       // decayed scores of q with k, and of k with k: used below its diagonal
+  Tile<Real> missed, U;  // v less what the memory returns for k; beta * missed, which is written
+  Real* beta = nullptr;
 };
 
 // missed = (1 + M Diag(beta))^-1 (missed - read) and U = beta * missed, by forward substitution.
-template <class T>
-void solve(int64_t V, Tile<T> read, Tokens<T>& x) {
+template <class Real>
+void solve(int64_t V, Tile<Real> read, Tokens<Real>& x) {
   for (int64_t c = 0; c < V; c += kTile) {
-    Line<T> rest[kSub];
+    Line<Real> rest[kSub];
 #pragma GCC unroll 16
     for (int i = 0; i < kSub; ++i) rest[i] = line(x.missed.row(i) + c) - line(read.row(i) + c);
 #pragma GCC unroll 16
     for (int i = 0; i < kSub; ++i) {
-      const Line<T> u = rest[i] * x.beta[i];
+      const Line<Real> u = rest[i] * x.beta[i];
       line(x.missed.row(i) + c) = rest[i];
       line(x.U.row(i) + c) = u;
 #pragma GCC unroll 16
@@ -118,15 +119,15 @@ void solve(int64_t V, Tile<T> read, Tokens<T>& x) {
 }
 
 // The adjoint: dU becomes R = (1 + Diag(beta) M)^-T dU, and `erased` -beta R.
-template <class T>
-void solve_back(int64_t V, const Tokens<T>& x, Tile<T> dU, Tile<T> erased) {
+template <class Real>
+void solve_back(int64_t V, const Tokens<Real>& x, Tile<Real> dU, Tile<Real> erased) {
   for (int64_t c = 0; c < V; c += kTile) {
-    Line<T> rest[kSub];
+    Line<Real> rest[kSub];
 #pragma GCC unroll 16
     for (int i = 0; i < kSub; ++i) rest[i] = line(dU.row(i) + c);
 #pragma GCC unroll 16
     for (int i = kSub - 1; i >= 0; --i) {
-      const Line<T> r = rest[i] * -x.beta[i];
+      const Line<Real> r = rest[i] * -x.beta[i];
       line(dU.row(i) + c) = rest[i];
       line(erased.row(i) + c) = r;
 #pragma GCC unroll 16

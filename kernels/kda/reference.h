@@ -63,20 +63,21 @@ struct Reference<Kda> {
       }
   }
 
-  template <class T>
-  static void recurrent(Inputs<Kda, View<T>> x, const Kda::Options& o, Outputs<Kda, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<Kda, View<Real>> x, const Kda::Options& o,
+                        Outputs<Kda, View<Real>> y) {
     const int64_t H = x.v.size(2), group = H / x.k.size(2), K = x.k.size(3), V = x.v.size(3);
     const Documents docs(o.cu_seqlens, x.v.size(0), x.v.size(1));
-    const T scale = static_cast<T>(o.factor(K));
-    std::vector<T> error(static_cast<size_t>(V));
+    const Real scale = static_cast<Real>(o.factor(K));
+    std::vector<Real> error(static_cast<size_t>(V));
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = docs.row(n);
-        std::vector<T> S = start(x.initial_state, n, h, K, V);
+        std::vector<Real> S = start(x.initial_state, n, h, K, V);
         for (int64_t t = docs.begin(n); t < docs.end(n); ++t) {
           step(x, b, t, h, S.data(), error.data());
           for (int64_t c = 0; c < V; ++c) {
-            T sum = 0;
+            Real sum = 0;
             for (int64_t d = 0; d < K; ++d)
               sum += S[static_cast<size_t>(d * V + c)] * x.q(b, t, h / group, d);
             y.o(b, t, h, c) = scale * sum;
@@ -92,32 +93,32 @@ struct Reference<Kda> {
   // where e is the value that was missed.
   //   dk = dS beta e - beta Sbar du;  dSbar = dS - beta k du';  dg = rowsum(dSbar . Sbar);
   //   dS = diag(e^g) dSbar
-  template <class T>
-  static void recurrent_backward(Inputs<Kda, View<T>> x, const Kda::Options& o,
-                                 Outputs<Kda, View<T>> dy, Inputs<Kda, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<Kda, View<Real>> x, const Kda::Options& o,
+                                 Outputs<Kda, View<Real>> dy, Inputs<Kda, View<Real>> dx) {
     const int64_t H = x.v.size(2), group = H / x.k.size(2), K = x.k.size(3), V = x.v.size(3);
     const Documents docs(o.cu_seqlens, x.v.size(0), x.v.size(1));
-    const T scale = static_cast<T>(o.factor(K));
-    std::vector<T> du(static_cast<size_t>(V));
+    const Real scale = static_cast<Real>(o.factor(K));
+    std::vector<Real> du(static_cast<size_t>(V));
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = docs.row(n), begin = docs.begin(n), end = docs.end(n), hk = h / group;
-        std::vector<std::vector<T>> states = {start(x.initial_state, n, h, K, V)}, errors;
+        std::vector<std::vector<Real>> states = {start(x.initial_state, n, h, K, V)}, errors;
         for (int64_t t = begin; t < end; ++t) {
           states.push_back(states.back());
           errors.emplace_back(static_cast<size_t>(V));
           step(x, b, t, h, states.back().data(), errors.back().data());
         }
-        std::vector<T> dS = start(dy.final_state, n, h, K, V);
+        std::vector<Real> dS = start(dy.final_state, n, h, K, V);
         for (int64_t t = end - 1; t >= begin; --t) {
-          const T* const S = states[static_cast<size_t>(t - begin + 1)].data();
-          const T* const before = states[static_cast<size_t>(t - begin)].data();
-          const T* const error = errors[static_cast<size_t>(t - begin)].data();
-          const T beta = x.beta(b, t, h);
+          const Real* const S = states[static_cast<size_t>(t - begin + 1)].data();
+          const Real* const before = states[static_cast<size_t>(t - begin)].data();
+          const Real* const error = errors[static_cast<size_t>(t - begin)].data();
+          const Real beta = x.beta(b, t, h);
           for (int64_t c = 0; c < V; ++c) {
-            T& sum = du[static_cast<size_t>(c)] = 0;
+            Real& sum = du[static_cast<size_t>(c)] = 0;
             for (int64_t d = 0; d < K; ++d) {
-              T& flow = dS[static_cast<size_t>(d * V + c)];
+              Real& flow = dS[static_cast<size_t>(d * V + c)];
               dx.q(b, t, hk, d) += scale * S[d * V + c] * dy.o(b, t, h, c);
               flow += scale * x.q(b, t, hk, d) * dy.o(b, t, h, c);
               sum += flow * x.k(b, t, hk, d);
@@ -126,10 +127,10 @@ struct Reference<Kda> {
             dx.beta(b, t, h) += sum * error[c];
           }
           for (int64_t d = 0; d < K; ++d) {
-            const T decay = std::exp(x.g(b, t, h, d));
+            const Real decay = std::exp(x.g(b, t, h, d));
             for (int64_t c = 0; c < V; ++c) {
-              T& flow = dS[static_cast<size_t>(d * V + c)];
-              const T decayed = decay * before[d * V + c], u = du[static_cast<size_t>(c)];
+              Real& flow = dS[static_cast<size_t>(d * V + c)];
+              const Real decayed = decay * before[d * V + c], u = du[static_cast<size_t>(c)];
               dx.k(b, t, hk, d) += beta * (flow * error[c] - decayed * u);
               flow -= beta * x.k(b, t, hk, d) * u;
               dx.g(b, t, h, d) += flow * decayed;
@@ -249,9 +250,10 @@ struct Reference<Kda> {
   }
 
   // A state of one head, row by row; zeros where it is absent.
-  template <class T>
-  static std::vector<T> start(const View<T>& state, int64_t n, int64_t h, int64_t K, int64_t V) {
-    std::vector<T> S(static_cast<size_t>(K * V), T(0));
+  template <class Real>
+  static std::vector<Real> start(const View<Real>& state, int64_t n, int64_t h, int64_t K,
+                                 int64_t V) {
+    std::vector<Real> S(static_cast<size_t>(K * V), Real(0));
     for (int64_t i = 0; i < K * V && state; ++i)
       S[static_cast<size_t>(i)] = state(n, h, i / V, i % V);
     return S;
@@ -259,12 +261,13 @@ struct Reference<Kda> {
 
   // One token of one head: S <- the state after it; `error` [V] <- v - Sbar' k, the value it
   // missed.
-  template <class T>
-  static void step(const Inputs<Kda, View<T>>& x, int64_t b, int64_t t, int64_t h, T* S, T* error) {
+  template <class Real>
+  static void step(const Inputs<Kda, View<Real>>& x, int64_t b, int64_t t, int64_t h, Real* S,
+                   Real* error) {
     const int64_t hk = h / (x.v.size(2) / x.k.size(2)), K = x.k.size(3), V = x.v.size(3);
     for (int64_t c = 0; c < V; ++c) error[c] = x.v(b, t, h, c);
     for (int64_t d = 0; d < K; ++d) {
-      const T decay = std::exp(x.g(b, t, h, d));
+      const Real decay = std::exp(x.g(b, t, h, d));
       for (int64_t c = 0; c < V; ++c) {
         S[d * V + c] *= decay;
         error[c] -= S[d * V + c] * x.k(b, t, hk, d);

@@ -171,7 +171,7 @@ void head_gradients(const Problem<Real>& p, const Gradients<Real>& f, int64_t b,
 
   // What goes through the state before the piece.
   const auto before = p.state_before(f.states, b, h, piece);
-  const auto z = p.normalize ? p.z_before(f.sums, b, h, piece) : Rows<const Real>{};
+  const auto z = p.normalize ? p.z_before(f.sums, b, h, piece) : MatrixView<const Real>{};
   if (before || z) {
     load(p.K, p.V, before, w.state);
     transpose(K, V, w.state, w.s_t);
@@ -189,7 +189,7 @@ void head_gradients(const Problem<Real>& p, const Gradients<Real>& f, int64_t b,
   product(rows, K, rows, w.dp, w.k, Real(before || z ? 1 : 0), w.dq, Band::lower);
 
   // What goes through the state after it.
-  Rows<const Real> after, dz;
+  MatrixView<const Real> after, dz;
   if (piece.last) {
     after = p.state_of(f.dfinal_state, h, piece);
     dz = p.z_of(f.dfinal_z, h, piece);

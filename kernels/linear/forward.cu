@@ -23,17 +23,17 @@ void Linear::cuda_forward(const Inputs<Tensor>& inputs, const Options& o, Output
     states = empty({B, segments - 1, H, x.q.size(3), x.v.size(3)}, Dtype::f32, device);
   if (x.q.is_meta()) return;
   if (x.q.size(1) > 1 && segments == 0 && linear::hopper_forward(x, o, y)) return;
-  for_cuda_dtype(x.q.dtype(), [&]<class T>() {
-    const linear::CudaProblem<T> p(x, o, cu_seqlens);
+  for_cuda_dtype(x.q.dtype(), [&]<class Real>() {
+    const linear::CudaProblem<Real> p(x, o, cu_seqlens);
     launch_forward(
-        p, linear::Results<T>{.o = token_rows<T>(y.o),
-                              .final_state = dptr<float>(y.final_state),
-                              .final_z = dptr<float>(y.final_z),
-                              .denominator = dptr<float>(saved ? saved->denominator : Tensor()),
-                              .kept = {.states = dptr<float>(states),
-                                       .places = segments - 1,
-                                       .every = linear::kSegment},
-                              .segments = segments});
+        p, linear::Results<Real>{.o = token_rows<Real>(y.o),
+                                 .final_state = dptr<float>(y.final_state),
+                                 .final_z = dptr<float>(y.final_z),
+                                 .denominator = dptr<float>(saved ? saved->denominator : Tensor()),
+                                 .kept = {.states = dptr<float>(states),
+                                          .places = segments - 1,
+                                          .every = linear::kSegment},
+                                 .segments = segments});
   });
   check_launch("linear forward");
 }

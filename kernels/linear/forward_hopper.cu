@@ -48,9 +48,9 @@ struct Tiles {
         loaded(arena.carve<Ring<kStages>>()),
         scored(arena.carve<Ring<kBuffers>>()),
         decayed(arena.carve<Ring<kBuffers>>()),
-        decays(arena.carve<float>(kBuffers * Decay<kTokens>::kFloats)) {}
-  __device__ Decay<kTokens> decay(Turn turn) const {
-    return {decays + turn.stage * Decay<kTokens>::kFloats};
+        decays(arena.carve<float>(kBuffers * SharedDecay<kTokens>::kFloats)) {}
+  __device__ SharedDecay<kTokens> decay(Turn turn) const {
+    return {decays + turn.stage * SharedDecay<kTokens>::kFloats};
   }
 };
 
@@ -101,7 +101,7 @@ struct LaneDecays {
   tile::Rows row_high, row_low;
   tile::Cols<C> col_high, col_low;
 
-  __device__ LaneDecays(const Decay<C>& decay, int row0)
+  __device__ LaneDecays(const SharedDecay<C>& decay, int row0)
       : row_high(tile::load_rows(decay.high() + row0)),
         row_low(tile::load_rows(decay.low() + row0)),
         col_high(tile::load_cols<C>(decay.high())),
@@ -184,7 +184,7 @@ __device__ void carry_state(const Tiles<K>& w, const CudaProblem<bf16>& p, const
     const auto q = w.q[load.stage], k = w.k[load.stage];
     const auto values = tile::load_frag_t<bf16, kTokens>(w.v[load.stage], 0, 16 * warp);
     auto late_values = values;  // times e^{G_C - G}
-    const Decay<kTokens> decay = w.decay(turn);
+    const SharedDecay<kTokens> decay = w.decay(turn);
     float total = 1.f;
     if constexpr (kDecays) {
       w.decayed.wait(turn);

@@ -8,26 +8,26 @@
 
 namespace weft::kernels::linear {
 
-template <class T>
+template <class Real>
 struct Gradients {
-  StateGradient<T> state;
-  TokenRows<const T> o;
-  KeptStates<T> before, after;  // of the chunks, and gradients
-  TokenRows<T> dq, dk, dv;
+  StateGradient<Real> state;
+  TokenRows<const Real> o;
+  KeptStates<Real> before, after;  // of the chunks, and gradients
+  TokenRows<Real> dq, dk, dv;
   float *dd, *dg;      // [B, T, H]
   double* gate_parts;  // [B, chunks, H]
   int chunks;
 };
 
 // dd = - dout . o / denominator, a warp for each token and head.
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(256)
-    denominator_gradients(const CudaProblem<T> p, const Gradients<T> f) {
+    denominator_gradients(const CudaProblem<Real> p, const Gradients<Real> f) {
   const int64_t row = int64_t{blockIdx.x} * 8 + tile::warp_index();
   if (row >= int64_t{p.B} * p.documents.T * p.H) return;
   const int h = static_cast<int>(row % p.H), t = static_cast<int>(row / p.H % p.documents.T);
   const int b = static_cast<int>(row / p.H / p.documents.T);
-  const T *const dout = f.state.dout.at(b, t, h), *const o = f.o.at(b, t, h);
+  const Real *const dout = f.state.dout.at(b, t, h), *const o = f.o.at(b, t, h);
   float sum = 0.f;
   for (int e = tile::lane_index(); e < p.V; e += 32)
     sum += tile::to_float(dout[e]) * tile::to_float(o[e]);
@@ -35,9 +35,9 @@ __global__ void __launch_bounds__(256)
   if (tile::lane_index() == 0) f.dd[row] = -sum / f.state.denominator[row];
 }
 
-template <class T, bool kExact>
+template <class Real, bool kExact>
 __global__ void __launch_bounds__(kStateThreads)
-    chunk_states(const CudaProblem<T> p, const Gradients<T> f, const int of_gradients) {
+    chunk_states(const CudaProblem<Real> p, const Gradients<Real> f, const int of_gradients) {
   const int index = static_cast<int>(blockIdx.x);
   if (index < of_gradients)
     walk_states<true, kExact>(p, f.state, f.after, index);
@@ -48,16 +48,16 @@ __global__ void __launch_bounds__(kStateThreads)
 // Warp (r, c) has tokens 16 r .. 16 r + 15 and part c of the columns.
 inline constexpr int kColumnParts = 4, kTokenThreads = 32 * 4 * kColumnParts;
 
-template <class T, int K>
+template <class Real, int K>
 struct TokenTiles {
-  static constexpr bool kRoomy = K * sizeof(T) <= 512;
-  static constexpr int kSlice = K * sizeof(T) <= 256 ? 64 : kRoomy ? 32 : 16;  // columns of V
+  static constexpr bool kRoomy = K * sizeof(Real) <= 512;
+  static constexpr int kSlice = K * sizeof(Real) <= 256 ? 64 : kRoomy ? 32 : 16;  // columns of V
   static constexpr int kStages = kRoomy ? 2 : 1;
-  Smem<T, kTokens, K> q, k;
-  Smem<T, kTokens, kSlice> v, dout;  // kStages of each
-  Smem<T, K, kSlice> s, ds;          // kStages of each
-  Smem<T, kTokens, kTokens> p;       // P, then D
-  Decay<kTokens> decay;
+  Smem<Real, kTokens, K> q, k;
+  Smem<Real, kTokens, kSlice> v, dout;  // kStages of each
+  Smem<Real, K, kSlice> s, ds;          // kStages of each
+  Smem<Real, kTokens, kTokens> p;       // P, then D
+  SharedDecay<kTokens> decay;
   float *z, *dz;        // [K]
   float *by_norm, *dd;  // [kTokens]: 1 / denominator, its gradient
   float *pairs_of_rows, *pairs_of_cols, *before, *after;  // [4, kTokens]: by part of cols, rows
@@ -65,14 +65,14 @@ struct TokenTiles {
   float* between;  // [16]: of each warp, of pairs of tokens times their distance
 
   __host__ __device__ explicit TokenTiles(Arena& arena)
-      : q(arena.carve<Smem<T, kTokens, K>>()),
-        k(arena.carve<Smem<T, kTokens, K>>()),
-        v(stages<Smem<T, kTokens, kSlice>>(arena)),
-        dout(stages<Smem<T, kTokens, kSlice>>(arena)),
-        s(stages<Smem<T, K, kSlice>>(arena)),
-        ds(stages<Smem<T, K, kSlice>>(arena)),
-        p(arena.carve<Smem<T, kTokens, kTokens>>()),
-        decay{arena.carve<float>(Decay<kTokens>::kFloats)},
+      : q(arena.carve<Smem<Real, kTokens, K>>()),
+        k(arena.carve<Smem<Real, kTokens, K>>()),
+        v(stages<Smem<Real, kTokens, kSlice>>(arena)),
+        dout(stages<Smem<Real, kTokens, kSlice>>(arena)),
+        s(stages<Smem<Real, K, kSlice>>(arena)),
+        ds(stages<Smem<Real, K, kSlice>>(arena)),
+        p(arena.carve<Smem<Real, kTokens, kTokens>>()),
+        decay{arena.carve<float>(SharedDecay<kTokens>::kFloats)},
         z(arena.carve<float>(K)),
         dz(arena.carve<float>(K)),
         by_norm(arena.carve<float>(kTokens)),
@@ -156,8 +156,8 @@ __device__ double common_gate(const Tiles& w, int n) {
 }
 
 // sum of s * ds over this thread's share of two tiles
-template <class T, int R, int C>
-__device__ __forceinline__ float share_of_product(Smem<T, R, C> s, Smem<T, R, C> ds) {
+template <class Real, int R, int C>
+__device__ __forceinline__ float share_of_product(Smem<Real, R, C> s, Smem<Real, R, C> ds) {
   float sum = 0.f;
   for (int i = threadIdx.x; i < R * C / 2; i += kTokenThreads) {
     const float2 a = tile::load_pair(s.data + 2 * i), b = tile::load_pair(ds.data + 2 * i);
@@ -168,9 +168,9 @@ __device__ __forceinline__ float share_of_product(Smem<T, R, C> s, Smem<T, R, C>
 
 // The same where a state is given in f32, rows of which lie V apart: `rows` by `columns` of it are
 // there.
-template <class T, int R, int C>
-__device__ __forceinline__ float share_of_product(const float* exact_s, Smem<T, R, C> s,
-                                                  const float* exact_ds, Smem<T, R, C> ds, int V,
+template <class Real, int R, int C>
+__device__ __forceinline__ float share_of_product(const float* exact_s, Smem<Real, R, C> s,
+                                                  const float* exact_ds, Smem<Real, R, C> ds, int V,
                                                   int rows, int columns) {
   float sum = 0.f;
   for (int i = threadIdx.x; i < R * C; i += kTokenThreads) {
@@ -184,9 +184,9 @@ __device__ __forceinline__ float share_of_product(const float* exact_s, Smem<T, 
 }
 
 // A row sum of acc (.) tile(row0 + .., col0 + ..), for both of a lane's rows.
-template <int N, class T, int R, int C>
-__device__ __forceinline__ void add_row_dots(float (&sum)[2], const Acc<N>& acc, Smem<T, R, C> with,
-                                             int row0, int col0) {
+template <int N, class Real, int R, int C>
+__device__ __forceinline__ void add_row_dots(float (&sum)[2], const Acc<N>& acc,
+                                             Smem<Real, R, C> with, int row0, int col0) {
 #pragma unroll
   for (int j = 0; j < N / 8; ++j) {
 #pragma unroll
@@ -207,10 +207,10 @@ __device__ __forceinline__ void put_row_sums(float* to, const float (&sum)[2], i
 
 // acc += A B as mma_abt and mma_ab make it of two tiles; in f32, where a sum over K can be long, in
 // blocks of 64 that are added: the gradients of gates can cancel nearly all of their terms.
-template <int K, class T, int N, int R, int C, int S, int D>
-__device__ __forceinline__ void add_abt(Acc<N>& acc, Smem<T, R, C> a, int i0, Smem<T, S, D> b,
+template <int K, class Real, int N, int R, int C, int S, int D>
+__device__ __forceinline__ void add_abt(Acc<N>& acc, Smem<Real, R, C> a, int i0, Smem<Real, S, D> b,
                                         int n0) {
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll 1
     for (int k = 0; k < K; k += 64) {
       Acc<N> part;
@@ -222,10 +222,10 @@ __device__ __forceinline__ void add_abt(Acc<N>& acc, Smem<T, R, C> a, int i0, Sm
     mma_abt<K>(acc, a, i0, 0, b, n0, 0);
   }
 }
-template <int K, class T, int N, int R, int C, int S, int D>
-__device__ __forceinline__ void add_ab(Acc<N>& acc, Smem<T, R, C> a, int i0, Smem<T, S, D> b,
+template <int K, class Real, int N, int R, int C, int S, int D>
+__device__ __forceinline__ void add_ab(Acc<N>& acc, Smem<Real, R, C> a, int i0, Smem<Real, S, D> b,
                                        int n0) {
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll 1
     for (int k = 0; k < K; k += 64) {
       Acc<N> part;
@@ -242,10 +242,10 @@ __device__ __forceinline__ void add_ab(Acc<N>& acc, Smem<T, R, C> a, int i0, Sme
 // dout and v are scaled by rows before the products that are summed over heads; a head that is
 // alone scales their results.
 // kSums: with the shares of gate_parts.
-template <class T, int K, bool kSums>
+template <class Real, int K, bool kSums>
 __global__ void __launch_bounds__(kTokenThreads)
-    chunk_gradients(const CudaProblem<T> p, const Gradients<T> f) {
-  using Tiles = TokenTiles<T, K>;
+    chunk_gradients(const CudaProblem<Real> p, const Gradients<Real> f) {
+  using Tiles = TokenTiles<Real, K>;
   constexpr int kSlice = Tiles::kSlice, kStages = Tiles::kStages, kWidth = K / kColumnParts;
   constexpr int kSliceWidth = kSlice / kColumnParts < 8 ? 8 : kSlice / kColumnParts;
   Arena arena(tile::dynamic_memory());
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(kTokenThreads)
 
   int n = p.documents.of(b, chunk * kTokens);
   for (int t = chunk * kTokens; t < stop; ++n) {
-    const Segment piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
+    const GridPiece piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
     const int size = piece.size();
     t = piece.end;
     const float* const given_s = piece.first ? p.initial_state : nullptr;
@@ -365,13 +365,13 @@ __global__ void __launch_bounds__(kTokenThreads)
         const auto s = stage_of(w.s, stage), ds = stage_of(w.ds, stage);
 
         if (below) add_abt<kSlice>(dp, dout, row0, v, 16 * c);
-#pragma unroll(sizeof(T) == 2 ? kSlice / 16 : 1)
+#pragma unroll(sizeof(Real) == 2 ? kSlice / 16 : 1)
         for (int e = 0; e < kSlice; e += 16) {
-          auto left = tile::load_frag<T, 16>(dout, row0, e);
+          auto left = tile::load_frag<Real, 16>(dout, row0, e);
           if (shared)
             scale_outer(left, {from_start.x[0] * by_norm.x[0], from_start.x[1] * by_norm.x[1]});
           mma_abt(dq, left, s, kWidth * c, e);
-          left = tile::load_frag<T, 16>(v, row0, e);
+          left = tile::load_frag<Real, 16>(v, row0, e);
           if (shared) scale_outer(left, to_end);
           mma_abt(dk, left, ds, kWidth * c, e);
         }
@@ -398,7 +398,7 @@ __global__ void __launch_bounds__(kTokenThreads)
           if (gates) add_row_dots(given, part, v, row0, col0);
           if (f.dv) {
             for (int i = r; i < 4; ++i) {
-              auto left = tile::load_frag_t<T, 16>(w.p, 16 * i, row0);
+              auto left = tile::load_frag_t<Real, 16>(w.p, 16 * i, row0);
               if (p.normalize) scale_inner(left, w.by_norm + 16 * i);
               mma_ab(part, left, dout, 16 * i, col0);
             }
@@ -511,9 +511,9 @@ __global__ void __launch_bounds__(kTokenThreads)
   }
 }
 
-template <class T>
-__device__ const float* in_f32(const KeptStates<T>& kept) {
-  if constexpr (std::is_same_v<T, float>)
+template <class Real>
+__device__ const float* in_f32(const KeptStates<Real>& kept) {
+  if constexpr (std::is_same_v<Real, float>)
     return kept.states;
   else
     return kept.exact;
@@ -523,12 +523,12 @@ __device__ const float* in_f32(const KeptStates<T>& kept) {
 // where the gradient of one number is the sum over all tokens, states rounded to bf16 would be
 // felt.
 inline constexpr int kThroughThreads = 256;
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kThroughThreads)
-    add_through(const CudaProblem<T> p, const Gradients<T> f) {
-  __shared__ float memory[Decay<kTokens>::kFloats];
+    add_through(const CudaProblem<Real> p, const Gradients<Real> f) {
+  __shared__ float memory[SharedDecay<kTokens>::kFloats];
   __shared__ double of_warp[kThroughThreads / 32];
-  const Decay<kTokens> decay{memory};
+  const SharedDecay<kTokens> decay{memory};
   const int h = blockIdx.x % p.H, chunk = blockIdx.x / p.H % f.chunks;
   const int b = blockIdx.x / p.H / f.chunks, stop = min(p.documents.T, (chunk + 1) * kTokens);
   const auto dot = [](const float* x, const float* y, int count) {
@@ -541,7 +541,7 @@ __global__ void __launch_bounds__(kThroughThreads)
   double whole = 0;
   int n = p.documents.of(b, chunk * kTokens);
   for (int t = chunk * kTokens; t < stop; ++n) {
-    const Segment piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
+    const GridPiece piece = p.documents.from(p.documents.begin(n), p.documents.end(n), t);
     t = piece.end;
     const int64_t own = int64_t{n} * p.H + h, state = int64_t{p.K} * p.V;
     const int64_t at = piece.first ? own : f.before.place(b, chunk - 1, h, p.H);
@@ -570,26 +570,28 @@ __global__ void __launch_bounds__(kThroughThreads)
   f.gate_parts[blockIdx.x] += whole;
 }
 
-template <class T>
-void launch_backward(const CudaProblem<T>& p, const Gradients<T>& f) {
+template <class Real>
+void launch_backward(const CudaProblem<Real>& p, const Gradients<Real>& f) {
   if (p.normalize)
-    launch(denominator_gradients<T>, ceil_div(int64_t{p.B} * p.documents.T * p.H, 8), 256, 0, p, f);
+    launch(denominator_gradients<Real>, ceil_div(int64_t{p.B} * p.documents.T * p.H, 8), 256, 0, p,
+           f);
   const int64_t blocks = state_blocks(p.documents.N, p.H, p.K, p.V);
   const bool of_gradients = f.chunks > 1 || f.state.dinitial_state || f.state.dinitial_z;
   const int64_t gradients = of_gradients ? blocks : 0, states = f.chunks > 1 ? blocks : 0;
   if (gradients + states > 0) {
     Arena size;
-    StateTiles<T>{size};
-    launch(f.before.exact ? chunk_states<T, true> : chunk_states<T, false>, gradients + states,
-           kStateThreads, size.used(), p, f, static_cast<int>(gradients));
+    StateTiles<Real>{size};
+    launch(f.before.exact ? chunk_states<Real, true> : chunk_states<Real, false>,
+           gradients + states, kStateThreads, size.used(), p, f, static_cast<int>(gradients));
   }
-  for_padded_width<T>(p.K, [&]<int K>() {
+  for_padded_width<Real>(p.K, [&]<int K>() {
     Arena size;
-    TokenTiles<T, K>{size};
-    launch(f.gate_parts ? chunk_gradients<T, K, true> : chunk_gradients<T, K, false>,
+    TokenTiles<Real, K>{size};
+    launch(f.gate_parts ? chunk_gradients<Real, K, true> : chunk_gradients<Real, K, false>,
            int64_t{p.B} * f.chunks * (p.H / p.group), kTokenThreads, size.used(), p, f);
   });
-  if (f.gate_parts) launch(add_through<T>, int64_t{p.B} * f.chunks * p.H, kThroughThreads, 0, p, f);
+  if (f.gate_parts)
+    launch(add_through<Real>, int64_t{p.B} * f.chunks * p.H, kThroughThreads, 0, p, f);
 }
 extern template void launch_backward(const CudaProblem<float>&, const Gradients<float>&);
 

@@ -11,13 +11,13 @@ namespace weft::kernels::linear {
 
 inline constexpr int kTokens = 64;  // of a chunk
 
-template <class T>
+template <class Real>
 struct CudaProblem {
   // cu_seqlens lies on the device. The tensors of x have contiguous rows.
   CudaProblem(const Inputs<Linear>& x, const Options<Linear>& o, const Tensor& cu_seqlens)
-      : q(token_rows<const T>(x.q)),
-        k(token_rows<const T>(x.k)),
-        v(token_rows<const T>(x.v)),
+      : q(token_rows<const Real>(x.q)),
+        k(token_rows<const Real>(x.k)),
+        v(token_rows<const Real>(x.v)),
         initial_state(dptr<const float>(x.initial_state)),
         initial_z(dptr<const float>(x.initial_z)),
         B(static_cast<int>(x.q.size(0))),
@@ -41,7 +41,7 @@ struct CudaProblem {
 
   int64_t chunks() const { return ceil_div(documents.T, kTokens); }
 
-  TokenRows<const T> q, k, v;
+  TokenRows<const Real> q, k, v;
   ScalarGates gates;
   const float *initial_state, *initial_z;  // [N, H, K, V], [N, H, K]; absent: zero
   DocumentWalk<kTokens> documents;

@@ -39,25 +39,26 @@ struct Problem {
         initial_state(view<Real>(x.initial_state)),
         initial_z(view<Real>(x.initial_z)) {}
 
-  static Rows<const Real> rows(const View<Real>& x, int64_t b, int64_t t, int64_t h) {
+  static MatrixView<const Real> rows(const View<Real>& x, int64_t b, int64_t t, int64_t h) {
     return {x.at(b, t, h), x.stride(1), x.stride(3)};
   }
   // The state [K, V] that the piece starts from, no data for zero; `states` as in Saved.
-  Rows<const Real> state_before(const View<Real>& states, int64_t b, int64_t h,
-                                const Piece& p) const {
+  MatrixView<const Real> state_before(const View<Real>& states, int64_t b, int64_t h,
+                                      const Piece& p) const {
     if (p.first) return state_of(initial_state, h, p);
     return {states.at(b, p.chunk - 1, h), V, 1};
   }
-  Rows<const Real> state_of(const View<Real>& state, int64_t h, const Piece& p) const {
+  MatrixView<const Real> state_of(const View<Real>& state, int64_t h, const Piece& p) const {
     if (!state) return {};
     return {state.at(p.document, h), state.stride(2), state.stride(3)};
   }
   // The same for z [1, K].
-  Rows<const Real> z_before(const View<Real>& sums, int64_t b, int64_t h, const Piece& p) const {
+  MatrixView<const Real> z_before(const View<Real>& sums, int64_t b, int64_t h,
+                                  const Piece& p) const {
     if (p.first) return z_of(initial_z, h, p);
     return {sums.at(b, p.chunk - 1, h), K, 1};
   }
-  Rows<const Real> z_of(const View<Real>& z, int64_t h, const Piece& p) const {
+  MatrixView<const Real> z_of(const View<Real>& z, int64_t h, const Piece& p) const {
     if (!z) return {};
     return {z.at(p.document, h), K, z.stride(2)};
   }

@@ -49,20 +49,21 @@ struct Reference<Linear> {
       }
   }
 
-  template <class T>
-  static void recurrent(Inputs<Linear, View<T>> x, const Linear::Options& o,
-                        Outputs<Linear, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<Linear, View<Real>> x, const Linear::Options& o,
+                        Outputs<Linear, View<Real>> y) {
     const int64_t H = x.v.size(2), K = x.q.size(3), V = x.v.size(3), group = H / x.q.size(2);
-    const T scale = static_cast<T>(scale_of(o, K));
+    const Real scale = static_cast<Real>(scale_of(o, K));
     const Documents documents(o.cu_seqlens, x.q.size(0), x.q.size(1));
     for (int64_t n = 0; n < documents.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = documents.row(n), hk = h / group;
-        State<T> s(K, V);
+        State<Real> s(K, V);
         s.start(x, n, h);
         for (int64_t t = documents.begin(n); t < documents.end(n); ++t) {
           s.step(x, b, t, h, hk);
-          const T by = o.normalize ? 1 / (scale * s.norm(x, b, t, hk) + static_cast<T>(o.eps)) : 1;
+          const Real by =
+              o.normalize ? 1 / (scale * s.norm(x, b, t, hk) + static_cast<Real>(o.eps)) : 1;
           for (int64_t e = 0; e < V; ++e) y.o(b, t, h, e) = scale * s.read(x, b, t, hk, e) * by;
         }
         for (int64_t d = 0; d < K; ++d) {
@@ -73,43 +74,44 @@ struct Reference<Linear> {
   }
 
   // Backwards in time, with dS the gradient of S_t and dz that of z_t.
-  template <class T>
-  static void recurrent_backward(Inputs<Linear, View<T>> x, const Linear::Options& o,
-                                 Outputs<Linear, View<T>> dy, Inputs<Linear, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<Linear, View<Real>> x, const Linear::Options& o,
+                                 Outputs<Linear, View<Real>> dy, Inputs<Linear, View<Real>> dx) {
     const int64_t H = x.v.size(2), K = x.q.size(3), V = x.v.size(3), group = H / x.q.size(2);
-    const T scale = static_cast<T>(scale_of(o, K));
+    const Real scale = static_cast<Real>(scale_of(o, K));
     const Documents documents(o.cu_seqlens, x.q.size(0), x.q.size(1));
-    std::vector<T> dnum(static_cast<size_t>(V));
+    std::vector<Real> dnum(static_cast<size_t>(V));
     for (int64_t n = 0; n < documents.count(); ++n)
       for (int64_t h = 0; h < H; ++h) {
         const int64_t b = documents.row(n), begin = documents.begin(n), hk = h / group;
-        std::vector<State<T>> states(1, State<T>(K, V));  // before token begin + i
+        std::vector<State<Real>> states(1, State<Real>(K, V));  // before token begin + i
         states[0].start(x, n, h);
         for (int64_t t = begin; t < documents.end(n); ++t) {
           states.push_back(states.back());
           states.back().step(x, b, t, h, hk);
         }
-        State<T> d(K, V);
+        State<Real> d(K, V);
         d.start_from(dy.final_state, dy.final_z, n, h);
         for (int64_t t = documents.end(n) - 1; t >= begin; --t) {
-          const State<T>& s = states[static_cast<size_t>(t - begin) + 1];
-          const State<T>& before = states[static_cast<size_t>(t - begin)];
-          const T den = o.normalize ? scale * s.norm(x, b, t, hk) + static_cast<T>(o.eps) : T(1);
-          T dden = 0;
+          const State<Real>& s = states[static_cast<size_t>(t - begin) + 1];
+          const State<Real>& before = states[static_cast<size_t>(t - begin)];
+          const Real den =
+              o.normalize ? scale * s.norm(x, b, t, hk) + static_cast<Real>(o.eps) : Real(1);
+          Real dden = 0;
           for (int64_t e = 0; e < V; ++e) {
-            const T flow = dy.o(b, t, h, e);
+            const Real flow = dy.o(b, t, h, e);
             dnum[static_cast<size_t>(e)] = flow / den;
             if (o.normalize) dden -= flow * scale * s.read(x, b, t, hk, e) / (den * den);
           }
-          const T decay = std::exp(gate(x, b, t, h));
-          T dgate = 0;
+          const Real decay = std::exp(gate(x, b, t, h));
+          Real dgate = 0;
           for (int64_t i = 0; i < K; ++i) {
-            const T q = x.q(b, t, hk, i), k = x.k(b, t, hk, i);
-            T dq = dden * s.z_at(i), dk = d.z_at(i) += scale * q * dden;
+            const Real q = x.q(b, t, hk, i), k = x.k(b, t, hk, i);
+            Real dq = dden * s.z_at(i), dk = d.z_at(i) += scale * q * dden;
             dgate += d.z_at(i) * decay * before.z_at(i);
             d.z_at(i) *= decay;
             for (int64_t e = 0; e < V; ++e) {
-              T& ds = d.at(i, e) += scale * q * dnum[static_cast<size_t>(e)];
+              Real& ds = d.at(i, e) += scale * q * dnum[static_cast<size_t>(e)];
               dq += s.at(i, e) * dnum[static_cast<size_t>(e)];
               dk += ds * x.v(b, t, h, e);
               dx.v(b, t, h, e) += ds * k;
@@ -302,46 +304,48 @@ struct Reference<Linear> {
   }
 
   // S and z of one head.
-  template <class T>
+  template <class Real>
   class State {
    public:
-    State(int64_t K, int64_t V) : K_(K), V_(V), s_(size_t(K * V), T(0)), z_(size_t(K), T(0)) {}
-    T& at(int64_t d, int64_t e) { return s_[static_cast<size_t>(d * V_ + e)]; }
-    T at(int64_t d, int64_t e) const { return s_[static_cast<size_t>(d * V_ + e)]; }
-    T& z_at(int64_t d) { return z_[static_cast<size_t>(d)]; }
-    T z_at(int64_t d) const { return z_[static_cast<size_t>(d)]; }
+    State(int64_t K, int64_t V)
+        : K_(K), V_(V), s_(size_t(K * V), Real(0)), z_(size_t(K), Real(0)) {}
+    Real& at(int64_t d, int64_t e) { return s_[static_cast<size_t>(d * V_ + e)]; }
+    Real at(int64_t d, int64_t e) const { return s_[static_cast<size_t>(d * V_ + e)]; }
+    Real& z_at(int64_t d) { return z_[static_cast<size_t>(d)]; }
+    Real z_at(int64_t d) const { return z_[static_cast<size_t>(d)]; }
 
-    void start_from(const View<T>& state, const View<T>& z, int64_t n, int64_t h) {
+    void start_from(const View<Real>& state, const View<Real>& z, int64_t n, int64_t h) {
       for (int64_t d = 0; d < K_; ++d) {
         if (z) z_at(d) = z(n, h, d);
         for (int64_t e = 0; e < V_ && state; ++e) at(d, e) = state(n, h, d, e);
       }
     }
-    void start(const Inputs<Linear, View<T>>& x, int64_t n, int64_t h) {
+    void start(const Inputs<Linear, View<Real>>& x, int64_t n, int64_t h) {
       start_from(x.initial_state, x.initial_z, n, h);
     }
-    void step(const Inputs<Linear, View<T>>& x, int64_t b, int64_t t, int64_t h, int64_t hk) {
-      const T decay = std::exp(gate(x, b, t, h));
+    void step(const Inputs<Linear, View<Real>>& x, int64_t b, int64_t t, int64_t h, int64_t hk) {
+      const Real decay = std::exp(gate(x, b, t, h));
       for (int64_t d = 0; d < K_; ++d) {
-        const T k = x.k(b, t, hk, d);
+        const Real k = x.k(b, t, hk, d);
         z_at(d) = decay * z_at(d) + k;
         for (int64_t e = 0; e < V_; ++e) at(d, e) = decay * at(d, e) + k * x.v(b, t, h, e);
       }
     }
-    T norm(const Inputs<Linear, View<T>>& x, int64_t b, int64_t t, int64_t hk) const {
-      T sum = 0;
+    Real norm(const Inputs<Linear, View<Real>>& x, int64_t b, int64_t t, int64_t hk) const {
+      Real sum = 0;
       for (int64_t d = 0; d < K_; ++d) sum += x.q(b, t, hk, d) * z_at(d);
       return sum;
     }
-    T read(const Inputs<Linear, View<T>>& x, int64_t b, int64_t t, int64_t hk, int64_t e) const {
-      T sum = 0;
+    Real read(const Inputs<Linear, View<Real>>& x, int64_t b, int64_t t, int64_t hk,
+              int64_t e) const {
+      Real sum = 0;
       for (int64_t d = 0; d < K_; ++d) sum += x.q(b, t, hk, d) * at(d, e);
       return sum;
     }
 
    private:
     int64_t K_, V_;
-    std::vector<T> s_, z_;
+    std::vector<Real> s_, z_;
   };
 };
 

@@ -12,46 +12,46 @@ namespace weft::kernels::linear {
 inline constexpr int kSlice = 64;     // columns of V of a block
 inline constexpr int kThreads = 128;  // 16 columns for each warp
 
-template <class T>
+template <class Real>
 struct Results {
-  TokenRows<T> o;
+  TokenRows<Real> o;
   float *final_state, *final_z;  // absent: not wanted
   float* denominator;            // [B, T, H]
   KeptStates<float> kept;        // at the starts of segments 1, 2, ..
   int segments = 0;              // 0: a block walks a document
 };
 
-template <class T, int K>
+template <class Real, int K>
 struct ScanTiles {
   // Two where they fit: the next chunk is fetched while this one is worked on.
-  static constexpr int kStages = K * sizeof(T) <= 512 ? 2 : 1;
-  Smem<T, kTokens, K> q, k;
-  Smem<T, kTokens, kSlice> v;
-  Smem<T, kTokens, kTokens> p;
-  Decay<kTokens> decay;  // two
+  static constexpr int kStages = K * sizeof(Real) <= 512 ? 2 : 1;
+  Smem<Real, kTokens, K> q, k;
+  Smem<Real, kTokens, kSlice> v;
+  Smem<Real, kTokens, kTokens> p;
+  SharedDecay<kTokens> decay;  // two
   float *z, *norm;
 
-  __host__ __device__ explicit ScanTiles(Arena& arena) : q(arena.carve<Smem<T, kTokens, K>>()) {
-    for (int i = 1; i < kStages; ++i) arena.carve<Smem<T, kTokens, K>>();
-    k = arena.carve<Smem<T, kTokens, K>>();
-    for (int i = 1; i < kStages; ++i) arena.carve<Smem<T, kTokens, K>>();
-    v = arena.carve<Smem<T, kTokens, kSlice>>();
-    for (int i = 1; i < kStages; ++i) arena.carve<Smem<T, kTokens, kSlice>>();
-    p = arena.carve<Smem<T, kTokens, kTokens>>();
-    decay.data = arena.carve<float>(2 * Decay<kTokens>::kFloats);
+  __host__ __device__ explicit ScanTiles(Arena& arena) : q(arena.carve<Smem<Real, kTokens, K>>()) {
+    for (int i = 1; i < kStages; ++i) arena.carve<Smem<Real, kTokens, K>>();
+    k = arena.carve<Smem<Real, kTokens, K>>();
+    for (int i = 1; i < kStages; ++i) arena.carve<Smem<Real, kTokens, K>>();
+    v = arena.carve<Smem<Real, kTokens, kSlice>>();
+    for (int i = 1; i < kStages; ++i) arena.carve<Smem<Real, kTokens, kSlice>>();
+    p = arena.carve<Smem<Real, kTokens, kTokens>>();
+    decay.data = arena.carve<float>(2 * SharedDecay<kTokens>::kFloats);
     z = arena.carve<float>(K);
     norm = arena.carve<float>(kTokens);
   }
 };
 
-template <class T, int K>
+template <class Real, int K>
 __global__ void __launch_bounds__(kThreads)
-    scan(const CudaProblem<T> p, const Results<T> y, const int slices) {
+    scan(const CudaProblem<Real> p, const Results<Real> y, const int slices) {
   using S = TransposedState<K>;
-  constexpr int kStages = ScanTiles<T, K>::kStages, kSub = kTokens / 16;
-  constexpr bool kExact = std::is_same_v<T, float>;
+  constexpr int kStages = ScanTiles<Real, K>::kStages, kSub = kTokens / 16;
+  constexpr bool kExact = std::is_same_v<Real, float>;
   Arena arena(tile::dynamic_memory());
-  const ScanTiles<T, K> w(arena);
+  const ScanTiles<Real, K> w(arena);
   const int warp = tile::warp_index(), lane = tile::lane_index();
   const int slice = blockIdx.x % slices, h = blockIdx.x / slices % p.H;
   const int hk = h / p.group, v0 = slice * kSlice;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
   if (start == stop) return;  // an empty document behind the last token
   const bool decays = static_cast<bool>(p.gates);
 
-  const auto fetch = [&](const Segment& piece, int stage) {
+  const auto fetch = [&](const GridPiece& piece, int stage) {
     load_rows_async<kThreads>(stage_of(w.q, stage), p.q.at(b, piece.begin, hk), p.q.by_token,
                               piece.size(), p.K);
     load_rows_async<kThreads>(stage_of(w.k, stage), p.k.at(b, piece.begin, hk), p.k.by_token,
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads)
   else
     load_state(y.kept.states, y.kept.sums, y.kept.place(b, start / kTokens - 1, h, p.H));
 
-  Segment piece = piece_at(start), next = piece;
+  GridPiece piece = piece_at(start), next = piece;
   float2 gates = {0.f, 0.f};  // of the piece after
   const auto gates_at = [&](int t) {
     if (t >= stop) return make_float2(0.f, 0.f);
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
     const int stage = kStages > 1 ? turn & 1 : 0;
     const auto q = stage_of(w.q, stage), k = stage_of(w.k, stage);
     const auto values = stage_of(w.v, stage);
-    const Decay<kTokens> decay{w.decay.data + (turn & 1) * Decay<kTokens>::kFloats};
+    const SharedDecay<kTokens> decay{w.decay.data + (turn & 1) * SharedDecay<kTokens>::kFloats};
     const bool more = piece.end < stop;
     if (more) next = piece_at(piece.end);
     if constexpr (kStages == 1) {
@@ -123,7 +123,8 @@ __global__ void __launch_bounds__(kThreads)
     if (more) {
       if constexpr (kStages > 1) fetch(next, 1 - stage);
       if (warp == 0) {
-        const Decay<kTokens> other{w.decay.data + (~turn & 1) * Decay<kTokens>::kFloats};
+        const SharedDecay<kTokens> other{w.decay.data +
+                                         (~turn & 1) * SharedDecay<kTokens>::kFloats};
         other.set(gates.x, gates.y);
         // Two pieces on, a document may have ended twice.
         const int t = next.end;
@@ -142,9 +143,9 @@ __global__ void __launch_bounds__(kThreads)
       Acc<16> scores[kSub];
 #pragma unroll
       for (int j = 0; j < kSub; ++j) fill(scores[j], 0.f);
-#pragma unroll(sizeof(T) == 2 ? K / 16 : 1)
+#pragma unroll(sizeof(Real) == 2 ? K / 16 : 1)
       for (int d = 0; d < K; d += 16) {
-        const auto left = tile::load_frag<T, 16>(q, 16 * warp, d);
+        const auto left = tile::load_frag<Real, 16>(q, 16 * warp, d);
 #pragma unroll
         for (int j = 0; j < kSub; ++j)
           if (j <= warp) mma_abt(scores[j], left, k, 16 * j, d);
@@ -181,13 +182,13 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
 
     // O' = S' (scale e^G Q)' + V' P'
-    Frag<T, kTokens> left = tile::load_frag_t<T, kTokens>(values, 0, 16 * warp);
+    Frag<Real, kTokens> left = tile::load_frag_t<Real, kTokens>(values, 0, 16 * warp);
     {
       Acc<kTokens> o;
       fill(o, 0.f);
 #pragma unroll
       for (int block = 0; block < S::kBlocks; ++block)
-        mma_abt(o, tile::to_frag<T>(s.s[block]), q, 0, block * S::kWidth);
+        mma_abt(o, tile::to_frag<Real>(s.s[block]), q, 0, block * S::kWidth);
       scale_cols(o, tile::load_cols<kTokens>(decay.from_start()));
       scale(o, p.scale);
       if constexpr (kExact) {
@@ -243,14 +244,14 @@ __global__ void __launch_bounds__(kThreads)
 // One token: lanes over columns of V, warps over channels.
 inline constexpr int kStepThreads = 256, kStepWarps = kStepThreads / 32;
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kStepThreads)
-    step(const CudaProblem<T> p, const Results<T> y, const int slices) {
+    step(const CudaProblem<Real> p, const Results<Real> y, const int slices) {
   __shared__ float sums[kStepWarps][32];
   const int warp = tile::warp_index(), lane = tile::lane_index();
   const int e = blockIdx.x % slices * 32 + lane, h = blockIdx.x / slices % p.H;
   const int b = blockIdx.x / slices / p.H, hk = h / p.group;
-  const T *const q = p.q.at(b, 0, hk), *const k = p.k.at(b, 0, hk);
+  const Real *const q = p.q.at(b, 0, hk), *const k = p.k.at(b, 0, hk);
   const float decay = p.gates ? tile::ex2(tile::kLog2e * p.gates.at(b, 0, h)) : 1.f;
   const int64_t row = (int64_t{b} * p.H + h) * p.K;
   float norm = 1.f;
@@ -280,7 +281,7 @@ __global__ void __launch_bounds__(kStepThreads)
   if (warp != 0 || e >= p.V) return;
 #pragma unroll
   for (int i = 1; i < kStepWarps; ++i) sum += sums[i][lane];
-  y.o.at(b, 0, h)[e] = tile::from_float<T>(sum / norm);
+  y.o.at(b, 0, h)[e] = tile::from_float<Real>(sum / norm);
 }
 
 // Chunks of a segment, and the number of segments of a row: 0 where the heads of all documents fill
@@ -292,31 +293,31 @@ inline int segment_count(const Inputs<Linear>& x, const Options<Linear>& o) {
   return static_cast<int>(ceil_div(T, kSegment * kTokens));
 }
 
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kStateThreads)
-    segment_states(const CudaProblem<T> p, const KeptStates<float> kept) {
-  walk_states<false, false>(p, StateGradient<T>{}, kept, blockIdx.x);
+    segment_states(const CudaProblem<Real> p, const KeptStates<float> kept) {
+  walk_states<false, false>(p, StateGradient<Real>{}, kept, blockIdx.x);
 }
 
-template <class T>
-void launch_forward(const CudaProblem<T>& p, const Results<T>& y) {
+template <class Real>
+void launch_forward(const CudaProblem<Real>& p, const Results<Real>& y) {
   if (p.documents.T == 1) {
     const int slices = static_cast<int>(ceil_div(p.V, 32));
-    launch(step<T>, int64_t{p.B} * p.H * slices, kStepThreads, 0, p, y, slices);
+    launch(step<Real>, int64_t{p.B} * p.H * slices, kStepThreads, 0, p, y, slices);
     return;
   }
   if (y.segments > 0) {
     Arena size;
-    StateTiles<T>{size};
-    launch(segment_states<T>, state_blocks(p.documents.N, p.H, p.K, p.V), kStateThreads,
+    StateTiles<Real>{size};
+    launch(segment_states<Real>, state_blocks(p.documents.N, p.H, p.K, p.V), kStateThreads,
            size.used(), p, y.kept);
   }
-  for_padded_width<T>(p.K, [&]<int K>() {
+  for_padded_width<Real>(p.K, [&]<int K>() {
     Arena size;
-    ScanTiles<T, K>{size};
+    ScanTiles<Real, K>{size};
     const int slices = static_cast<int>(ceil_div(p.V, kSlice));
     const int64_t walks = y.segments > 0 ? int64_t{p.B} * y.segments : p.documents.N;
-    launch(scan<T, K>, walks * p.H * slices, kThreads, size.used(), p, y, slices);
+    launch(scan<Real, K>, walks * p.H * slices, kThreads, size.used(), p, y, slices);
   });
 }
 extern template void launch_forward(const CudaProblem<float>&, const Results<float>&);

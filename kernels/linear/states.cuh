@@ -28,9 +28,9 @@ struct KeptStates {
   }
 };
 
-template <class T>
+template <class Real>
 struct StateGradient {
-  TokenRows<const T> dout;
+  TokenRows<const Real> dout;
   const float *denominator, *dd;         // [B, T, H]; with normalize
   const float *dfinal_state, *dfinal_z;  // absent: zero
   float *dinitial_state, *dinitial_z;    // absent: not wanted
@@ -40,17 +40,17 @@ inline constexpr int kPart = 64;           // channels and columns of V of a blo
 inline constexpr int kStateThreads = 160;  // four warps of 16 channels, and one for the decays
 inline constexpr int kLoadThreads = 128;   // of the four warps
 
-template <class T>
+template <class Real>
 struct StateTiles {
   static constexpr int kStages = 3;
-  Smem<T, kTokens, kPart> x, y;  // kStages of each
-  float* decays;                 // two, with the factors of tokens in S and in z behind each
-  static constexpr int kFloats = Decay<kTokens>::kFloats + 2 * kTokens;
+  Smem<Real, kTokens, kPart> x, y;  // kStages of each
+  float* decays;                    // two, with the factors of tokens in S and in z behind each
+  static constexpr int kFloats = SharedDecay<kTokens>::kFloats + 2 * kTokens;
 
   __host__ __device__ explicit StateTiles(Arena& arena) {
-    x = arena.carve<Smem<T, kTokens, kPart>>();
+    x = arena.carve<Smem<Real, kTokens, kPart>>();
     for (int i = 1; i < 2 * kStages; ++i) {
-      const auto tile = arena.carve<Smem<T, kTokens, kPart>>();
+      const auto tile = arena.carve<Smem<Real, kTokens, kPart>>();
       if (i == kStages) y = tile;
     }
     decays = arena.carve<float>(2 * kFloats);
@@ -78,12 +78,12 @@ __device__ __forceinline__ Frag<tile::bf16, K> rest_of_scaling(Frag<tile::bf16, 
 // dS.
 // Forwards:   S  <- e^{G_C} S  + (e^{G_C - G} . K)' V,          z alike with 1 for v
 // Backwards:  dS <- e^{G_C} dS + (s e^{G} / denominator . Q)' dout, dz with dd denominator for dout
-template <bool kBackwards, bool kExact, class T, class Kept>
-__device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
+template <bool kBackwards, bool kExact, class Real, class Kept>
+__device__ void walk_states(const CudaProblem<Real>& p, const StateGradient<Real>& f,
                             const KeptStates<Kept>& kept, int index) {
-  constexpr int kStages = StateTiles<T>::kStages;
+  constexpr int kStages = StateTiles<Real>::kStages;
   Arena arena(tile::dynamic_memory());
-  const StateTiles<T> w(arena);
+  const StateTiles<Real> w(arena);
   const int warp = tile::warp_index(), lane = tile::lane_index();
   const int parts_k = (p.K + kPart - 1) / kPart, parts_v = (p.V + kPart - 1) / kPart;
   const int v0 = index % parts_v * kPart, k0 = index / parts_v % parts_k * kPart;
@@ -91,13 +91,15 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
   const int h = index % p.H, n = index / p.H, hk = h / p.group;
   const int b = p.documents.row(n), begin = p.documents.begin(n), end = p.documents.end(n);
 
-  const TokenRows<const T> left = kBackwards ? p.q : p.k, right = kBackwards ? f.dout : p.v;
-  const auto after = [&](const Segment& piece) {
+  const TokenRows<const Real> left = kBackwards ? p.q : p.k, right = kBackwards ? f.dout : p.v;
+  const auto after = [&](const GridPiece& piece) {
     return kBackwards ? p.documents.up_to(begin, end, piece.begin)
                       : p.documents.from(begin, end, piece.end);
   };
-  const auto is_final = [&](const Segment& piece) { return kBackwards ? piece.first : piece.last; };
-  Segment coming =
+  const auto is_final = [&](const GridPiece& piece) {
+    return kBackwards ? piece.first : piece.last;
+  };
+  GridPiece coming =
       kBackwards ? p.documents.up_to(begin, end, end) : p.documents.from(begin, end, begin);
   bool comes = true;
   const auto fetch = [&](int stage) {  // the coming piece, if there is one
@@ -112,8 +114,8 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
     tile::async_commit();
   };
   // By the last warp: decays and factors of a piece.
-  const auto prepare = [&](const Segment& piece, float2 gates, int turn) {
-    const Decay<kTokens> decay{w.decays + turn % 2 * StateTiles<T>::kFloats};
+  const auto prepare = [&](const GridPiece& piece, float2 gates, int turn) {
+    const SharedDecay<kTokens> decay{w.decays + turn % 2 * StateTiles<Real>::kFloats};
     decay.set(gates.x, gates.y);
 #pragma unroll
     for (int i = 2 * lane; i < 2 * lane + 2; ++i) {
@@ -123,11 +125,11 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
         by /= f.denominator[at];
         by_z *= f.dd[at];
       }
-      decay.data[Decay<kTokens>::kFloats + i] = by;
-      decay.data[Decay<kTokens>::kFloats + kTokens + i] = by_z;
+      decay.data[SharedDecay<kTokens>::kFloats + i] = by;
+      decay.data[SharedDecay<kTokens>::kFloats + kTokens + i] = by_z;
     }
   };
-  const auto gates_of = [&](const Segment& at) {
+  const auto gates_of = [&](const GridPiece& at) {
     return lane_gates(p.gates, b, at.begin, at.end, h);
   };
 
@@ -154,7 +156,7 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
   };
   const bool to_the_end = kBackwards && (f.dinitial_state || f.dinitial_z);
 
-  Segment piece = coming;
+  GridPiece piece = coming;
   if (is_final(piece) && !to_the_end) return;
   float2 gates = {0.f, 0.f};  // of the piece after
   if (!owns_s) {
@@ -170,18 +172,18 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
     tile::async_wait<kStages - 2>();
     __syncthreads();
     fetch(stage == 0 ? kStages - 1 : stage - 1);
-    const float* const decays = w.decays + turn % 2 * StateTiles<T>::kFloats;
+    const float* const decays = w.decays + turn % 2 * StateTiles<Real>::kFloats;
     const float total = decays[4 * kTokens];
-    const float* const factor = decays + Decay<kTokens>::kFloats;
+    const float* const factor = decays + SharedDecay<kTokens>::kFloats;
     if (owns_s) {
       const auto add_chunk = [&](Acc<kPart>& sum) {
-        auto a = tile::load_frag_t<T, kTokens>(stage_of(w.x, stage), 0, 16 * warp);
-        if constexpr (kBackwards && std::is_same_v<T, tile::bf16>)
+        auto a = tile::load_frag_t<Real, kTokens>(stage_of(w.x, stage), 0, 16 * warp);
+        if constexpr (kBackwards && std::is_same_v<Real, tile::bf16>)
           if (p.normalize) mma_ab(sum, rest_of_scaling(a, factor), stage_of(w.y, stage), 0, 0);
         scale_inner(a, factor);
         mma_ab(sum, a, stage_of(w.y, stage), 0, 0);
       };
-      if constexpr (std::is_same_v<T, tile::bf16> && std::is_same_v<Kept, float>) {
+      if constexpr (std::is_same_v<Real, tile::bf16> && std::is_same_v<Kept, float>) {
         Acc<kPart> added;
         fill(added, 0.f);
         add_chunk(added);
@@ -197,7 +199,7 @@ __device__ void walk_states(const CudaProblem<T>& p, const StateGradient<T>& f,
           z += factor[kTokens + i] * tile::to_float(x.at(i, threadIdx.x));
       }
     } else if (!is_final(piece)) {
-      const Segment next = after(piece);
+      const GridPiece next = after(piece);
       prepare(next, gates, turn + 1);
       if (!is_final(next)) gates = gates_of(after(next));
     }

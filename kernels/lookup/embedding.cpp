@@ -27,9 +27,9 @@ Outputs<Embedding> Embedding::outputs(const Inputs<Tensor>& x, const Options& o)
 void Embedding::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tensor>& y, Saved*) {
   const Tensor weight = with_rows(x.weight), ids = o.ids.contiguous();
   if (weight.is_meta()) return;
-  for_real(weight.dtype(), [&]<class T>() {
-    const auto from = rows<const T>(weight);
-    const auto to = rows<T>(y.y);
+  for_real(weight.dtype(), [&]<class Real>() {
+    const auto from = rows<const Real>(weight);
+    const auto to = rows<Real>(y.y);
     const int64_t D = weight.size(1);
     parallel_ranges(ids.size(0), row_grain(D), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) std::copy_n(from[ids.data<int32_t>()[r]], D, to[r]);
@@ -41,11 +41,12 @@ void Embedding::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
                              const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const Tensor d = with_rows(dy.y), ids = o.ids.contiguous();
   if (d.is_meta() || !dx.weight) return;
-  for_real(d.dtype(), [&]<class T>() {
-    const auto flow = rows<const T>(d);
-    scatter_rows<T>(
+  for_real(d.dtype(), [&]<class Real>() {
+    const auto flow = rows<const Real>(d);
+    scatter_rows<Real>(
         ids.size(0), x.weight.size(0), x.weight.size(1), ids.data<int32_t>(),
-        [&](int64_t r) { return flow[r]; }, [](int64_t) { return T(1); }, dx.weight.data<T>());
+        [&](int64_t r) { return flow[r]; }, [](int64_t) { return Real(1); },
+        dx.weight.data<Real>());
   });
 }
 

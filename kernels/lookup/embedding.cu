@@ -21,9 +21,9 @@ void Embedding::cuda_forward(const Inputs<Tensor>& x, const Options& o, Outputs<
   const Device device = x.weight.device();
   const Tensor weight = with_rows(x.weight), ids = o.ids.to(device).contiguous();
   if (device.is_meta()) return;
-  for_cuda_dtype(weight.dtype(), [&]<class T>() {
-    gather_rows<T>(ids.size(0), weight.size(1), dptr<int32_t>(ids), nullptr, weight, dptr<T>(y.y),
-                   device);
+  for_cuda_dtype(weight.dtype(), [&]<class Real>() {
+    gather_rows<Real>(ids.size(0), weight.size(1), dptr<int32_t>(ids), nullptr, weight,
+                      dptr<Real>(y.y), device);
   });
 }
 
@@ -34,8 +34,8 @@ void Embedding::cuda_backward(const Inputs<Tensor>& x, const Options& o, const S
   const Tensor d = with_rows(dy.y), ids = o.ids.to(device).contiguous();
   const ScatterRows scatter(ids.size(0), x.weight.size(0), x.weight.size(1), device);
   if (device.is_meta()) return;
-  for_cuda_dtype(d.dtype(), [&]<class T>() {
-    scatter.run<T>(dptr<int32_t>(ids), nullptr, d, 1, dptr<T>(dx.weight));
+  for_cuda_dtype(d.dtype(), [&]<class Real>() {
+    scatter.run<Real>(dptr<int32_t>(ids), nullptr, d, 1, dptr<Real>(dx.weight));
   });
 }
 

@@ -12,47 +12,47 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kChunk = 16;
 
-template <int kWidth, class T>
+template <int kWidth, class Real>
 __global__ void __launch_bounds__(kThreads)
-    gather(int64_t Q, int D, const int32_t* index, const T* factor, const T* from, int64_t stride,
-           T* to) {
+    gather(int64_t Q, int D, const int32_t* index, const Real* factor, const Real* from,
+           int64_t stride, Real* to) {
   const int64_t q = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (q >= Q) return;
-  const T* const row = from + index[q] * stride;
+  const Real* const row = from + index[q] * stride;
   const float f = factor ? to_float(factor[q]) : 1;
 #pragma unroll 4
   for (int d = static_cast<int>(threadIdx.x) % 32 * kWidth; d < D; d += 32 * kWidth) {
     auto pack = load<kWidth>(row + d);
     if (factor)
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) pack.at[k] = from_float<T>(f * to_float(pack.at[k]));
+      for (int k = 0; k < kWidth; ++k) pack.at[k] = from_float<Real>(f * to_float(pack.at[k]));
     store(to + q * D + d, pack);
   }
 }
 
-template <class T>
+template <class Real>
 struct Scatter {
   const int32_t *keys, *positions, *starts;
-  const T *factor, *from;
+  const Real *factor, *from;
   int64_t from_stride;
   int repeat;
   float* parts;
-  T* to;
+  Real* to;
   int64_t Q, R;
   int D, slabs;  // a slab: 32 packs of columns
 };
 
-template <int kWidth, class T>
-__device__ __forceinline__ void write(T* to, const float (&sum)[kWidth]) {
-  Pack<T, kWidth> pack;
+template <int kWidth, class Real>
+__device__ __forceinline__ void write(Real* to, const float (&sum)[kWidth]) {
+  Pack<Real, kWidth> pack;
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) pack.at[k] = from_float<T>(sum[k]);
+  for (int k = 0; k < kWidth; ++k) pack.at[k] = from_float<Real>(sum[k]);
   store(to, pack);
 }
 
 // Warp (chunk, slab).
-template <int kWidth, class T>
-__global__ void __launch_bounds__(kThreads, 3) sum_chunks(const Scatter<T> a) {
+template <int kWidth, class Real>
+__global__ void __launch_bounds__(kThreads, 3) sum_chunks(const Scatter<Real> a) {
   constexpr int kAhead = 4;  // rows on their way
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t chunk = warp / a.slabs, first = chunk * kChunk;
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, 3) sum_chunks(const Scatter<T> a) {
   float sum[kWidth] = {};
 #pragma unroll 1
   for (int i = 0; i < count; i += kAhead) {
-    Pack<T, kWidth> rows[kAhead];
+    Pack<Real, kWidth> rows[kAhead];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       const int64_t row = __shfl_sync(~0u, position, i + j) / a.repeat;
@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(kThreads, 3) sum_chunks(const Scatter<T> a) {
 
 // Block (chunk, slab): the run that begins in the chunk and goes on after it. Its parts are shared
 // out among the warps, and the warps' sums are added in order.
-template <int kWidth, class T>
-__global__ void __launch_bounds__(kThreads) join_parts(const Scatter<T> a) {
+template <int kWidth, class Real>
+__global__ void __launch_bounds__(kThreads) join_parts(const Scatter<Real> a) {
   __shared__ float sums[kWarps][32][kWidth];
   const int64_t chunk = blockIdx.x / a.slabs, first = chunk * kChunk, end = first + kChunk;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -136,8 +136,8 @@ __global__ void __launch_bounds__(kThreads) join_parts(const Scatter<T> a) {
 }
 
 // Rows that nobody took.
-template <int kWidth, class T>
-__global__ void __launch_bounds__(kThreads) clear_others(const Scatter<T> a) {
+template <int kWidth, class Real>
+__global__ void __launch_bounds__(kThreads) clear_others(const Scatter<Real> a) {
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t row = warp / a.slabs;
   const int d =
@@ -151,16 +151,16 @@ unsigned blocks_for(int64_t warps) { return static_cast<unsigned>(ceil_div(warps
 
 }  // namespace
 
-template <class T>
-void gather_rows(int64_t Q, int64_t D, const int32_t* index, const T* factor, const Tensor& from,
-                 T* to, Device device) {
+template <class Real>
+void gather_rows(int64_t Q, int64_t D, const int32_t* index, const Real* factor, const Tensor& from,
+                 Real* to, Device device) {
   if (Q == 0 || D == 0) return;
   const auto launch = [&]<int kWidth>() {
     gather<kWidth><<<blocks_for(Q), kThreads, 0, cuda_stream(device)>>>(
-        Q, static_cast<int>(D), index, factor, dptr<T>(from), from.stride(0), to);
+        Q, static_cast<int>(D), index, factor, dptr<Real>(from), from.stride(0), to);
   };
-  if (by_vectors<T>(from, D))
-    launch.template operator()<kVector<T>>();
+  if (by_vectors<Real>(from, D))
+    launch.template operator()<kVector<Real>>();
   else
     launch.template operator()<1>();
   check_launch("gather of rows");
@@ -179,35 +179,35 @@ ScatterRows::ScatterRows(int64_t Q, int64_t R, int64_t D, Device device)
       starts_(empty({R + 1}, Dtype::i32, device)),
       parts_(empty({ceil_div(Q, kChunk), 2, D}, Dtype::f32, device)) {}
 
-template <class T>
-void ScatterRows::run(const int32_t* index, const T* factor, const Tensor& from, int repeat,
-                      T* to) const {
+template <class Real>
+void ScatterRows::run(const int32_t* index, const Real* factor, const Tensor& from, int repeat,
+                      Real* to) const {
   if (R_ == 0 || D_ == 0) return;
   sorted_.run(index);
   starts_of(sorted_.keys(), Q_, R_, dptr<int32_t>(starts_), device_);
   const auto launch = [&]<int kWidth>() {
     const auto slabs = static_cast<int>(ceil_div(D_, 32 * kWidth));
-    const Scatter<T> a{.keys = sorted_.keys(),
-                       .positions = sorted_.positions(),
-                       .starts = dptr<int32_t>(starts_),
-                       .factor = factor,
-                       .from = dptr<T>(from),
-                       .from_stride = from.stride(0),
-                       .repeat = repeat,
-                       .parts = dptr<float>(parts_),
-                       .to = to,
-                       .Q = Q_,
-                       .R = R_,
-                       .D = static_cast<int>(D_),
-                       .slabs = slabs};
+    const Scatter<Real> a{.keys = sorted_.keys(),
+                          .positions = sorted_.positions(),
+                          .starts = dptr<int32_t>(starts_),
+                          .factor = factor,
+                          .from = dptr<Real>(from),
+                          .from_stride = from.stride(0),
+                          .repeat = repeat,
+                          .parts = dptr<float>(parts_),
+                          .to = to,
+                          .Q = Q_,
+                          .R = R_,
+                          .D = static_cast<int>(D_),
+                          .slabs = slabs};
     const cudaStream_t stream = cuda_stream(device_);
     const int64_t warps = ceil_div(Q_, kChunk) * slabs;
     if (Q_ > 0) sum_chunks<kWidth><<<blocks_for(warps), kThreads, 0, stream>>>(a);
     if (Q_ > kChunk) join_parts<kWidth><<<static_cast<unsigned>(warps), kThreads, 0, stream>>>(a);
     clear_others<kWidth><<<blocks_for(R_ * slabs), kThreads, 0, stream>>>(a);
   };
-  if (by_vectors<T>(from, D_))
-    launch.template operator()<kVector<T>>();
+  if (by_vectors<Real>(from, D_))
+    launch.template operator()<kVector<Real>>();
   else
     launch.template operator()<1>();
   check_launch("scatter of rows");

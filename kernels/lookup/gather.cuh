@@ -6,9 +6,9 @@
 namespace weft::kernels {
 
 // to [Q, D] = factor[q] from[index[q]][:]; factor may be null. from [*, D] has rows contiguous.
-template <class T>
-void gather_rows(int64_t Q, int64_t D, const int32_t* index, const T* factor, const Tensor& from,
-                 T* to, Device device);
+template <class Real>
+void gather_rows(int64_t Q, int64_t D, const int32_t* index, const Real* factor, const Tensor& from,
+                 Real* to, Device device);
 
 // The rows that a gather took, added up where they came from: for r in 0 .. R - 1
 //   to[r][:] = sum of factor[q] from[q / repeat][:] over the q with index[q] == r, in the order of
@@ -20,8 +20,9 @@ class ScatterRows {
 
   // index: i32 [Q] on the device, contiguous, in 0 .. R - 1; factor: [Q] or null. Not for a meta
   // device.
-  template <class T>
-  void run(const int32_t* index, const T* factor, const Tensor& from, int repeat, T* to) const;
+  template <class Real>
+  void run(const int32_t* index, const Real* factor, const Tensor& from, int repeat,
+           Real* to) const;
 
  private:
   int64_t Q_, R_, D_;

@@ -13,9 +13,9 @@ constexpr int64_t kPiece = cuts::kAdamwPiece;
 
 // Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is
 // not.
-template <class T>
-bool finite(const T* x, int64_t begin, int64_t end) {
-  T sum = 0;
+template <class Real>
+bool finite(const Real* x, int64_t begin, int64_t end) {
+  Real sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = begin; i < end; ++i) sum += x[i] - x[i];
   return sum == 0;
@@ -28,8 +28,8 @@ double gradient_norm(const std::vector<AdamwTensor>& list) {
   std::vector<double> partial;
   for (const AdamwTensor& t : list) {
     if (t.grad.is_meta()) continue;
-    for_real(t.grad.dtype(), [&]<class T>() {
-      const T* const x = t.grad.data<T>();
+    for_real(t.grad.dtype(), [&]<class Real>() {
+      const Real* const x = t.grad.data<Real>();
       partial.assign(static_cast<size_t>((t.grad.numel() + kPiece - 1) / kPiece), 0.0);
       parallel_ranges(t.grad.numel(), kPiece, [&](int64_t begin, int64_t end) {
         double sum = 0;
@@ -52,19 +52,19 @@ bool adamw(const std::vector<AdamwTensor>& list, const AdamwSettings& s, int64_t
   for (const AdamwTensor& t : list) {
     t.master.mark_written();
     if (t.master.is_meta()) continue;
-    for_real(t.master.dtype(), [&]<class T>() {
-      const T b1 = static_cast<T>(s.beta1), b2 = static_cast<T>(s.beta2);
-      const T rate = static_cast<T>(lr / correct_m), scale = static_cast<T>(factor);
-      const T root = static_cast<T>(1 / std::sqrt(correct_v)), eps = static_cast<T>(s.eps);
-      const T keep = static_cast<T>(1 - (t.decay ? lr * s.weight_decay : 0.0));
-      T* const p = t.master.data<T>();
-      T* const m = t.m.data<T>();
-      T* const v = t.v.data<T>();
-      const T* const g = t.grad.data<T>();
+    for_real(t.master.dtype(), [&]<class Real>() {
+      const Real b1 = static_cast<Real>(s.beta1), b2 = static_cast<Real>(s.beta2);
+      const Real rate = static_cast<Real>(lr / correct_m), scale = static_cast<Real>(factor);
+      const Real root = static_cast<Real>(1 / std::sqrt(correct_v)), eps = static_cast<Real>(s.eps);
+      const Real keep = static_cast<Real>(1 - (t.decay ? lr * s.weight_decay : 0.0));
+      Real* const p = t.master.data<Real>();
+      Real* const m = t.m.data<Real>();
+      Real* const v = t.v.data<Real>();
+      const Real* const g = t.grad.data<Real>();
       parallel_ranges(t.master.numel(), kPiece, [&](int64_t begin, int64_t end) {
 #pragma omp simd
         for (int64_t j = begin; j < end; ++j) {
-          const T d = g[j] * scale;
+          const Real d = g[j] * scale;
           m[j] = b1 * m[j] + (1 - b1) * d;
           v[j] = b2 * v[j] + (1 - b2) * d * d;
           p[j] = keep * p[j] - rate * m[j] / (std::sqrt(v[j]) * root + eps);

@@ -56,14 +56,14 @@ struct Head {
   int64_t target(int64_t i) const { return targets.data<int32_t>()[row(i)]; }
 
   // Calls f(first, count) for each chunk of labelled rows, having gathered them.
-  template <class T, class F>
+  template <class Real, class F>
   void for_chunks(const F& f) const {
-    const auto xs = rows<const T>(x);
+    const auto xs = rows<const Real>(x);
     for (int64_t first = 0; first < labelled; first += chunk) {
       const int64_t count = std::min(chunk, labelled - first);
       parallel_ranges(count, row_grain(D), [&](int64_t a, int64_t b) {
         for (int64_t i = a; i < b; ++i)
-          std::copy_n(xs[row(first + i)], D, gathered.data<T>() + i * D);
+          std::copy_n(xs[row(first + i)], D, gathered.data<Real>() + i * D);
       });
       f(first, count);
     }
@@ -71,16 +71,16 @@ struct Head {
 
   // Makes the logits of `count` gathered rows, entries begin .. begin + n - 1 of the vocabulary,
   // and calls f(i, row) for each row [n] of them, in parallel. The soft cap is not applied yet.
-  template <class T, class F>
+  template <class Real, class F>
   void for_logits(int64_t count, int64_t begin, int64_t n, const F& f) const {
-    T* const out = logits.data<T>();
-    parallel_gemm<T>(count, n, D, 1, {gathered.data<T>(), D}, {w.data<T>() + begin * D, D, true}, 0,
-                     {out, n});
+    Real* const out = logits.data<Real>();
+    parallel_gemm<Real>(count, n, D, 1, {gathered.data<Real>(), D},
+                        {w.data<Real>() + begin * D, D, true}, 0, {out, n});
     parallel_ranges(count, row_grain(n), [&](int64_t a, int64_t b) {
       for (int64_t i = a; i < b; ++i) {
-        T* __restrict__ row = out + i * n;
+        Real* __restrict__ row = out + i * n;
         if (bias) {
-          const T* __restrict__ add = bias.data<T>() + begin;
+          const Real* __restrict__ add = bias.data<Real>() + begin;
           for (int64_t v = 0; v < n; ++v) row[v] += add[v];
         }
         f(i, row);
@@ -96,12 +96,12 @@ struct Head {
 };
 
 // A row's logits seen so far: the largest, and the sum of exponentials relative to it.
-template <class T>
+template <class Real>
 struct Running {
-  T most = -std::numeric_limits<T>::infinity(), sum = 0;
+  Real most = -std::numeric_limits<Real>::infinity(), sum = 0;
 
-  void add(const T* __restrict__ row, int64_t n) {
-    T top = most, more = 0;
+  void add(const Real* __restrict__ row, int64_t n) {
+    Real top = most, more = 0;
 #pragma omp simd reduction(max : top)
     for (int64_t v = 0; v < n; ++v) top = row[v] > top ? row[v] : top;
 #pragma omp simd reduction(+ : more)
@@ -109,28 +109,28 @@ struct Running {
     sum = sum * vexp(most - top) + more;
     most = top;
   }
-  T log_sum() const { return most + std::log(sum); }
+  Real log_sum() const { return most + std::log(sum); }
 };
 
-template <class T>
-void cap(T* __restrict__ row, int64_t n, T softcap) {
+template <class Real>
+void cap(Real* __restrict__ row, int64_t n, Real softcap) {
   for (int64_t v = 0; v < n; ++v) row[v] = softcap * vtanh(row[v] / softcap);
 }
 
 // What a logit's gradient is made of, a row's share of dloss and dz.
-template <class T>
+template <class Real>
 struct Flow {
-  T dloss, dz, softcap;
+  Real dloss, dz, softcap;
 
   // row -> its gradient: (dloss (p - 1[target]) + dz 2 lse p) / labelled, p = exp(logit - lse),
   // times the derivative of the soft cap. `target` is negative where it is not in the row.
-  void through(T* __restrict__ row, int64_t n, T lse, int64_t target) const {
-    const T factor = dloss + 2 * dz * lse;
-    T slope = 1;
+  void through(Real* __restrict__ row, int64_t n, Real lse, int64_t target) const {
+    const Real factor = dloss + 2 * dz * lse;
+    Real slope = 1;
     if (softcap > 0) {
-      if (target >= 0) slope -= std::pow(vtanh(row[target] / softcap), T(2));
+      if (target >= 0) slope -= std::pow(vtanh(row[target] / softcap), Real(2));
       for (int64_t v = 0; v < n; ++v) {
-        const T t = vtanh(row[v] / softcap);
+        const Real t = vtanh(row[v] / softcap);
         row[v] = factor * vexp(softcap * t - lse) * (1 - t * t);
       }
     } else {
@@ -175,34 +175,34 @@ void CrossEntropy::cpu_forward(const Inputs<Tensor>& x, const Options& o, Output
   const Head head(x, o);
   const Tensor running = empty({head.chunk, 3}, lse.dtype(), lse.device());
   if (lse.is_meta()) return;
-  for_real(lse.dtype(), [&]<class T>() {
+  for_real(lse.dtype(), [&]<class Real>() {
     struct Row {  // of `running`
-      Running<T> logits;
-      T at_target;
+      Running<Real> logits;
+      Real at_target;
     };
-    static_assert(sizeof(Row) == 3 * sizeof(T));
-    auto* const state = reinterpret_cast<Row*>(running.data<T>());
+    static_assert(sizeof(Row) == 3 * sizeof(Real));
+    auto* const state = reinterpret_cast<Row*>(running.data<Real>());
     double loss = 0, z = 0;
-    head.for_chunks<T>([&](int64_t first, int64_t count) {
+    head.for_chunks<Real>([&](int64_t first, int64_t count) {
       std::fill_n(state, count, Row{{}, 0});
       head.for_tiles([&](int64_t begin, int64_t n) {
-        head.for_logits<T>(count, begin, n, [&](int64_t i, T* row) {
-          if (head.softcap > 0) cap(row, n, static_cast<T>(head.softcap));
+        head.for_logits<Real>(count, begin, n, [&](int64_t i, Real* row) {
+          if (head.softcap > 0) cap(row, n, static_cast<Real>(head.softcap));
           state[i].logits.add(row, n);
           const int64_t target = head.target(first + i) - begin;
           if (target >= 0 && target < n) state[i].at_target = row[target];
         });
       });
       for (int64_t i = 0; i < count; ++i) {
-        const T sum = state[i].logits.log_sum();
-        lse.data<T>()[head.row(first + i)] = sum;
+        const Real sum = state[i].logits.log_sum();
+        lse.data<Real>()[head.row(first + i)] = sum;
         loss += sum - state[i].at_target;
         z += double{sum} * sum;
       }
     });
     const double labelled = std::max<double>(1, static_cast<double>(head.labelled));
-    *y.loss.data<T>() = static_cast<T>(loss / labelled);
-    *y.z.data<T>() = static_cast<T>(z / labelled);
+    *y.loss.data<Real>() = static_cast<Real>(loss / labelled);
+    *y.z.data<Real>() = static_cast<Real>(z / labelled);
   });
 }
 
@@ -215,28 +215,30 @@ void CrossEntropy::cpu_backward(const Inputs<Tensor>& x, const Options& o, const
   if (dx.x && head.labelled < head.R) dx.x.zero();
   if (dx.w && head.labelled == 0) dx.w.zero();
   if (dx.bias) dx.bias.zero();
-  for_real(head.x.dtype(), [&]<class T>() {
+  for_real(head.x.dtype(), [&]<class Real>() {
     const int64_t D = head.D;
-    const T labelled = static_cast<T>(std::max<int64_t>(1, head.labelled));
-    const Flow<T> through{*dy.loss.data<T>() / labelled, dy.z ? *dy.z.data<T>() / labelled : T(0),
-                          static_cast<T>(head.softcap)};
-    head.for_chunks<T>([&](int64_t first, int64_t count) {
+    const Real labelled = static_cast<Real>(std::max<int64_t>(1, head.labelled));
+    const Flow<Real> through{*dy.loss.data<Real>() / labelled,
+                             dy.z ? *dy.z.data<Real>() / labelled : Real(0),
+                             static_cast<Real>(head.softcap)};
+    head.for_chunks<Real>([&](int64_t first, int64_t count) {
       head.for_tiles([&](int64_t begin, int64_t n) {
-        head.for_logits<T>(count, begin, n, [&](int64_t i, T* row) {
+        head.for_logits<Real>(count, begin, n, [&](int64_t i, Real* row) {
           const int64_t target = head.target(first + i) - begin;
-          through.through(row, n, saved.lse.data<T>()[head.row(first + i)],
+          through.through(row, n, saved.lse.data<Real>()[head.row(first + i)],
                           target < n ? target : -1);
         });
-        const T* const dlogits = head.logits.template data<T>();
+        const Real* const dlogits = head.logits.template data<Real>();
         if (dx.x)
-          parallel_gemm<T>(count, D, n, 1, {dlogits, n}, {head.w.template data<T>() + begin * D, D},
-                           begin > 0 ? 1 : 0, {flow.data<T>(), D});
+          parallel_gemm<Real>(count, D, n, 1, {dlogits, n},
+                              {head.w.template data<Real>() + begin * D, D}, begin > 0 ? 1 : 0,
+                              {flow.data<Real>(), D});
         if (dx.w)
-          parallel_gemm<T>(n, D, count, 1, {dlogits, n, true},
-                           {head.gathered.template data<T>(), D}, first > 0 ? 1 : 0,
-                           {dx.w.data<T>() + begin * D, D});
+          parallel_gemm<Real>(n, D, count, 1, {dlogits, n, true},
+                              {head.gathered.template data<Real>(), D}, first > 0 ? 1 : 0,
+                              {dx.w.data<Real>() + begin * D, D});
         if (dx.bias) {
-          T* __restrict__ sum = dx.bias.data<T>() + begin;
+          Real* __restrict__ sum = dx.bias.data<Real>() + begin;
           for (int64_t i = 0; i < count; ++i)
             for (int64_t v = 0; v < n; ++v) sum[v] += dlogits[i * n + v];
         }
@@ -244,7 +246,7 @@ void CrossEntropy::cpu_backward(const Inputs<Tensor>& x, const Options& o, const
       if (dx.x)
         parallel_ranges(count, row_grain(D), [&](int64_t a, int64_t b) {
           for (int64_t i = a; i < b; ++i)
-            std::copy_n(flow.data<T>() + i * D, D, dx.x.data<T>() + head.row(first + i) * D);
+            std::copy_n(flow.data<Real>() + i * D, D, dx.x.data<Real>() + head.row(first + i) * D);
         });
     });
   });

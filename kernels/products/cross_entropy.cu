@@ -27,14 +27,14 @@ struct Statistics {
   float *lse, *loss, *z;  // [R], zero for rows without a label
 };
 
-template <class T>
+template <class Real>
 struct RowsOfLogits {
   float* logits;
-  T* gradient;  // may be the same memory, may be null
-  bool exact;   // put the gradient, unrounded, in the place of the logits too
+  Real* gradient;  // may be the same memory, may be null
+  bool exact;      // put the gradient, unrounded, in the place of the logits too
   int64_t stride, gradient_stride;
   int V;
-  const T* bias;  // may be null
+  const Real* bias;  // may be null
   const int32_t* targets;
   float softcap;
   // Factors of the gradient, on the device: of loss and z, and what each labelled row has of the
@@ -72,22 +72,22 @@ __device__ __forceinline__ Running of_block(Running mine) {
 }
 
 // One block a row. kKept: the row stays in shared memory between its two passes.
-template <bool kKept, class T>
-__global__ void __launch_bounds__(kThreads) softmax_rows(const RowsOfLogits<T> a) {
+template <bool kKept, class Real>
+__global__ void __launch_bounds__(kThreads) softmax_rows(const RowsOfLogits<Real> a) {
   extern __shared__ __align__(16) float kept[];
   __shared__ float at_target;
   const int64_t r = blockIdx.x;
   const int target = a.targets[r];
   float* const logits = a.logits + r * a.stride;
-  T* const gradient = a.gradient + r * a.gradient_stride;
+  Real* const gradient = a.gradient + r * a.gradient_stride;
 
   if (target == CrossEntropy::kIgnored) {
     if (threadIdx.x == 0) a.row.lse[r] = a.row.loss[r] = a.row.z[r] = 0;
     if (!a.gradient) return;
     for (int v = threadIdx.x * kPack; v < a.V; v += kThreads * kPack) {
-      Pack<T, kPack> none;
+      Pack<Real, kPack> none;
 #pragma unroll
-      for (int k = 0; k < kPack; ++k) none.at[k] = from_float<T>(0);
+      for (int k = 0; k < kPack; ++k) none.at[k] = from_float<Real>(0);
       store(gradient + v, none);
       const float zeros[kPack] = {};
       if (a.exact) store_floats(logits + v, zeros);
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const RowsOfLogits<T> a
       l = read(v);
     }
     float exact[kPack];
-    Pack<T, kPack> out;
+    Pack<Real, kPack> out;
 #pragma unroll
     for (int k = 0; k < kPack; ++k) {
       float d = factor * exponential(l.at[k] - lse);
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) softmax_rows(const RowsOfLogits<T> a
         d *= 1 - t * t;
       }
       exact[k] = d;
-      out.at[k] = from_float<T>(d);
+      out.at[k] = from_float<Real>(d);
     }
     store(gradient + v, out);
     if (a.exact) store_floats(logits + v, exact);
@@ -194,28 +194,28 @@ __global__ void __launch_bounds__(kThreads) means(const Statistics row, const in
 }
 
 // to = from * a * b, the factors on the device; four at a time where `vectors`.
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(256)
-    scaled(const float* from, int64_t n, const float* a, const float* b, T* to) {
+    scaled(const float* from, int64_t n, const float* a, const float* b, Real* to) {
   const float factor = *a * *b;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 4;
   if (i + 4 <= n) {
     const auto in = load<4>(from + i);
-    Pack<T, 4> out;
+    Pack<Real, 4> out;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) out.at[k] = from_float<T>(factor * in.at[k]);
+    for (int k = 0; k < 4; ++k) out.at[k] = from_float<Real>(factor * in.at[k]);
     store(to + i, out);
   } else {
-    for (int64_t k = i; k < n; ++k) to[k] = from_float<T>(factor * from[k]);
+    for (int64_t k = i; k < n; ++k) to[k] = from_float<Real>(factor * from[k]);
   }
 }
 
 void scale_into(const Tensor& from, const Tensor& a, const Tensor& b, const Tensor& to) {
   const int64_t n = to.numel();
   if (n == 0) return;
-  for_cuda_dtype(to.dtype(), [&]<class T>() {
+  for_cuda_dtype(to.dtype(), [&]<class Real>() {
     scaled<<<static_cast<unsigned>(ceil_div(n, 1024)), 256, 0, cuda_stream(to.device())>>>(
-        dptr<float>(from), n, dptr<float>(a), dptr<float>(b), dptr<T>(to));
+        dptr<float>(from), n, dptr<float>(a), dptr<float>(b), dptr<Real>(to));
   });
 }
 
@@ -283,25 +283,25 @@ struct Head {
  private:
   void softmax(const Gradients& g, int64_t first, int64_t count) const {
     if (x.is_meta()) return;
-    for_cuda_dtype(x.dtype(), [&]<class T>() {
-      const RowsOfLogits<T> a{.logits = dptr<float>(logits),
-                              .gradient = g ? dptr<T>(flow) : nullptr,
-                              .exact = g.bias_parts.defined(),
-                              .stride = logits.stride(0),
-                              .gradient_stride = logits.stride(0),
-                              .V = static_cast<int>(V),
-                              .bias = dptr<T>(bias),
-                              .targets = dptr<int32_t>(targets) + first,
-                              .softcap = softcap,
-                              .dloss = dptr<float>(g.dloss),
-                              .dz = dptr<float>(g.dz),
-                              .share = dptr<float>(g.share),
-                              .row = rows(first)};
+    for_cuda_dtype(x.dtype(), [&]<class Real>() {
+      const RowsOfLogits<Real> a{.logits = dptr<float>(logits),
+                                 .gradient = g ? dptr<Real>(flow) : nullptr,
+                                 .exact = g.bias_parts.defined(),
+                                 .stride = logits.stride(0),
+                                 .gradient_stride = logits.stride(0),
+                                 .V = static_cast<int>(V),
+                                 .bias = dptr<Real>(bias),
+                                 .targets = dptr<int32_t>(targets) + first,
+                                 .softcap = softcap,
+                                 .dloss = dptr<float>(g.dloss),
+                                 .dz = dptr<float>(g.dz),
+                                 .share = dptr<float>(g.share),
+                                 .row = rows(first)};
       const size_t bytes = logits.stride(0) * sizeof(float);
       const auto blocks = static_cast<unsigned>(count);
       const cudaStream_t stream = cuda_stream(x.device());
       if (g && bytes <= kShared) {
-        void (*const kernel)(RowsOfLogits<T>) = softmax_rows<true, T>;
+        void (*const kernel)(RowsOfLogits<Real>) = softmax_rows<true, Real>;
         allow_shared_memory(kernel, bytes);
         kernel<<<blocks, kThreads, bytes, stream>>>(a);
       } else {
@@ -360,8 +360,8 @@ void CrossEntropy::cuda_backward(const Inputs<Tensor>& x, const Options& o, cons
   if (device.is_meta()) return;
   if (dx.w && !dx.w.same_view(g.w)) dx.w.copy_from(g.w);
   if (dx.bias)
-    for_cuda_dtype(dx.bias.dtype(), [&]<class T>() {
-      sum_columns(dptr<float>(g.bias_parts), head.chunks, head.V, dptr<T>(dx.bias), device);
+    for_cuda_dtype(dx.bias.dtype(), [&]<class Real>() {
+      sum_columns(dptr<float>(g.bias_parts), head.chunks, head.V, dptr<Real>(dx.bias), device);
     });
   check_launch("cross_entropy backward");
 }

@@ -18,11 +18,11 @@ Tensor lined(const Tensor& t) {
   return by_rows || by_columns ? t : t.contiguous();
 }
 
-template <class T>
-Matrix<const T> matrix(const Tensor& t, bool transposed = false) {
+template <class Real>
+Matrix<const Real> matrix(const Tensor& t, bool transposed = false) {
   if (t.stride(1) == 1 && (t.stride(0) >= t.size(1) || t.size(0) == 1))
-    return {t.data<T>(), std::max(t.stride(0), t.size(1)), transposed};
-  return {t.data<T>(), std::max(t.stride(1), t.size(0)), !transposed};
+    return {t.data<Real>(), std::max(t.stride(0), t.size(1)), transposed};
+  return {t.data<Real>(), std::max(t.stride(1), t.size(0)), !transposed};
 }
 
 }  // namespace
@@ -42,14 +42,15 @@ Outputs<Matmul> Matmul::outputs(const Inputs<Tensor>& x, const Options&) {
 void Matmul::cpu_forward(const Inputs<Tensor>& x, const Options&, Outputs<Tensor>& y, Saved*) {
   const Tensor a = lined(x.x), w = lined(x.w), bias = x.bias ? x.bias.contiguous() : x.bias;
   if (a.is_meta()) return;
-  for_real(a.dtype(), [&]<class T>() {
+  for_real(a.dtype(), [&]<class Real>() {
     const int64_t R = a.size(0), O = w.size(0);
-    T* const out = y.y.data<T>();
+    Real* const out = y.y.data<Real>();
     if (bias)
       parallel_ranges(R, cuts::kBiasRows, [&](int64_t begin, int64_t end) {
-        for (int64_t r = begin; r < end; ++r) std::copy_n(bias.data<T>(), O, out + r * O);
+        for (int64_t r = begin; r < end; ++r) std::copy_n(bias.data<Real>(), O, out + r * O);
       });
-    parallel_gemm<T>(R, O, a.size(1), 1, matrix<T>(a), matrix<T>(w, true), bias ? 1 : 0, {out, O});
+    parallel_gemm<Real>(R, O, a.size(1), 1, matrix<Real>(a), matrix<Real>(w, true), bias ? 1 : 0,
+                        {out, O});
   });
 }
 
@@ -58,18 +59,20 @@ void Matmul::cpu_backward(const Inputs<Tensor>& x, const Options&, const Saved&,
   const Tensor a = lined(x.x), w = lined(x.w), d = lined(dy.y);
   const Tensor by_rows = dx.bias ? with_rows(d) : Tensor();
   if (a.is_meta()) return;
-  for_real(a.dtype(), [&]<class T>() {
+  for_real(a.dtype(), [&]<class Real>() {
     const int64_t R = a.size(0), I = a.size(1), O = w.size(0);
-    if (dx.x) parallel_gemm<T>(R, I, O, 1, matrix<T>(d), matrix<T>(w), 0, {dx.x.data<T>(), I});
+    if (dx.x)
+      parallel_gemm<Real>(R, I, O, 1, matrix<Real>(d), matrix<Real>(w), 0, {dx.x.data<Real>(), I});
     if (dx.w)
-      parallel_gemm<T>(O, I, R, 1, matrix<T>(d, true), matrix<T>(a), 0, {dx.w.data<T>(), I});
+      parallel_gemm<Real>(O, I, R, 1, matrix<Real>(d, true), matrix<Real>(a), 0,
+                          {dx.w.data<Real>(), I});
     if (!dx.bias) return;
-    const auto flow = rows<const T>(by_rows);
+    const auto flow = rows<const Real>(by_rows);
     parallel_ranges(O, cuts::kBiasColumns, [&](int64_t begin, int64_t end) {
-      T* __restrict__ sum = dx.bias.data<T>();
-      std::fill(sum + begin, sum + end, T(0));
+      Real* __restrict__ sum = dx.bias.data<Real>();
+      std::fill(sum + begin, sum + end, Real(0));
       for (int64_t r = 0; r < R; ++r) {
-        const T* __restrict__ from = flow[r];
+        const Real* __restrict__ from = flow[r];
         for (int64_t o = begin; o < end; ++o) sum[o] += from[o];
       }
     });

@@ -40,14 +40,14 @@ void Activation::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<
                              Saved*) {
   const Tensor a = with_rows(x.x);
   if (a.is_meta()) return;
-  for_real(a.dtype(), [&]<class T>() {
+  for_real(a.dtype(), [&]<class Real>() {
     Activations::call(o.kind, [&]<class Function>() {
-      const auto from = rows<const T>(a);
-      const auto to = rows<T>(y.y);
+      const auto from = rows<const Real>(a);
+      const auto to = rows<Real>(y.y);
       over_rows(a.size(0), a.size(1), a.is_contiguous(),
                 [&](int64_t r, int64_t begin, int64_t end) {
-                  const T* __restrict__ in = from[r];
-                  T* __restrict__ out = to[r];
+                  const Real* __restrict__ in = from[r];
+                  Real* __restrict__ out = to[r];
                   for (int64_t i = begin; i < end; ++i) out[i] = Function::value(in[i]);
                 });
     });
@@ -58,15 +58,15 @@ void Activation::cpu_backward(const Inputs<Tensor>& x, const Options& o, const S
                               const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const Tensor a = with_rows(x.x), d = with_rows(dy.y);
   if (a.is_meta() || !dx.x) return;
-  for_real(a.dtype(), [&]<class T>() {
+  for_real(a.dtype(), [&]<class Real>() {
     Activations::call(o.kind, [&]<class Function>() {
-      const auto from = rows<const T>(a), flow = rows<const T>(d);
-      const auto to = rows<T>(dx.x);
+      const auto from = rows<const Real>(a), flow = rows<const Real>(d);
+      const auto to = rows<Real>(dx.x);
       over_rows(a.size(0), a.size(1), a.is_contiguous() && d.is_contiguous(),
                 [&](int64_t r, int64_t begin, int64_t end) {
-                  const T* __restrict__ in = from[r];
-                  const T* __restrict__ g = flow[r];
-                  T* __restrict__ out = to[r];
+                  const Real* __restrict__ in = from[r];
+                  const Real* __restrict__ g = flow[r];
+                  Real* __restrict__ out = to[r];
                   for (int64_t i = begin; i < end; ++i) out[i] = g[i] * Function::slope(in[i]);
                 });
     });
@@ -88,15 +88,15 @@ void GatedActivation::cpu_forward(const Inputs<Tensor>& x, const Options& o, Out
                                   Saved*) {
   const Tensor a = with_rows(x.a), b = with_rows(x.b);
   if (a.is_meta()) return;
-  for_real(a.dtype(), [&]<class T>() {
+  for_real(a.dtype(), [&]<class Real>() {
     Activations::call(o.kind, [&]<class Function>() {
-      const auto as = rows<const T>(a), bs = rows<const T>(b);
-      const auto to = rows<T>(y.y);
+      const auto as = rows<const Real>(a), bs = rows<const Real>(b);
+      const auto to = rows<Real>(y.y);
       over_rows(a.size(0), a.size(1), a.is_contiguous() && b.is_contiguous(),
                 [&](int64_t r, int64_t begin, int64_t end) {
-                  const T* __restrict__ ar = as[r];
-                  const T* __restrict__ br = bs[r];
-                  T* __restrict__ out = to[r];
+                  const Real* __restrict__ ar = as[r];
+                  const Real* __restrict__ br = bs[r];
+                  Real* __restrict__ out = to[r];
                   for (int64_t i = begin; i < end; ++i) out[i] = Function::value(ar[i]) * br[i];
                 });
     });
@@ -107,27 +107,27 @@ void GatedActivation::cpu_backward(const Inputs<Tensor>& x, const Options& o, co
                                    const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const Tensor a = with_rows(x.a), b = with_rows(x.b), d = with_rows(dy.y);
   if (a.is_meta()) return;
-  for_real(a.dtype(), [&]<class T>() {
+  for_real(a.dtype(), [&]<class Real>() {
     Activations::call(o.kind, [&]<class Function>() {
-      const auto as = rows<const T>(a), bs = rows<const T>(b), flow = rows<const T>(d);
-      const auto da = rows<T>(dx.a), db = rows<T>(dx.b);
+      const auto as = rows<const Real>(a), bs = rows<const Real>(b), flow = rows<const Real>(d);
+      const auto da = rows<Real>(dx.a), db = rows<Real>(dx.b);
       over_rows(a.size(0), a.size(1), a.is_contiguous() && b.is_contiguous() && d.is_contiguous(),
                 [&](int64_t r, int64_t begin, int64_t end) {
-                  const T* __restrict__ ar = as[r];
-                  const T* __restrict__ br = bs[r];
-                  const T* __restrict__ g = flow[r];
+                  const Real* __restrict__ ar = as[r];
+                  const Real* __restrict__ br = bs[r];
+                  const Real* __restrict__ g = flow[r];
                   if (da && db) {  // in one pass, so that the exponential is shared
-                    T* __restrict__ out_a = da[r], * __restrict__ out_b = db[r];
+                    Real* __restrict__ out_a = da[r], * __restrict__ out_b = db[r];
                     for (int64_t i = begin; i < end; ++i) {
                       out_a[i] = g[i] * br[i] * Function::slope(ar[i]);
                       out_b[i] = g[i] * Function::value(ar[i]);
                     }
                   } else if (da) {
-                    T* __restrict__ out = da[r];
+                    Real* __restrict__ out = da[r];
                     for (int64_t i = begin; i < end; ++i)
                       out[i] = g[i] * br[i] * Function::slope(ar[i]);
                   } else if (db) {
-                    T* __restrict__ out = db[r];
+                    Real* __restrict__ out = db[r];
                     for (int64_t i = begin; i < end; ++i) out[i] = g[i] * Function::value(ar[i]);
                   }
                 });

@@ -11,9 +11,9 @@ namespace {
 constexpr int kThreads = 256, kEach = 4, kSpan = kThreads * kEach;
 
 // Rows of a matrix [R, D], or null. const T or T.
-template <class T>
+template <class Real>
 struct Matrix {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t stride = 0;
 };
 
@@ -38,29 +38,30 @@ __device__ __forceinline__ Place place(const Extent& e, int i) {
   return p;
 }
 
-template <bool kAligned, int N, class T>
-__device__ __forceinline__ Packed<T, N> read(const Matrix<const T>& m, const Place& p) {
-  const T* const from = m.data + p.row * m.stride + p.column;
-  if (kAligned) return p.n ? fetch<N>(from) : Packed<T, N>{};
+template <bool kAligned, int N, class Real>
+__device__ __forceinline__ Packed<Real, N> read(const Matrix<const Real>& m, const Place& p) {
+  const Real* const from = m.data + p.row * m.stride + p.column;
+  if (kAligned) return p.n ? fetch<N>(from) : Packed<Real, N>{};
   float some[N];
   load_some(from, p.n, some);
-  return packed<T>(some);
+  return packed<Real>(some);
 }
-template <bool kAligned, int N, class T>
-__device__ __forceinline__ void write(const Matrix<T>& m, const Place& p, const float (&from)[N]) {
-  T* const to = m.data + p.row * m.stride + p.column;
+template <bool kAligned, int N, class Real>
+__device__ __forceinline__ void write(const Matrix<Real>& m, const Place& p,
+                                      const float (&from)[N]) {
+  Real* const to = m.data + p.row * m.stride + p.column;
   if (!kAligned)
     store_some(to, p.n, from);
   else if (p.n)
     store(to, from);
 }
 
-template <class F, bool kAligned, class T>
-__device__ __forceinline__ void apply_to(const Extent& e, const Matrix<const T>& a,
-                                         const Matrix<const T>& b, const Matrix<T>& y) {
-  constexpr int N = kVector<T>;
+template <class F, bool kAligned, class Real>
+__device__ __forceinline__ void apply_to(const Extent& e, const Matrix<const Real>& a,
+                                         const Matrix<const Real>& b, const Matrix<Real>& y) {
+  constexpr int N = kVector<Real>;
   Place p[kEach];
-  Packed<T, N> from_a[kEach], from_b[kEach];
+  Packed<Real, N> from_a[kEach], from_b[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) p[i] = place<N>(e, i);
 #pragma unroll
@@ -80,22 +81,23 @@ __device__ __forceinline__ void apply_to(const Extent& e, const Matrix<const T>&
   }
 }
 
-template <class F, class T>
+template <class F, class Real>
 __global__ void __launch_bounds__(kThreads)
-    apply(Extent e, Matrix<const T> a, Matrix<const T> b, Matrix<T> y) {
+    apply(Extent e, Matrix<const Real> a, Matrix<const Real> b, Matrix<Real> y) {
   if (e.aligned)
     apply_to<F, true>(e, a, b, y);
   else
     apply_to<F, false>(e, a, b, y);
 }
 
-template <class F, bool kAligned, class T>
-__device__ __forceinline__ void apply_back_to(const Extent& e, const Matrix<const T>& a,
-                                              const Matrix<const T>& b, const Matrix<const T>& dy,
-                                              const Matrix<T>& da, const Matrix<T>& db, int part) {
-  constexpr int N = kVector<T>, kPart = kEach / 2;
+template <class F, bool kAligned, class Real>
+__device__ __forceinline__ void apply_back_to(const Extent& e, const Matrix<const Real>& a,
+                                              const Matrix<const Real>& b,
+                                              const Matrix<const Real>& dy, const Matrix<Real>& da,
+                                              const Matrix<Real>& db, int part) {
+  constexpr int N = kVector<Real>, kPart = kEach / 2;
   Place p[kPart];
-  Packed<T, N> from_a[kPart], from_b[kPart], from_dy[kPart];
+  Packed<Real, N> from_a[kPart], from_b[kPart], from_dy[kPart];
 #pragma unroll
   for (int i = 0; i < kPart; ++i) p[i] = place<N>(e, part * kPart + i);
 #pragma unroll
@@ -126,10 +128,10 @@ __device__ __forceinline__ void apply_back_to(const Extent& e, const Matrix<cons
   }
 }
 
-template <class F, class T>
+template <class F, class Real>
 __global__ void __launch_bounds__(kThreads)
-    apply_back(Extent e, Matrix<const T> a, Matrix<const T> b, Matrix<const T> dy, Matrix<T> da,
-               Matrix<T> db) {
+    apply_back(Extent e, Matrix<const Real> a, Matrix<const Real> b, Matrix<const Real> dy,
+               Matrix<Real> da, Matrix<Real> db) {
 #pragma unroll 1
   for (int part = 0; part < 2; ++part) {
     if (e.aligned)
@@ -144,13 +146,13 @@ Tensor with_rows(const Tensor& t) {
   return !t || t.stride(1) == 1 || t.size(1) == 1 ? t : t.contiguous();
 }
 
-template <class T>
+template <class Real>
 Extent extent_of(const Shape& shape, std::initializer_list<const Tensor*> all) {
   Extent e{shape[0], shape[1], 0, true};
   bool contiguous = true;
   for (const Tensor* t : all) contiguous &= !*t || t->is_contiguous();
   if (contiguous) e = {1, e.R * e.D, 0, true};
-  constexpr int N = kVector<T>;
+  constexpr int N = kVector<Real>;
   e.aligned = e.D % N == 0;
   for (const Tensor* t : all)
     e.aligned &=
@@ -161,10 +163,10 @@ Extent extent_of(const Shape& shape, std::initializer_list<const Tensor*> all) {
   return e;
 }
 
-template <class T>
-Matrix<T> matrix(const Tensor& t) {
+template <class Real>
+Matrix<Real> matrix(const Tensor& t) {
   if (!t) return {};
-  return {dptr<std::remove_const_t<T>>(t), t.stride(0)};
+  return {dptr<std::remove_const_t<Real>>(t), t.stride(0)};
 }
 
 unsigned blocks_of(const Extent& e) {
@@ -174,11 +176,11 @@ unsigned blocks_of(const Extent& e) {
 void forward_of(const std::string& kind, const Tensor& in_a, const Tensor& in_b, const Tensor& y) {
   const Tensor a = with_rows(in_a), b = with_rows(in_b);
   if (a.is_meta() || a.numel() == 0) return;
-  for_cuda_dtype(a.dtype(), [&]<class T>() {
+  for_cuda_dtype(a.dtype(), [&]<class Real>() {
     device::Activations::call(kind, [&]<class F>() {
-      const Extent e = extent_of<T>(a.shape(), {&a, &b, &y});
-      apply<F, T><<<blocks_of(e), kThreads, 0, cuda_stream()>>>(e, matrix<const T>(a),
-                                                                matrix<const T>(b), matrix<T>(y));
+      const Extent e = extent_of<Real>(a.shape(), {&a, &b, &y});
+      apply<F, Real><<<blocks_of(e), kThreads, 0, cuda_stream()>>>(
+          e, matrix<const Real>(a), matrix<const Real>(b), matrix<Real>(y));
     });
   });
   check_launch("activation forward");
@@ -188,12 +190,12 @@ void backward_of(const std::string& kind, const Tensor& in_a, const Tensor& in_b
                  const Tensor& in_dy, const Tensor& da, const Tensor& db) {
   const Tensor a = with_rows(in_a), b = with_rows(in_b), dy = with_rows(in_dy);
   if (a.is_meta() || a.numel() == 0 || (!da && !db)) return;
-  for_cuda_dtype(a.dtype(), [&]<class T>() {
+  for_cuda_dtype(a.dtype(), [&]<class Real>() {
     device::Activations::call(kind, [&]<class F>() {
-      const Extent e = extent_of<T>(a.shape(), {&a, &b, &dy, &da, &db});
-      apply_back<F, T><<<blocks_of(e), kThreads, 0, cuda_stream()>>>(
-          e, matrix<const T>(a), matrix<const T>(b), matrix<const T>(dy), matrix<T>(da),
-          matrix<T>(db));
+      const Extent e = extent_of<Real>(a.shape(), {&a, &b, &dy, &da, &db});
+      apply_back<F, Real><<<blocks_of(e), kThreads, 0, cuda_stream()>>>(
+          e, matrix<const Real>(a), matrix<const Real>(b), matrix<const Real>(dy), matrix<Real>(da),
+          matrix<Real>(db));
     });
   });
   check_launch("activation backward");

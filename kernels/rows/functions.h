@@ -37,146 +37,146 @@ inline double verf(double x) { return std::erf(x); }
 
 struct Silu {
   static constexpr std::string_view kind = "silu";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return x * vsigmoid(x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    const T s = vsigmoid(x);
-    return s * (T(1) + x * (T(1) - s));
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    const Real s = vsigmoid(x);
+    return s * (Real(1) + x * (Real(1) - s));
   }
 };
 
 struct Gelu {
   static constexpr std::string_view kind = "gelu";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
-    return T(0.5) * x * (T(1) + verf(x * T(M_SQRT1_2)));
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
+    return Real(0.5) * x * (Real(1) + verf(x * Real(M_SQRT1_2)));
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    const T density = T(0.3989422804014327) * vexp(T(-0.5) * x * x);  // 1 / sqrt(2 pi)
-    return T(0.5) * (T(1) + verf(x * T(M_SQRT1_2))) + x * density;
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    const Real density = Real(0.3989422804014327) * vexp(Real(-0.5) * x * x);  // 1 / sqrt(2 pi)
+    return Real(0.5) * (Real(1) + verf(x * Real(M_SQRT1_2))) + x * density;
   }
 };
 
 // 0.5 x (1 + tanh(u)) is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
 struct GeluTanh {
   static constexpr std::string_view kind = "gelu_tanh";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
-    return x * vsigmoid(T(1.5957691216057308) * x * (T(1) + T(0.044715) * x * x));
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
+    return x * vsigmoid(Real(1.5957691216057308) * x * (Real(1) + Real(0.044715) * x * x));
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
     // Beyond +-9 it is 0 or 1, and the polynomials would overflow.
-    const T low = x < T(-9) ? T(-9) : x;
-    const T c = low > T(9) ? T(9) : low;
-    const T e = vexp(T(-1.5957691216057308) * c * (T(1) + T(0.044715) * c * c));
-    const T s = T(1) / (T(1) + e);
-    const T du = T(1.5957691216057308) * (T(1) + T(0.134145) * c * c);
+    const Real low = x < Real(-9) ? Real(-9) : x;
+    const Real c = low > Real(9) ? Real(9) : low;
+    const Real e = vexp(Real(-1.5957691216057308) * c * (Real(1) + Real(0.044715) * c * c));
+    const Real s = Real(1) / (Real(1) + e);
+    const Real du = Real(1.5957691216057308) * (Real(1) + Real(0.134145) * c * c);
     return s + c * du * s * (e * s);  // e s is 1 - s without the cancellation
   }
 };
 
 struct Relu {
   static constexpr std::string_view kind = "relu";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
-    return x > 0 ? x : x * T(0);  // NaN stays
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
+    return x > 0 ? x : x * Real(0);  // NaN stays
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    return x > 0 ? T(1) : T(0);
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    return x > 0 ? Real(1) : Real(0);
   }
 };
 
 struct Sigmoid {
   static constexpr std::string_view kind = "sigmoid";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return vsigmoid(x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    const T s = vsigmoid(x);
-    return s * (T(1) - s);
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    const Real s = vsigmoid(x);
+    return s * (Real(1) - s);
   }
 };
 
 struct Tanh {
   static constexpr std::string_view kind = "tanh";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return vtanh(x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    const T t = vtanh(x);
-    return T(1) - t * t;
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    const Real t = vtanh(x);
+    return Real(1) - t * t;
   }
 };
 
 struct Softplus {
   static constexpr std::string_view kind = "softplus";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return vsoftplus(x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
     return vsigmoid(x);
   }
 };
 
 struct LogSigmoid {
   static constexpr std::string_view kind = "logsigmoid";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return -vsoftplus(-x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
     return vsigmoid(-x);
   }
 };
 
 struct Elu1 {
   static constexpr std::string_view kind = "elu1";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
-    const T e = vexp(x);
-    return x > 0 ? x + T(1) : e;
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
+    const Real e = vexp(x);
+    return x > 0 ? x + Real(1) : e;
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    const T e = vexp(x);
-    return x > 0 ? T(1) : e;
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    const Real e = vexp(x);
+    return x > 0 ? Real(1) : e;
   }
 };
 
 struct Exp {
   static constexpr std::string_view kind = "exp";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return vexp(x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
     return vexp(x);
   }
 };
 
 struct SquareRelu {
   static constexpr std::string_view kind = "square_relu";
-  template <class T>
-  [[gnu::always_inline]] static T value(T x) {
+  template <class Real>
+  [[gnu::always_inline]] static Real value(Real x) {
     return Relu::value(x) * Relu::value(x);
   }
-  template <class T>
-  [[gnu::always_inline]] static T slope(T x) {
-    return T(2) * Relu::value(x);
+  template <class Real>
+  [[gnu::always_inline]] static Real slope(Real x) {
+    return Real(2) * Relu::value(x);
   }
 };
 

@@ -42,16 +42,16 @@ Tensor partial_sums(bool wanted, const RowBlocks& blocks, const Tensor& like) {
 }
 
 // sum = x + residual, as it is kept: both passes go on from that.
-template <class T>
+template <class Real>
 void add_rows(const Tensor& x, const Tensor& residual, const Tensor& sum) {
   const int64_t D = x.size(1);
-  const auto xs = rows<const T>(x), more = rows<const T>(residual);
-  const auto sums = rows<T>(sum);
+  const auto xs = rows<const Real>(x), more = rows<const Real>(residual);
+  const auto sums = rows<Real>(sum);
   parallel_ranges(x.size(0), row_grain(D), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      const T* __restrict__ a = xs[r];
-      const T* __restrict__ b = more[r];
-      T* __restrict__ out = sums[r];
+      const Real* __restrict__ a = xs[r];
+      const Real* __restrict__ b = more[r];
+      Real* __restrict__ out = sums[r];
       for (int64_t i = 0; i < D; ++i) out[i] = operand(a[i] + b[i]);
     }
   });
@@ -62,7 +62,7 @@ Tensor normalised(const Tensor& x, const Tensor& residual, const Tensor& sum) {
   const Tensor in = with_rows(x);
   if (!residual) return in;
   const Tensor more = with_rows(residual);
-  if (!in.is_meta()) for_real(in.dtype(), [&]<class T>() { add_rows<T>(in, more, sum); });
+  if (!in.is_meta()) for_real(in.dtype(), [&]<class Real>() { add_rows<Real>(in, more, sum); });
   return sum;
 }
 
@@ -74,55 +74,56 @@ void copy_to_second(const Tensor& dx, const Tensor& dresidual) {
 
 // y = x r w with r = (sum x^2 / count + eps)^-1/2 over each group of W columns; count is W, or 1
 // for the L2 norm.
-template <class T>
+template <class Real>
 void scale_rows(const Tensor& x, const Tensor& weight, int64_t W, double count, double eps,
                 const Tensor& rstd, const Tensor& y) {
   const int64_t R = x.size(0), D = x.size(1);
-  const auto xs = rows<const T>(x);
-  const T* const w = weight.data<T>();
+  const auto xs = rows<const Real>(x);
+  const Real* const w = weight.data<Real>();
   parallel_ranges(R, row_grain(D), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       for (int64_t at = 0; at < D; at += W) {
-        const T* __restrict__ in = xs[r] + at;
-        const T* __restrict__ wg = w + at;
-        T* __restrict__ out = y.data<T>() + r * D + at;
-        const T root = T(1) / std::sqrt(dot(in, in, W) / T(count) + T(eps));
+        const Real* __restrict__ in = xs[r] + at;
+        const Real* __restrict__ wg = w + at;
+        Real* __restrict__ out = y.data<Real>() + r * D + at;
+        const Real root = Real(1) / std::sqrt(dot(in, in, W) / Real(count) + Real(eps));
         for (int64_t i = 0; i < W; ++i) out[i] = in[i] * root * wg[i];
-        if (rstd) rstd.data<T>()[(r * D + at) / W] = root;
+        if (rstd) rstd.data<Real>()[(r * D + at) / W] = root;
       }
   });
 }
 
-template <class T>
-void add_row(const T* __restrict__ from, int64_t n, T* __restrict__ to) {
+template <class Real>
+void add_row(const Real* __restrict__ from, int64_t n, Real* __restrict__ to) {
   for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
 // Its gradients, from dn = dy w: dx = r (dn - x r^2 sum(dn x) / count) + along, where that is
 // there, dw = sum over rows of dy x r.
-template <class T>
+template <class Real>
 void scale_rows_backward(const Tensor& x, const Tensor& weight, int64_t W, double count,
                          const Tensor& rstd, const Tensor& dy, const Tensor& along,
                          const Tensor& dx, const Tensor& dw_parts, const RowBlocks& blocks) {
   const int64_t D = x.size(1);
-  const auto xs = rows<const T>(x), flow = rows<const T>(dy), alongs = rows<const T>(along);
-  const auto dxs = rows<T>(dx), dws = rows<T>(dw_parts);
+  const auto xs = rows<const Real>(x), flow = rows<const Real>(dy),
+             alongs = rows<const Real>(along);
+  const auto dxs = rows<Real>(dx), dws = rows<Real>(dw_parts);
   blocks.each([&](int64_t block, int64_t begin, int64_t end) {
-    if (dws) std::fill_n(dws[block], D, T(0));
+    if (dws) std::fill_n(dws[block], D, Real(0));
     for (int64_t r = begin; r < end; ++r)
       for (int64_t at = 0; at < D; at += W) {
-        const T* __restrict__ in = xs[r] + at;
-        const T* __restrict__ g = flow[r] + at;
-        const T* __restrict__ wg = weight.data<T>() + at;
-        const T root = rstd.data<T>()[(r * D + at) / W];
+        const Real* __restrict__ in = xs[r] + at;
+        const Real* __restrict__ g = flow[r] + at;
+        const Real* __restrict__ wg = weight.data<Real>() + at;
+        const Real root = rstd.data<Real>()[(r * D + at) / W];
         if (dxs) {
-          T* __restrict__ out = dxs[r] + at;
-          const T back = root * root * root * dot(in, g, wg, W) / T(count);
+          Real* __restrict__ out = dxs[r] + at;
+          const Real back = root * root * root * dot(in, g, wg, W) / Real(count);
           for (int64_t i = 0; i < W; ++i) out[i] = root * g[i] * wg[i] - back * in[i];
           if (alongs) add_row(alongs[r] + at, W, out);
         }
         if (dws) {
-          T* __restrict__ sum = dws[block] + at;
+          Real* __restrict__ sum = dws[block] + at;
           for (int64_t i = 0; i < W; ++i) sum[i] += root * g[i] * in[i];
         }
       }
@@ -130,68 +131,69 @@ void scale_rows_backward(const Tensor& x, const Tensor& weight, int64_t W, doubl
 }
 
 // y = x r w a(z), r over x; or y = h r w, r over h = x a(z).
-template <class Gate, bool kGateFirst, class T>
+template <class Gate, bool kGateFirst, class Real>
 void gated_rows(const Tensor& x, const Tensor& z, const Tensor& weight, int64_t W, double eps,
                 const Tensor& rstd, const Tensor& y) {
   const int64_t R = x.size(0), D = x.size(1);
-  const auto xs = rows<const T>(x), zs = rows<const T>(z);
+  const auto xs = rows<const Real>(x), zs = rows<const Real>(z);
   parallel_ranges(R, row_grain(D), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
       for (int64_t at = 0; at < D; at += W) {
-        const T* __restrict__ in = xs[r] + at;
-        const T* __restrict__ gate = zs[r] + at;
-        const T* __restrict__ wg = weight.data<T>() + at;
-        T* __restrict__ out = y.data<T>() + r * D + at;
+        const Real* __restrict__ in = xs[r] + at;
+        const Real* __restrict__ gate = zs[r] + at;
+        const Real* __restrict__ wg = weight.data<Real>() + at;
+        Real* __restrict__ out = y.data<Real>() + r * D + at;
         for (int64_t i = 0; i < W; ++i) out[i] = in[i] * Gate::value(gate[i]);
-        const T squares = kGateFirst ? dot<T>(out, out, W) : dot<T>(in, in, W);
-        const T root = T(1) / std::sqrt(squares / T(W) + T(eps));
+        const Real squares = kGateFirst ? dot<Real>(out, out, W) : dot<Real>(in, in, W);
+        const Real root = Real(1) / std::sqrt(squares / Real(W) + Real(eps));
         for (int64_t i = 0; i < W; ++i) out[i] *= root * wg[i];
-        if (rstd) rstd.data<T>()[(r * D + at) / W] = root;
+        if (rstd) rstd.data<Real>()[(r * D + at) / W] = root;
       }
   });
 }
 
 // A thread's scratch of 2 D holds a(z) and a'(z). With n what is normalised (x, or h) and dn its
 // factor's gradient (dy w a, or dy w): dn -> d' = r (dn - n r^2 sum(dn n) / W).
-template <class Gate, bool kGateFirst, class T>
+template <class Gate, bool kGateFirst, class Real>
 void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight, int64_t W,
                          const Tensor& rstd, const Tensor& dy, const Inputs<GatedNorm>& dx,
                          const Tensor& dw_parts, const Tensor& scratch, const RowBlocks& blocks) {
   const int64_t D = x.size(1);
-  const auto xs = rows<const T>(x), zs = rows<const T>(z), flow = rows<const T>(dy);
-  const auto dxs = rows<T>(dx.x), dzs = rows<T>(dx.z), dws = rows<T>(dw_parts);
+  const auto xs = rows<const Real>(x), zs = rows<const Real>(z), flow = rows<const Real>(dy);
+  const auto dxs = rows<Real>(dx.x), dzs = rows<Real>(dx.z), dws = rows<Real>(dw_parts);
   blocks.each([&](int64_t block, int64_t begin, int64_t end) {
-    T* __restrict__ a = rows<T>(scratch)[thread_index()];
-    T* __restrict__ slope = a + D;
-    if (dws) std::fill_n(dws[block], D, T(0));
+    Real* __restrict__ a = rows<Real>(scratch)[thread_index()];
+    Real* __restrict__ slope = a + D;
+    if (dws) std::fill_n(dws[block], D, Real(0));
     for (int64_t r = begin; r < end; ++r)
       for (int64_t at = 0; at < D; at += W) {
-        const T* __restrict__ in = xs[r] + at;
-        const T* __restrict__ gate = zs[r] + at;
-        const T* __restrict__ g = flow[r] + at;
-        const T* __restrict__ wg = weight.data<T>() + at;
-        const T root = rstd.data<T>()[(r * D + at) / W];
-        T sum = 0;
+        const Real* __restrict__ in = xs[r] + at;
+        const Real* __restrict__ gate = zs[r] + at;
+        const Real* __restrict__ g = flow[r] + at;
+        const Real* __restrict__ wg = weight.data<Real>() + at;
+        const Real root = rstd.data<Real>()[(r * D + at) / W];
+        Real sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < W; ++i) {
           a[i] = Gate::value(gate[i]);
           slope[i] = Gate::slope(gate[i]);
           sum += g[i] * wg[i] * a[i] * in[i];  // dn n, whichever comes first
         }
-        const T back = root * root * root * sum / T(W);
+        const Real back = root * root * root * sum / Real(W);
         if (dxs) {
-          T* __restrict__ out = dxs[r] + at;
+          Real* __restrict__ out = dxs[r] + at;
           for (int64_t i = 0; i < W; ++i)
-            out[i] = root * g[i] * wg[i] * a[i] - back * in[i] * (kGateFirst ? a[i] * a[i] : T(1));
+            out[i] =
+                root * g[i] * wg[i] * a[i] - back * in[i] * (kGateFirst ? a[i] * a[i] : Real(1));
         }
         if (dzs) {
-          T* __restrict__ out = dzs[r] + at;
+          Real* __restrict__ out = dzs[r] + at;
           for (int64_t i = 0; i < W; ++i)
             out[i] = in[i] * slope[i] *
-                     (root * g[i] * wg[i] - (kGateFirst ? back * in[i] * a[i] : T(0)));
+                     (root * g[i] * wg[i] - (kGateFirst ? back * in[i] * a[i] : Real(0)));
         }
         if (dws) {
-          T* __restrict__ part = dws[block] + at;
+          Real* __restrict__ part = dws[block] + at;
           for (int64_t i = 0; i < W; ++i) part[i] += root * g[i] * in[i] * a[i];
         }
       }
@@ -201,12 +203,12 @@ void gated_rows_backward(const Tensor& x, const Tensor& z, const Tensor& weight,
 // Calls f<T, Gate, gate_first>().
 template <class F>
 void for_gates(Dtype dtype, const GatedNorm::Options& o, const F& f) {
-  for_real(dtype, [&]<class T>() {
+  for_real(dtype, [&]<class Real>() {
     Gates::call(o.gate, [&]<class Gate>() {
       if (o.gate_first)
-        f.template operator()<T, Gate, true>();
+        f.template operator()<Real, Gate, true>();
       else
-        f.template operator()<T, Gate, false>();
+        f.template operator()<Real, Gate, false>();
     });
   });
 }
@@ -229,9 +231,9 @@ void RmsNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Ten
   if (saved) *saved = {empty({in.size(0), o.groups}, in.dtype(), in.device()), y.sum};
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
-  for_real(in.dtype(), [&]<class T>() {
-    scale_rows<T>(in, weight, W, static_cast<double>(W), o.eps, saved ? saved->rstd : Tensor(),
-                  y.y);
+  for_real(in.dtype(), [&]<class Real>() {
+    scale_rows<Real>(in, weight, W, static_cast<double>(W), o.eps, saved ? saved->rstd : Tensor(),
+                     y.y);
   });
 }
 
@@ -243,10 +245,10 @@ void RmsNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Save
   const Tensor parts = partial_sums(dx.weight.defined(), blocks, in);
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
-  for_real(in.dtype(), [&]<class T>() {
-    scale_rows_backward<T>(in, weight, W, static_cast<double>(W), saved.rstd, d, along,
-                           place_of(dx.x, dx.residual), parts, blocks);
-    if (parts) sum_blocks(parts.data<T>(), blocks.count, in.size(1), dx.weight.data<T>());
+  for_real(in.dtype(), [&]<class Real>() {
+    scale_rows_backward<Real>(in, weight, W, static_cast<double>(W), saved.rstd, d, along,
+                              place_of(dx.x, dx.residual), parts, blocks);
+    if (parts) sum_blocks(parts.data<Real>(), blocks.count, in.size(1), dx.weight.data<Real>());
   });
   copy_to_second(dx.x, dx.residual);
 }
@@ -271,25 +273,25 @@ void LayerNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<T
   if (saved) *saved = {mean, rstd, y.sum};
   if (in.is_meta()) return;
   const int64_t R = in.size(0), D = in.size(1), W = std::max<int64_t>(1, D / o.groups);
-  for_real(in.dtype(), [&]<class T>() {
-    const auto xs = rows<const T>(in);
+  for_real(in.dtype(), [&]<class Real>() {
+    const auto xs = rows<const Real>(in);
     parallel_ranges(R, row_grain(D), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r)
         for (int64_t at = 0; at < D; at += W) {
-          const T* __restrict__ from = xs[r] + at;
-          const T* __restrict__ w = weight.data<T>() + at;
-          const T* __restrict__ b = bias.data<T>() + at;
-          T* __restrict__ out = y.y.data<T>() + r * D + at;
-          T sum = 0, squares = 0;
+          const Real* __restrict__ from = xs[r] + at;
+          const Real* __restrict__ w = weight.data<Real>() + at;
+          const Real* __restrict__ b = bias.data<Real>() + at;
+          Real* __restrict__ out = y.y.data<Real>() + r * D + at;
+          Real sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
           for (int64_t i = 0; i < W; ++i) sum += from[i];
-          const T m = sum / T(W);
+          const Real m = sum / Real(W);
 #pragma omp simd reduction(+ : squares)
           for (int64_t i = 0; i < W; ++i) squares += (from[i] - m) * (from[i] - m);
-          const T root = T(1) / std::sqrt(squares / T(W) + T(o.eps));
+          const Real root = Real(1) / std::sqrt(squares / Real(W) + Real(o.eps));
           for (int64_t i = 0; i < W; ++i) out[i] = (from[i] - m) * root * w[i] + b[i];
-          mean.data<T>()[(r * D + at) / W] = m;
-          rstd.data<T>()[(r * D + at) / W] = root;
+          mean.data<Real>()[(r * D + at) / W] = m;
+          rstd.data<Real>()[(r * D + at) / W] = root;
         }
     });
   });
@@ -305,43 +307,44 @@ void LayerNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
   const Tensor bias_parts = partial_sums(dx.bias.defined(), blocks, in);
   if (in.is_meta()) return;
   const int64_t D = in.size(1), W = std::max<int64_t>(1, D / o.groups);
-  for_real(in.dtype(), [&]<class T>() {
-    const auto xs = rows<const T>(in), flow = rows<const T>(d), alongs = rows<const T>(along);
-    const auto dxs = rows<T>(place_of(dx.x, dx.residual)), dws = rows<T>(weight_parts),
-               dbs = rows<T>(bias_parts);
+  for_real(in.dtype(), [&]<class Real>() {
+    const auto xs = rows<const Real>(in), flow = rows<const Real>(d),
+               alongs = rows<const Real>(along);
+    const auto dxs = rows<Real>(place_of(dx.x, dx.residual)), dws = rows<Real>(weight_parts),
+               dbs = rows<Real>(bias_parts);
     blocks.each([&](int64_t block, int64_t begin, int64_t end) {
-      if (dws) std::fill_n(dws[block], D, T(0));
-      if (dbs) std::fill_n(dbs[block], D, T(0));
+      if (dws) std::fill_n(dws[block], D, Real(0));
+      if (dbs) std::fill_n(dbs[block], D, Real(0));
       for (int64_t r = begin; r < end; ++r)
         for (int64_t at = 0; at < D; at += W) {
-          const T* __restrict__ from = xs[r] + at;
-          const T* __restrict__ g = flow[r] + at;
-          const T* __restrict__ w = weight.data<T>() + at;
-          const T m = saved.mean.data<T>()[(r * D + at) / W];
-          const T root = saved.rstd.data<T>()[(r * D + at) / W];
+          const Real* __restrict__ from = xs[r] + at;
+          const Real* __restrict__ g = flow[r] + at;
+          const Real* __restrict__ w = weight.data<Real>() + at;
+          const Real m = saved.mean.data<Real>()[(r * D + at) / W];
+          const Real root = saved.rstd.data<Real>()[(r * D + at) / W];
           if (dxs) {
-            T* __restrict__ out = dxs[r] + at;
-            const T flat = dot(g, w, W) / T(W);
-            T sum = 0;
+            Real* __restrict__ out = dxs[r] + at;
+            const Real flat = dot(g, w, W) / Real(W);
+            Real sum = 0;
 #pragma omp simd reduction(+ : sum)
             for (int64_t i = 0; i < W; ++i) sum += g[i] * w[i] * (from[i] - m);
-            const T back = root * root * sum / T(W);
+            const Real back = root * root * sum / Real(W);
             for (int64_t i = 0; i < W; ++i)
               out[i] = root * (g[i] * w[i] - flat - (from[i] - m) * back);
             if (alongs) add_row(alongs[r] + at, W, out);
           }
           if (dws) {
-            T* __restrict__ part = dws[block] + at;
+            Real* __restrict__ part = dws[block] + at;
             for (int64_t i = 0; i < W; ++i) part[i] += g[i] * (from[i] - m) * root;
           }
           if (dbs) {
-            T* __restrict__ part = dbs[block] + at;
+            Real* __restrict__ part = dbs[block] + at;
             for (int64_t i = 0; i < W; ++i) part[i] += g[i];
           }
         }
     });
-    if (dws) sum_blocks(weight_parts.data<T>(), blocks.count, D, dx.weight.data<T>());
-    if (dbs) sum_blocks(bias_parts.data<T>(), blocks.count, D, dx.bias.data<T>());
+    if (dws) sum_blocks(weight_parts.data<Real>(), blocks.count, D, dx.weight.data<Real>());
+    if (dbs) sum_blocks(bias_parts.data<Real>(), blocks.count, D, dx.bias.data<Real>());
   });
   copy_to_second(dx.x, dx.residual);
 }
@@ -364,8 +367,9 @@ void GatedNorm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<T
   if (saved) saved->rstd = empty({in.size(0), o.groups}, in.dtype(), in.device());
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
-  for_gates(in.dtype(), o, [&]<class T, class Gate, bool kGateFirst>() {
-    gated_rows<Gate, kGateFirst, T>(in, z, weight, W, o.eps, saved ? saved->rstd : Tensor(), y.y);
+  for_gates(in.dtype(), o, [&]<class Real, class Gate, bool kGateFirst>() {
+    gated_rows<Gate, kGateFirst, Real>(in, z, weight, W, o.eps, saved ? saved->rstd : Tensor(),
+                                       y.y);
   });
 }
 
@@ -378,10 +382,10 @@ void GatedNorm::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Sa
   const Tensor scratch = empty({thread_count(), 2 * in.size(1)}, in.dtype(), in.device());
   if (in.is_meta()) return;
   const int64_t W = std::max<int64_t>(1, in.size(1) / o.groups);
-  for_gates(in.dtype(), o, [&]<class T, class Gate, bool kGateFirst>() {
-    gated_rows_backward<Gate, kGateFirst, T>(in, z, weight, W, saved.rstd, d, dx, parts, scratch,
-                                             blocks);
-    if (parts) sum_blocks(parts.data<T>(), blocks.count, in.size(1), dx.weight.data<T>());
+  for_gates(in.dtype(), o, [&]<class Real, class Gate, bool kGateFirst>() {
+    gated_rows_backward<Gate, kGateFirst, Real>(in, z, weight, W, saved.rstd, d, dx, parts, scratch,
+                                                blocks);
+    if (parts) sum_blocks(parts.data<Real>(), blocks.count, in.size(1), dx.weight.data<Real>());
   });
 }
 
@@ -396,9 +400,9 @@ void L2Norm::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs<Tens
   const Tensor in = with_rows(x.x), one = weight_or_one({}, x.x);
   if (saved) saved->rstd = empty({in.size(0), 1}, in.dtype(), in.device());
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
-    scale_rows<T>(in, one, std::max<int64_t>(1, in.size(1)), 1, o.eps,
-                  saved ? saved->rstd : Tensor(), y.y);
+  for_real(in.dtype(), [&]<class Real>() {
+    scale_rows<Real>(in, one, std::max<int64_t>(1, in.size(1)), 1, o.eps,
+                     saved ? saved->rstd : Tensor(), y.y);
   });
 }
 
@@ -406,9 +410,9 @@ void L2Norm::cpu_backward(const Inputs<Tensor>& x, const Options&, const Saved& 
                           const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const Tensor in = with_rows(x.x), d = with_rows(dy.y), one = weight_or_one({}, x.x);
   if (in.is_meta()) return;
-  for_real(in.dtype(), [&]<class T>() {
-    scale_rows_backward<T>(in, one, std::max<int64_t>(1, in.size(1)), 1, saved.rstd, d, {}, dx.x,
-                           {}, RowBlocks(in.size(0)));
+  for_real(in.dtype(), [&]<class Real>() {
+    scale_rows_backward<Real>(in, one, std::max<int64_t>(1, in.size(1)), 1, saved.rstd, d, {}, dx.x,
+                              {}, RowBlocks(in.size(0)));
   });
 }
 

@@ -5,11 +5,11 @@
 namespace weft::kernels {
 namespace {
 
-template <class T>
+template <class Real>
 struct Forward {
-  const T *x, *z, *weight, *bias, *residual;  // all but x may be null
+  const Real *x, *z, *weight, *bias, *residual;  // all but x may be null
   int64_t x_stride, z_stride, residual_stride;
-  T *y, *sum;          // sum where there is a residual
+  Real *y, *sum;       // sum where there is a residual
   float *mean, *rstd;  // may be null
   uint32_t segments, groups;
   int W;
@@ -17,18 +17,18 @@ struct Forward {
   GateKind gate;
 };
 
-template <Norm kNorm, class L, class T>
+template <Norm kNorm, class L, class Real>
 __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
-    norm_forward(const Forward<T> a, int packs) {
+    norm_forward(const Forward<Real> a, int packs) {
   constexpr int kWidth = L::kWidth;
   const uint32_t s = blockIdx.x * L::kPerBlock + threadIdx.x / L::kLanes;
   const int count = s < a.segments ? packs : 0;
-  Segment<T, L> x(segment_at(a.x, a.x_stride, s, a.groups, a.W), count);
-  const Segment<T, L> z(segment_at(a.z, a.z_stride, s, a.groups, a.W),
-                        kNorm == Norm::gated ? count : 0);
+  Segment<Real, L> x(segment_at(a.x, a.x_stride, s, a.groups, a.W), count);
+  const Segment<Real, L> z(segment_at(a.z, a.z_stride, s, a.groups, a.W),
+                           kNorm == Norm::gated ? count : 0);
   if (kNorm != Norm::gated && a.residual) {
-    const Segment<T, L> residual(segment_at(a.residual, a.residual_stride, s, a.groups, a.W),
-                                 count);
+    const Segment<Real, L> residual(segment_at(a.residual, a.residual_stride, s, a.groups, a.W),
+                                    count);
     x.add(residual, a.sum + static_cast<int64_t>(s) * a.W, count);
   }
 
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   }
   L::each(count, [&](int j, int column) {
     const auto in = x(j, column);
-    const auto gate = kNorm == Norm::gated && a.gate.first ? z(j, column) : Pack<T, kWidth>();
+    const auto gate = kNorm == Norm::gated && a.gate.first ? z(j, column) : Pack<Real, kWidth>();
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       float n = to_float(in.at[k]) - mean;
@@ -59,10 +59,10 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
   }
 
   const int start = a.groups == 1 ? 0 : static_cast<int>(s % a.groups) * a.W;
-  T* const y = a.y + static_cast<int64_t>(s) * a.W;
+  Real* const y = a.y + static_cast<int64_t>(s) * a.W;
   L::each(count, [&](int j, int column) {
     const auto in = x(j, column);
-    Pack<T, kWidth> gate, weight, bias, out;
+    Pack<Real, kWidth> gate, weight, bias, out;
     if (kNorm == Norm::gated) gate = z(j, column);
     if (a.weight) weight = load<kWidth>(a.weight + start + column);
     if (kNorm == Norm::centred && a.bias) bias = load<kWidth>(a.bias + start + column);
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
       if (kNorm == Norm::gated) v *= gate_value(a.gate, to_float(gate.at[k]));
       if (a.weight) v *= to_float(weight.at[k]);
       if (kNorm == Norm::centred && a.bias) v += to_float(bias.at[k]);
-      out.at[k] = from_float<T>(v);
+      out.at[k] = from_float<Real>(v);
     }
     store(y + column, out);
   });
@@ -91,29 +91,29 @@ void launch(const Given& in, const Tensor& y, const Tensor& sum, const Tensor& m
             const Tensor& rstd) {
   const int64_t R = in.x.size(0), D = in.x.size(1), W = D / in.groups;
   if (R == 0 || D == 0) return;
-  for_cuda_dtype(in.x.dtype(), [&]<class T>() {
-    const bool vectors = by_vectors<T>(in.x, W) && by_vectors<T>(in.z, W) &&
-                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.bias, W) &&
-                         by_vectors<T>(in.residual, W);
-    const Forward<T> a{.x = dptr<T>(in.x),
-                       .z = dptr<T>(in.z),
-                       .weight = dptr<T>(in.weight),
-                       .bias = dptr<T>(in.bias),
-                       .residual = dptr<T>(in.residual),
-                       .x_stride = in.x.stride(0),
-                       .z_stride = in.z ? in.z.stride(0) : 0,
-                       .residual_stride = in.residual ? in.residual.stride(0) : 0,
-                       .y = dptr<T>(y),
-                       .sum = dptr<T>(sum),
-                       .mean = dptr<float>(mean),
-                       .rstd = dptr<float>(rstd),
-                       .segments = static_cast<uint32_t>(R * in.groups),
-                       .groups = static_cast<uint32_t>(in.groups),
-                       .W = static_cast<int>(W),
-                       .inverse_count = in.mean ? 1 / static_cast<float>(W) : 1,
-                       .eps = static_cast<float>(in.eps),
-                       .gate = in.gate};
-    for_lanes<T>(vectors, W, [&]<class L>(int packs) {
+  for_cuda_dtype(in.x.dtype(), [&]<class Real>() {
+    const bool vectors = by_vectors<Real>(in.x, W) && by_vectors<Real>(in.z, W) &&
+                         by_vectors<Real>(in.weight, W) && by_vectors<Real>(in.bias, W) &&
+                         by_vectors<Real>(in.residual, W);
+    const Forward<Real> a{.x = dptr<Real>(in.x),
+                          .z = dptr<Real>(in.z),
+                          .weight = dptr<Real>(in.weight),
+                          .bias = dptr<Real>(in.bias),
+                          .residual = dptr<Real>(in.residual),
+                          .x_stride = in.x.stride(0),
+                          .z_stride = in.z ? in.z.stride(0) : 0,
+                          .residual_stride = in.residual ? in.residual.stride(0) : 0,
+                          .y = dptr<Real>(y),
+                          .sum = dptr<Real>(sum),
+                          .mean = dptr<float>(mean),
+                          .rstd = dptr<float>(rstd),
+                          .segments = static_cast<uint32_t>(R * in.groups),
+                          .groups = static_cast<uint32_t>(in.groups),
+                          .W = static_cast<int>(W),
+                          .inverse_count = in.mean ? 1 / static_cast<float>(W) : 1,
+                          .eps = static_cast<float>(in.eps),
+                          .gate = in.gate};
+    for_lanes<Real>(vectors, W, [&]<class L>(int packs) {
       const auto blocks = static_cast<unsigned>(ceil_div(R * in.groups, L::kPerBlock));
       norm_forward<kNorm, L><<<blocks, L::kThreads, 0, cuda_stream(y.device())>>>(a, packs);
     });

@@ -14,7 +14,7 @@ enum class Norm { scaled, centred, gated };
 
 // A segment of up to kLanes kPacks packs of kWidth elements; kPacks = 0: any, kept nowhere.
 template <int kWidth_, int kLanes_, int kPacks_>
-struct Lanes {
+struct RowLanes {
   static constexpr int kWidth = kWidth_, kLanes = kLanes_, kPacks = kPacks_;
   static constexpr int kThreads = kLanes <= 32 ? 256 : kLanes;
   static constexpr int kPerBlock = kThreads / kLanes;
@@ -36,27 +36,27 @@ struct Lanes {
 };
 
 // What a thread has of a segment.
-template <class T, class L>
+template <class Real, class L>
 struct Segment {
-  const T* from;
-  Pack<T, L::kWidth> kept[L::kSlots];
+  const Real* from;
+  Pack<Real, L::kWidth> kept[L::kSlots];
 
-  __device__ __forceinline__ Segment(const T* start, int count) : from(start) {
+  __device__ __forceinline__ Segment(const Real* start, int count) : from(start) {
     if constexpr (L::kPacks > 0)
       L::each(count, [&](int j, int column) { kept[j] = load<L::kWidth>(from + column); });
   }
-  __device__ __forceinline__ Pack<T, L::kWidth> operator()(int j, int column) const {
+  __device__ __forceinline__ Pack<Real, L::kWidth> operator()(int j, int column) const {
     if constexpr (L::kPacks > 0) return kept[j];
     return load<L::kWidth>(from + column);
   }
   // Adds another segment, writes the sum to `to`, and is that from there on.
-  __device__ __forceinline__ void add(const Segment& other, T* to, int count) {
+  __device__ __forceinline__ void add(const Segment& other, Real* to, int count) {
     L::each(count, [&](int j, int column) {
-      Pack<T, L::kWidth> sum = (*this)(j, column);
-      const Pack<T, L::kWidth> more = other(j, column);
+      Pack<Real, L::kWidth> sum = (*this)(j, column);
+      const Pack<Real, L::kWidth> more = other(j, column);
 #pragma unroll
       for (int k = 0; k < L::kWidth; ++k)
-        sum.at[k] = from_float<T>(to_float(sum.at[k]) + to_float(more.at[k]));
+        sum.at[k] = from_float<Real>(to_float(sum.at[k]) + to_float(more.at[k]));
       store(to + column, sum);
       if constexpr (L::kPacks > 0) kept[j] = sum;
     });
@@ -65,9 +65,9 @@ struct Segment {
 };
 
 // The first element of segment s of a matrix cut into `groups` a row.
-template <class T>
-__device__ __forceinline__ T* segment_at(T* data, int64_t stride, uint32_t s, uint32_t groups,
-                                         int width) {
+template <class Real>
+__device__ __forceinline__ Real* segment_at(Real* data, int64_t stride, uint32_t s, uint32_t groups,
+                                            int width) {
   if (groups == 1) return data + s * stride;
   return data + s / groups * stride + static_cast<int64_t>(s % groups) * width;
 }
@@ -91,23 +91,23 @@ inline int lanes_of(Dtype dtype, int64_t W) {
   return packs <= 128 ? 64 : packs <= 256 ? 128 : packs <= 512 ? 256 : 512;
 }
 
-// Calls f<Lanes<...>>(count of packs).
-template <class T, class F>
+// Calls f<RowLanes<...>>(count of packs).
+template <class Real, class F>
 void for_lanes(bool vectors, int64_t W, const F& f) {
-  constexpr int kWidth = kVector<T>;
+  constexpr int kWidth = kVector<Real>;
   const auto packs = static_cast<int>(W / kWidth);
-  if (!vectors && W <= 1024) return f.template operator()<Lanes<1, 32, 0>>(static_cast<int>(W));
-  if (!vectors) return f.template operator()<Lanes<1, 512, 0>>(static_cast<int>(W));
-  if (packs <= 8) return f.template operator()<Lanes<kWidth, 8, 1>>(packs);
-  if (packs <= 16) return f.template operator()<Lanes<kWidth, 16, 1>>(packs);
-  if (packs <= 32) return f.template operator()<Lanes<kWidth, 32, 1>>(packs);
-  if (packs <= 64) return f.template operator()<Lanes<kWidth, 32, 2>>(packs);
-  if (packs <= 96) return f.template operator()<Lanes<kWidth, 32, 3>>(packs);
-  if (packs <= 128) return f.template operator()<Lanes<kWidth, 64, 2>>(packs);
-  if (packs <= 256) return f.template operator()<Lanes<kWidth, 128, 2>>(packs);
-  if (packs <= 512) return f.template operator()<Lanes<kWidth, 256, 2>>(packs);
-  if (packs <= 1024) return f.template operator()<Lanes<kWidth, 512, 2>>(packs);
-  return f.template operator()<Lanes<kWidth, 512, 0>>(packs);
+  if (!vectors && W <= 1024) return f.template operator()<RowLanes<1, 32, 0>>(static_cast<int>(W));
+  if (!vectors) return f.template operator()<RowLanes<1, 512, 0>>(static_cast<int>(W));
+  if (packs <= 8) return f.template operator()<RowLanes<kWidth, 8, 1>>(packs);
+  if (packs <= 16) return f.template operator()<RowLanes<kWidth, 16, 1>>(packs);
+  if (packs <= 32) return f.template operator()<RowLanes<kWidth, 32, 1>>(packs);
+  if (packs <= 64) return f.template operator()<RowLanes<kWidth, 32, 2>>(packs);
+  if (packs <= 96) return f.template operator()<RowLanes<kWidth, 32, 3>>(packs);
+  if (packs <= 128) return f.template operator()<RowLanes<kWidth, 64, 2>>(packs);
+  if (packs <= 256) return f.template operator()<RowLanes<kWidth, 128, 2>>(packs);
+  if (packs <= 512) return f.template operator()<RowLanes<kWidth, 256, 2>>(packs);
+  if (packs <= 1024) return f.template operator()<RowLanes<kWidth, 512, 2>>(packs);
+  return f.template operator()<RowLanes<kWidth, 512, 0>>(packs);
 }
 
 }  // namespace weft::kernels

@@ -1,4 +1,4 @@
-// The backward passes of the norms on the GPU. Lanes that share a segment walk down the rows and
+// The backward passes of the norms on the GPU. RowLanes that share a segment walk down the rows and
 // keep the sums for the gradients of weight and bias in registers; the sums of all walks are rows
 // of a buffer, which a second kernel adds up in order. Who walks where goes by shape alone.
 #include "kernels/rows/column_sums.cuh"
@@ -7,13 +7,13 @@
 namespace weft::kernels {
 namespace {
 
-template <class T>
+template <class Real>
 struct Backward {
-  const T *x, *z, *weight, *dy;  // z and weight may be null
+  const Real *x, *z, *weight, *dy;  // z and weight may be null
   int64_t x_stride, z_stride, dy_stride;
   const float *mean, *rstd;
-  const T* along;                    // [rows, groups W], added to dx, may be dx itself or null
-  T *dx, *dz;                        // may be null
+  const Real* along;                 // [rows, groups W], added to dx, may be dx itself or null
+  Real *dx, *dz;                     // may be null
   float *weight_parts, *bias_parts;  // [parts, groups W] each; may be null
   uint32_t segments, groups, walks;
   int W;
@@ -28,8 +28,8 @@ struct Element {
   float a = 1, slope;  // of the gate
   float wg;            // dy w
 
-  template <class T>
-  __device__ __forceinline__ Element(const Backward<T>& b, float x, float z, float s, float w,
+  template <class Real>
+  __device__ __forceinline__ Element(const Backward<Real>& b, float x, float z, float s, float w,
                                      float dy, float mean)
       : n(x - mean), wg(dy * w) {
     dn = wg;
@@ -60,13 +60,13 @@ __device__ void write_block_sum(const float (&sum)[L::kSlots][L::kWidth], int pa
 // The packs of a thread on their way from memory: two rounds of them, in shared memory that no
 // other thread looks at. Where a segment is too long for that, they are read from memory when asked
 // for.
-template <Norm kNorm, class L, class T>
+template <Norm kNorm, class L, class Real>
 struct Flow {
   static constexpr int kTensors = kNorm == Norm::gated ? 3 : 2;  // x, dy, z
   static constexpr int kBytes = L::kPacks > 0 ? 2 * kTensors* L::kSlots* L::kThreads * 16 : 0;
-  using Line = Pack<T, L::kWidth>;
+  using Line = Pack<Real, L::kWidth>;
 
-  const T* from[kTensors];
+  const Real* from[kTensors];
   Line* mine;
 
   __device__ __forceinline__ Line* at(int stage, int tensor, int j) const {
@@ -103,11 +103,11 @@ constexpr int64_t blocks_of(Norm norm, int64_t packs_a_lane) {
   return norm != Norm::scaled && packs_a_lane == 3 ? 2 : 3;
 }
 
-template <Norm kNorm, class L, class T>
+template <Norm kNorm, class L, class Real>
 __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
                                                    ? blocks_of(kNorm, L::kPacks) * 256 / L::kThreads
                                                    : 1)
-    norm_backward(const Backward<T> a, int packs) {
+    norm_backward(const Backward<Real> a, int packs) {
   constexpr int kWidth = L::kWidth;
   extern __shared__ __align__(16) float shared[];
   const uint32_t walk = blockIdx.x * L::kPerBlock + threadIdx.x / L::kLanes;
@@ -127,8 +127,8 @@ __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
       });
   }
 
-  Flow<kNorm, L, T> flow;
-  flow.mine = reinterpret_cast<Pack<T, kWidth>*>(shared) + threadIdx.x;
+  Flow<kNorm, L, Real> flow;
+  flow.mine = reinterpret_cast<Pack<Real, kWidth>*>(shared) + threadIdx.x;
   const auto begin = [&](uint32_t round) {
     Step step{.s = round * a.walks + walk, .count = 0, .mean = 0, .root = 0};
     if (walk < a.walks && step.s < a.segments) {
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
     // Calls f(element, its dy, k) for each number of a pack.
     const auto each_of = [&](int j, int column, const auto& f) {
       const auto in = flow.get(stage, 0, j, column), dy = flow.get(stage, 1, j, column);
-      Pack<T, kWidth> gate, weight;
+      Pack<Real, kWidth> gate, weight;
       if (kNorm == Norm::gated) gate = flow.get(stage, 2, j, column);
       if (a.weight) weight = load<kWidth>(a.weight + start + column);
 #pragma unroll
@@ -200,19 +200,19 @@ __global__ void __launch_bounds__(L::kThreads, L::kThreads <= 256
 
     L::each(now.count, [&](int j, int column) {
       const int64_t at = static_cast<int64_t>(now.s) * a.W + column;
-      Pack<T, kWidth> to_x, to_z, before;
+      Pack<Real, kWidth> to_x, to_z, before;
       if (kNorm != Norm::gated && a.along) before = load<kWidth>(a.along + at);
       each_of(j, column, [&](const Element<kNorm>& e, float, int k) {
         if (kNorm != Norm::gated) {
           const float d = root * (e.dn - flat - e.n * along);
-          to_x.at[k] = from_float<T>(a.along ? to_float(before.at[k]) + d : d);
+          to_x.at[k] = from_float<Real>(a.along ? to_float(before.at[k]) + d : d);
         } else if (a.gate.first) {  // n is x a, e.n is x: the gradient of n goes to both
           const float d = root * (e.wg - e.n * e.a * along);
-          to_x.at[k] = from_float<T>(d * e.a);
-          to_z.at[k] = from_float<T>(d * e.n * e.slope);
+          to_x.at[k] = from_float<Real>(d * e.a);
+          to_z.at[k] = from_float<Real>(d * e.n * e.slope);
         } else {
-          to_x.at[k] = from_float<T>(root * (e.dn - e.n * along));
-          to_z.at[k] = from_float<T>(root * e.wg * e.n * e.slope);
+          to_x.at[k] = from_float<Real>(root * (e.dn - e.n * along));
+          to_z.at[k] = from_float<Real>(root * e.wg * e.n * e.slope);
         }
       });
       if (a.dx) store(a.dx + at, to_x);
@@ -265,32 +265,32 @@ void launch(const Given& in, const Wanted& out) {
   const Tensor weight_parts = out.weight ? empty({parts, D}, Dtype::f32, device) : Tensor();
   const Tensor bias_parts = out.bias ? empty({parts, D}, Dtype::f32, device) : Tensor();
   if (device.is_meta() || D == 0) return;
-  for_cuda_dtype(in.x.dtype(), [&]<class T>() {
-    const bool vectors = by_vectors<T>(in.x, W) && by_vectors<T>(in.z, W) &&
-                         by_vectors<T>(in.weight, W) && by_vectors<T>(in.dy, W) &&
-                         by_vectors<T>(in.along, W);
-    Backward<T> a{.x = dptr<T>(in.x),
-                  .z = dptr<T>(in.z),
-                  .weight = dptr<T>(in.weight),
-                  .dy = dptr<T>(in.dy),
-                  .x_stride = in.x.stride(0),
-                  .z_stride = in.z ? in.z.stride(0) : 0,
-                  .dy_stride = in.dy.stride(0),
-                  .mean = dptr<float>(in.mean),
-                  .rstd = dptr<float>(in.rstd),
-                  .along = dptr<T>(in.along),
-                  .dx = dptr<T>(out.x),
-                  .dz = dptr<T>(out.z),
-                  .weight_parts = dptr<float>(weight_parts),
-                  .bias_parts = dptr<float>(bias_parts),
-                  .segments = static_cast<uint32_t>(R * in.groups),
-                  .groups = static_cast<uint32_t>(in.groups),
-                  .walks = 0,  // below
-                  .W = static_cast<int>(W),
-                  .inverse_count = in.mean_of_squares ? 1 / static_cast<float>(W) : 1,
-                  .gate = in.gate};
+  for_cuda_dtype(in.x.dtype(), [&]<class Real>() {
+    const bool vectors = by_vectors<Real>(in.x, W) && by_vectors<Real>(in.z, W) &&
+                         by_vectors<Real>(in.weight, W) && by_vectors<Real>(in.dy, W) &&
+                         by_vectors<Real>(in.along, W);
+    Backward<Real> a{.x = dptr<Real>(in.x),
+                     .z = dptr<Real>(in.z),
+                     .weight = dptr<Real>(in.weight),
+                     .dy = dptr<Real>(in.dy),
+                     .x_stride = in.x.stride(0),
+                     .z_stride = in.z ? in.z.stride(0) : 0,
+                     .dy_stride = in.dy.stride(0),
+                     .mean = dptr<float>(in.mean),
+                     .rstd = dptr<float>(in.rstd),
+                     .along = dptr<Real>(in.along),
+                     .dx = dptr<Real>(out.x),
+                     .dz = dptr<Real>(out.z),
+                     .weight_parts = dptr<float>(weight_parts),
+                     .bias_parts = dptr<float>(bias_parts),
+                     .segments = static_cast<uint32_t>(R * in.groups),
+                     .groups = static_cast<uint32_t>(in.groups),
+                     .walks = 0,  // below
+                     .W = static_cast<int>(W),
+                     .inverse_count = in.mean_of_squares ? 1 / static_cast<float>(W) : 1,
+                     .gate = in.gate};
     if (R > 0)
-      for_lanes<T>(vectors, W, [&]<class L>(int packs) {
+      for_lanes<Real>(vectors, W, [&]<class L>(int packs) {
         const bool in_block = L::kPacks > 0 && L::kPerBlock > 1 && in.groups == 1;
         const int64_t walks = !sums      ? R * in.groups
                               : in_block ? parts * L::kPerBlock
@@ -298,14 +298,14 @@ void launch(const Given& in, const Wanted& out) {
         a.walks = static_cast<uint32_t>(walks);
         const auto blocks = static_cast<unsigned>(ceil_div(walks, L::kPerBlock));
         const auto of_sums = static_cast<int>(L::kPerBlock * W * sizeof(float));
-        const int shared = L::kPacks == 0 ? 0 : std::max(Flow<kNorm, L, T>::kBytes, of_sums);
-        void (*const kernel)(Backward<T>, int) = norm_backward<kNorm, L, T>;
+        const int shared = L::kPacks == 0 ? 0 : std::max(Flow<kNorm, L, Real>::kBytes, of_sums);
+        void (*const kernel)(Backward<Real>, int) = norm_backward<kNorm, L, Real>;
         if (shared > 40 * 1024)  // beside a little that is not dynamic
           allow_shared_memory(kernel, shared);
         kernel<<<blocks, L::kThreads, shared, cuda_stream(device)>>>(a, packs);
       });
-    sum_columns(dptr<float>(weight_parts), parts, D, dptr<T>(out.weight), device,
-                dptr<float>(bias_parts), dptr<T>(out.bias));
+    sum_columns(dptr<float>(weight_parts), parts, D, dptr<Real>(out.weight), device,
+                dptr<float>(bias_parts), dptr<Real>(out.bias));
   });
   check_launch("norm backward");
 }

@@ -11,23 +11,23 @@ namespace {
 
 constexpr int64_t kGrain = cuts::kPointwiseGrain;
 
-template <class T, class From>
-T number(From value) {
-  if constexpr (std::is_same_v<T, bf16>)
+template <class Real, class From>
+Real number(From value) {
+  if constexpr (std::is_same_v<Real, bf16>)
     return bf16(static_cast<float>(value));
   else
-    return static_cast<T>(value);
+    return static_cast<Real>(value);
 }
 
 // out[i] = f(a[i], b[i])
 template <class F>
 void elementwise(const Tensor& a, const Tensor& b, const Tensor& out, const F& f) {
-  for_dtype(a.dtype(), [&]<class T>() {
-    const T* x = a.data<T>();
-    const T* y = b.data<T>();
-    T* z = out.data<T>();
+  for_dtype(a.dtype(), [&]<class Real>() {
+    const Real* x = a.data<Real>();
+    const Real* y = b.data<Real>();
+    Real* z = out.data<Real>();
     parallel_ranges(a.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) z[i] = number<T>(f(x[i], y[i]));
+      for (int64_t i = begin; i < end; ++i) z[i] = number<Real>(f(x[i], y[i]));
     });
   });
 }
@@ -47,14 +47,15 @@ Tensor pointwise(Pointwise what, const Tensor& a_in, const Tensor& b_in) {
 // out = f(x, w[along dim])
 template <class F>
 void loop_along(const Tensor& x, const Tensor& w, const Around& s, const Tensor& out, const F& f) {
-  for_dtype(x.dtype(), [&]<class T>() {
+  for_dtype(x.dtype(), [&]<class Real>() {
     parallel_ranges(s.before * s.size, std::max<int64_t>(1, kGrain / s.after),
                     [&](int64_t begin, int64_t end) {
                       for (int64_t r = begin; r < end; ++r) {
-                        const T factor = w.data<T>()[r % s.size];
-                        const T* from = x.data<T>() + r * s.after;
-                        T* to = out.data<T>() + r * s.after;
-                        for (int64_t i = 0; i < s.after; ++i) to[i] = number<T>(f(from[i], factor));
+                        const Real factor = w.data<Real>()[r % s.size];
+                        const Real* from = x.data<Real>() + r * s.after;
+                        Real* to = out.data<Real>() + r * s.after;
+                        for (int64_t i = 0; i < s.after; ++i)
+                          to[i] = number<Real>(f(from[i], factor));
                       }
                     });
   });
@@ -108,7 +109,7 @@ Tensor reduced_to(const Tensor& a_in, const Tensor& b_in, int dim, Dtype dtype) 
     if (a.device().takes_cuda_forms()) return cuda_reduced(a, b, s, out), out;
   if (out.is_meta()) return out;
   if (a.dtype() != dtype) return out.copy_from(reduced_to(a, b, dim, a.dtype())), out;
-  for_dtype(a.dtype(), [&]<class T>() {
+  for_dtype(a.dtype(), [&]<class Real>() {
     parallel_ranges(s.size, 16, [&](int64_t begin, int64_t end) {
       std::vector<double> total(static_cast<size_t>(end - begin), 0.0);
       for (int64_t r = 0; r < s.before; ++r)
@@ -116,12 +117,12 @@ Tensor reduced_to(const Tensor& a_in, const Tensor& b_in, int dim, Dtype dtype) 
           const int64_t at = (r * s.size + j) * s.after;
           double part = 0;
           for (int64_t i = at; i < at + s.after; ++i)
-            part += static_cast<double>(a.data<T>()[i]) *
-                    (b ? static_cast<double>(b.data<T>()[i]) : 1.0);
+            part += static_cast<double>(a.data<Real>()[i]) *
+                    (b ? static_cast<double>(b.data<Real>()[i]) : 1.0);
           total[static_cast<size_t>(j - begin)] += part;
         }
       for (int64_t j = begin; j < end; ++j)
-        out.data<T>()[j] = number<T>(total[static_cast<size_t>(j - begin)]);
+        out.data<Real>()[j] = number<Real>(total[static_cast<size_t>(j - begin)]);
     });
   });
   return out;

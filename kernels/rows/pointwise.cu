@@ -8,10 +8,10 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <class T>
+template <class Real>
 struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
-  T x[kSize];
+  static constexpr int kSize = 16 / sizeof(Real);
+  Real x[kSize];
 };
 
 struct Add {
@@ -26,33 +26,34 @@ struct Scale {
 };
 
 // out[i] = f(a[i], b[i]); memory from the allocator is 16-byte aligned, a view's may not be.
-template <class T, class F>
-__global__ void elementwise(const T* a, const T* b, T* out, int64_t n, bool packed, F f) {
-  constexpr int P = Pack<T>::kSize;
+template <class Real, class F>
+__global__ void elementwise(const Real* a, const Real* b, Real* out, int64_t n, bool packed, F f) {
+  constexpr int P = Pack<Real>::kSize;
   const int64_t i = (blockIdx.x * int64_t{kThreads} + threadIdx.x) * P;
   if (packed && i + P <= n) {
-    const Pack<T> u = *reinterpret_cast<const Pack<T>*>(a + i);
-    const Pack<T> v = *reinterpret_cast<const Pack<T>*>(b + i);
-    Pack<T> y;
+    const Pack<Real> u = *reinterpret_cast<const Pack<Real>*>(a + i);
+    const Pack<Real> v = *reinterpret_cast<const Pack<Real>*>(b + i);
+    Pack<Real> y;
 #pragma unroll
-    for (int j = 0; j < P; ++j) y.x[j] = from_float<T>(f(to_float(u.x[j]), to_float(v.x[j])));
-    *reinterpret_cast<Pack<T>*>(out + i) = y;
+    for (int j = 0; j < P; ++j) y.x[j] = from_float<Real>(f(to_float(u.x[j]), to_float(v.x[j])));
+    *reinterpret_cast<Pack<Real>*>(out + i) = y;
     return;
   }
   for (int64_t j = i; j < min(n, i + P); ++j)
-    out[j] = from_float<T>(f(to_float(a[j]), to_float(b[j])));
+    out[j] = from_float<Real>(f(to_float(a[j]), to_float(b[j])));
 }
 
-template <class T, class W, class F>
-__global__ void along(const T* x, const W* w, T* out, int64_t n, int64_t size, int64_t after, F f) {
+template <class Real, class W, class F>
+__global__ void along(const Real* x, const W* w, Real* out, int64_t n, int64_t size, int64_t after,
+                      F f) {
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < n;
        i += gridDim.x * int64_t{kThreads})
-    out[i] = from_float<T>(f(to_float(x[i]), to_float(w[i / after % size])));
+    out[i] = from_float<Real>(f(to_float(x[i]), to_float(w[i / after % size])));
 }
 
 // partial[slice, j]: the sum over a slice of the before * after elements at j.
-template <class T>
-__global__ void reduce(const T* a, const T* b, int64_t before, int64_t size, int64_t after,
+template <class Real>
+__global__ void reduce(const Real* a, const Real* b, int64_t before, int64_t size, int64_t after,
                        int64_t a_slice, float* partial) {
   __shared__ float part[kThreads];
   const int64_t j = blockIdx.x, count = before * after;
@@ -77,10 +78,11 @@ template <class F>
 void launch_elementwise(const Tensor& a, const Tensor& b, const Tensor& out, F f) {
   const int64_t n = out.numel();
   if (n == 0) return;
-  for_cuda_dtype(out.dtype(), [&]<class T>() {
-    const int64_t threads = ceil_div(n, Pack<T>::kSize);
+  for_cuda_dtype(out.dtype(), [&]<class Real>() {
+    const int64_t threads = ceil_div(n, Pack<Real>::kSize);
     elementwise<<<static_cast<unsigned>(ceil_div(threads, kThreads)), kThreads, 0,
-                  cuda_stream(out.device())>>>(dptr<const T>(a), dptr<const T>(b), dptr<T>(out), n,
+                  cuda_stream(out.device())>>>(dptr<const Real>(a), dptr<const Real>(b),
+                                               dptr<Real>(out), n,
                                                aligned(a) && aligned(b) && aligned(out), f);
   });
   check_launch("pointwise");
@@ -90,11 +92,11 @@ template <class F>
 void launch_along(const Tensor& x, const Tensor& w, const Around& s, const Tensor& out, F f) {
   const int64_t n = out.numel();
   if (n == 0) return;
-  for_cuda_dtype(out.dtype(), [&]<class T>() {
+  for_cuda_dtype(out.dtype(), [&]<class Real>() {
     for_cuda_dtype(w.dtype(), [&]<class W>() {
       along<<<static_cast<unsigned>(std::min<int64_t>(ceil_div(n, kThreads), 1 << 20)), kThreads, 0,
-              cuda_stream(out.device())>>>(dptr<const T>(x), dptr<const W>(w), dptr<T>(out), n,
-                                           s.size, s.after, f);
+              cuda_stream(out.device())>>>(dptr<const Real>(x), dptr<const W>(w), dptr<Real>(out),
+                                           n, s.size, s.after, f);
     });
   });
   check_launch("along");
@@ -131,11 +133,11 @@ void cuda_reduced(const Tensor& a, const Tensor& b, const Around& s, const Tenso
       ceil_div(count, 4096), 1, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, s.size)));
   const Tensor partial = empty({slices, s.size}, Dtype::f32, a.device());
   if (s.size > 0 && !a.is_meta()) {
-    for_cuda_dtype(a.dtype(), [&]<class T>() {
+    for_cuda_dtype(a.dtype(), [&]<class Real>() {
       reduce<<<dim3(static_cast<unsigned>(s.size), static_cast<unsigned>(slices)), kThreads, 0,
-               cuda_stream(a.device())>>>(dptr<const T>(a), dptr<const T>(b), s.before, s.size,
-                                          s.after, std::max<int64_t>(1, ceil_div(count, slices)),
-                                          dptr<float>(partial));
+               cuda_stream(a.device())>>>(
+          dptr<const Real>(a), dptr<const Real>(b), s.before, s.size, s.after,
+          std::max<int64_t>(1, ceil_div(count, slices)), dptr<float>(partial));
     });
     check_launch("reduce");
   }

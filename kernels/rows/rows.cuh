@@ -9,22 +9,22 @@
 namespace weft::kernels {
 
 // Elements of T in an access of 16 bytes.
-template <class T>
-inline constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+template <class Real>
+inline constexpr int kVector = 16 / static_cast<int>(sizeof(Real));
 
-template <class T, int N>
-struct alignas(sizeof(T) * N) Pack {
-  T at[N];
+template <class Real, int N>
+struct alignas(sizeof(Real) * N) Pack {
+  Real at[N];
 };
 
-template <int N, class T>
-__device__ __forceinline__ Pack<T, N> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, N>*>(from);
+template <int N, class Real>
+__device__ __forceinline__ Pack<Real, N> load(const Real* from) {
+  return *reinterpret_cast<const Pack<Real, N>*>(from);
 }
 
-template <class T, int N>
-__device__ __forceinline__ void store(T* to, const Pack<T, N>& pack) {
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+template <class Real, int N>
+__device__ __forceinline__ void store(Real* to, const Pack<Real, N>& pack) {
+  *reinterpret_cast<Pack<Real, N>*>(to) = pack;
 }
 
 // N neighbouring fp32 numbers, N a power of two, 16 bytes at a time.
@@ -61,11 +61,11 @@ __device__ __forceinline__ float sum_lanes(float x) {
 
 // May a row be read 16 bytes at a time: `t` [R, D] with rows contiguous, cut into pieces of
 // `width`.
-template <class T>
+template <class Real>
 bool by_vectors(const Tensor& t, int64_t width) {
   if (!t) return true;
-  const bool strides = t.dims() < 2 || t.stride(0) % kVector<T> == 0 || t.size(0) <= 1;
-  return strides && width % kVector<T> == 0 && reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0;
+  const bool strides = t.dims() < 2 || t.stride(0) % kVector<Real> == 0 || t.size(0) <= 1;
+  return strides && width % kVector<Real> == 0 && reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0;
 }
 
 }  // namespace weft::kernels

@@ -13,19 +13,19 @@
 
 namespace weft::kernels {
 
-template <class T>
+template <class Real>
 struct Rows {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t stride = 0;
 
   explicit operator bool() const { return data != nullptr; }
-  T* operator[](int64_t r) const { return data + r * stride; }
+  Real* operator[](int64_t r) const { return data + r * stride; }
 };
 
-template <class T>
-Rows<T> rows(const Tensor& t) {
+template <class Real>
+Rows<Real> rows(const Tensor& t) {
   if (!t) return {};
-  return {t.data<std::remove_const_t<T>>(), t.stride(0)};
+  return {t.data<std::remove_const_t<Real>>(), t.stride(0)};
 }
 
 // How many rows of D columns make a piece of work worth a thread.
@@ -34,26 +34,27 @@ inline int64_t row_grain(int64_t D) {
 }
 
 // The sum of products, of two rows or of three.
-template <class T>
-T dot(const T* __restrict__ a, const T* __restrict__ b, int64_t n) {
-  T sum = 0;
+template <class Real>
+Real dot(const Real* __restrict__ a, const Real* __restrict__ b, int64_t n) {
+  Real sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
   return sum;
 }
 
-template <class T>
-T dot(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ c, int64_t n) {
-  T sum = 0;
+template <class Real>
+Real dot(const Real* __restrict__ a, const Real* __restrict__ b, const Real* __restrict__ c,
+         int64_t n) {
+  Real sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i] * c[i];
   return sum;
 }
 
 // log(sum exp(row)), relative to the largest.
-template <class T>
-T log_sum_exp(const T* __restrict__ row, int64_t n) {
-  T most = row[0], sum = 0;
+template <class Real>
+Real log_sum_exp(const Real* __restrict__ row, int64_t n) {
+  Real most = row[0], sum = 0;
 #pragma omp simd reduction(max : most)
   for (int64_t i = 0; i < n; ++i) most = row[i] > most ? row[i] : most;
 #pragma omp simd reduction(+ : sum)
@@ -78,12 +79,12 @@ struct RowBlocks {
 };
 
 // to[n] = sum over blocks, first to last, of parts [count, n].
-template <class T>
-void sum_blocks(const T* parts, int64_t count, int64_t n, T* to) {
+template <class Real>
+void sum_blocks(const Real* parts, int64_t count, int64_t n, Real* to) {
   parallel_ranges(n, cuts::kSumGrain, [&](int64_t begin, int64_t end) {
-    std::fill(to + begin, to + end, T(0));
+    std::fill(to + begin, to + end, Real(0));
     for (int64_t b = 0; b < count; ++b) {
-      const T* __restrict__ part = parts + b * n;
+      const Real* __restrict__ part = parts + b * n;
       for (int64_t i = begin; i < end; ++i) to[i] += part[i];
     }
   });
@@ -110,18 +111,18 @@ inline void check_index(std::string_view what, const Tensor& index, int64_t limi
 
 // out [R, D] = 0, then out[index[q]] += factor(q) * from(q)[:] for q = 0, 1, ... A thread owns some
 // columns, hence the order of a sum is that of q.
-template <class T, class From, class Factor>
+template <class Real, class From, class Factor>
 void scatter_rows(int64_t Q, int64_t R, int64_t D, const int32_t* index, const From& from,
-                  const Factor& factor, T* out) {
+                  const Factor& factor, Real* out) {
   parallel_ranges(R, row_grain(D), [&](int64_t begin, int64_t end) {
-    std::fill(out + begin * D, out + end * D, T(0));
+    std::fill(out + begin * D, out + end * D, Real(0));
   });
   const int64_t width = Q * D < cuts::kScatterWhole ? D : cuts::kScatterStrip;
   parallel_ranges(D, width, [&](int64_t begin, int64_t end) {
     for (int64_t q = 0; q < Q; ++q) {
-      const T f = factor(q);
-      const T* __restrict__ source = from(q);
-      T* __restrict__ to = out + index[q] * D;
+      const Real f = factor(q);
+      const Real* __restrict__ source = from(q);
+      Real* __restrict__ to = out + index[q] * D;
       for (int64_t d = begin; d < end; ++d) to[d] += f * source[d];
     }
   });

@@ -1,6 +1,6 @@
-// Backward pass on a GPU: README.md, "CUDA". The chunks of a row are walked last to first, by the
-// four warps of a block in step. Of each chunk, a first walk forward from the kept state notes the
-// state every 4 tokens; then, 4 tokens at a time and last to first, states and decays are made
+// Backward pass on a GPU: README.md, "On a GPU". The chunks of a row are walked last to first, by
+// the four warps of a block in step. Of each chunk, a first walk forward from the kept state notes
+// the state every 4 tokens; then, 4 tokens at a time and last to first, states and decays are made
 // again in registers and the gradients flow back through them.
 //
 // dB and dC are sums over channels: a warp adds up its own in shared memory, the block its warps',
@@ -11,16 +11,16 @@
 namespace weft::kernels {
 namespace {
 
-using namespace scan;
+using namespace selective_scan;
 
 constexpr int kPart = 4, kParts = kChunk / kPart;  // tokens whose states are in registers together
 
 // Each may be absent (null) but dout, parts and rates.
-template <class T>
+template <class Real>
 struct Gradients {
-  Plane<const T> dout;
+  Plane<const Real> dout;
   States<const float> final_state;
-  Plane<T> x, dt, z;
+  Plane<Real> x, dt, z;
   States<float> initial;
   const float* kept;  // see Problem::kept
   float* parts;       // [groups, B, T, blocks, 2, 16]: dB and dC of a block's channels
@@ -42,23 +42,23 @@ struct Memory {
   __device__ __forceinline__ float4* sums(int part) { return &border[part][0][0]; }
   __device__ __forceinline__ const float4* sums(int part) const { return &border[part][0][0]; }
 };
-template <class T, int C>
+template <class Real, int C>
 struct BlockMemory {
   Memory<C> of_warp[kWarps];
-  Shared8<T> shared[kChunk / kStep];
+  Shared8<Real> shared[kChunk / kStep];
 };
 
 // kPlain as in forward.cu.
-template <class T, int C, bool kPlain>
+template <class Real, int C, bool kPlain>
 struct WalkBack {
   static constexpr int N = 2 * C;
-  static constexpr bool kExact = sizeof(T) == 4;
+  static constexpr bool kExact = sizeof(Real) == 4;
 
-  const Problem<T>& p;
-  const Gradients<T>& d;
+  const Problem<Real>& p;
+  const Gradients<Real>& d;
   Lane<C> lane;
   Memory<C>& m;
-  Shared8<T>* shared;
+  Shared8<Real>* shared;
   float A[C][4], dh[C][4], dA[C][4];
   float bias[N], D[N], dD[N], dbias[N];
   Document doc;
@@ -72,15 +72,16 @@ struct WalkBack {
                           p.C.template get<4>(lane.row, t, lane.state, states));
   }
 
-  __device__ __forceinline__ Packed<T, N> get_channels(const Plane<const T>& from, int t) const {
+  __device__ __forceinline__ Packed<Real, N> get_channels(const Plane<const Real>& from,
+                                                          int t) const {
     if constexpr (kPlain)
-      return t < p.tokens ? fetch<N>(from.at(lane.row, t, lane.column)) : Packed<T, N>{};
+      return t < p.tokens ? fetch<N>(from.at(lane.row, t, lane.column)) : Packed<Real, N>{};
     else
       return from.template get<N>(lane.row, t, lane.column, t < p.tokens ? lane.n : 0);
   }
   __device__ __forceinline__ void stage_channels() const {
     constexpr int kSteps = kChunk / kStep;
-    Packed<T, N> x[kSteps], dt[kSteps], z[kSteps], dout[kSteps];
+    Packed<Real, N> x[kSteps], dt[kSteps], z[kSteps], dout[kSteps];
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
       const int t = t0 + i * kStep + lane.g;
@@ -267,14 +268,15 @@ struct WalkBack {
   }
 
   // What a lane has at t, or at the row's end if that is before.
-  __device__ __forceinline__ void reread(const Plane<const T>& from, int t, float (&to)[N]) const {
+  __device__ __forceinline__ void reread(const Plane<const Real>& from, int t,
+                                         float (&to)[N]) const {
     t = min(t, p.tokens - 1);
     if constexpr (kPlain)
       load(from.at(lane.row, t, lane.column), to);
     else
       unpack(from.template get<N>(lane.row, t, lane.column, lane.n), to);
   }
-  __device__ __forceinline__ void write(const Plane<T>& to, int t, bool there,
+  __device__ __forceinline__ void write(const Plane<Real>& to, int t, bool there,
                                         const float (&from)[N]) const {
     if (!to.data || !there) return;
     if constexpr (kPlain)
@@ -433,20 +435,20 @@ struct WalkBack {
 };
 
 // Grid: see Lane.
-template <class T, int C, bool kPlain>
+template <class Real, int C, bool kPlain>
 __global__ void __launch_bounds__(32 * kWarps, C == 2 ? 2 : 3)
-    scan_backward(Problem<T> p, Gradients<T> d) {
+    scan_backward(Problem<Real> p, Gradients<Real> d) {
   extern __shared__ float4 memory[];
-  auto& block = *reinterpret_cast<BlockMemory<T, C>*>(memory);
+  auto& block = *reinterpret_cast<BlockMemory<Real, C>*>(memory);
   const Lane<C> lane(p);
-  WalkBack<T, C, kPlain>{p, d, lane, block.of_warp[lane.warp], block.shared}.run(block.of_warp);
+  WalkBack<Real, C, kPlain>{p, d, lane, block.of_warp[lane.warp], block.shared}.run(block.of_warp);
 }
 
 // The gradients of x, dt and z from the blocks' shares, a thread a channel and kSpan tokens;
 // weights is [B * spans, 2, E].
 constexpr int kSpan = 64;
-template <class T>
-__global__ void add_shares(Problem<T> p, Gradients<T> d, int spans) {
+template <class Real>
+__global__ void add_shares(Problem<Real> p, Gradients<Real> d, int spans) {
   const int e = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (e >= p.E) return;
   const int row = blockIdx.x / spans, first = (blockIdx.x - row * spans) * kSpan;
@@ -466,14 +468,14 @@ __global__ void add_shares(Problem<T> p, Gradients<T> d, int spans) {
     if (p.z.data) {
       const float z = to_float(*p.z.at(row, t, e)), open = tile::sigmoid(z);
       const float dz = flow * fmaf(D, x, y) * open * fmaf(z, 1.0f - open, 1.0f);
-      if (d.z.data) *d.z.at(row, t, e) = from_float<T>(dz);
+      if (d.z.data) *d.z.at(row, t, e) = from_float<Real>(dz);
       flow *= z * open;
     }
     dD = fmaf(flow, x, dD);
     const float draw = fmaf(x, read, tile::kLn2 * rate) * tile::sigmoid(raw);
     dbias += draw;
-    if (d.x.data) *d.x.at(row, t, e) = from_float<T>(fmaf(softplus(raw), read, D * flow));
-    if (d.dt.data) *d.dt.at(row, t, e) = from_float<T>(draw);
+    if (d.x.data) *d.x.at(row, t, e) = from_float<Real>(fmaf(softplus(raw), read, D * flow));
+    if (d.dt.data) *d.dt.at(row, t, e) = from_float<Real>(draw);
   }
   float* const to = d.weights + static_cast<int64_t>(blockIdx.x) * 2 * p.E + e;
   to[0] = dD;
@@ -481,9 +483,9 @@ __global__ void add_shares(Problem<T> p, Gradients<T> d, int spans) {
 }
 
 // dB and dC [B T, K] from parts [groups, B T, blocks, 2, 16].
-template <class T>
+template <class Real>
 __global__ void sum_parts(const float* __restrict__ parts, int groups, int64_t tokens, int blocks,
-                          int K, T* dB, T* dC) {
+                          int K, Real* dB, Real* dC) {
   const int64_t width = 2 * kStates * blocks, n = tokens * width;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
@@ -493,13 +495,13 @@ __global__ void sum_parts(const float* __restrict__ parts, int groups, int64_t t
   const int64_t t = i / width;
   const int in = static_cast<int>(i - t * width), of = in / kStates;
   const int k = of / 2 * kStates + in % kStates;
-  T* const to = of % 2 ? dC : dB;
-  if (to && k < K) to[t * K + k] = from_float<T>(sum);
+  Real* const to = of % 2 ? dC : dB;
+  if (to && k < K) to[t * K + k] = from_float<Real>(sum);
 }
 
 // dA_log, dD and ddt_bias: thread e * (K + 2) + k, k being a state, D or dt_bias.
-template <class T>
-__global__ void sum_weights(Problem<T> p, const float* rates, const float* weights, int spans,
+template <class Real>
+__global__ void sum_weights(Problem<Real> p, const float* rates, const float* weights, int spans,
                             float* dA_log, float* dD, float* dbias) {
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   const int e = i / (p.K + 2), k = i - e * (p.K + 2), wide = p.blocks * kStates;
@@ -534,35 +536,35 @@ void SelectiveScan::cuda_backward(const Inputs<Tensor>& in, const Options& o, co
   const Tensor shares = x.blocks > 1 ? scratch({3, x.blocks, x.rows, x.tokens, x.E}) : Tensor();
   if (in.x.is_meta()) return;
   const auto blocks_for = [](int64_t n) { return static_cast<unsigned>(ceil_div(n, 256)); };
-  for_lanes(x, [&]<class T, int C>() {
-    const Problem<T> p = x.problem<T>();
-    const Gradients<T> d{x.channel_plane<const T>(dout),
-                         Operands::states<const float>(dy.final_state),
-                         x.channel_plane<T>(dx.x),
-                         x.channel_plane<T>(dx.dt),
-                         x.channel_plane<T>(dx.z),
-                         Operands::states<float>(dx.initial_state),
-                         saved.states.numel() > 0 ? dptr<float>(saved.states) : nullptr,
-                         dptr<float>(parts),
-                         dptr<float>(rates),
-                         dptr<float>(weights),
-                         Operands::pointer(shares)};
-    constexpr int kBytes = sizeof(BlockMemory<T, C>);
+  for_lanes(x, [&]<class Real, int C>() {
+    const Problem<Real> p = x.problem<Real>();
+    const Gradients<Real> d{x.channel_plane<const Real>(dout),
+                            Operands::states<const float>(dy.final_state),
+                            x.channel_plane<Real>(dx.x),
+                            x.channel_plane<Real>(dx.dt),
+                            x.channel_plane<Real>(dx.z),
+                            Operands::states<float>(dx.initial_state),
+                            saved.states.numel() > 0 ? dptr<float>(saved.states) : nullptr,
+                            dptr<float>(parts),
+                            dptr<float>(rates),
+                            dptr<float>(weights),
+                            Operands::pointer(shares)};
+    constexpr int kBytes = sizeof(BlockMemory<Real, C>);
     const bool plain = x.plain(p) && d.dout.vectors && (!dx.x || d.x.vectors) &&
                        (!dx.dt || d.dt.vectors) && (!dx.z || d.z.vectors);
-    const auto kernel = plain ? scan_backward<T, C, true> : scan_backward<T, C, false>;
+    const auto kernel = plain ? scan_backward<Real, C, true> : scan_backward<Real, C, false>;
     allow_shared_memory(kernel, kBytes);
     kernel<<<x.grid(), 32 * kWarps, kBytes, cuda_stream()>>>(p, d);
     if (shares)
-      add_shares<T>
+      add_shares<Real>
           <<<dim3(static_cast<unsigned>(x.rows * spans), blocks_for(x.E)), 256, 0, cuda_stream()>>>(
               p, d, static_cast<int>(spans));
     if (dx.B || dx.C)
-      sum_parts<T><<<blocks_for(parts.numel() / x.groups), 256, 0, cuda_stream()>>>(
+      sum_parts<Real><<<blocks_for(parts.numel() / x.groups), 256, 0, cuda_stream()>>>(
           dptr<float>(parts), static_cast<int>(x.groups), x.rows * x.tokens, p.blocks, p.K,
-          dx.B ? dptr<T>(dx.B) : nullptr, dx.C ? dptr<T>(dx.C) : nullptr);
+          dx.B ? dptr<Real>(dx.B) : nullptr, dx.C ? dptr<Real>(dx.C) : nullptr);
     if (dx.A_log || dx.D || dx.dt_bias)
-      sum_weights<T><<<blocks_for(x.E * (x.K + 2)), 256, 0, cuda_stream()>>>(
+      sum_weights<Real><<<blocks_for(x.E * (x.K + 2)), 256, 0, cuda_stream()>>>(
           p, dptr<float>(rates), dptr<float>(weights), static_cast<int>(spans),
           Operands::pointer(dx.A_log), Operands::pointer(dx.D), Operands::pointer(dx.dt_bias));
   });

@@ -15,10 +15,10 @@ namespace {
 
 const Registered<SelectiveScan> registered;
 
-template <class T>
+template <class Real>
 struct Operands {
-  static constexpr int64_t kWidth = kLanes<T>;
-  static constexpr T kFastest = SelectiveScan::kFastest;
+  static constexpr int64_t kWidth = kLanes<Real>;
+  static constexpr Real kFastest = SelectiveScan::kFastest;
 
   Operands(const Inputs<SelectiveScan>& in, const SelectiveScan::Options& o)
       : B(in.x.size(0)),
@@ -26,25 +26,25 @@ struct Operands {
         E(in.x.size(2)),
         K(in.B.size(2)),
         groups((E + kWidth - 1) / kWidth),
-        segment(std::min(L, scan::kSegment)),
+        segment(std::min(L, selective_scan::kSegment)),
         docs(o.cu_seqlens, B, L, segment),
-        x(view<const T>(in.x)),
-        dt(view<const T>(in.dt)),
-        A_log(view<const T>(in.A_log)),
-        Bs(view<const T>(in.B)),
-        Cs(view<const T>(in.C)),
-        D(view<const T>(in.D)),
-        z(view<const T>(in.z)),
-        bias(view<const T>(in.dt_bias)),
-        initial(view<const T>(in.initial_state)) {}
+        x(view<const Real>(in.x)),
+        dt(view<const Real>(in.dt)),
+        A_log(view<const Real>(in.A_log)),
+        Bs(view<const Real>(in.B)),
+        Cs(view<const Real>(in.C)),
+        D(view<const Real>(in.D)),
+        z(view<const Real>(in.z)),
+        bias(view<const Real>(in.dt_bias)),
+        initial(view<const Real>(in.initial_state)) {}
 
   int64_t B, L, E, K, groups, segment;
   Documents docs;
-  View<const T> x, dt, A_log, Bs, Cs, D, z, bias, initial;
+  View<const Real> x, dt, A_log, Bs, Cs, D, z, bias, initial;
 
   int64_t scratch_size(bool gradients) const {
-    Carver<T> count;
-    (void)scan::Group<T>(count, segment, K, gradients);
+    Carver<Real> count;
+    (void)selective_scan::Group<Real>(count, segment, K, gradients);
     return count.used();
   }
   // How many of the lanes of group i are channels.
@@ -52,9 +52,9 @@ struct Operands {
 
   // The arrays of one thread, with what belongs to the channels of group i. Lanes without a channel
   // run along with an x of zero.
-  scan::Group<T> group(const Tensor& scratch, int64_t i, bool gradients) const {
-    Carver<T> memory(scratch.data<T>() + thread_index() * scratch.size(1));
-    scan::Group<T> g(memory, segment, K, gradients);
+  selective_scan::Group<Real> group(const Tensor& scratch, int64_t i, bool gradients) const {
+    Carver<Real> memory(scratch.data<Real>() + thread_index() * scratch.size(1));
+    selective_scan::Group<Real> g(memory, segment, K, gradients);
     const int64_t e = i * kWidth;
     load_columns(A_log, i, g.A);
 #pragma omp simd
@@ -64,26 +64,28 @@ struct Operands {
     return g;
   }
   // The channels of group i from numbers that lie `stride` apart; zeros where there are none.
-  void load(const T* from, int64_t stride, int64_t i, T* to) const {
+  void load(const Real* from, int64_t stride, int64_t i, Real* to) const {
     const int64_t n = used(i);
-    for (int64_t l = 0; l < kWidth; ++l) to[l] = from && l < n ? from[l * stride] : T(0);
+    for (int64_t l = 0; l < kWidth; ++l) to[l] = from && l < n ? from[l * stride] : Real(0);
   }
   // The channels of group i for the tokens of a piece.
-  void load_tokens(const View<const T>& from, int64_t b, const Piece& p, int64_t i, T* to) const {
+  void load_tokens(const View<const Real>& from, int64_t b, const Piece& p, int64_t i,
+                   Real* to) const {
     if (!from) return;
     const bool whole = from.stride(2) == 1 && used(i) == kWidth;
     for (int64_t t = 0; t < p.size(); ++t) {
-      const T* const row = from.at(b, p.begin + t, i * kWidth);
+      const Real* const row = from.at(b, p.begin + t, i * kWidth);
       if (whole)
         lanes(to + t * kWidth) = lanes(row);
       else
         load(row, from.stride(2), i, to + t * kWidth);
     }
   }
-  void store_tokens(const T* from, const View<T>& to, int64_t b, const Piece& p, int64_t i) const {
+  void store_tokens(const Real* from, const View<Real>& to, int64_t b, const Piece& p,
+                    int64_t i) const {
     if (!to) return;
     for (int64_t t = 0; t < p.size(); ++t) {
-      T* const row = to.at(b, p.begin + t, i * kWidth);
+      Real* const row = to.at(b, p.begin + t, i * kWidth);
       if (used(i) == kWidth)
         lanes(row) = lanes(from + t * kWidth);
       else
@@ -91,31 +93,31 @@ struct Operands {
     }
   }
   // [K, lanes] from the channels of a tensor [E, K].
-  void load_columns(const View<const T>& from, int64_t i, T* to) const {
-    if (used(i) < kWidth || !from) std::fill_n(to, K * kWidth, T(0));
+  void load_columns(const View<const Real>& from, int64_t i, Real* to) const {
+    if (used(i) < kWidth || !from) std::fill_n(to, K * kWidth, Real(0));
     for (int64_t l = 0; l < used(i) && from; ++l) {
-      const T* const row = from.at(i * kWidth + l, 0);
+      const Real* const row = from.at(i * kWidth + l, 0);
       for (int64_t k = 0; k < K; ++k) to[k * kWidth + l] = row[k * from.stride(1)];
     }
   }
   // The state of document n in a tensor [N, E, K].
-  void load_state(const View<const T>& from, int64_t n, int64_t i, T* to) const {
+  void load_state(const View<const Real>& from, int64_t n, int64_t i, Real* to) const {
     load_columns(from ? of_document(from, n) : from, i, to);
   }
-  void store_state(const T* from, const View<T>& to, int64_t n, int64_t i) const {
+  void store_state(const Real* from, const View<Real>& to, int64_t n, int64_t i) const {
     for (int64_t l = 0; l < used(i); ++l) {
-      T* const row = to.at(n, i * kWidth + l, 0);
+      Real* const row = to.at(n, i * kWidth + l, 0);
       for (int64_t k = 0; k < K; ++k) row[k] = from[k * kWidth + l];
     }
   }
-  static View<const T> of_document(const View<const T>& states, int64_t n) {
-    View<const T> v;
+  static View<const Real> of_document(const View<const Real>& states, int64_t n) {
+    View<const Real> v;
     v.data = states.at(n, 0, 0), v.dims = 2;
     v.sizes = {states.size(1), states.size(2)}, v.strides = {states.stride(1), states.stride(2)};
     return v;
   }
   // B or C for the tokens of a piece.
-  static Rows<const T> rows(const View<const T>& of, int64_t b, const Piece& p) {
+  static Rows<const Real> rows(const View<const Real>& of, int64_t b, const Piece& p) {
     return {of.at(b, p.begin, 0), of.stride(1), of.stride(2)};
   }
 };
@@ -124,7 +126,8 @@ struct Operands {
 struct Blocks {
   explicit Blocks(int64_t groups, int64_t width)
       : groups(groups),
-        size(std::max((groups + scan::kBlocks - 1) / scan::kBlocks, scan::kBlock / width)),
+        size(std::max((groups + selective_scan::kBlocks - 1) / selective_scan::kBlocks,
+                      selective_scan::kBlock / width)),
         count((groups + size - 1) / size) {}
   int64_t groups, size, count;
   int64_t begin(int64_t i) const { return i * size; }
@@ -161,20 +164,20 @@ void SelectiveScan::cpu_forward(const Inputs<Tensor>& in, const Options& options
                                 Outputs<Tensor>& y, Saved* saved) {
   const Dtype dtype = in.x.dtype();
   const Device device = in.x.device();
-  for_real(dtype, [&]<class T>() {
-    const Operands<T> x(in, options);
+  for_real(dtype, [&]<class Real>() {
+    const Operands<Real> x(in, options);
     const int64_t segments = x.docs.chunks();
     if (saved && segments > 1) saved->states = empty({x.B, segments - 1, x.K, x.E}, dtype, device);
     const Tensor scratch = empty({thread_count(), x.scratch_size(false)}, dtype, device);
     if (device.is_meta()) return;
-    const View<T> o = view<T>(y.o), final_state = view<T>(y.final_state);
-    const View<T> states = saved ? view<T>(saved->states) : View<T>{};
+    const View<Real> o = view<Real>(y.o), final_state = view<Real>(y.final_state);
+    const View<Real> states = saved ? view<Real>(saved->states) : View<Real>{};
     // A decode step of a small model is shorter than waking a thread.
     const int64_t grain = std::max<int64_t>(1, 2048 / (x.L * x.K));
     parallel_ranges(x.B * x.groups, grain, [&](int64_t from, int64_t to) {
       for (int64_t task = from; task < to; ++task) {
         const int64_t b = task / x.groups, i = task % x.groups;
-        scan::Group<T> group = x.group(scratch, i, false);
+        selective_scan::Group<Real> group = x.group(scratch, i, false);
         const auto walk = [&](const Piece& p) {
           if (p.first) {
             x.load_state(x.initial, p.document, i, group.h);
@@ -201,8 +204,8 @@ void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& option
                                  Inputs<Tensor>& dx) {
   const Dtype dtype = in.x.dtype();
   const Device device = in.x.device();
-  for_real(dtype, [&]<class T>() {
-    const Operands<T> x(in, options);
+  for_real(dtype, [&]<class Real>() {
+    const Operands<Real> x(in, options);
     const Blocks blocks(x.groups, x.kWidth);
     const int64_t width = tiled(x.K), padded = x.groups * x.kWidth;
     const Tensor scratch = empty({thread_count(), x.scratch_size(true)}, dtype, device);
@@ -210,19 +213,19 @@ void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& option
     const Tensor shared = empty({blocks.count, x.B, x.L, 2 * width}, dtype, device);
     const Tensor weights = empty({x.B, x.K + 2, padded}, dtype, device);
     if (device.is_meta()) return;
-    const View<const T> dout = view<const T>(dy.o), dfinal = view<const T>(dy.final_state);
-    const View<T> dx_x = view<T>(dx.x), dx_dt = view<T>(dx.dt), dx_z = view<T>(dx.z);
-    const View<T> dinitial = view<T>(dx.initial_state), states = view<T>(saved.states);
-    const View<T> part = view<T>(shared), sums = view<T>(weights);
+    const View<const Real> dout = view<const Real>(dy.o), dfinal = view<const Real>(dy.final_state);
+    const View<Real> dx_x = view<Real>(dx.x), dx_dt = view<Real>(dx.dt), dx_z = view<Real>(dx.z);
+    const View<Real> dinitial = view<Real>(dx.initial_state), states = view<Real>(saved.states);
+    const View<Real> part = view<Real>(shared), sums = view<Real>(weights);
 
     parallel_for(x.B * blocks.count, [&](int64_t task) {
       const int64_t b = task / blocks.count, block = task % blocks.count;
       for (int64_t i = blocks.begin(block); i < blocks.end(block); ++i) {
-        scan::Group<T> group = x.group(scratch, i, true);
+        selective_scan::Group<Real> group = x.group(scratch, i, true);
         const int64_t lane = i * x.kWidth;
-        std::fill_n(group.dA, x.K * x.kWidth, T(0));
-        std::fill_n(group.dD, x.kWidth, T(0));
-        std::fill_n(group.dbias, x.kWidth, T(0));
+        std::fill_n(group.dA, x.K * x.kWidth, Real(0));
+        std::fill_n(group.dD, x.kWidth, Real(0));
+        std::fill_n(group.dbias, x.kWidth, Real(0));
         const auto walk = [&](const Piece& p) {
           if (p.last) x.load_state(dfinal, p.document, i, group.dh);
           if (p.first)
@@ -234,7 +237,7 @@ void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& option
           x.load_tokens(x.dt, b, p, i, group.raw);
           x.load_tokens(x.z, b, p, i, group.z);
           x.load_tokens(dout, b, p, i, group.g);
-          T* const dB = part.at(block, b, p.begin, 0);
+          Real* const dB = part.at(block, b, p.begin, 0);
           group.backward(p.size(), x.rows(x.Bs, b, p), x.rows(x.Cs, b, p), static_cast<bool>(x.z),
                          dB, dB + width, 2 * width, i > blocks.begin(block));
           x.store_tokens(group.x, dx_x, b, p, i);
@@ -251,12 +254,12 @@ void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& option
       }
     });
 
-    const View<T> dB = view<T>(dx.B), dC = view<T>(dx.C);
-    parallel_ranges(x.B * x.L, scan::kSumRows, [&](int64_t from, int64_t to) {
+    const View<Real> dB = view<Real>(dx.B), dC = view<Real>(dx.C);
+    parallel_ranges(x.B * x.L, selective_scan::kSumRows, [&](int64_t from, int64_t to) {
       for (int64_t row = from; row < to; ++row)
         for (int64_t k = 0; k < x.K; ++k) {
           const int64_t b = row / x.L, t = row % x.L;
-          T sum_B = 0, sum_C = 0;
+          Real sum_B = 0, sum_C = 0;
           for (int64_t block = 0; block < blocks.count; ++block) {
             sum_B += part(block, b, t, k);
             sum_C += part(block, b, t, width + k);
@@ -265,10 +268,11 @@ void SelectiveScan::cpu_backward(const Inputs<Tensor>& in, const Options& option
           if (dC) dC(b, t, k) = sum_C;
         }
     });
-    const View<T> dA = view<T>(dx.A_log), dD = view<T>(dx.D), dbias = view<T>(dx.dt_bias);
+    const View<Real> dA = view<Real>(dx.A_log), dD = view<Real>(dx.D),
+                     dbias = view<Real>(dx.dt_bias);
     for (int64_t k = 0; k < x.K + 2; ++k)
       for (int64_t e = 0; e < x.E; ++e) {
-        T sum = 0;
+        Real sum = 0;
         for (int64_t b = 0; b < x.B; ++b) sum += sums(b, k, e);
         if (k < x.K && dA) dA(e, k) = sum;
         if (k == x.K && dD) dD(e) = sum;

@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
-namespace weft::kernels::scan {
+namespace weft::kernels::selective_scan {
 
 inline constexpr int64_t kSegment = 64;   // tokens between two states that are kept
 inline constexpr int64_t kBlock = 64;     // channels of a block at least
 inline constexpr int64_t kBlocks = 16;    // blocks at most, each with sums of dB and dC of its own
 inline constexpr int64_t kSumRows = 256;  // tokens of those sums that a thread takes
 
-}  // namespace weft::kernels::scan
+}  // namespace weft::kernels::selective_scan

@@ -1,4 +1,4 @@
-// Forward pass on a GPU: README.md, "CUDA". Warps are independent. A turn of the loop walks one
+// Forward pass on a GPU: README.md, "On a GPU". Warps are independent. A turn of the loop walks one
 // step, prepares the inputs of the next and finishes the outputs of the one before, so that there
 // is always something to do while one of them waits; copies from memory run two steps ahead.
 // With more than one block of 16 states the blocks' shares of C . h are kept, and a second kernel
@@ -9,48 +9,48 @@
 namespace weft::kernels {
 namespace {
 
-using namespace scan;
+using namespace selective_scan;
 
 constexpr int kSlots = 4;  // steps in shared memory: the one before, this one, the next two
 
-template <class T>
+template <class Real>
 struct Results {
-  Plane<T> o;
+  Plane<Real> o;
   float* shares;  // [blocks, B, T, E] instead of o, or null
   States<float> final_state;
   float* kept;  // see Problem::kept, or null
 };
 
 // A step as the lanes read it: lane 4 j + q has token j.
-template <class T, int C>
+template <class Real, int C>
 struct Slot {
-  Packed<T, 2 * C> x[32], dt[32], z[32];
-  Packed<T, 4> B[32], C_[32];
+  Packed<Real, 2 * C> x[32], dt[32], z[32];
+  Packed<Real, 4> B[32], C_[32];
 };
-template <class T, int C>
+template <class Real, int C>
 struct Memory {
-  Slot<T, C> slots[kSlots];
+  Slot<Real, C> slots[kSlots];
   Inputs8<C> inputs[2];
 };
 
 // kPlain: all rows are aligned, no lane is without channels or states, and there are 16 states.
-template <class T, int C, bool kPlain>
+template <class Real, int C, bool kPlain>
 struct Walk {
   static constexpr int N = 2 * C;
-  static constexpr bool kExact = sizeof(T) == 4;
+  static constexpr bool kExact = sizeof(Real) == 4;
 
-  const Problem<T>& p;
-  const Results<T>& out;
+  const Problem<Real>& p;
+  const Results<Real>& out;
   Lane<C> lane;
-  Memory<T, C>& m;
+  Memory<Real, C>& m;
   int me;
   float A[C][4], h[C][4], bias[N], D[N];
   Document doc;
-  const T *x, *dt, *z, *B, *C_;  // what is read next
+  const Real *x, *dt, *z, *B, *C_;  // what is read next
 
   // Reads of step t0 / kStep begin.
   __device__ __forceinline__ void read(int t0) {
-    Slot<T, C>& s = m.slots[t0 / kStep % kSlots];
+    Slot<Real, C>& s = m.slots[t0 / kStep % kSlots];
     const int t = t0 + lane.g;
     const bool there = t < p.tokens;
     if constexpr (kPlain) {
@@ -77,7 +77,7 @@ struct Walk {
 
   // Puts a step where the walk finds it.
   __device__ __forceinline__ void prepare(int t0) const {
-    const Slot<T, C>& s = m.slots[t0 / kStep % kSlots];
+    const Slot<Real, C>& s = m.slots[t0 / kStep % kSlots];
     float step[N], in[N];
     unpack(s.x[me], in);
     unpack(s.dt[me], step);
@@ -92,10 +92,10 @@ struct Walk {
   // What the walk reads of a token, and its decays.
   struct Token {
     float step[C], in[C], a[C][4];
-    Packed<T, 4> B, C_;
+    Packed<Real, 4> B, C_;
   };
   __device__ __forceinline__ void get(int t0, int j, Token& k) const {
-    const Slot<T, C>& slot = m.slots[t0 / kStep % kSlots];
+    const Slot<Real, C>& slot = m.slots[t0 / kStep % kSlots];
     m.inputs[t0 / kStep % 2].get(j, lane, k.step, k.in);
     k.B = slot.B[4 * j + lane.q];
     k.C_ = slot.C_[4 * j + lane.q];
@@ -153,7 +153,7 @@ struct Walk {
 
   // The outputs of a step from the sums over states. t0 is -kStep before there is one.
   __device__ __forceinline__ void finish(int t0, const float (&sums)[4]) const {
-    const Slot<T, C>& s = m.slots[(t0 + kStep * kSlots) / kStep % kSlots];
+    const Slot<Real, C>& s = m.slots[(t0 + kStep * kSlots) / kStep % kSlots];
     const int t = t0 + lane.g;
     const bool there = t0 >= 0 && t < p.tokens;
     float y[N], x[N], z[N];
@@ -238,18 +238,18 @@ struct Walk {
 };
 
 // Grid: see Lane.
-template <class T, int C, bool kPlain>
-__global__ void __launch_bounds__(32 * kWarps) scan_forward(Problem<T> p, Results<T> out) {
+template <class Real, int C, bool kPlain>
+__global__ void __launch_bounds__(32 * kWarps) scan_forward(Problem<Real> p, Results<Real> out) {
   extern __shared__ uint4 shared[];
-  auto* const memory = reinterpret_cast<Memory<T, C>*>(shared);
+  auto* const memory = reinterpret_cast<Memory<Real, C>*>(shared);
   const Lane<C> lane(p);
   if ((lane.group * kWarps + lane.warp) * 8 * C >= p.E) return;
-  Walk<T, C, kPlain>{p, out, lane, memory[lane.warp], tile::lane_index()}.run();
+  Walk<Real, C, kPlain>{p, out, lane, memory[lane.warp], tile::lane_index()}.run();
 }
 
 // o from the blocks' shares of C . h, [blocks, B, T, E].
-template <class T>
-__global__ void add_shares(Problem<T> p, const float* shares, T* o) {
+template <class Real>
+__global__ void add_shares(Problem<Real> p, const float* shares, Real* o) {
   const int64_t n = static_cast<int64_t>(p.rows) * p.tokens * p.E;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
@@ -262,7 +262,7 @@ __global__ void add_shares(Problem<T> p, const float* shares, T* o) {
     const float z = to_float(*p.z.at(row, t, e));
     y *= z * tile::sigmoid(z);
   }
-  o[i] = from_float<T>(y);
+  o[i] = from_float<Real>(y);
 }
 
 }  // namespace
@@ -278,19 +278,20 @@ void SelectiveScan::cuda_forward(const Inputs<Tensor>& in, const Options& o, Out
                           Dtype::f32, device);
   if (in.x.is_meta()) return;
   const bool keep = saved && saved->states.numel() > 0;
-  for_lanes(x, [&]<class T, int C>() {
-    const Problem<T> p = x.problem<T>();
-    const Results<T> out{x.channel_plane<T>(y.o), Operands::pointer(shares),
-                         Operands::states<float>(y.final_state),
-                         keep ? dptr<float>(saved->states) : nullptr};
+  for_lanes(x, [&]<class Real, int C>() {
+    const Problem<Real> p = x.problem<Real>();
+    const Results<Real> out{x.channel_plane<Real>(y.o), Operands::pointer(shares),
+                            Operands::states<float>(y.final_state),
+                            keep ? dptr<float>(saved->states) : nullptr};
     const auto kernel =
-        x.plain(p) && out.o.vectors ? scan_forward<T, C, true> : scan_forward<T, C, false>;
-    constexpr int kBytes = sizeof(Memory<T, C>) * kWarps;
+        x.plain(p) && out.o.vectors ? scan_forward<Real, C, true> : scan_forward<Real, C, false>;
+    constexpr int kBytes = sizeof(Memory<Real, C>) * kWarps;
     allow_shared_memory(kernel, kBytes);
     kernel<<<x.grid(), 32 * kWarps, kBytes, cuda_stream()>>>(p, out);
     if (shares)
-      add_shares<T><<<static_cast<unsigned>(ceil_div(y.o.numel(), 256)), 256, 0, cuda_stream()>>>(
-          p, dptr<float>(shares), dptr<T>(y.o));
+      add_shares<Real>
+          <<<static_cast<unsigned>(ceil_div(y.o.numel(), 256)), 256, 0, cuda_stream()>>>(
+              p, dptr<float>(shares), dptr<Real>(y.o));
   });
   check_launch("selective_scan forward");
 }

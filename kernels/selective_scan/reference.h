@@ -61,21 +61,22 @@ struct Reference<SelectiveScan> {
         }
   }
 
-  template <class T>
-  static void recurrent(Inputs<Scan, View<T>> x, const Scan::Options& o, Outputs<Scan, View<T>> y) {
+  template <class Real>
+  static void recurrent(Inputs<Scan, View<Real>> x, const Scan::Options& o,
+                        Outputs<Scan, View<Real>> y) {
     const int64_t E = x.x.size(2), K = x.B.size(2);
     const Documents docs(o.cu_seqlens, x.x.size(0), x.x.size(1));
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t e = 0; e < E; ++e) {
         const int64_t b = docs.row(n);
-        std::vector<T> state(static_cast<size_t>(K), T(0));
+        std::vector<Real> state(static_cast<size_t>(K), Real(0));
         for (int64_t k = 0; k < K && x.initial_state; ++k)
           state[static_cast<size_t>(k)] = x.initial_state(n, e, k);
         for (int64_t t = docs.begin(n); t < docs.end(n); ++t) {
-          const T s = step(x, b, t, e);
-          T out = x.D ? x.D(e) * x.x(b, t, e) : T(0);
+          const Real s = step(x, b, t, e);
+          Real out = x.D ? x.D(e) * x.x(b, t, e) : Real(0);
           for (int64_t k = 0; k < K; ++k) {
-            T& h = state[static_cast<size_t>(k)];
+            Real& h = state[static_cast<size_t>(k)];
             h = std::exp(-pace(x, e, k) * s) * h + s * x.x(b, t, e) * x.B(b, t, k);
             out += x.C(b, t, k) * h;
           }
@@ -89,20 +90,20 @@ struct Reference<SelectiveScan> {
   // Time backwards over kept states, dh being the gradient of the state after token t:
   //   dC = g h;  dh += g C;  w = dh a h_before  (a = e^{s A}; w is the gradient of s A)
   //   dB = dh s x;  dx = s dh.B + D g;  ds = w.A + x dh.B;  dA += s w;  dh <- a dh
-  template <class T>
-  static void recurrent_backward(Inputs<Scan, View<T>> x, const Scan::Options& o,
-                                 Outputs<Scan, View<T>> dy, Inputs<Scan, View<T>> dx) {
+  template <class Real>
+  static void recurrent_backward(Inputs<Scan, View<Real>> x, const Scan::Options& o,
+                                 Outputs<Scan, View<Real>> dy, Inputs<Scan, View<Real>> dx) {
     const int64_t E = x.x.size(2), K = x.B.size(2);
     const auto width = static_cast<size_t>(K);
     const Documents docs(o.cu_seqlens, x.x.size(0), x.x.size(1));
     for (int64_t n = 0; n < docs.count(); ++n)
       for (int64_t e = 0; e < E; ++e) {
         const int64_t b = docs.row(n), begin = docs.begin(n), end = docs.end(n);
-        std::vector<std::vector<T>> states(1, std::vector<T>(width, T(0))), decays;
+        std::vector<std::vector<Real>> states(1, std::vector<Real>(width, Real(0))), decays;
         for (size_t k = 0; k < width && x.initial_state; ++k)
           states[0][k] = x.initial_state(n, e, k);
         for (int64_t t = begin; t < end; ++t) {
-          const T s = step(x, b, t, e);
+          const Real s = step(x, b, t, e);
           decays.emplace_back(width);
           states.emplace_back(states.back());
           for (size_t k = 0; k < width; ++k) {
@@ -111,21 +112,21 @@ struct Reference<SelectiveScan> {
                 decays.back()[k] * states.back()[k] + s * x.x(b, t, e) * x.B(b, t, k);
           }
         }
-        std::vector<T> dh(width);
+        std::vector<Real> dh(width);
         for (size_t k = 0; k < width && o.return_state; ++k) dh[k] = dy.final_state(n, e, k);
         for (int64_t t = end - 1; t >= begin; --t) {
           const auto i = static_cast<size_t>(t - begin);
-          const T s = step(x, b, t, e), in = x.x(b, t, e);
-          T g = dy.o(b, t, e), read = 0, ds = 0;
+          const Real s = step(x, b, t, e), in = x.x(b, t, e);
+          Real g = dy.o(b, t, e), read = 0, ds = 0;
           if (x.z) {
-            T out = x.D ? x.D(e) * in : T(0);
+            Real out = x.D ? x.D(e) * in : Real(0);
             for (size_t k = 0; k < width; ++k) out += x.C(b, t, k) * states[i + 1][k];
-            const T z = x.z(b, t, e), open = 1 / (1 + std::exp(-z));
+            const Real z = x.z(b, t, e), open = 1 / (1 + std::exp(-z));
             dx.z(b, t, e) = g * out * open * (1 + z * (1 - open));
             g *= z * open;
           }
           for (size_t k = 0; k < width; ++k) {
-            const T A = -pace(x, e, k);
+            const Real A = -pace(x, e, k);
             dx.C(b, t, k) += g * states[i + 1][k];
             dh[k] += g * x.C(b, t, k);
             dx.B(b, t, k) += dh[k] * s * in;
@@ -135,8 +136,8 @@ struct Reference<SelectiveScan> {
             dx.A_log(e, k) += dh[k] * states[i][k] * s * A;
           }
           ds += in * read;
-          dx.x(b, t, e) = s * read + (x.D ? x.D(e) * g : T(0));
-          const T raw = x.dt_bias ? x.dt(b, t, e) + x.dt_bias(e) : x.dt(b, t, e);
+          dx.x(b, t, e) = s * read + (x.D ? x.D(e) * g : Real(0));
+          const Real raw = x.dt_bias ? x.dt(b, t, e) + x.dt_bias(e) : x.dt(b, t, e);
           dx.dt(b, t, e) = ds / (1 + std::exp(-raw));
           if (x.D) dx.D(e) += g * in;
           if (x.dt_bias) dx.dt_bias(e) += dx.dt(b, t, e);

@@ -13,7 +13,7 @@
 #include "kernels/tile/warp.cuh"
 #include "kernels/tokens/documents.cuh"
 
-namespace weft::kernels::scan {
+namespace weft::kernels::selective_scan {
 
 inline constexpr int kWarps = 4;    // of a block: neighbours in channels
 inline constexpr int kStep = 8;     // tokens
@@ -21,19 +21,19 @@ inline constexpr int kChunk = 32;   // tokens from one kept state to the next
 inline constexpr int kStates = 16;  // of a warp
 
 // [B, T, width], the last dimension's elements being neighbours.
-template <class T>
+template <class Real>
 struct Plane {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t row = 0, token = 0;
   bool vectors = false;  // a lane's part of a row can be read at once
 
-  __device__ __forceinline__ T* at(int b, int t, int column) const {
+  __device__ __forceinline__ Real* at(int b, int t, int column) const {
     return data + b * row + t * token + column;
   }
   // n of N elements; zeros for the others.
   template <int N>
   __device__ __forceinline__ auto get(int b, int t, int column, int n) const {
-    using E = std::remove_const_t<T>;
+    using E = std::remove_const_t<Real>;
     if (vectors) return n > 0 ? fetch<N>(at(b, t, column)) : Packed<E, N>{};
     float some[N];
     load_some(at(b, t, column), n, some);
@@ -50,15 +50,15 @@ struct Plane {
 };
 
 // [N, E, K], or absent.
-template <class T>
+template <class Real>
 struct States {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t document = 0, channel = 0, state = 0;
 };
 
-template <class T>
+template <class Real>
 struct Problem {
-  Plane<const T> x, dt, z, B, C;  // z may be absent
+  Plane<const Real> x, dt, z, B, C;  // z may be absent
   const float* A_log;
   int64_t A_channel, A_state;
   const float *D, *bias;  // or null
@@ -78,8 +78,8 @@ struct Problem {
 struct Document {
   int n, begin, end;
 };
-template <class T>
-__device__ __forceinline__ Document document_of(const Problem<T>& p, int row, int t) {
+template <class Real>
+__device__ __forceinline__ Document document_of(const Problem<Real>& p, int row, int t) {
   if (!p.cu) return {row, 0, p.tokens};
   const int n = document_at(p.cu, p.N, t);
   return {n, p.cu[n], p.cu[n + 1]};
@@ -98,8 +98,8 @@ struct Lane {
   int column, n;   // of its loads and stores: first channel, and how many exist
   int states;      // how many of the 4 exist
 
-  template <class T>
-  __device__ explicit Lane(const Problem<T>& p)
+  template <class Real>
+  __device__ explicit Lane(const Problem<Real>& p)
       : g(tile::lane_index() / 4), q(tile::lane_index() % 4), warp(tile::warp_index()) {
     const unsigned above = blockIdx.x / p.groups;
     group = blockIdx.x - above * p.groups;
@@ -115,9 +115,9 @@ struct Lane {
 };
 
 // h[c][s] from a tensor of states, zeros where there is none.
-template <int C, class T>
+template <int C, class Real>
 __device__ __forceinline__ void load_states(const States<const float>& from, int n,
-                                            const Lane<C>& lane, const Problem<T>& p,
+                                            const Lane<C>& lane, const Problem<Real>& p,
                                             float (&h)[C][4]) {
 #pragma unroll
   for (int c = 0; c < C; ++c) {
@@ -127,9 +127,9 @@ __device__ __forceinline__ void load_states(const States<const float>& from, int
         here ? lane.states : 0, h[c], from.state);
   }
 }
-template <int C, class T>
+template <int C, class Real>
 __device__ __forceinline__ void store_states(const States<float>& to, int n, const Lane<C>& lane,
-                                             const Problem<T>& p, const float (&h)[C][4]) {
+                                             const Problem<Real>& p, const float (&h)[C][4]) {
   if (!to.data) return;
 #pragma unroll
   for (int c = 0; c < C; ++c)
@@ -146,8 +146,8 @@ __device__ __forceinline__ float pace(float A_log) {
 }
 
 // A in units of log2, for ex2. States that do not exist get 0, and stay 0.
-template <int C, class T>
-__device__ __forceinline__ void load_rates(const Problem<T>& p, const Lane<C>& lane,
+template <int C, class Real>
+__device__ __forceinline__ void load_rates(const Problem<Real>& p, const Lane<C>& lane,
                                            float (&A)[C][4]) {
   load_states({p.A_log, 0, p.A_channel, p.A_state}, 0, lane, p, A);
 #pragma unroll
@@ -157,9 +157,9 @@ __device__ __forceinline__ void load_rates(const Problem<T>& p, const Lane<C>& l
 }
 
 // A lane's numbers, one for each of its channels.
-template <int N, class T>
+template <int N, class Real>
 __device__ __forceinline__ void load_weights(const float* from, const Lane<N / 2>& lane,
-                                             const Problem<T>&, float (&to)[N]) {
+                                             const Problem<Real>&, float (&to)[N]) {
   load_some(from + lane.column, from ? lane.n : 0, to);
 }
 
@@ -232,12 +232,13 @@ struct Inputs8 {
 };
 
 // B and C of 8 tokens and 16 states: pairs of bf16, or floats in two planes.
-template <class T>
+template <class Real>
 struct Shared8 {
-  static constexpr int kPlanes = sizeof(T) == 4 ? 2 : 1;
+  static constexpr int kPlanes = sizeof(Real) == 4 ? 2 : 1;
   uint4 at[kPlanes][kStep][4];
 
-  __device__ __forceinline__ void put(int j, int q, const Packed<T, 4>& B, const Packed<T, 4>& C) {
+  __device__ __forceinline__ void put(int j, int q, const Packed<Real, 4>& B,
+                                      const Packed<Real, 4>& C) {
     if constexpr (kPlanes == 2) {
       at[0][j][q] = B.words[0];
       at[1][j][q] = C.words[0];
@@ -306,34 +307,34 @@ struct Operands {
     return !t || t.stride(2) == 1 || t.size(2) == 1 ? t : t.contiguous();
   }
   // Of a tensor [B, T, E]: a lane takes 2 channels of each; of B or C: 4 states.
-  template <class T>
-  Plane<T> channel_plane(const Tensor& t) const {
-    return plane<T>(t, 2 * channels);
+  template <class Real>
+  Plane<Real> channel_plane(const Tensor& t) const {
+    return plane<Real>(t, 2 * channels);
   }
-  template <class T>
-  Plane<T> state_plane(const Tensor& t) const {
-    return plane<T>(t, 4);
+  template <class Real>
+  Plane<Real> state_plane(const Tensor& t) const {
+    return plane<Real>(t, 4);
   }
-  template <class T>
-  static Plane<T> plane(const Tensor& t, int64_t n) {
+  template <class Real>
+  static Plane<Real> plane(const Tensor& t, int64_t n) {
     if (!t) return {};
-    return {dptr<std::remove_const_t<T>>(t), t.stride(0), t.stride(1),
+    return {dptr<std::remove_const_t<Real>>(t), t.stride(0), t.stride(1),
             t.size(2) % n == 0 && vector_rows(t, n)};
   }
-  template <class T>
-  static States<T> states(const Tensor& t) {
+  template <class Real>
+  static States<Real> states(const Tensor& t) {
     if (!t) return {};
     return {dptr<float>(t), t.stride(0), t.stride(1), t.stride(2)};
   }
   static float* pointer(const Tensor& t) { return t ? dptr<float>(t) : nullptr; }
 
-  template <class T>
-  Problem<T> problem() const {
-    return {channel_plane<const T>(x),
-            channel_plane<const T>(dt),
-            channel_plane<const T>(z),
-            state_plane<const T>(B),
-            state_plane<const T>(C),
+  template <class Real>
+  Problem<Real> problem() const {
+    return {channel_plane<const Real>(x),
+            channel_plane<const Real>(dt),
+            channel_plane<const Real>(z),
+            state_plane<const Real>(B),
+            state_plane<const Real>(C),
             dptr<float>(A_log),
             A_log.stride(0),
             A_log.stride(1),
@@ -350,8 +351,8 @@ struct Operands {
             static_cast<int>(groups)};
   }
   // No lane is without channels or states, and all read whole vectors.
-  template <class T>
-  bool plain(const Problem<T>& p) const {
+  template <class Real>
+  bool plain(const Problem<Real>& p) const {
     return E % (8 * channels) == 0 && K == kStates && p.x.vectors && p.dt.vectors &&
            (!z || p.z.vectors) && p.B.vectors && p.C.vectors;
   }
@@ -364,12 +365,12 @@ struct Operands {
 // Calls f.template operator()<T, C>() for the dtype and the channels of a lane.
 template <class F>
 void for_lanes(const Operands& x, const F& f) {
-  for_cuda_dtype(x.x.dtype(), [&]<class T>() {
+  for_cuda_dtype(x.x.dtype(), [&]<class Real>() {
     if (x.channels == 2)
-      f.template operator()<T, 2>();
+      f.template operator()<Real, 2>();
     else
-      f.template operator()<T, 1>();
+      f.template operator()<Real, 1>();
   });
 }
 
-}  // namespace weft::kernels::scan
+}  // namespace weft::kernels::selective_scan

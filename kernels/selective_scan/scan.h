@@ -9,7 +9,7 @@
 
 #include "kernels/tokens/chunk.h"
 
-namespace weft::kernels::scan {
+namespace weft::kernels::selective_scan {
 
 // e^x for x <= 0; below -87, where fp32 ends, 0: the gradient of a step multiplies it by A, however
 // large. NaN goes in and comes out.
@@ -38,10 +38,10 @@ inline Vector<double> decay(Vector<double> x) {
 
 // Lane i of the result is the sum of v[i]: each round adds the halves of two vectors and keeps
 // both.
-template <class T>
-Vector<T> totals(Vector<T> (&v)[kLanes<T>]) {
-  constexpr int kWidth = kLanes<T>;
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+template <class Real>
+Vector<Real> totals(Vector<Real> (&v)[kLanes<Real>]) {
+  constexpr int kWidth = kLanes<Real>;
+  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   const auto round = [&]<int kHalf, int... kLane>(std::integer_sequence<int, kLane...>) {
     constexpr Vector<Index> own = {(kLane & kHalf ? kWidth + kLane : kLane)...};
     constexpr Vector<Index> other = {
@@ -58,12 +58,12 @@ Vector<T> totals(Vector<T> (&v)[kLanes<T>]) {
   return v[0];
 }
 
-template <class T>
+template <class Real>
 struct Group {
-  static constexpr int kWidth = kLanes<T>;
+  static constexpr int kWidth = kLanes<Real>;
 
   // Arrays for L tokens and K states.
-  Group(Carver<T>& scratch, int64_t L, int64_t states, bool with_gradients) : K(states) {
+  Group(Carver<Real>& scratch, int64_t L, int64_t states, bool with_gradients) : K(states) {
     const auto take = [&](int64_t n) { return scratch.row(n * kWidth); };
     A = take(K), D = take(1), bias = take(1);
     raw = take(L), step = take(L), x = take(L), z = take(L), o = take(L);
@@ -73,14 +73,14 @@ struct Group {
   }
 
   int64_t K;
-  T *A, *D, *bias;            // [K, lanes], [lanes], [lanes]; A = -exp(A_log)
-  T *raw, *step, *x, *z, *o;  // [L, lanes]; step = softplus(raw)
-  T* h;  // [K, lanes]: the state; with gradients [L + 1, K, lanes]: all of them
-  T *a = nullptr, *dh = nullptr, *dA = nullptr, *dD = nullptr, *dbias = nullptr;
-  T* g = nullptr;  // [L, lanes]: gradient of o, then of what silu(z) multiplies
+  Real *A, *D, *bias;            // [K, lanes], [lanes], [lanes]; A = -exp(A_log)
+  Real *raw, *step, *x, *z, *o;  // [L, lanes]; step = softplus(raw)
+  Real* h;  // [K, lanes]: the state; with gradients [L + 1, K, lanes]: all of them
+  Real *a = nullptr, *dh = nullptr, *dA = nullptr, *dD = nullptr, *dbias = nullptr;
+  Real* g = nullptr;  // [L, lanes]: gradient of o, then of what silu(z) multiplies
 
   // raw as it came, x and z are there: o, and h after n tokens. B and C: [n, K].
-  void forward(int64_t n, Rows<const T> B, Rows<const T> C, bool gate) {
+  void forward(int64_t n, Rows<const Real> B, Rows<const Real> C, bool gate) {
     steps(n);
     walk<false>(n, B, C);
     if (!gate) return;
@@ -91,14 +91,14 @@ struct Group {
   // The same from h and with dh, the gradient of the state after the piece, and g, that of o. Then
   // x, raw and z hold their gradients, and dh that of the state before. dA, dD and dbias are added
   // to. dB, dC: [n, tiled(K)], set or (if `add`) added to.
-  void backward(int64_t n, Rows<const T> B, Rows<const T> C, bool gate, T* dB, T* dC,
+  void backward(int64_t n, Rows<const Real> B, Rows<const Real> C, bool gate, Real* dB, Real* dC,
                 int64_t d_stride, bool add) {
     steps(n);
     walk<true>(n, B, C);
     if (gate) {
 #pragma omp simd
       for (int64_t i = 0; i < n * kWidth; ++i) {
-        const T open = vsigmoid(z[i]), dout = g[i];
+        const Real open = vsigmoid(z[i]), dout = g[i];
         g[i] = dout * z[i] * open;
         z[i] = dout * o[i] * open * (1 + z[i] * (1 - open));
       }
@@ -111,7 +111,7 @@ struct Group {
   }
 
  private:
-  using Lane = Vector<T>;
+  using Lane = Vector<Real>;
 
   void steps(int64_t n) {
     for (int64_t t = 0; t < n; ++t) lanes(raw + t * kWidth) += lanes(bias);
@@ -120,11 +120,11 @@ struct Group {
   }
 
   template <bool kKeep>
-  void walk(int64_t n, Rows<const T> B, Rows<const T> C) {
+  void walk(int64_t n, Rows<const Real> B, Rows<const Real> C) {
     for (int64_t t = 0; t < n; ++t) {
-      const T *const b = B.data + t * B.row, *const c = C.data + t * C.row;
-      const T* const before = kKeep ? h + t * K * kWidth : h;
-      T* const after = kKeep ? h + (t + 1) * K * kWidth : h;
+      const Real *const b = B.data + t * B.row, *const c = C.data + t * C.row;
+      const Real* const before = kKeep ? h + t * K * kWidth : h;
+      Real* const after = kKeep ? h + (t + 1) * K * kWidth : h;
       const Lane s = lanes(step + t * kWidth), in = s * lanes(x + t * kWidth);
       Lane sum = lanes(D) * lanes(x + t * kWidth);
       for (int64_t k = 0; k < K; ++k) {
@@ -138,10 +138,10 @@ struct Group {
     }
   }
 
-  void token_back(int64_t t, const T* b, int64_t b_stride, const T* c, int64_t c_stride, T* dB,
-                  T* dC, bool add) {
-    const T *const before = h + t * K * kWidth, *const after = before + K * kWidth;
-    const T* const by = a + t * K * kWidth;
+  void token_back(int64_t t, const Real* b, int64_t b_stride, const Real* c, int64_t c_stride,
+                  Real* dB, Real* dC, bool add) {
+    const Real *const before = h + t * K * kWidth, *const after = before + K * kWidth;
+    const Real* const by = a + t * K * kWidth;
     const Lane s = lanes(step + t * kWidth), in = lanes(x + t * kWidth),
                out = lanes(g + t * kWidth);
     const Lane written = s * in;
@@ -161,7 +161,7 @@ struct Group {
         lanes(dA + at) += w * s;
         lanes(dh + at) = carried;
       }
-      const Lane sum_B = totals<T>(to_B), sum_C = totals<T>(to_C);
+      const Lane sum_B = totals<Real>(to_B), sum_C = totals<Real>(to_C);
       lanes(dB + start) = add ? lanes(dB + start) + sum_B : sum_B;
       lanes(dC + start) = add ? lanes(dC + start) + sum_C : sum_C;
     }
@@ -173,4 +173,4 @@ struct Group {
   }
 };
 
-}  // namespace weft::kernels::scan
+}  // namespace weft::kernels::selective_scan

@@ -46,7 +46,7 @@ struct Table {
     }
   }
 
-  template <class T>
+  template <class Real>
   void add_angles() const {
     const int64_t grain = std::max<int64_t>(64, cuts::kRowGrain / pairs);
     parallel_ranges(tokens, grain, [&](int64_t begin, int64_t end) {
@@ -54,11 +54,11 @@ struct Table {
         const double* __restrict__ ca = coarse.data<double>() + t / block * 2 * pairs;
         const double* __restrict__ cb = fine.data<double>() + t % block * 2 * pairs;
         const double* __restrict__ sa = ca + pairs, * __restrict__ sb = cb + pairs;
-        T* __restrict__ c = cosine.data<T>() + t * pairs;
-        T* __restrict__ s = sine.data<T>() + t * pairs;
+        Real* __restrict__ c = cosine.data<Real>() + t * pairs;
+        Real* __restrict__ s = sine.data<Real>() + t * pairs;
         for (int64_t i = 0; i < pairs; ++i) {
-          c[i] = static_cast<T>(ca[i] * cb[i] - sa[i] * sb[i]);
-          s[i] = static_cast<T>(sa[i] * cb[i] + ca[i] * sb[i]);
+          c[i] = static_cast<Real>(ca[i] * cb[i] - sa[i] * sb[i]);
+          s[i] = static_cast<Real>(sa[i] * cb[i] + ca[i] * sb[i]);
         }
       }
     });
@@ -70,12 +70,12 @@ struct Table {
   Tensor cosine, sine;  // [T, P]
 };
 
-template <class T, bool kInterleaved>
-void turn_head(const T* __restrict__ x, const T* __restrict__ c, const T* __restrict__ s, T sign,
-               int64_t pairs, int64_t K, T* __restrict__ y) {
+template <class Real, bool kInterleaved>
+void turn_head(const Real* __restrict__ x, const Real* __restrict__ c, const Real* __restrict__ s,
+               Real sign, int64_t pairs, int64_t K, Real* __restrict__ y) {
   for (int64_t i = 0; i < pairs; ++i) {
     const int64_t first = kInterleaved ? 2 * i : i, second = kInterleaved ? 2 * i + 1 : i + pairs;
-    const T u = x[first], v = x[second], sine = sign * s[i];
+    const Real u = x[first], v = x[second], sine = sign * s[i];
     y[first] = u * c[i] - v * sine;
     y[second] = u * sine + v * c[i];
   }

@@ -13,11 +13,11 @@ namespace {
 
 constexpr int kThreads = 256, kTokens = 8;
 
-template <class T>
+template <class Real>
 struct Heads {
-  const T* x;  // [B, T, H, K] with strides
+  const Real* x;  // [B, T, H, K] with strides
   int64_t x_row, x_token, x_head;
-  T* y;  // contiguous
+  Real* y;  // contiguous
   int64_t tokens;
   int H, K, pairs;
 };
@@ -53,24 +53,24 @@ __device__ __forceinline__ void make_table(const Angles& a, int width, int pairs
   }
 }
 
-template <int N, class T>
-__device__ __forceinline__ void get(const T* from, float* to) {
+template <int N, class Real>
+__device__ __forceinline__ void get(const Real* from, float* to) {
   if constexpr (N == 1)
     *to = to_float(*from);
   else
     load(from, reinterpret_cast<float(&)[N]>(*to));
 }
-template <int N, class T>
-__device__ __forceinline__ void put(T* to, const float* from) {
+template <int N, class Real>
+__device__ __forceinline__ void put(Real* to, const float* from) {
   if constexpr (N == 1)
-    *to = from_float<T>(*from);
+    *to = from_float<Real>(*from);
   else
     store(to, reinterpret_cast<const float(&)[N]>(*from));
 }
 
 // N neighbouring pairs of a head, the first being pair i.
-template <bool kInterleaved, int N, class T>
-__device__ __forceinline__ void turn_pairs(const T* x, T* y, const float2* angle, int i,
+template <bool kInterleaved, int N, class Real>
+__device__ __forceinline__ void turn_pairs(const Real* x, Real* y, const float2* angle, int i,
                                            int pairs) {
   const int first = kInterleaved ? 2 * i : i, second = kInterleaved ? 2 * i + N : i + pairs;
   float w[2 * N];
@@ -89,8 +89,9 @@ __device__ __forceinline__ void turn_pairs(const T* x, T* y, const float2* angle
 }
 
 // Grid: B times the blocks of a row. Shared memory: [kTokens, pairs] of float2.
-template <bool kInterleaved, int N, class T>
-__global__ void __launch_bounds__(kThreads) turn(Heads<T> h, Angles a, int width, unsigned blocks) {
+template <bool kInterleaved, int N, class Real>
+__global__ void __launch_bounds__(kThreads)
+    turn(Heads<Real> h, Angles a, int width, unsigned blocks) {
   extern __shared__ float2 table[];
   const unsigned b = blockIdx.x / blocks;
   const int64_t first = static_cast<int64_t>(blockIdx.x - b * blocks) * kTokens;
@@ -98,13 +99,13 @@ __global__ void __launch_bounds__(kThreads) turn(Heads<T> h, Angles a, int width
   make_table(a, width, h.pairs, first, n, table);
   __syncthreads();
   const int turns = h.pairs / N, rest = (h.K - 2 * h.pairs) / N, across = turns + rest;
-  const T* const x = h.x + b * h.x_row + first * h.x_token;
-  T* const y = h.y + (b * h.tokens + first) * h.H * h.K;
+  const Real* const x = h.x + b * h.x_row + first * h.x_token;
+  Real* const y = h.y + (b * h.tokens + first) * h.H * h.K;
   for (int i = threadIdx.x; i < n * h.H * across; i += kThreads) {
     const int row = i / across, part = i - row * across;
     const int token = row / h.H, head = row - token * h.H;
-    const T* const from = x + token * h.x_token + head * h.x_head;
-    T* const to = y + static_cast<int64_t>(row) * h.K;
+    const Real* const from = x + token * h.x_token + head * h.x_head;
+    Real* const to = y + static_cast<int64_t>(row) * h.K;
     if (part < turns) {
       turn_pairs<kInterleaved, N>(from, to, table + token * h.pairs, part * N, h.pairs);
     } else {  // columns that stay

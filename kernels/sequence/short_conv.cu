@@ -20,21 +20,21 @@ constexpr int kMostTaps = 16;
 constexpr int kThreads = kLanes * kWalks;
 
 // A state tensor [N, D, W - 1], or null. const float or float.
-template <class T>
+template <class Real>
 struct States {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t document = 0, channel = 0, column = 0;
-  __device__ T* at(int64_t n, int64_t d, int64_t j) const {
+  __device__ Real* at(int64_t n, int64_t d, int64_t j) const {
     return data + n * document + d * channel + j * column;
   }
 };
 
-template <class T>
+template <class Real>
 struct Conv {
-  const T* x;  // [B, T, D], channels are neighbours
+  const Real* x;  // [B, T, D], channels are neighbours
   int64_t x_row, x_token;
-  const T* w;  // [D, W - pad] contiguous
-  const T* bias;
+  const Real* w;  // [D, W - pad] contiguous
+  const Real* bias;
   States<const float> initial;
   const int32_t* cu;  // [N + 1] or null
   int N, pad;
@@ -47,8 +47,8 @@ struct Conv {
 struct Document {
   int n, begin, end;
 };
-template <class T>
-__device__ __forceinline__ Document document_of(const Conv<T>& c, int row, int t) {
+template <class Real>
+__device__ __forceinline__ Document document_of(const Conv<Real>& c, int row, int t) {
   if (!c.cu) return {row, 0, c.T_};
   const int n = document_at(c.cu, c.N, t);
   return {n, c.cu[n], c.cu[n + 1]};
@@ -60,29 +60,29 @@ struct Channels {
   int64_t d;
   int n;
 
-  template <class T>
-  __device__ __forceinline__ Packed<T, N> get(const T* from) const {
+  template <class Real>
+  __device__ __forceinline__ Packed<Real, N> get(const Real* from) const {
     if (kAligned) return fetch<N>(from);
     float some[N];
     load_some(from, n, some);
-    return packed<T>(some);
+    return packed<Real>(some);
   }
-  template <class T>
-  __device__ __forceinline__ void put(T* to, const float (&from)[N]) const {
+  template <class Real>
+  __device__ __forceinline__ void put(Real* to, const float (&from)[N]) const {
     if (kAligned)
       store(to, from);
     else
       store_some(to, n, from);
   }
 };
-template <class Ch, int N, class T>
-__device__ __forceinline__ Ch channels_of(const Conv<T>& c) {
+template <class Ch, int N, class Real>
+__device__ __forceinline__ Ch channels_of(const Conv<Real>& c) {
   const int64_t d = (static_cast<int64_t>(blockIdx.y) * kLanes + threadIdx.x) * N;
   return {d, static_cast<int>(max(int64_t{0}, min(static_cast<int64_t>(N), c.D - d)))};
 }
 
-template <int W, int N, class Ch, class T>
-__device__ __forceinline__ void load_taps(const Conv<T>& c, const Ch& ch, float (&w)[W][N],
+template <int W, int N, class Ch, class Real>
+__device__ __forceinline__ void load_taps(const Conv<Real>& c, const Ch& ch, float (&w)[W][N],
                                           float (&bias)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -96,8 +96,8 @@ __device__ __forceinline__ void load_taps(const Conv<T>& c, const Ch& ch, float 
 }
 
 // seen[0 .. W - 2] = the inputs before token t of a document, the newest last.
-template <int W, int N, class Ch, class T>
-__device__ __forceinline__ void load_seen(const Conv<T>& c, const Ch& ch, const T* x,
+template <int W, int N, class Ch, class Real>
+__device__ __forceinline__ void load_seen(const Conv<Real>& c, const Ch& ch, const Real* x,
                                           const Document& doc, int t, float (&seen)[W][N]) {
 #pragma unroll
   for (int j = 0; j < W - 1; ++j) {
@@ -133,9 +133,9 @@ __device__ __forceinline__ void shift(float (&rows)[W][N]) {
 }
 
 // Grid: blocks of kBlockTokens tokens of all rows, channels / (kLanes N).
-template <int W, int N, bool kAligned, class T>
+template <int W, int N, bool kAligned, class Real>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
-    conv(Conv<T> c, T* __restrict__ y, States<float> final_state, int blocks) {
+    conv(Conv<Real> c, Real* __restrict__ y, States<float> final_state, int blocks) {
   const auto ch = channels_of<Channels<N, kAligned>, N>(c);
   const int row = blockIdx.x / blocks;
   const int from = (blockIdx.x - row * blocks) * kBlockTokens + threadIdx.y * kWalk;
@@ -143,14 +143,14 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
   if (ch.n == 0 || from >= stop) return;
   float w[W][N], bias[N], seen[W][N];
   load_taps(c, ch, w, bias);
-  const T* const x = c.x + row * c.x_row + ch.d;
-  T* const out = y + static_cast<int64_t>(row) * c.T_ * c.D + ch.d;
+  const Real* const x = c.x + row * c.x_row + ch.d;
+  Real* const out = y + static_cast<int64_t>(row) * c.T_ * c.D + ch.d;
   for (int t = from; t < stop;) {
     const Document doc = document_of(c, row, t);
     load_seen(c, ch, x, doc, t, seen);
     const int end = min(stop, doc.end);
-    constexpr int kAhead = sizeof(T) == 4 ? 2 : 4;  // tokens read while as many are walked
-    Packed<T, N> next[kAhead];
+    constexpr int kAhead = sizeof(Real) == 4 ? 2 : 4;  // tokens read while as many are walked
+    Packed<Real, N> next[kAhead];
     const auto read = [&](int first) {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k)
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
     };
     read(t);
     for (; t < end; t += kAhead) {
-      Packed<T, N> now[kAhead];
+      Packed<Real, N> now[kAhead];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) now[k] = next[k];
       read(t + kAhead);
@@ -186,19 +186,19 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
   }
 }
 
-template <class T>
+template <class Real>
 struct Gradients {
-  const T* dy;  // [B, T, D]
+  const Real* dy;  // [B, T, D]
   int64_t dy_row, dy_token;
   States<const float> final_state;
-  T* dx;  // contiguous or null
+  Real* dx;  // contiguous or null
   States<float> initial_state;
   float* parts;  // [blocks of tokens, W - pad + 1, D] or null
 };
 
 // Sums of the walks of a block, by the first of them; in order.
-template <int W, int N, class T>
-__device__ __forceinline__ void add_walks(const Conv<T>& c, const float (&dw)[W + 1][N],
+template <int W, int N, class Real>
+__device__ __forceinline__ void add_walks(const Conv<Real>& c, const float (&dw)[W + 1][N],
                                           float* parts) {
   __shared__ float sums[kWalks][kLanes][N];
 #pragma unroll
@@ -219,10 +219,10 @@ __device__ __forceinline__ void add_walks(const Conv<T>& c, const float (&dw)[W 
   }
 }
 
-template <int W, int N, bool kAligned, class T>
+template <int W, int N, bool kAligned, class Real>
 struct WalkBack {
-  const Conv<T>& c;
-  const Gradients<T>& g;
+  const Conv<Real>& c;
+  const Gradients<Real>& g;
   Channels<N, kAligned> ch;
   int row, from, stop;  // the tokens of this walk
   float w[W][N], bias[N], seen[W][N], dp[W][N], dw[W + 1][N];
@@ -254,8 +254,8 @@ struct WalkBack {
       ch.put(g.dx + (static_cast<int64_t>(row) * c.T_ + u) * c.D + ch.d, sum);
   }
 
-  __device__ __forceinline__ void token(const Document& doc, int t, const Packed<T, N>& x,
-                                        const Packed<T, N>& dy) {
+  __device__ __forceinline__ void token(const Document& doc, int t, const Packed<Real, N>& x,
+                                        const Packed<Real, N>& dy) {
     unpack(x, seen[W - 1]);
     unpack(dy, dp[W - 1]);
     if (c.silu) {
@@ -278,8 +278,8 @@ struct WalkBack {
   }
 
   __device__ __forceinline__ void walk() {
-    const T* const x = c.x + row * c.x_row + ch.d;
-    const T* const dy = g.dy + row * g.dy_row + ch.d;
+    const Real* const x = c.x + row * c.x_row + ch.d;
+    const Real* const dy = g.dy + row * g.dy_row + ch.d;
     for (int t = from; t < stop;) {
       const Document doc = document_of(c, row, t);
       load_seen(c, ch, x, doc, t, seen);
@@ -288,8 +288,8 @@ struct WalkBack {
 #pragma unroll
         for (int i = 0; i < N; ++i) dp[j][i] = 0;
       const int end = min(doc.end, stop + W - 1);
-      constexpr int kAhead = sizeof(T) == 4 || W > 4 ? 1 : 2;  // as in `conv`
-      Packed<T, N> next_x[kAhead], next_dy[kAhead];
+      constexpr int kAhead = sizeof(Real) == 4 || W > 4 ? 1 : 2;  // as in `conv`
+      Packed<Real, N> next_x[kAhead], next_dy[kAhead];
       const auto read = [&](int first) {
 #pragma unroll
         for (int k = 0; k < kAhead; ++k)
@@ -300,7 +300,7 @@ struct WalkBack {
       };
       read(t);
       for (; t < end; t += kAhead) {
-        Packed<T, N> now_x[kAhead], now_dy[kAhead];
+        Packed<Real, N> now_x[kAhead], now_dy[kAhead];
 #pragma unroll
         for (int k = 0; k < kAhead; ++k) now_x[k] = next_x[k], now_dy[k] = next_dy[k];
         read(t + kAhead);
@@ -320,13 +320,13 @@ struct WalkBack {
   }
 };
 
-template <int W, int N, bool kAligned, class T>
+template <int W, int N, bool kAligned, class Real>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
-    conv_back(Conv<T> c, Gradients<T> g, int blocks) {
+    conv_back(Conv<Real> c, Gradients<Real> g, int blocks) {
   const auto ch = channels_of<Channels<N, kAligned>, N>(c);
   const int row = blockIdx.x / blocks;
   const int from = (blockIdx.x - row * blocks) * kBlockTokens + threadIdx.y * kWalk;
-  WalkBack<W, N, kAligned, T> walk{c, g, ch, row, from, min(c.T_, from + kWalk)};
+  WalkBack<W, N, kAligned, Real> walk{c, g, ch, row, from, min(c.T_, from + kWalk)};
 #pragma unroll
   for (int j = 0; j <= W; ++j)
 #pragma unroll
@@ -340,9 +340,10 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
 
 // dw [D, W] and dbias [D] from parts [count, W + 1, D]: a warp's lanes are channels, the block's
 // rows share the parts, and their sums are added in order.
-template <class T>
+template <class Real>
 __global__ void __launch_bounds__(kThreads)
-    sum_parts(const float* __restrict__ parts, int64_t count, int W, int64_t D, T* dw, T* dbias) {
+    sum_parts(const float* __restrict__ parts, int64_t count, int W, int64_t D, Real* dw,
+              Real* dbias) {
   __shared__ float sums[kWalks][kLanes];
   const int64_t d = static_cast<int64_t>(blockIdx.y) * kLanes + threadIdx.x;
   const int j = blockIdx.x;
@@ -355,14 +356,14 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   if (threadIdx.y > 0 || d >= D) return;
   for (int i = 1; i < kWalks; ++i) sum += sums[i][threadIdx.x];
-  if (j < W && dw) dw[d * W + j] = from_float<T>(sum);
-  if (j == W && dbias) dbias[d] = from_float<T>(sum);
+  if (j < W && dw) dw[d * W + j] = from_float<Real>(sum);
+  if (j == W && dbias) dbias[d] = from_float<Real>(sum);
 }
 
-template <class T>
-States<T> states(const Tensor& t) {
+template <class Real>
+States<Real> states(const Tensor& t) {
   if (!t || t.numel() == 0) return {};
-  return {dptr<std::remove_const_t<T>>(t), t.stride(0), t.stride(1), t.stride(2)};
+  return {dptr<std::remove_const_t<Real>>(t), t.stride(0), t.stride(1), t.stride(2)};
 }
 
 // The inputs as the kernels take them; holds the copies that this needs.

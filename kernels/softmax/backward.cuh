@@ -110,9 +110,9 @@ __device__ __forceinline__ void store_rows(Acc<D>& acc, float factor, const Head
 
 // dk and dv of a tile of keys: scores and their gradients are held transposed, [keys, rows], and so
 // are left sides of both products as they are.
-template <class E, int D, class Sight, bool kK, bool kV>
+template <class E, int D, class Mask, bool kK, bool kV>
 __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
-    key_gradients(const Call<E> x, const Sight sight, const Incoming<E> in, const Heads<E> dk,
+    key_gradients(const Call<E> x, const Mask mask, const Incoming<E> in, const Heads<E> dk,
                   const Heads<E> dv) {
   using Shape = BackwardShape<E, D>;
   constexpr int M = Shape::M, N = Shape::N;
@@ -123,11 +123,11 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   const int first_head = unit.h * x.group;
 
   int h = first_head;
-  auto walk = sight.template query_tiles<M, N>(h, unit.tile);
+  auto walk = mask.template query_tiles<M, N>(h, unit.tile);
   const auto next = [&] {
     Visit n = walk.next();
     while (!n && h + 1 < first_head + x.group) {
-      walk = sight.template query_tiles<M, N>(++h, unit.tile);
+      walk = mask.template query_tiles<M, N>(++h, unit.tile);
       n = walk.next();
     }
     return n;
@@ -151,15 +151,15 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   tile::load_tile_async(s.own_a, x.k.at(b, j0, unit.h), x.k.token, keys, x.k.width);
   tile::load_tile_async(s.own_b, x.v.at(b, j0, unit.h), x.v.token, keys, x.v.width);
   const int j[2] = {j0 + row0 + tile::acc_row(0), j0 + row0 + tile::acc_row(2)};
-  const Range range[2] = {sight.queries(j[0]), sight.queries(j[1])};
-  const Bounds bounds = sight.bounds_of_keys(j0, M);
+  const Range range[2] = {mask.queries(j[0]), mask.queries(j[1])};
+  const Bounds bounds = mask.bounds_of_keys(j0, M);
   Acc<D> dk_sum, dv_sum;
   for (bool care = false;; care = true) {  // a second time where the results are not finite
     tile::fill(dk_sum, 0.f);
     tile::fill(dv_sum, 0.f);
 
     h = first_head;
-    walk = sight.template query_tiles<M, N>(h, unit.tile);
+    walk = mask.template query_tiles<M, N>(h, unit.tile);
     Visit n = next();
     load_rows(0, n);
     for (int stage = 0; n; stage ^= 1) {
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
       tile::mma_abt<D>(p, s.own_a, row0, 0, s.met_a[stage], 0, 0);
       score(p, x.scale, x.softcap);
       hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-           [&](int half, int t) { return sight.sees(now_head, t, j[half]); });
+           [&](int half, int t) { return mask.sees(now_head, t, j[half]); });
       Acc<N> d = p;  // the scores, for the cap's slope
       each_half(p,
                 [&](int, int c, float& v) { v = tile::ex2(tile::kLog2e * (v - s.lse[stage][c])); });
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
       const bool mends = care && (bounds.cuts(t0, N) || now.fine);
       const auto mend = [&](Acc<N>& weights) {
         mend_weights(weights, now.fine, range, t0, s.broken,
-                     [&](int half, int t) { return sight.sees(now_head, t, j[half]); });
+                     [&](int half, int t) { return mask.sees(now_head, t, j[half]); });
       };
       if (mends) {
         const int rank = static_cast<int>(threadIdx.x), rows = x.T - t0;
@@ -221,9 +221,9 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
 }
 
 // dq of a tile of rows.
-template <class E, int D, class Sight>
+template <class E, int D, class Mask>
 __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
-    query_gradients(const Call<E> x, const Sight sight, const Incoming<E> in, const Heads<E> dq) {
+    query_gradients(const Call<E> x, const Mask mask, const Incoming<E> in, const Heads<E> dq) {
   using Shape = BackwardShape<E, D>;
   constexpr int M = Shape::M, N = Shape::N;
   Arena arena(tile::dynamic_memory());
@@ -243,8 +243,8 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   tile::load_tile_async(s.own_a, x.q.at(b, t0, h), x.q.token, rows, x.q.width);
   tile::load_tile_async(s.own_b, in.dout.at(b, t0, h), in.dout.token, rows, in.dout.width);
   const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
-  const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
-  const Bounds bounds = sight.bounds_of_rows(t0, M);
+  const Range range[2] = {mask.keys(t[0]), mask.keys(t[1])};
+  const Bounds bounds = mask.bounds_of_rows(t0, M);
   float lse[2], delta[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   for (bool care = false;; care = true) {  // a second time where the results are not finite
     tile::fill(sum, 0.f);
 
-    auto walk = sight.template key_tiles<M, N>(h, unit.tile);
+    auto walk = mask.template key_tiles<M, N>(h, unit.tile);
     Visit n = walk.next();
     load_keys(0, n);
     for (int stage = 0; n; stage ^= 1) {
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
       tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
       score(d, x.scale, x.softcap);
       hide(d, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-           [&](int half, int j) { return sight.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(h, t[half], j); });
 #pragma unroll
       for (int col = 0; col < N / 8; ++col) {
 #pragma unroll
@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
                   static_cast<int>(threadIdx.x), false, s.broken);
         __syncthreads();
         mend_weights(d, now.fine, range, j0, s.broken,
-                     [&](int half, int j) { return sight.sees(h, t[half], j); });
+                     [&](int half, int j) { return mask.sees(h, t[half], j); });
       }
       tile::mma_ab(sum, tile::to_frag<E>(d), s.met_a[stage], 0, 0);
       __syncthreads();
@@ -326,34 +326,33 @@ class RowDeltas {
 };
 
 // dk, dv and dq; those that are absent are not computed.
-template <class E, int D, class Sight>
-void run_key_gradients(const Call<E>& x, const Sight& sight, const Incoming<E>& in,
+template <class E, int D, class Mask>
+void run_key_gradients(const Call<E>& x, const Mask& mask, const Incoming<E>& in,
                        const Heads<E>& dk, const Heads<E>& dv) {
   using Shape = BackwardShape<E, D>;
   const int64_t blocks = int64_t{ceil_div_int(x.S, Shape::M)} * (x.H / x.group) * x.B;
   const auto run = [&](auto* kernel) {
-    launch(kernel, blocks, Shape::kThreads, Shape::bytes(), x, sight, in, dk, dv);
+    launch(kernel, blocks, Shape::kThreads, Shape::bytes(), x, mask, in, dk, dv);
   };
   if constexpr (D == 256) {  // the two sums do not fit the registers together
-    if (dk.data) run(key_gradients<E, D, Sight, true, false>);
-    if (dv.data) run(key_gradients<E, D, Sight, false, true>);
+    if (dk.data) run(key_gradients<E, D, Mask, true, false>);
+    if (dv.data) run(key_gradients<E, D, Mask, false, true>);
   } else {
-    if (dk.data || dv.data) run(key_gradients<E, D, Sight, true, true>);
+    if (dk.data || dv.data) run(key_gradients<E, D, Mask, true, true>);
   }
 }
-template <class E, int D, class Sight>
-void run_query_gradients(const Call<E>& x, const Sight& sight, const Incoming<E>& in,
+template <class E, int D, class Mask>
+void run_query_gradients(const Call<E>& x, const Mask& mask, const Incoming<E>& in,
                          const Heads<E>& dq) {
   using Shape = BackwardShape<E, D>;
   const int64_t blocks = int64_t{ceil_div_int(x.T, Shape::M)} * x.H * x.B;
   if (dq.data)
-    launch(query_gradients<E, D, Sight>, blocks, Shape::kThreads, Shape::bytes(), x, sight, in, dq);
+    launch(query_gradients<E, D, Mask>, blocks, Shape::kThreads, Shape::bytes(), x, mask, in, dq);
 }
 
-template <class E, class Sight>
-void run_backward(const Call<E>& x, const Sight& of_keys, const Sight& of_rows,
-                  const Incoming<E>& in, const Heads<E>& dq, const Heads<E>& dk,
-                  const Heads<E>& dv) {
+template <class E, class Mask>
+void run_backward(const Call<E>& x, const Mask& of_keys, const Mask& of_rows, const Incoming<E>& in,
+                  const Heads<E>& dq, const Heads<E>& dk, const Heads<E>& dv) {
   for_head_size(x.q.width, x.v.width, [&]<int D>() {
     run_key_gradients<E, D>(x, of_keys, in, dk, dv);
     run_query_gradients<E, D>(x, of_rows, in, dq);

@@ -36,9 +36,9 @@ struct Outgoing {
   int parts = 1;
 };
 
-template <class E, int D, class Sight, class R>
+template <class E, int D, class Mask, class R>
 __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
-    forward_tiles(const Call<E> x, const Sight sight, const Outgoing<R> y) {
+    forward_tiles(const Call<E> x, const Mask mask, const Outgoing<R> y) {
   using Shape = ForwardShape<E, D>;
   constexpr int M = Shape::M, N = Shape::N;
   Arena arena(tile::dynamic_memory());
@@ -57,15 +57,15 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
 
   tile::load_tile_async(s.q, x.q.at(b, t0, h), x.q.token, min(M, x.T - t0), x.q.width);
   const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
-  const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
-  const Bounds bounds = sight.bounds_of_rows(t0, M);
+  const Range range[2] = {mask.keys(t[0]), mask.keys(t[1])};
+  const Bounds bounds = mask.bounds_of_rows(t0, M);
   const auto sink = [&](int row) {
-    return x.sink != nullptr && part == 0 && row < x.T ? x.sink[sight.sink(h, row)] : -INFINITY;
+    return x.sink != nullptr && part == 0 && row < x.T ? x.sink[mask.sink(h, row)] : -INFINITY;
   };
   Stream stream(1.f, sink(t[0]), sink(t[1]));
   Acc<D> out;
   for (bool care = false;; care = true) {  // a second time where the results are not finite
-    auto walk = sight.template key_tiles<M, N>(h, unit.tile, part, y.parts);
+    auto walk = mask.template key_tiles<M, N>(h, unit.tile, part, y.parts);
     Visit n = walk.next();
     load_keys(s.k, k, x.k, n);
     stream = Stream(1.f, sink(t[0]), sink(t[1]));
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
 
       score(p, x.scale, x.softcap);
       hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-           [&](int half, int j) { return sight.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(h, t[half], j); });
       tile::scale_rows(out, stream.add(p));
       if (care && (bounds.cuts(now.tile * N, N) || now.fine)) {
         const int key0 = now.tile * N;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
                   static_cast<int>(threadIdx.x), false, s.broken);
         __syncthreads();
         mend_weights(p, now.fine, range, key0, s.broken,
-                     [&](int half, int j) { return sight.sees(h, t[half], j); });
+                     [&](int half, int j) { return mask.sees(h, t[half], j); });
       }
       tile::mma_ab(out, tile::to_frag<E>(p), s.v, 0, 0);
       __syncthreads();  // v may be written
@@ -140,19 +140,19 @@ __global__ void __launch_bounds__(128) merge_parts(const Outgoing<float> parts, 
   if (tile::lane_index() == 0) lse[row] = sum == 0 ? -INFINITY : most + logf(sum);
 }
 
-template <class E, int D, class Sight, class R>
-void run_forward(const Call<E>& x, const Sight& sight, const Outgoing<R>& y) {
+template <class E, int D, class Mask, class R>
+void run_forward(const Call<E>& x, const Mask& mask, const Outgoing<R>& y) {
   using Shape = ForwardShape<E, D>;
   Arena count;
   Shape::carve(count);
   const int64_t tiles = ceil_div_int(x.T, Shape::M);
-  launch(forward_tiles<E, D, Sight, R>, tiles * x.H * x.B * y.parts, Shape::kThreads, count.used(),
-         x, sight, y);
+  launch(forward_tiles<E, D, Mask, R>, tiles * x.H * x.B * y.parts, Shape::kThreads, count.used(),
+         x, mask, y);
 }
 
-template <class E, class Sight, class R>
-void run_forward(const Call<E>& x, const Sight& sight, const Outgoing<R>& y) {
-  for_head_size(x.q.width, x.v.width, [&]<int D>() { run_forward<E, D>(x, sight, y); });
+template <class E, class Mask, class R>
+void run_forward(const Call<E>& x, const Mask& mask, const Outgoing<R>& y) {
+  for_head_size(x.q.width, x.v.width, [&]<int D>() { run_forward<E, D>(x, mask, y); });
 }
 
 }  // namespace weft::kernels::softmax

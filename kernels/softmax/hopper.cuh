@@ -3,7 +3,7 @@
 // the softmax. Here are the parts that forward and backward share, and the forward loop.
 // A block stays for many tiles: it takes the next one by a counter, and while the last one's
 // results leave, the next one's operands arrive. Which block does a tile changes no bit of it. Who
-// sees whom is a Sight, as in softmax.cuh. Scores are counted in units of q.k, so that scale is one
+// sees whom is a Mask, as in softmax.cuh. Scores are counted in units of q.k, so that scale is one
 // factor of the exponent: scale > 0, and no soft cap.
 #pragma once
 
@@ -131,9 +131,9 @@ struct ForwardMaps {
 };
 
 // One thread.
-template <bool kCare, int D, int N, class Sight>
+template <bool kCare, int D, int N, class Mask>
 __device__ __forceinline__ void load_forward(const HopperForward<D, N>& s, const Call<bf16>& x,
-                                             const Sight& sight, const Schedule& schedule,
+                                             const Mask& mask, const Schedule& schedule,
                                              const ForwardMaps& maps) {
   using Shape = HopperForward<D, N>;
   Turn q_turn, turn;
@@ -148,7 +148,7 @@ __device__ __forceinline__ void load_forward(const HopperForward<D, N>& s, const
       tile::tma_load(s.q[q_turn.stage * kGroups + g], maps.q, s.q_ring.full(q_turn), b,
                      own * kOwn + 64 * g, h, 0);
     q_turn.next<2>();
-    auto walk = sight.template key_tiles<kOwn, N>(h, own);
+    auto walk = mask.template key_tiles<kOwn, N>(h, own);
     for (Visit n = walk.next(); n; n = walk.next()) {
       s.k_ring.acquire(turn, Shape::Keys::bytes);
       tile::tma_load(s.k[turn.stage], maps.k, s.k_ring.full(turn), b, n.tile * N, h / x.group, 0);
@@ -169,9 +169,9 @@ __device__ __forceinline__ void after(const Stream& stream) {
 
 // While the softmax of a tile is done, P V of the tile before runs; S of this one was issued with
 // it.
-template <bool kCare, int D, int N, class Sight>
+template <bool kCare, int D, int N, class Mask>
 __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<bf16>& x,
-                                       const Sight& sight, const Schedule& schedule,
+                                       const Mask& mask, const Schedule& schedule,
                                        const ForwardMaps& maps, float* lse) {
   using Shape = HopperForward<D, N>;
   const int group = tile::warpgroup_index() - 1, row0 = 16 * (tile::warp_index() % 4);
@@ -183,10 +183,10 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
     if (unit.x < 0) return;
     const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
-    const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
-    const Bounds bounds = sight.bounds_of_rows(t0, 64);
+    const Range range[2] = {mask.keys(t[0]), mask.keys(t[1])};
+    const Bounds bounds = mask.bounds_of_rows(t0, 64);
     const auto sink = [&](int row) {
-      return x.sink != nullptr && row < x.T ? x.sink[sight.sink(h, row)] / x.scale : -INFINITY;
+      return x.sink != nullptr && row < x.T ? x.sink[mask.sink(h, row)] / x.scale : -INFINITY;
     };
     Stream stream(x.scale, sink(t[0]), sink(t[1]));
     const auto q = s.q[q_turn.stage * kGroups + group];
@@ -198,22 +198,22 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
     };
     const auto soften = [&](Acc<N>& p, Visit n) {
       hide(p, bounds.cuts(n.tile * N, N), n.fine >> group & 1, range, n.tile * N,
-           [&](int half, int j) { return sight.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(h, t[half], j); });
       return stream.add(p);
     };
     // Before the product of a tile's values, which both groups mend if either meets pairs that do
     // not see each other.
     const auto mend = [&](Acc<N>& p, Visit n) {
       const int key0 = n.tile * N;
-      if (!sight.bounds_of_rows(unit.x * kOwn, kOwn).cuts(key0, N) && !n.fine) return;
+      if (!mask.bounds_of_rows(unit.x * kOwn, kOwn).cuts(key0, N) && !n.fine) return;
       s.v_ring.wait(v_turn);
       uint32_t* const marks = s.marks + group * kMarks;
       mend_in_group(group, marks, false, s.v[v_turn.stage], x.v.at(b, key0, h / x.group), x.v.token,
                     x.S - key0, x.v.width);
       mend_weights(p, n.fine >> group & 1, range, key0, marks,
-                   [&](int half, int j) { return sight.sees(h, t[half], j); });
+                   [&](int half, int j) { return mask.sees(h, t[half], j); });
     };
-    auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
+    auto walk = mask.template key_tiles<kOwn, N>(h, unit.x);
     for (Visit n = walk.next(); n;) {
       if (!meets(n)) {
         pass(s.k_ring, k_turn);
@@ -281,9 +281,9 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
   }
 }
 
-template <bool kCare, int D, int N, class Sight>
+template <bool kCare, int D, int N, class Mask>
 __global__ void __launch_bounds__(kHopperThreads, 1)
-    hopper_forward(const Call<bf16> x, const Sight sight, const Schedule schedule,
+    hopper_forward(const Call<bf16> x, const Mask mask, const Schedule schedule,
                    const __grid_constant__ ForwardMaps maps, float* lse) {
   if constexpr (kHopper) {
     if (kCare && schedule.is_whole()) return;
@@ -298,10 +298,10 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     __syncthreads();
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) load_forward<kCare>(s, x, sight, schedule, maps);
+      if (threadIdx.x == 0) load_forward<kCare>(s, x, mask, schedule, maps);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      attend<kCare>(s, x, sight, schedule, maps, lse);
+      attend<kCare>(s, x, mask, schedule, maps, lse);
     }
   }
 }
@@ -336,8 +336,8 @@ inline Schedule schedule_of(int64_t tokens, int64_t heads, int64_t bytes, bool l
 }
 inline int64_t blocks_of(const Schedule& s) { return std::min(s.units, cuda_sms()); }
 
-template <int D, int N, class Sight>
-void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf16>& o, float* lse,
+template <int D, int N, class Mask>
+void run_hopper_forward(const Call<bf16>& x, const Mask& mask, const Heads<bf16>& o, float* lse,
                         int* notes) {
   using Shape = HopperForward<D, N>;
   Arena count;
@@ -350,11 +350,10 @@ void run_hopper_forward(const Call<bf16>& x, const Sight& sight, const Heads<bf1
   const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
                                         /*last_first=*/true, notes);
   const auto run = [&](auto* kernel) {
-    launch(kernel, blocks_of(schedule), kHopperThreads, count.used(), x, sight, schedule, maps,
-           lse);
+    launch(kernel, blocks_of(schedule), kHopperThreads, count.used(), x, mask, schedule, maps, lse);
   };
-  run(hopper_forward<false, D, N, Sight>);
-  run(hopper_forward<true, D, N, Sight>);
+  run(hopper_forward<false, D, N, Mask>);
+  run(hopper_forward<true, D, N, Mask>);
 }
 
 }  // namespace weft::kernels::softmax

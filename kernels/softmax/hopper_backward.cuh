@@ -1,5 +1,5 @@
-// The backward loops of softmax attention on sm_90a: those of softmax_backward.cuh with the means
-// of softmax_hopper.cuh. One kernel owns 128 keys and walks tiles of rows, the other owns 128 rows
+// The backward loops of softmax attention on sm_90a: those of backward.cuh with the means
+// of hopper.cuh. One kernel owns 128 keys and walks tiles of rows, the other owns 128 rows
 // and walks tiles of keys.
 #pragma once
 
@@ -103,9 +103,9 @@ __device__ __forceinline__ void send(const HopperBackward<D>& s, const Schedule&
 // --- dk and dv -----------------------------------------------------------------------------------
 
 // One thread.
-template <bool kCare, int D, class Sight>
+template <bool kCare, int D, class Mask>
 __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const Call<bf16>& x,
-                                              const Sight& sight, const Schedule& schedule,
+                                              const Mask& mask, const Schedule& schedule,
                                               const BackwardMaps& maps, const PaddedRows& rows) {
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
@@ -117,7 +117,7 @@ __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const 
     load_own(s, own_turn, i, maps, unit.x, hk, b);
     if (unit.x < 0) return;
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
+      auto walk = mask.template query_tiles<kOwn, N>(h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
         const int64_t at = (int64_t{b} * x.H + h) * rows.stride + n.tile * N;
         s.met_ring.acquire(turn);
@@ -132,9 +132,9 @@ __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const 
 
 // Scores and their gradients are held transposed, [keys, rows]. Where registers allow no more than
 // 64 rows at a time, the gradient of the scores is made while their P runs in the product of dv.
-template <bool kCare, int D, class Sight>
+template <bool kCare, int D, class Mask>
 __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Call<bf16>& x,
-                                            const Sight& sight, const Schedule& schedule,
+                                            const Mask& mask, const Schedule& schedule,
                                             const BackwardMaps& maps,
                                             const Heads<const bf16>& dout_rows) {
   using Shape = HopperBackward<D>;
@@ -149,15 +149,15 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
     if (unit.x < 0) return;
     const int hk = unit.y % key_heads, b = unit.y / key_heads, j0 = unit.x * kOwn + 64 * group;
     const int j[2] = {j0 + row0 + tile::acc_row(0), j0 + row0 + tile::acc_row(2)};
-    const Range range[2] = {sight.queries(j[0]), sight.queries(j[1])};
-    const Bounds bounds = sight.bounds_of_keys(j0, 64);
+    const Range range[2] = {mask.queries(j[0]), mask.queries(j[1])};
+    const Bounds bounds = mask.bounds_of_keys(j0, 64);
     const auto k = s.own_a[own_turn.stage * kGroups + group];
     const auto v = s.own_b[own_turn.stage * kGroups + group];
     Acc<D> dk, dv;
     tile::fill(dk, 0.f);
     tile::fill(dv, 0.f);
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = sight.template query_tiles<kOwn, N>(h, unit.x);
+      auto walk = mask.template query_tiles<kOwn, N>(h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
         const int t0 = n.tile * N;
         if (!(n.uses >> group & 1) || !bounds.meets(t0, N)) {
@@ -176,12 +176,12 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
         tile::wgmma_wait<1>(p);
         if constexpr (kCare) tile::wgmma_wait<0>(d);
         hide(p, bounds.cuts(t0, N), n.fine >> group & 1, range, t0,
-             [&](int half, int t) { return sight.sees(h, t, j[half]); });
+             [&](int half, int t) { return mask.sees(h, t, j[half]); });
         each_half(p, [&](int, int c, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[c])); });
-        const bool mends = n.fine || sight.bounds_of_keys(unit.x * kOwn, kOwn).cuts(t0, N);
+        const bool mends = n.fine || mask.bounds_of_keys(unit.x * kOwn, kOwn).cuts(t0, N);
         const auto mend = [&](Acc<N>& weights) {
           mend_weights(weights, n.fine >> group & 1, range, t0, s.marks + group * kMarks,
-                       [&](int half, int t) { return sight.sees(h, t, j[half]); });
+                       [&](int half, int t) { return mask.sees(h, t, j[half]); });
         };
         if (kCare && mends) {
           uint32_t* const marks = s.marks + group * kMarks;
@@ -247,9 +247,9 @@ __device__ __forceinline__ void init_rings(const HopperBackward<D>& s) {
   __syncthreads();
 }
 
-template <bool kCare, int D, class Sight>
+template <bool kCare, int D, class Mask>
 __global__ void __launch_bounds__(kHopperThreads, 1)
-    hopper_key_gradients(const Call<bf16> x, const Sight sight, const Schedule schedule,
+    hopper_key_gradients(const Call<bf16> x, const Mask mask, const Schedule schedule,
                          const __grid_constant__ BackwardMaps maps, const PaddedRows rows,
                          const Heads<const bf16> dout) {
   if constexpr (kHopper) {
@@ -259,10 +259,10 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     init_rings(s);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) load_rows_met<kCare>(s, x, sight, schedule, maps, rows);
+      if (threadIdx.x == 0) load_rows_met<kCare>(s, x, mask, schedule, maps, rows);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      gather_keys<kCare>(s, x, sight, schedule, maps, dout);
+      gather_keys<kCare>(s, x, mask, schedule, maps, dout);
     }
   }
 }
@@ -270,9 +270,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 // --- dq ------------------------------------------------------------------------------------------
 
 // One thread.
-template <bool kCare, int D, class Sight>
+template <bool kCare, int D, class Mask>
 __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const Call<bf16>& x,
-                                              const Sight& sight, const Schedule& schedule,
+                                              const Mask& mask, const Schedule& schedule,
                                               const BackwardMaps& maps) {
   using Shape = HopperBackward<D>;
   Turn own_turn, turn;
@@ -281,7 +281,7 @@ __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const 
     const int h = unit.y % x.H, b = unit.y / x.H;
     load_own(s, own_turn, i, maps, unit.x, h, b);
     if (unit.x < 0) return;
-    auto walk = sight.template key_tiles<kOwn, Shape::N>(h, unit.x);
+    auto walk = mask.template key_tiles<kOwn, Shape::N>(h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
       s.met_ring.acquire(turn);
       load_met(s, turn, maps, n.tile * Shape::N, h / x.group, b);
@@ -291,9 +291,9 @@ __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const 
 }
 
 // While the scores of a tile are made, the product of the tile before runs.
-template <bool kCare, int D, class Sight>
+template <bool kCare, int D, class Mask>
 __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const Call<bf16>& x,
-                                               const Sight& sight, const Schedule& schedule,
+                                               const Mask& mask, const Schedule& schedule,
                                                const BackwardMaps& maps, const PaddedRows& rows) {
   using Shape = HopperBackward<D>;
   constexpr int N = Shape::N;
@@ -307,8 +307,8 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     if (unit.x < 0) return;
     const int h = unit.y % x.H, b = unit.y / x.H, t0 = unit.x * kOwn + 64 * group;
     const int t[2] = {t0 + row0 + tile::acc_row(0), t0 + row0 + tile::acc_row(2)};
-    const Range range[2] = {sight.keys(t[0]), sight.keys(t[1])};
-    const Bounds bounds = sight.bounds_of_rows(t0, 64);
+    const Range range[2] = {mask.keys(t[0]), mask.keys(t[1])};
+    const Bounds bounds = mask.bounds_of_rows(t0, 64);
     const int64_t first = (int64_t{b} * x.H + h) * rows.stride;
     const float lse[2] = {rows.lse[first + t[0]], rows.lse[first + t[1]]};
     const float delta[2] = {rows.delta[first + t[0]], rows.delta[first + t[1]]};
@@ -319,7 +319,7 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     tile::Frag<bf16, N> slopes;
     Turn before = turn;
     bool under_way = false;
-    auto walk = sight.template key_tiles<kOwn, N>(h, unit.x);
+    auto walk = mask.template key_tiles<kOwn, N>(h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
       const int j0 = n.tile * N;
       if (!(n.uses >> group & 1) || !bounds.meets(j0, N)) {
@@ -339,7 +339,7 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
       tile::wgmma_wait<1>(p, dq);
       if (under_way && one_lane) s.met_ring.release(before);
       hide(p, bounds.cuts(j0, N), n.fine >> group & 1, range, j0,
-           [&](int half, int j) { return sight.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(h, t[half], j); });
       each_half(
           p, [&](int half, int, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[half])); });
       tile::wgmma_wait<0>(d);
@@ -348,12 +348,12 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
 #pragma unroll
         for (int i = 0; i < 4; ++i) d.x[col][i] = p.x[col][i] * (d.x[col][i] - delta[i / 2]);
       }
-      if (kCare && (n.fine || sight.bounds_of_rows(unit.x * kOwn, kOwn).cuts(j0, N))) {
+      if (kCare && (n.fine || mask.bounds_of_rows(unit.x * kOwn, kOwn).cuts(j0, N))) {
         uint32_t* const marks = s.marks + group * kMarks;
         mend_in_group(group, marks, false, s.met_a[turn.stage], x.k.at(b, j0, h / x.group),
                       x.k.token, x.S - j0, x.k.width);
         mend_weights(d, n.fine >> group & 1, range, j0, marks,
-                     [&](int half, int j) { return sight.sees(h, t[half], j); });
+                     [&](int half, int j) { return mask.sees(h, t[half], j); });
       }
       slopes = tile::to_frag<bf16>(d);
       tile::wgmma_begin(dq, slopes);
@@ -373,9 +373,9 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
   }
 }
 
-template <bool kCare, int D, class Sight>
+template <bool kCare, int D, class Mask>
 __global__ void __launch_bounds__(kHopperThreads, 1)
-    hopper_query_gradients(const Call<bf16> x, const Sight sight, const Schedule schedule,
+    hopper_query_gradients(const Call<bf16> x, const Mask mask, const Schedule schedule,
                            const __grid_constant__ BackwardMaps maps, const PaddedRows rows) {
   if constexpr (kHopper) {
     if (kCare && schedule.is_whole()) return;
@@ -384,10 +384,10 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     init_rings(s);
     if (tile::warpgroup_index() == 0) {
       tile::give_registers<kProducerRegisters>();
-      if (threadIdx.x == 0) load_keys_met<kCare>(s, x, sight, schedule, maps);
+      if (threadIdx.x == 0) load_keys_met<kCare>(s, x, mask, schedule, maps);
     } else {
       tile::take_registers<kConsumerRegisters>();
-      gather_queries<kCare>(s, x, sight, schedule, maps, rows);
+      gather_queries<kCare>(s, x, mask, schedule, maps, rows);
     }
   }
 }
@@ -400,8 +400,8 @@ inline void run_pad_rows(const Call<bf16>& x, const Incoming<bf16>& in, const Pa
 }
 
 // After run_pad_rows(); `notes`: note_count() of what each owns, at zero.
-template <int D, class Sight>
-void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
+template <int D, class Mask>
+void run_hopper_key_gradients(const Call<bf16>& x, const Mask& mask, const Incoming<bf16>& in,
                               const PaddedRows& rows, const Heads<bf16>& dk, const Heads<bf16>& dv,
                               int* notes) {
   using Own = typename HopperBackward<D>::Own;
@@ -413,14 +413,14 @@ void run_hopper_key_gradients(const Call<bf16>& x, const Sight& sight, const Inc
   const Schedule schedule =
       schedule_of(x.S, x.B * heads, int64_t{x.T} * D * 4 * x.group, /*last_first=*/false, notes);
   const auto run = [&](auto* kernel) {
-    launch(kernel, blocks_of(schedule), kHopperThreads, HopperBackward<D>::bytes(), x, sight,
+    launch(kernel, blocks_of(schedule), kHopperThreads, HopperBackward<D>::bytes(), x, mask,
            schedule, maps, rows, in.dout);
   };
-  run(hopper_key_gradients<false, D, Sight>);
-  run(hopper_key_gradients<true, D, Sight>);
+  run(hopper_key_gradients<false, D, Mask>);
+  run(hopper_key_gradients<true, D, Mask>);
 }
-template <int D, class Sight>
-void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const Incoming<bf16>& in,
+template <int D, class Mask>
+void run_hopper_query_gradients(const Call<bf16>& x, const Mask& mask, const Incoming<bf16>& in,
                                 const PaddedRows& rows, const Heads<bf16>& dq, int* notes) {
   using Own = typename HopperBackward<D>::Own;
   using Met = typename HopperBackward<D>::Met;
@@ -431,11 +431,11 @@ void run_hopper_query_gradients(const Call<bf16>& x, const Sight& sight, const I
   const Schedule schedule = schedule_of(x.T, int64_t{x.B} * x.H, int64_t{x.S} * D * 4 / x.group,
                                         /*last_first=*/true, notes);
   const auto run = [&](auto* kernel) {
-    launch(kernel, blocks_of(schedule), kHopperThreads, HopperBackward<D>::bytes(), x, sight,
+    launch(kernel, blocks_of(schedule), kHopperThreads, HopperBackward<D>::bytes(), x, mask,
            schedule, maps, rows);
   };
-  run(hopper_query_gradients<false, D, Sight>);
-  run(hopper_query_gradients<true, D, Sight>);
+  run(hopper_query_gradients<false, D, Mask>);
+  run(hopper_query_gradients<true, D, Mask>);
 }
 
 }  // namespace weft::kernels::softmax

@@ -79,23 +79,24 @@ SoftmaxBackward::SoftmaxBackward(const SoftmaxCall& c, const Tensor& o_in, const
     other_dq = empty({parts - 1, c.B, c.T, c.H, c.shape.K}, c.q.dtype(), c.q.device());
 }
 
-template <class T>
+template <class Real>
 void SoftmaxBackward::begin() const {
-  const View<T> y = view<T>(o), dy = view<T>(dout), dl = view<T>(dlse), d = view<T>(delta);
-  T* const first = dq ? dq.data<T>() : nullptr;
-  T* const others = other_dq ? other_dq.data<T>() : nullptr;
+  const View<Real> y = view<Real>(o), dy = view<Real>(dout), dl = view<Real>(dlse),
+                   d = view<Real>(delta);
+  Real* const first = dq ? dq.data<Real>() : nullptr;
+  Real* const others = other_dq ? other_dq.data<Real>() : nullptr;
   const int64_t width = call.H * call.shape.K, V = call.shape.V;
   parallel_ranges(call.B * call.T, kSoftmaxTile, [&](int64_t from, int64_t to) {
-    if (first) std::fill(first + from * width, first + to * width, T(0));
+    if (first) std::fill(first + from * width, first + to * width, Real(0));
     for (int64_t p = 0; others && p < parts - 1; ++p) {
-      T* const part = others + p * call.B * call.T * width;
-      std::fill(part + from * width, part + to * width, T(0));
+      Real* const part = others + p * call.B * call.T * width;
+      std::fill(part + from * width, part + to * width, Real(0));
     }
     for (int64_t n = from; n < to; ++n) {
       const int64_t b = n / call.T, t = n % call.T;
       for (int64_t h = 0; h < call.H; ++h) {
-        const T *x = y.at(b, t, h), *dx = dy.at(b, t, h);
-        T sum = 0;
+        const Real *x = y.at(b, t, h), *dx = dy.at(b, t, h);
+        Real sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t c = 0; c < V; ++c) sum += x[c] * dx[c];
         d(b, h, t) = dl ? sum - dl(b, h, t) : sum;
@@ -104,38 +105,38 @@ void SoftmaxBackward::begin() const {
   });
 }
 
-template <class T>
-QueryTile<T> SoftmaxBackward::tile(int64_t part, int64_t b, int64_t h, int64_t t, int64_t rows,
-                                   int64_t position) const {
-  QueryTile<T> x{.q = rows_of(view<T>(call.q), b, t, h),
-                 .dout = rows_of(view<T>(dout), b, t, h),
-                 .lse = view<T>(lse).at(b, h, t),
-                 .delta = view<T>(delta).at(b, h, t),
-                 .dq = {},
-                 .rows = rows,
-                 .position = position};
-  if (dq && part == 0) x.dq = rows_of(view<T>(dq), b, t, h);
-  if (dq && part > 0) x.dq = rows_of(view<T>(other_dq.select(0, part - 1)), b, t, h);
+template <class Real>
+QueryTile<Real> SoftmaxBackward::tile(int64_t part, int64_t b, int64_t h, int64_t t, int64_t rows,
+                                      int64_t position) const {
+  QueryTile<Real> x{.q = rows_of(view<Real>(call.q), b, t, h),
+                    .dout = rows_of(view<Real>(dout), b, t, h),
+                    .lse = view<Real>(lse).at(b, h, t),
+                    .delta = view<Real>(delta).at(b, h, t),
+                    .dq = {},
+                    .rows = rows,
+                    .position = position};
+  if (dq && part == 0) x.dq = rows_of(view<Real>(dq), b, t, h);
+  if (dq && part > 0) x.dq = rows_of(view<Real>(other_dq.select(0, part - 1)), b, t, h);
   return x;
 }
 
-template <class T>
+template <class Real>
 void SoftmaxBackward::end() const {
   if (!other_dq) return;
   const int64_t n = dq.numel();
-  T* const sum = dq.data<T>();
-  const T* const others = other_dq.data<T>();
+  Real* const sum = dq.data<Real>();
+  const Real* const others = other_dq.data<Real>();
   parallel_ranges(n, kSoftmaxSumGrain, [&](int64_t from, int64_t to) {
     for (int64_t p = 0; p < parts - 1; ++p)
       for (int64_t i = from; i < to; ++i) sum[i] += others[p * n + i];
   });
 }
 
-template <class T>
-void SoftmaxBackward::sink(const View<T>& sink, const View<T>& dsink) const {
-  const View<T> l = view<T>(lse), d = view<T>(delta);
+template <class Real>
+void SoftmaxBackward::sink(const View<Real>& sink, const View<Real>& dsink) const {
+  const View<Real> l = view<Real>(lse), d = view<Real>(delta);
   parallel_for(call.H, [&](int64_t h) {
-    T sum = 0;
+    Real sum = 0;
     for (int64_t b = 0; b < call.B; ++b)
       for (int64_t t = 0; t < call.T; ++t) sum += std::exp(sink(h) - l(b, h, t)) * d(b, h, t);
     dsink(h) = -sum;

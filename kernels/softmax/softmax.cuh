@@ -1,6 +1,6 @@
 // Softmax attention on CUDA: what dense, window and block-sparse attention share beneath the loops
-// over tiles, which are in softmax_forward.cuh and softmax_backward.cuh. Who sees whom is a policy
-// of those loops, the Sight:
+// over tiles, which are in forward.cuh and backward.cuh. Who sees whom is a policy
+// of those loops, the Mask:
 //   Range keys(int t)             the keys that row t may see; begin and end rise with t
 //   Range queries(int j)          the rows that may see key j; both rise with j
 //   Bounds bounds_of_rows(t, n)   of n rows from t on; bounds_of_keys(j, n) likewise
@@ -384,7 +384,7 @@ inline bool tma_reaches(const Tensor& t) {
     if (t.size(d) > 1 && t.stride(d) % 8 != 0) return false;
   return t.stride(3) == 1 && t.numel() > 0 && reinterpret_cast<uintptr_t>(t.raw()) % 16 == 0;
 }
-// Whether the loops of softmax_hopper.cuh take a call on `tensors`, those that are absent left out.
+// Whether the loops of hopper.cuh take a call on `tensors`, those that are absent left out.
 inline bool fits_hopper(double scale, double softcap, std::initializer_list<Tensor> tensors) {
   if (scale < 0 || softcap != 0 || cuda_arch() != 90) return false;
   return std::all_of(tensors.begin(), tensors.end(), [](const Tensor& t) {
@@ -392,7 +392,7 @@ inline bool fits_hopper(double scale, double softcap, std::initializer_list<Tens
   });
 }
 
-// How softmax_hopper.cuh cuts: kOwn rows or keys a block, in kGroups warpgroups, and the tiles of
+// How hopper.cuh cuts: kOwn rows or keys a block, in kGroups warpgroups, and the tiles of
 // keys of a sparse forward pass or, backward, of either side.
 inline constexpr int kGroups = 2, kOwn = 64 * kGroups, kSparseKeys = 64;
 inline constexpr int backward_tile(int D) { return D == 64 ? 128 : 64; }
@@ -414,7 +414,7 @@ inline PaddedRows padded_rows_of(const Tensor& t) {
   return {data, data + t.stride(0), static_cast<int>(t.size(3))};
 }
 
-// What a launch of those loops notes for itself and for the next one (softmax_hopper.cuh:
+// What a launch of those loops notes for itself and for the next one (hopper.cuh:
 // Schedule). It finds zeros and leaves them used: two, and one for each tile of kOwn rows (or keys)
 // of every head.
 inline int64_t note_count(int64_t B, int64_t T, int64_t H) {

@@ -1,4 +1,4 @@
-// What the operations of softmax attention share around the tiles (softmax_tiles.h): the check of
+// What the operations of softmax attention share around the tiles (tiles.h): the check of
 // their tensors, the sizes and positions of a call, and the steps of backward before and after the
 // tiles.
 #pragma once
@@ -53,18 +53,18 @@ struct SoftmaxBackward {
                   const Tensor& dlse, const Tensor& dq);
 
   // Fills delta, and all dq with zeros.
-  template <class T>
+  template <class Real>
   void begin() const;
   // What flows back into rows [t, t + rows) of head h, for the tiles of a part.
-  template <class T>
-  QueryTile<T> tile(int64_t part, int64_t b, int64_t h, int64_t t, int64_t rows,
-                    int64_t position) const;
+  template <class Real>
+  QueryTile<Real> tile(int64_t part, int64_t b, int64_t h, int64_t t, int64_t rows,
+                       int64_t position) const;
   // Adds up dq.
-  template <class T>
+  template <class Real>
   void end() const;
   // dsink[h] = -sum over b, t of exp(sink[h] - lse) delta.
-  template <class T>
-  void sink(const View<T>& sink, const View<T>& dsink) const;
+  template <class Real>
+  void sink(const View<Real>& sink, const View<Real>& dsink) const;
 
   const SoftmaxCall& call;
   int64_t parts;

@@ -41,21 +41,21 @@ class KeyBand {
 };
 
 // The tokens of one head: token i is at data + i * stride, its numbers contiguous.
-template <class T>
-struct Rows {
-  T* data = nullptr;
+template <class Real>
+struct HeadRows {
+  Real* data = nullptr;
   int64_t stride = 0;
 
-  T* operator[](int64_t i) const { return data + i * stride; }
-  Rows from(int64_t i) const { return {data + i * stride, stride}; }
+  Real* operator[](int64_t i) const { return data + i * stride; }
+  HeadRows from(int64_t i) const { return {data + i * stride, stride}; }
   explicit operator bool() const { return data != nullptr; }
-  operator Rows<const T>() const { return {data, stride}; }
+  operator HeadRows<const Real>() const { return {data, stride}; }
 };
 
 // From token t on, in a tensor [B, T, H, width] whose last dimension is contiguous; absent if it
 // is.
-template <class T>
-Rows<T> rows_of(const View<T>& v, int64_t b, int64_t t, int64_t h) {
+template <class Real>
+HeadRows<Real> rows_of(const View<Real>& v, int64_t b, int64_t t, int64_t h) {
   if (!v) return {};
   return {v.at(b, t, h), v.stride(1)};
 }
@@ -67,73 +67,74 @@ struct SoftmaxShape {
   double scale = 1, softcap = 0;
 };
 
-template <class T>
+template <class Real>
 class ForwardTile {
  public:
   // Numbers of scratch memory that a tile needs.
   static int64_t scratch(const SoftmaxShape& shape);
-  ForwardTile(const SoftmaxShape& shape, T* scratch);
+  ForwardTile(const SoftmaxShape& shape, Real* scratch);
 
   // At most kSoftmaxTile queries, of which the first is at `position`.
-  void start(Rows<const T> q, int64_t rows, int64_t position, const KeyBand& band);
+  void start(HeadRows<const Real> q, int64_t rows, int64_t position, const KeyBand& band);
   // Lets the queries see those keys of [begin, end) that lie in the band. k and v hold the
   // document's keys from position 0 on.
-  void see(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
+  void see(HeadRows<const Real> k, HeadRows<const Real> v, int64_t begin, int64_t end);
   // Writes the results, o [rows, V] and lse [rows]; where a query saw nothing, 0 and -infinity (or
   // the sink's logit). sink: null, or one more logit in the denominator.
-  void finish(const T* sink, Rows<T> o, T* lse);
+  void finish(const Real* sink, HeadRows<Real> o, Real* lse);
 
  private:
-  void part(Rows<const T> k, Rows<const T> v, int64_t a, int64_t rows, int64_t begin, int64_t end);
-  void one(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
+  void part(HeadRows<const Real> k, HeadRows<const Real> v, int64_t a, int64_t rows, int64_t begin,
+            int64_t end);
+  void one(HeadRows<const Real> k, HeadRows<const Real> v, int64_t begin, int64_t end);
   void mask(int64_t a, int64_t width, int64_t begin, int64_t end);
 
   SoftmaxShape shape_;
   KeyBand band_;
   int64_t rows_ = 0, position_ = 0;
-  T late_ = 1;                     // what of the scale is not in q_
-  T* q_;                           // [K, kSoftmaxTile], scaled and transposed; of one query [K]
-  T* x_;                           // [keys, kSoftmaxTile] scores; of one query [keys]
-  T *o_, *most_, *sum_, *shrink_;  // [kSoftmaxTile, V]; [kSoftmaxTile] each
+  Real late_ = 1;                     // what of the scale is not in q_
+  Real* q_;                           // [K, kSoftmaxTile], scaled and transposed; of one query [K]
+  Real* x_;                           // [keys, kSoftmaxTile] scores; of one query [keys]
+  Real *o_, *most_, *sum_, *shrink_;  // [kSoftmaxTile, V]; [kSoftmaxTile] each
 };
 
 // The queries of one tile with what flows back into them.
-template <class T>
+template <class Real>
 struct QueryTile {
-  Rows<const T> q, dout;
-  const T* lse = nullptr;    // [rows]
-  const T* delta = nullptr;  // [rows] dout.o - dlse
-  Rows<T> dq;                // added to; may be absent
+  HeadRows<const Real> q, dout;
+  const Real* lse = nullptr;    // [rows]
+  const Real* delta = nullptr;  // [rows] dout.o - dlse
+  HeadRows<Real> dq;            // added to; may be absent
   int64_t rows = 0, position = 0;
 };
 
-template <class T>
+template <class Real>
 class BackwardTile {
  public:
   static int64_t scratch(const SoftmaxShape& shape);
   // Which gradients are wanted of keys and of values.
-  BackwardTile(const SoftmaxShape& shape, bool want_k, bool want_v, T* scratch);
+  BackwardTile(const SoftmaxShape& shape, bool want_k, bool want_v, Real* scratch);
 
   // The keys [begin, end) of a document, at most kSoftmaxTile; k and v as in ForwardTile::see.
-  void start(Rows<const T> k, Rows<const T> v, int64_t begin, int64_t end);
+  void start(HeadRows<const Real> k, HeadRows<const Real> v, int64_t begin, int64_t end);
   // Adds what the queries send back to the keys that they see, and to dq.
-  void meet(const QueryTile<T>& x, const KeyBand& band);
+  void meet(const QueryTile<Real>& x, const KeyBand& band);
   // Writes the gradients of keys [begin, end) to rows begin... of dk and dv.
-  void finish(Rows<T> dk, Rows<T> dv);
+  void finish(HeadRows<Real> dk, HeadRows<Real> dv);
 
  private:
-  void part(const QueryTile<T>& x, const KeyBand& band, int64_t a, int64_t rows, int64_t begin,
+  void part(const QueryTile<Real>& x, const KeyBand& band, int64_t a, int64_t rows, int64_t begin,
             int64_t end);
-  void gradients(const QueryTile<T>& x, const KeyBand& band, int64_t i, int64_t begin, int64_t end,
-                 T* p, T* d) const;
+  void gradients(const QueryTile<Real>& x, const KeyBand& band, int64_t i, int64_t begin,
+                 int64_t end, Real* p, Real* d) const;
 
   SoftmaxShape shape_;
   bool want_k_, want_v_;
-  Rows<const T> k_;
+  HeadRows<const Real> k_;
   int64_t begin_ = 0, end_ = 0;
-  T *kt_, *vt_;  // [K, kSoftmaxTile], [V, kSoftmaxTile]
-  T *p_, *d_;    // [queries, kSoftmaxTile]: P, and the gradient of scores
-  T *dk_, *dv_;  // [kSoftmaxTile, K], [kSoftmaxTile, V]
+  Real *kt_, *vt_;  // [K, kSoftmaxTile], [V, kSoftmaxTile]
+  Real *p_, *d_;    // [queries, kSoftmaxTile]: P, and the gradient of scores
+  Real *dk_, *dv_;  // [kSoftmaxTile, K], [kSoftmaxTile, V]
 };
 
 }  // namespace weft::kernels

@@ -12,26 +12,26 @@
 namespace weft::kernels {
 
 // A matrix operand: element (i, j) is data[i * stride + j], or data[j * stride + i] if transposed.
-template <class T>
+template <class Real>
 struct Matrix {
-  T* data;
+  Real* data;
   int64_t stride;
   bool transposed = false;
 };
 
 // The terms of a sum that are added up in registers before they are added to c.
-template <class T>
-inline constexpr int64_t kSumPart = 1024 / static_cast<int64_t>(sizeof(T));
+template <class Real>
+inline constexpr int64_t kSumPart = 1024 / static_cast<int64_t>(sizeof(Real));
 
 // Rows of a that meet a copied part of b before the next; rows or columns of c that a thread takes.
 inline constexpr int64_t kGemmRows = 192, kGemmPanel = 192;
 
 // c[m, n] = alpha * a[m, k] b[k, n] + beta * c.  beta = 0 does not read c. T is float or double.
-template <class T>
-void gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b, T beta,
-          Matrix<T> c);
-template <class T>
-void parallel_gemm(int64_t m, int64_t n, int64_t k, T alpha, Matrix<const T> a, Matrix<const T> b,
-                   T beta, Matrix<T> c);
+template <class Real>
+void gemm(int64_t m, int64_t n, int64_t k, Real alpha, Matrix<const Real> a, Matrix<const Real> b,
+          Real beta, Matrix<Real> c);
+template <class Real>
+void parallel_gemm(int64_t m, int64_t n, int64_t k, Real alpha, Matrix<const Real> a,
+                   Matrix<const Real> b, Real beta, Matrix<Real> c);
 
 }  // namespace weft::kernels

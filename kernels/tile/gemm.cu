@@ -90,8 +90,8 @@ cublasLtMatrixLayout_t layout(Dtype t, int64_t rows, int64_t columns, int64_t ld
   return l;
 }
 
-template <class T>
-void set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+template <class Real>
+void set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t attribute, const Real& value) {
   check(library().desc_set(d, attribute, &value, sizeof value), "attribute");
 }
 
@@ -170,9 +170,10 @@ int alignment_of(const Tensor& t, int64_t ld) {
 constexpr int kTile = 32;
 
 // Sums of kRows rows for 32 columns at a time: partial[slice, n].
-template <class T>
-__global__ void column_partials(const T* x, int64_t stride, const T* factor, int64_t factor_stride,
-                                int64_t rows, int64_t n, int64_t rows_a_slice, float* partial) {
+template <class Real>
+__global__ void column_partials(const Real* x, int64_t stride, const Real* factor,
+                                int64_t factor_stride, int64_t rows, int64_t n,
+                                int64_t rows_a_slice, float* partial) {
   __shared__ float part[8][kTile + 1];
   const int64_t column = blockIdx.x * int64_t{kTile} + threadIdx.x;
   const int64_t begin = blockIdx.y * rows_a_slice, end = min(rows, begin + rows_a_slice);
@@ -188,13 +189,13 @@ __global__ void column_partials(const T* x, int64_t stride, const T* factor, int
   partial[blockIdx.y * n + column] = sum;
 }
 
-template <class T>
-__global__ void column_totals(const float* partial, int64_t slices, int64_t n, T* out) {
+template <class Real>
+__global__ void column_totals(const float* partial, int64_t slices, int64_t n, Real* out) {
   const int64_t column = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
   if (column >= n) return;
   float sum = 0;
   for (int64_t s = 0; s < slices; ++s) sum += partial[s * n + column];
-  out[column] = from_float<T>(sum);
+  out[column] = from_float<Real>(sum);
 }
 
 }  // namespace
@@ -267,14 +268,14 @@ void cuda_column_sums(const Tensor& x_in, const Tensor& out, const Tensor& facto
   if (x.is_meta() || n == 0) return;
   const cudaStream_t stream = cuda_stream(x.device());
   const dim3 grid(static_cast<unsigned>(ceil_div(n, kTile)), static_cast<unsigned>(slices));
-  for_cuda_dtype(x.dtype(), [&]<class T>() {
+  for_cuda_dtype(x.dtype(), [&]<class Real>() {
     column_partials<<<grid, dim3(kTile, 8), 0, stream>>>(
-        dptr<const T>(x), x.stride(0), dptr<const T>(factor), factor ? factor.stride(0) : 0, rows,
-        n, std::max<int64_t>(1, ceil_div(rows, slices)), dptr<float>(partial));
+        dptr<const Real>(x), x.stride(0), dptr<const Real>(factor), factor ? factor.stride(0) : 0,
+        rows, n, std::max<int64_t>(1, ceil_div(rows, slices)), dptr<float>(partial));
   });
-  for_cuda_dtype(out.dtype(), [&]<class T>() {
+  for_cuda_dtype(out.dtype(), [&]<class Real>() {
     column_totals<<<static_cast<unsigned>(ceil_div(n, 256)), 256, 0, stream>>>(
-        dptr<const float>(partial), slices, n, dptr<T>(out));
+        dptr<const float>(partial), slices, n, dptr<Real>(out));
   });
   check_launch("column sums");
 }

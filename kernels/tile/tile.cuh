@@ -16,7 +16,7 @@ namespace weft::kernels::tile {
 
 // A warp's 16 x K left operand of a product. float: the layout of Acc; bf16: pairs, as mma takes
 // it.
-template <class T, int K>
+template <class Real, int K>
 struct Frag;
 template <int K>
 struct Frag<float, K> {
@@ -30,10 +30,10 @@ struct Frag<bf16, K> {
 };
 
 // A product's result as the next product's left operand: nothing moves, bf16 only rounds and packs.
-template <class T, int N>
-__device__ __forceinline__ Frag<T, N> to_frag(const Acc<N>& acc) {
-  Frag<T, N> frag;
-  if constexpr (std::is_same_v<T, float>) {
+template <class Real, int N>
+__device__ __forceinline__ Frag<Real, N> to_frag(const Acc<N>& acc) {
+  Frag<Real, N> frag;
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll
     for (int j = 0; j < N / 8; ++j) {
 #pragma unroll
@@ -69,11 +69,11 @@ __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address
 }
 
 // A[i, k] = tile(row0 + i, col0 + k) for 16 rows and K columns.
-template <class T, int K, int R, int C>
-__device__ __forceinline__ Frag<T, K> load_frag(Smem<T, R, C> tile, int row0, int col0) {
-  Frag<T, K> frag;
+template <class Real, int K, int R, int C>
+__device__ __forceinline__ Frag<Real, K> load_frag(Smem<Real, R, C> tile, int row0, int col0) {
+  Frag<Real, K> frag;
   const int lane = lane_index();
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll
     for (int j = 0; j < K / 8; ++j) {
 #pragma unroll
@@ -94,11 +94,11 @@ __device__ __forceinline__ Frag<T, K> load_frag(Smem<T, R, C> tile, int row0, in
 }
 
 // The same of a tile that holds A transposed: A[i, k] = tile(row0 + k, col0 + i).
-template <class T, int K, int R, int C>
-__device__ __forceinline__ Frag<T, K> load_frag_t(Smem<T, R, C> tile, int row0, int col0) {
-  Frag<T, K> frag;
+template <class Real, int K, int R, int C>
+__device__ __forceinline__ Frag<Real, K> load_frag_t(Smem<Real, R, C> tile, int row0, int col0) {
+  Frag<Real, K> frag;
   const int lane = lane_index();
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll
     for (int j = 0; j < K / 8; ++j) {
 #pragma unroll
@@ -210,25 +210,25 @@ __device__ __forceinline__ void multiply(Acc<N>& acc, const Frag<float, K>& a, S
 }
 
 // acc[16, N] += A[16, K] B[K, N], B[k, n] = b(k0 + k, n0 + n).
-template <class T, int N, int K, int R, int C>
-__device__ __forceinline__ void mma_ab(Acc<N>& acc, const Frag<T, K>& a, Smem<T, R, C> b, int k0,
-                                       int n0) {
+template <class Real, int N, int K, int R, int C>
+__device__ __forceinline__ void mma_ab(Acc<N>& acc, const Frag<Real, K>& a, Smem<Real, R, C> b,
+                                       int k0, int n0) {
   multiply<false>(acc, a, b, k0, n0);
 }
 // acc[16, N] += A[16, K] B[K, N], B[k, n] = b(n0 + n, k0 + k).
-template <class T, int N, int K, int R, int C>
-__device__ __forceinline__ void mma_abt(Acc<N>& acc, const Frag<T, K>& a, Smem<T, R, C> b, int n0,
-                                        int k0) {
+template <class Real, int N, int K, int R, int C>
+__device__ __forceinline__ void mma_abt(Acc<N>& acc, const Frag<Real, K>& a, Smem<Real, R, C> b,
+                                        int n0, int k0) {
   multiply<true>(acc, a, b, k0, n0);
 }
 
 // Both operands in shared memory, A read as it is used: for long K, and few registers.
 enum class Stored { plain, transposed };
-template <int K, Stored kA, Stored kB, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void mma_tiles(Acc<N>& acc, Smem<T, Ra, Ca> a, int i0, int ak0,
-                                          Smem<T, Rb, Cb> b, int bk0, int n0) {
+template <int K, Stored kA, Stored kB, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void mma_tiles(Acc<N>& acc, Smem<Real, Ra, Ca> a, int i0, int ak0,
+                                          Smem<Real, Rb, Cb> b, int bk0, int n0) {
   constexpr bool kTransposed = kB == Stored::transposed;
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll 1
     for (int k = 0; k < K; k += 8) {
       float row[2][8];
@@ -260,21 +260,21 @@ __device__ __forceinline__ void mma_tiles(Acc<N>& acc, Smem<T, Ra, Ca> a, int i0
   }
 }
 // acc += A B with A[i, k] = a(i0 + i, ak0 + k), B[k, n] = b(bk0 + k, n0 + n).
-template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void mma_ab(Acc<N>& acc, Smem<T, Ra, Ca> a, int i0, int ak0,
-                                       Smem<T, Rb, Cb> b, int bk0, int n0) {
+template <int K, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void mma_ab(Acc<N>& acc, Smem<Real, Ra, Ca> a, int i0, int ak0,
+                                       Smem<Real, Rb, Cb> b, int bk0, int n0) {
   mma_tiles<K, Stored::plain, Stored::plain>(acc, a, i0, ak0, b, bk0, n0);
 }
 // acc += A B with A[i, k] = a(i0 + i, ak0 + k), B[k, n] = b(n0 + n, bk0 + k).
-template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void mma_abt(Acc<N>& acc, Smem<T, Ra, Ca> a, int i0, int ak0,
-                                        Smem<T, Rb, Cb> b, int n0, int bk0) {
+template <int K, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void mma_abt(Acc<N>& acc, Smem<Real, Ra, Ca> a, int i0, int ak0,
+                                        Smem<Real, Rb, Cb> b, int n0, int bk0) {
   mma_tiles<K, Stored::plain, Stored::transposed>(acc, a, i0, ak0, b, bk0, n0);
 }
 // acc += A B with A[i, k] = a(ak0 + k, i0 + i), B[k, n] = b(bk0 + k, n0 + n).
-template <int K, class T, int N, int Ra, int Ca, int Rb, int Cb>
-__device__ __forceinline__ void mma_atb(Acc<N>& acc, Smem<T, Ra, Ca> a, int ak0, int i0,
-                                        Smem<T, Rb, Cb> b, int bk0, int n0) {
+template <int K, class Real, int N, int Ra, int Ca, int Rb, int Cb>
+__device__ __forceinline__ void mma_atb(Acc<N>& acc, Smem<Real, Ra, Ca> a, int ak0, int i0,
+                                        Smem<Real, Rb, Cb> b, int bk0, int n0) {
   mma_tiles<K, Stored::transposed, Stored::plain>(acc, a, i0, ak0, b, bk0, n0);
 }
 

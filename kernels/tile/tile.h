@@ -25,75 +25,75 @@ inline constexpr int kVectorBytes = 32, kTileRows = 4;
 inline constexpr int kVectorBytes = 16, kTileRows = 4;
 #endif
 
-template <class T, int kBytes = kVectorBytes>
+template <class Real, int kBytes = kVectorBytes>
 struct Lanes {
-  typedef T type __attribute__((vector_size(kBytes), aligned(alignof(T)), may_alias));
+  typedef Real type __attribute__((vector_size(kBytes), aligned(alignof(Real)), may_alias));
 };
-template <class T, int kBytes = kVectorBytes>
-using Vector = typename Lanes<T, kBytes>::type;
-template <class T>
-inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+template <class Real, int kBytes = kVectorBytes>
+using Vector = typename Lanes<Real, kBytes>::type;
+template <class Real>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Real));
 
 // The numbers at p as a vector, to read and to write.
-template <class T>
-Vector<T>& lanes(T* p) {
-  return *reinterpret_cast<Vector<T>*>(p);
+template <class Real>
+Vector<Real>& lanes(Real* p) {
+  return *reinterpret_cast<Vector<Real>*>(p);
 }
-template <class T>
-const Vector<T>& lanes(const T* p) {
-  return *reinterpret_cast<const Vector<T>*>(p);
+template <class Real>
+const Vector<Real>& lanes(const Real* p) {
+  return *reinterpret_cast<const Vector<Real>*>(p);
 }
 // 0, 1, 2, ... to tell lanes apart.
-template <class T>
-using LaneNumbers = Vector<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
-template <class T>
-LaneNumbers<T> lane_numbers() {
-  LaneNumbers<T> v = {};
-  for (int i = 0; i < kLanes<T>; ++i) v[i] = i;
+template <class Real>
+using LaneNumbers = Vector<std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>>;
+template <class Real>
+LaneNumbers<Real> lane_numbers() {
+  LaneNumbers<Real> v = {};
+  for (int i = 0; i < kLanes<Real>; ++i) v[i] = i;
   return v;
 }
 // The sum of a vector's numbers.
-template <class T>
-T total(const Vector<T>& v) {
-  constexpr int kLast = 16 / static_cast<int>(sizeof(T));
-  Vector<T, 16> sum = {};
-  for (int i = 0; i < kLanes<T>; i += kLast)
-    sum += *reinterpret_cast<const Vector<T, 16>*>(reinterpret_cast<const T*>(&v) + i);
-  T all = 0;
+template <class Real>
+Real total(const Vector<Real>& v) {
+  constexpr int kLast = 16 / static_cast<int>(sizeof(Real));
+  Vector<Real, 16> sum = {};
+  for (int i = 0; i < kLanes<Real>; i += kLast)
+    sum += *reinterpret_cast<const Vector<Real, 16>*>(reinterpret_cast<const Real*>(&v) + i);
+  Real all = 0;
   for (int i = 0; i < kLast; ++i) all += sum[i];
   return all;
 }
 
 // A matrix in scratch: element (i, j) is data[i * stride + j].
-template <class T>
+template <class Real>
 struct Tile {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t stride = 0;
-  T* row(int64_t i) const { return data + i * stride; }
+  Real* row(int64_t i) const { return data + i * stride; }
   Tile below(int64_t rows) const { return {data + rows * stride, stride}; }
-  operator Tile<const T>() const requires(!std::is_const_v<T>) { return {data, stride}; }
+  operator Tile<const Real>() const requires(!std::is_const_v<Real>) { return {data, stride}; }
 };
 
 // Hands out pieces of a thread's scratch memory. Without memory it counts what would be needed.
-template <class T>
+template <class Real>
 class Carver {
  public:
-  explicit Carver(T* base = nullptr) : base_(base) {}
-  Tile<T> tile(int64_t rows, int64_t columns) {
+  explicit Carver(Real* base = nullptr) : base_(base) {}
+  Tile<Real> tile(int64_t rows, int64_t columns) {
     // Rows a multiple of 512 bytes apart would share few lines of the first cache.
     const int64_t stride = columns % 128 == 0 ? columns + kTile : columns;
     return {take(rows * stride), stride};
   }
-  T* row(int64_t n) { return take(tiled(n)); }
+  Real* row(int64_t n) { return take(tiled(n)); }
   int64_t used() const { return used_; }
 
  private:
-  T* take(int64_t n) {
-    T* const at = base_ ? base_ + used_ : nullptr;
+  Real* take(int64_t n) {
+    Real* const at = base_ ? base_ + used_ : nullptr;
     used_ += n;
     return at;
   }
-  T* base_;
+  Real* base_;
   int64_t used_ = 0;
 };
 
@@ -104,64 +104,64 @@ enum class Band { full, lower, upper };
 namespace detail {
 
 // One block of registers: acc += a b, with a's element (i, l) at a[i * by_row + l * by_inner].
-template <class T, int kRows, int kVectors>
-inline __attribute__((always_inline)) void accumulate(Vector<T> (&acc)[kRows][kVectors],
-                                                      int64_t inner, const T* a, int64_t by_row,
-                                                      int64_t by_inner, const T* b,
+template <class Real, int kRows, int kVectors>
+inline __attribute__((always_inline)) void accumulate(Vector<Real> (&acc)[kRows][kVectors],
+                                                      int64_t inner, const Real* a, int64_t by_row,
+                                                      int64_t by_inner, const Real* b,
                                                       int64_t b_stride) {
   for (int64_t l = 0; l < inner; ++l) {
-    Vector<T> line[kVectors];
-    for (int j = 0; j < kVectors; ++j) line[j] = lanes(b + l * b_stride + j * kLanes<T>);
+    Vector<Real> line[kVectors];
+    for (int j = 0; j < kVectors; ++j) line[j] = lanes(b + l * b_stride + j * kLanes<Real>);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const T x = a[i * by_row + l * by_inner];
+      const Real x = a[i * by_row + l * by_inner];
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) acc[i][j] += x * line[j];
     }
   }
 }
 
-template <class T, int kVectors, bool kTransposed>
-void product_block(int64_t inner, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
-                   T keep, T* c, int64_t c_stride) {
-  Vector<T> acc[kTileRows][kVectors] = {};
-  accumulate<T, kTileRows, kVectors>(acc, inner, a, kTransposed ? 1 : a_stride,
-                                     kTransposed ? a_stride : 1, b, b_stride);
+template <class Real, int kVectors, bool kTransposed>
+void product_block(int64_t inner, const Real* a, int64_t a_stride, const Real* b, int64_t b_stride,
+                   Real keep, Real* c, int64_t c_stride) {
+  Vector<Real> acc[kTileRows][kVectors] = {};
+  accumulate<Real, kTileRows, kVectors>(acc, inner, a, kTransposed ? 1 : a_stride,
+                                        kTransposed ? a_stride : 1, b, b_stride);
 #pragma GCC unroll 8
   for (int i = 0; i < kTileRows; ++i)
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
-      auto& to = lanes(c + i * c_stride + j * kLanes<T>);
-      to = keep == T(0) ? acc[i][j] : keep * to + acc[i][j];
+      auto& to = lanes(c + i * c_stride + j * kLanes<Real>);
+      to = keep == Real(0) ? acc[i][j] : keep * to + acc[i][j];
     }
 }
 
 // Calls f.template operator()<vectors>(column) over panels of n columns.
-template <class T, class F>
+template <class Real, class F>
 void for_panels(int64_t n, const F& f) {
   int64_t j = 0;
-  for (; j + 2 * kLanes<T> <= n; j += 2 * kLanes<T>) f.template operator()<2>(j);
-  for (; j < n; j += kLanes<T>) f.template operator()<1>(j);
+  for (; j + 2 * kLanes<Real> <= n; j += 2 * kLanes<Real>) f.template operator()<2>(j);
+  for (; j < n; j += kLanes<Real>) f.template operator()<1>(j);
 }
 
-template <class T, bool kTransposed>
-void product(int64_t m, int64_t n, int64_t k, Tile<const T> a, Tile<const T> b, T keep, Tile<T> c,
-             Band band) {
-  std::vector<T> rounded_a, rounded_b;
-  if (rounds_operands<T>()) [[unlikely]] {
+template <class Real, bool kTransposed>
+void product(int64_t m, int64_t n, int64_t k, Tile<const Real> a, Tile<const Real> b, Real keep,
+             Tile<Real> c, Band band) {
+  std::vector<Real> rounded_a, rounded_b;
+  if (rounds_operands<Real>()) [[unlikely]] {
     const int64_t width = kTransposed ? m : k;
     rounded_a = rounded_operand(kTransposed ? k : m, width, a.data, a.stride);
     rounded_b = rounded_operand(k, n, b.data, b.stride);
     a = {rounded_a.data(), width};
     b = {rounded_b.data(), n};
   }
-  for_panels<T>(n, [&]<int kVectors>(int64_t j) {
+  for_panels<Real>(n, [&]<int kVectors>(int64_t j) {
     for (int64_t i = 0; i < m; i += kTileRows) {
       const int64_t from = band == Band::upper ? i : 0;
       const int64_t to = band == Band::lower ? std::min(k, i + kTileRows) : k;
-      const T* const at = kTransposed ? a.row(from) + i : a.row(i) + from;
-      product_block<T, kVectors, kTransposed>(to - from, at, a.stride, b.row(from) + j, b.stride,
-                                              keep, c.row(i) + j, c.stride);
+      const Real* const at = kTransposed ? a.row(from) + i : a.row(i) + from;
+      product_block<Real, kVectors, kTransposed>(to - from, at, a.stride, b.row(from) + j, b.stride,
+                                                 keep, c.row(i) + j, c.stride);
     }
   });
 }
@@ -169,35 +169,36 @@ void product(int64_t m, int64_t n, int64_t k, Tile<const T> a, Tile<const T> b, 
 }  // namespace detail
 
 // c[m, n] = keep * c + a[m, k] b[k, n].  keep = 0 does not read c.
-template <class T>
-void product(int64_t m, int64_t n, int64_t k, Tile<T> a, Tile<T> b, T keep, Tile<T> c,
+template <class Real>
+void product(int64_t m, int64_t n, int64_t k, Tile<Real> a, Tile<Real> b, Real keep, Tile<Real> c,
              Band band = Band::full) {
-  detail::product<T, false>(m, n, k, a, b, keep, c, band);
+  detail::product<Real, false>(m, n, k, a, b, keep, c, band);
 }
 // c[m, n] = keep * c + a' b with a[k, m], b[k, n].
-template <class T>
-void product_of_transposed(int64_t m, int64_t n, int64_t k, Tile<T> a, Tile<T> b, T keep, Tile<T> c,
-                           Band band = Band::full) {
-  detail::product<T, true>(m, n, k, a, b, keep, c, band);
+template <class Real>
+void product_of_transposed(int64_t m, int64_t n, int64_t k, Tile<Real> a, Tile<Real> b, Real keep,
+                           Tile<Real> c, Band band = Band::full) {
+  detail::product<Real, true>(m, n, k, a, b, keep, c, band);
 }
 // The same as product(m, n, k, ...) with keep = 0, where of c only the lower triangle is wanted:
 // of each row all up to the diagonal is written, and of the rest whatever lies in the same block.
-template <class T>
-void lower_product(int64_t n, int64_t k, Tile<T> a, Tile<T> b, Tile<T> c) {
+template <class Real>
+void lower_product(int64_t n, int64_t k, Tile<Real> a, Tile<Real> b, Tile<Real> c) {
   for (int64_t i = 0; i < n; i += kTile)
-    detail::product<T, false>(kTile, i + kTile, k, a.below(i), b, T(0), c.below(i), Band::full);
+    detail::product<Real, false>(kTile, i + kTile, k, a.below(i), b, Real(0), c.below(i),
+                                 Band::full);
 }
 
 // b[n, m] = a[m, n]'; m and n need be multiples of 8 only.
-template <class T>
-void transpose(int64_t m, int64_t n, std::type_identity_t<Tile<const T>> a, Tile<T> b) {
-  using Eight = Vector<T, 8 * sizeof(T)>;
+template <class Real>
+void transpose(int64_t m, int64_t n, std::type_identity_t<Tile<const Real>> a, Tile<Real> b) {
+  using Eight = Vector<Real, 8 * sizeof(Real)>;
   const auto pair = [](Eight x, Eight y, auto low, auto high, Eight& first, Eight& second) {
     first = __builtin_shuffle(x, y, low);
     second = __builtin_shuffle(x, y, high);
   };
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  using Order = Vector<Index, 8 * sizeof(T)>;
+  using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  using Order = Vector<Index, 8 * sizeof(Real)>;
   // Three rounds, each of which swaps the off-diagonal halves of blocks twice as large.
   constexpr Order low[3] = {
       {0, 8, 2, 10, 4, 12, 6, 14}, {0, 1, 8, 9, 4, 5, 12, 13}, {0, 1, 2, 3, 8, 9, 10, 11}};

@@ -10,16 +10,16 @@ namespace weft::kernels {
 
 // The left operand: element (i, p) is data[i * row + p * column]. Its elements are broadcast, so
 // any strides will do; a transposed matrix has row = 1.
-template <class T>
+template <class Real>
 struct Strided {
-  const T* data;
+  const Real* data;
   int64_t row, column;
 };
 
 // c[m, n] = a[m, k] b[k, n], added to c if `add`. The rows of b and c are contiguous, at distances
 // ldb and ldc. T is float or double. Runs on the calling thread.
-template <class T>
-void tile_gemm(int64_t m, int64_t n, int64_t k, Strided<T> a, const T* b, int64_t ldb, T* c,
-               int64_t ldc, bool add);
+template <class Real>
+void tile_gemm(int64_t m, int64_t n, int64_t k, Strided<Real> a, const Real* b, int64_t ldb,
+               Real* c, int64_t ldc, bool add);
 
 }  // namespace weft::kernels

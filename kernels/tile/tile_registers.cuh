@@ -166,10 +166,10 @@ __device__ __forceinline__ void store_matrices(const Acc<N>& acc, int j, uint32_
 }
 
 // tile(row0 + i, col0 + j) = acc[i, j], rounded to T. Synchronise before others read it.
-template <class T, int N, int R, int C>
-__device__ __forceinline__ void acc_to_smem(const Acc<N>& acc, Smem<T, R, C> tile, int row0,
+template <class Real, int N, int R, int C>
+__device__ __forceinline__ void acc_to_smem(const Acc<N>& acc, Smem<Real, R, C> tile, int row0,
                                             int col0) {
-  constexpr int kPaired = kHasStmatrix && sizeof(T) == 2 ? N / 16 * 2 : 0;
+  constexpr int kPaired = kHasStmatrix && sizeof(Real) == 2 ? N / 16 * 2 : 0;
   const int lane = lane_index();
 #pragma unroll
   for (int j = 0; j < kPaired; j += 2) {
@@ -185,10 +185,10 @@ __device__ __forceinline__ void acc_to_smem(const Acc<N>& acc, Smem<T, R, C> til
 }
 
 // tile(row0 + j, col0 + i) = acc[i, j]: the transpose.
-template <class T, int N, int R, int C>
-__device__ __forceinline__ void acc_to_smem_t(const Acc<N>& acc, Smem<T, R, C> tile, int row0,
+template <class Real, int N, int R, int C>
+__device__ __forceinline__ void acc_to_smem_t(const Acc<N>& acc, Smem<Real, R, C> tile, int row0,
                                               int col0) {
-  constexpr int kPaired = kHasStmatrix && sizeof(T) == 2 ? N / 16 * 2 : 0;
+  constexpr int kPaired = kHasStmatrix && sizeof(Real) == 2 ? N / 16 * 2 : 0;
   const int lane = lane_index();
 #pragma unroll
   for (int j = 0; j < kPaired; j += 2) {
@@ -197,7 +197,7 @@ __device__ __forceinline__ void acc_to_smem_t(const Acc<N>& acc, Smem<T, R, C> t
   }
 #pragma unroll
   for (int j = kPaired; j < N / 8; ++j) {
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<Real, float>) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         tile.at(row0 + acc_col(j, i), col0 + acc_row(i)) = acc.x[j][i];
@@ -215,8 +215,9 @@ __device__ __forceinline__ void acc_to_smem_t(const Acc<N>& acc, Smem<T, R, C> t
 }
 
 // acc[i, j] = tile(row0 + i, col0 + j).
-template <class T, int N, int R, int C>
-__device__ __forceinline__ void acc_from_smem(Acc<N>& acc, Smem<T, R, C> tile, int row0, int col0) {
+template <class Real, int N, int R, int C>
+__device__ __forceinline__ void acc_from_smem(Acc<N>& acc, Smem<Real, R, C> tile, int row0,
+                                              int col0) {
 #pragma unroll
   for (int j = 0; j < N / 8; ++j) {
 #pragma unroll

@@ -7,8 +7,8 @@
 namespace weft::kernels {
 
 // Elements in 16 bytes: 4 floats or 8 bf16.
-template <class T>
-inline constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+template <class Real>
+inline constexpr int kVector = 16 / static_cast<int>(sizeof(Real));
 
 // Do rows of this tensor allow accesses of n elements? Yes where the elements of the last dimension
 // are neighbours and every row begins on a multiple of n. An absent tensor allows all.
@@ -39,9 +39,9 @@ struct Word<4> {
 
 // N elements as they lie in memory; N is even for bf16. To have many loads under way, fetch first
 // and unpack later: unpacking waits.
-template <class T, int N>
+template <class Real, int N>
 union Packed {
-  static constexpr int kBytes = sizeof(T) * N;
+  static constexpr int kBytes = sizeof(Real) * N;
   using Word = typename detail::Word<(kBytes < 16 ? kBytes : 16)>::type;
   static constexpr int kWords = kBytes / sizeof(Word);
   Word words[kWords];
@@ -49,30 +49,30 @@ union Packed {
 };
 
 // `from` is aligned to N elements or 16 bytes.
-template <int N, class T>
-__device__ __forceinline__ Packed<T, N> fetch(const T* from) {
-  Packed<T, N> p;
+template <int N, class Real>
+__device__ __forceinline__ Packed<Real, N> fetch(const Real* from) {
+  Packed<Real, N> p;
 #pragma unroll
   for (int i = 0; i < p.kWords; ++i)
-    p.words[i] = reinterpret_cast<const typename Packed<T, N>::Word*>(from)[i];
+    p.words[i] = reinterpret_cast<const typename Packed<Real, N>::Word*>(from)[i];
   return p;
 }
 
-template <int N, class T>
-__device__ __forceinline__ void unpack(const Packed<T, N>& p, float (&to)[N]) {
+template <int N, class Real>
+__device__ __forceinline__ void unpack(const Packed<Real, N>& p, float (&to)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) {
-    if constexpr (sizeof(T) == 4)
+    if constexpr (sizeof(Real) == 4)
       to[i] = __uint_as_float(p.bits[i]);
     else
       to[i] = __uint_as_float(i % 2 ? p.bits[i / 2] & 0xffff0000u : p.bits[i / 2] << 16);
   }
 }
 
-template <class T, int N>
-__device__ __forceinline__ Packed<T, N> packed(const float (&from)[N]) {
-  Packed<T, N> p;
-  if constexpr (sizeof(T) == 4) {
+template <class Real, int N>
+__device__ __forceinline__ Packed<Real, N> packed(const float (&from)[N]) {
+  Packed<Real, N> p;
+  if constexpr (sizeof(Real) == 4) {
 #pragma unroll
     for (int i = 0; i < N; ++i) p.bits[i] = __float_as_uint(from[i]);
   } else {
@@ -85,23 +85,23 @@ __device__ __forceinline__ Packed<T, N> packed(const float (&from)[N]) {
   return p;
 }
 
-template <int N, class T>
-__device__ __forceinline__ void load(const T* from, float (&to)[N]) {
+template <int N, class Real>
+__device__ __forceinline__ void load(const Real* from, float (&to)[N]) {
   unpack(fetch<N>(from), to);
 }
 
-template <int N, class T>
-__device__ __forceinline__ void store(T* to, const float (&from)[N]) {
-  const Packed<T, N> p = packed<T>(from);
+template <int N, class Real>
+__device__ __forceinline__ void store(Real* to, const float (&from)[N]) {
+  const Packed<Real, N> p = packed<Real>(from);
 #pragma unroll
   for (int i = 0; i < p.kWords; ++i)
-    reinterpret_cast<typename Packed<T, N>::Word*>(to)[i] = p.words[i];
+    reinterpret_cast<typename Packed<Real, N>::Word*>(to)[i] = p.words[i];
 }
 
 // The same into shared memory, without waiting (cp.async); zeros if not `there`.
-template <int N, class T>
-__device__ __forceinline__ void fetch_async(Packed<T, N>* to, const T* from, bool there) {
-  constexpr int kBytes = Packed<T, N>::kBytes;
+template <int N, class Real>
+__device__ __forceinline__ void fetch_async(Packed<Real, N>* to, const Real* from, bool there) {
+  constexpr int kBytes = Packed<Real, N>::kBytes;
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
@@ -110,18 +110,18 @@ __device__ __forceinline__ void fetch_async(Packed<T, N>* to, const T* from, boo
 }
 
 // The first n elements, `stride` apart, one by one; zeros for the rest.
-template <int N, class T>
-__device__ __forceinline__ void load_some(const T* from, int n, float (&to)[N],
+template <int N, class Real>
+__device__ __forceinline__ void load_some(const Real* from, int n, float (&to)[N],
                                           int64_t stride = 1) {
 #pragma unroll
   for (int i = 0; i < N; ++i) to[i] = i < n ? to_float(from[i * stride]) : 0.0f;
 }
-template <int N, class T>
-__device__ __forceinline__ void store_some(T* to, int n, const float (&from)[N],
+template <int N, class Real>
+__device__ __forceinline__ void store_some(Real* to, int n, const float (&from)[N],
                                            int64_t stride = 1) {
 #pragma unroll
   for (int i = 0; i < N; ++i)
-    if (i < n) to[i * stride] = from_float<T>(from[i]);
+    if (i < n) to[i * stride] = from_float<Real>(from[i]);
 }
 
 }  // namespace weft::kernels

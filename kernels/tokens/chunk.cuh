@@ -24,7 +24,7 @@ struct ScalarGates {
 // too, counts for no more than it takes, so that 48 bits hold the sum of 64 of them to 2^-35. No
 // exponent is ever positive.
 template <int C>
-struct Decay {
+struct SharedDecay {
   static_assert(C == 64);  // two tokens a lane
   static constexpr int kFloats = 4 * C + 4;
   float* data;
@@ -157,19 +157,19 @@ __device__ __forceinline__ tile::Frag<float, 16> inner_part(const tile::Frag<flo
 
 // load_tile_async by the first kThreads threads of a block: each keeps to its columns and steps
 // down the rows, so that an address costs an addition.
-template <int kThreads, class T, int R, int C>
-__device__ __forceinline__ void load_rows_async(tile::Smem<T, R, C> to, const T* from,
+template <int kThreads, class Real, int R, int C>
+__device__ __forceinline__ void load_rows_async(tile::Smem<Real, R, C> to, const Real* from,
                                                 int64_t row_stride, int rows_valid,
                                                 int cols_valid) {
-  constexpr int kUnit = tile::Smem<T, R, C>::unit_cols, kUnits = C / kUnit;
+  constexpr int kUnit = tile::Smem<Real, R, C>::unit_cols, kUnits = C / kUnit;
   constexpr int kStep = kThreads / kUnits;
   static_assert(kThreads % kUnits == 0);
   const int rank = static_cast<int>(threadIdx.x), r = rank / kUnits, c = rank % kUnits * kUnit;
   if (rank >= kThreads) return;
   if (!tile::rows_are_aligned(from, row_stride))
     return load_tile(to, from, row_stride, rows_valid, cols_valid, {rank, kThreads});
-  const int bytes = max(0, min(kUnit, cols_valid - c)) * static_cast<int>(sizeof(T));
-  const T* row = from + r * row_stride + c;
+  const int bytes = max(0, min(kUnit, cols_valid - c)) * static_cast<int>(sizeof(Real));
+  const Real* row = from + r * row_stride + c;
   const uint32_t address = to.address(r, c);
 #pragma unroll
   for (int i = 0; i < R; i += kStep) {
@@ -185,22 +185,23 @@ __device__ __forceinline__ void load_rows_async(tile::Smem<T, R, C> to, const T*
 }
 
 // The tile of one stage, of tiles that lie one behind the other.
-template <class T, int R, int C>
-__device__ __forceinline__ tile::Smem<T, R, C> stage_of(tile::Smem<T, R, C> first, int stage) {
+template <class Real, int R, int C>
+__device__ __forceinline__ tile::Smem<Real, R, C> stage_of(tile::Smem<Real, R, C> first,
+                                                           int stage) {
   return {first.data + stage * R * C};
 }
 
 // to[r * row_stride + c] = from(r, col0 + c) for 16 columns, by one warp.
-template <class T, int R, int C>
-__device__ __forceinline__ void store_columns(tile::Smem<T, R, C> from, int col0, T* to,
+template <class Real, int R, int C>
+__device__ __forceinline__ void store_columns(tile::Smem<Real, R, C> from, int col0, Real* to,
                                               int64_t row_stride, int rows_valid, int cols_valid) {
-  constexpr int kUnit = tile::Smem<T, R, C>::unit_cols, kUnits = 16 / kUnit;
+  constexpr int kUnit = tile::Smem<Real, R, C>::unit_cols, kUnits = 16 / kUnit;
   const bool vectors = tile::rows_are_aligned(to, row_stride);
 #pragma unroll 4
   for (int at = tile::lane_index(); at < R * kUnits; at += 32) {
     const int r = at / kUnits, c = at % kUnits * kUnit;
     if (r >= rows_valid || c >= cols_valid) continue;
-    const T* unit = from.ptr(r, col0 + c);
+    const Real* unit = from.ptr(r, col0 + c);
     if (vectors && c + kUnit <= cols_valid) {
       *reinterpret_cast<uint4*>(to + r * row_stride + c) = *reinterpret_cast<const uint4*>(unit);
     } else {

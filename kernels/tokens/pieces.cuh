@@ -9,7 +9,7 @@
 namespace weft::kernels {
 
 // What one document has of one chunk of the grid.
-struct Segment {
+struct GridPiece {
   int begin, end;    // tokens of the row
   int chunk;         // of the grid
   bool first, last;  // it holds its document's first, last token
@@ -32,32 +32,32 @@ struct DocumentWalk {
     return document_at(cu, N, t);
   }
   // The piece of document [begin, end) that starts with token t, and that which ends before it.
-  __device__ static Segment from(int begin, int end, int t) {
+  __device__ static GridPiece from(int begin, int end, int t) {
     const int to = min(end, (t / C + 1) * C);
     return {t, to, t / C, t == begin, to == end};
   }
-  __device__ static Segment up_to(int begin, int end, int t) {
+  __device__ static GridPiece up_to(int begin, int end, int t) {
     const int from = max(begin, (t - 1) / C * C);
     return {from, t, (t - 1) / C, from == begin, t == end};
   }
 };
 
 // A tensor [B, T, heads, width] whose rows are contiguous.
-template <class T>
+template <class Real>
 struct TokenRows {
-  T* data = nullptr;
+  Real* data = nullptr;
   int64_t by_row = 0, by_token = 0, by_head = 0;
 
-  __device__ T* at(int b, int t, int h) const {
+  __device__ Real* at(int b, int t, int h) const {
     return data + b * by_row + t * by_token + h * by_head;
   }
   __device__ explicit operator bool() const { return data != nullptr; }
 };
 
-template <class T>
-TokenRows<T> token_rows(const Tensor& t) {
+template <class Real>
+TokenRows<Real> token_rows(const Tensor& t) {
   if (!t) return {};
-  return {dptr<T>(t), t.stride(0), t.stride(1), t.stride(2)};
+  return {dptr<Real>(t), t.stride(0), t.stride(1), t.stride(2)};
 }
 // Itself where its rows are contiguous, else a copy.
 inline Tensor with_rows(const Tensor& t) {
@@ -71,10 +71,10 @@ inline Tensor on_device(const Tensor& cu_seqlens, Device device) {
 
 // Calls f.template operator()<N>() with the least N of 64, 128, 256 that holds `width`; in f32,
 // which is there for checks and small models, of 64 and 256.
-template <class T, class F>
+template <class Real, class F>
 void for_padded_width(int64_t width, F&& f) {
   if (width <= 64) return f.template operator()<64>();
-  if (sizeof(T) == 2 && width <= 128) return f.template operator()<128>();
+  if (sizeof(Real) == 2 && width <= 128) return f.template operator()<128>();
   f.template operator()<256>();
 }
 

@@ -1,9 +1,9 @@
-// Gates a key channel, in sub-chunks: what the mechanisms share that forget so.
+// SubChunkGates a key channel, in sub-chunks: what the mechanisms share that forget so.
 //
-// A sub-chunk is the 16 tokens (one tile) that are handled at once. Gates enter as three factors,
-// all at most 1: a = e^g of a token, `up` from before the sub-chunk to a token, `down` from a token
-// to the sub-chunk's end. The reference of both lies before or after all rows that use it, so that
-// no exponent is positive; and nothing that a token is given depends on a later one.
+// A sub-chunk is the 16 tokens (one tile) that are handled at once. SubChunkGates enter as three
+// factors, all at most 1: a = e^g of a token, `up` from before the sub-chunk to a token, `down`
+// from a token to the sub-chunk's end. The reference of both lies before or after all rows that use
+// it, so that no exponent is positive; and nothing that a token is given depends on a later one.
 // Sources: arXiv:2312.06635, 2510.26692.
 #pragma once
 
@@ -22,19 +22,19 @@ Line<Real>& line(Real* at) {
 }
 
 template <class Real>
-struct Gates {
+struct SubChunkGates {
   Tile<Real> a, up, down;  // [kSub, K]
   Real* total;             // [K]: over the whole sub-chunk
 
-  Gates() = default;
-  Gates(Carver<Real>& c, int64_t K)
+  SubChunkGates() = default;
+  SubChunkGates(Carver<Real>& c, int64_t K)
       : a(c.tile(kSub, tiled(K))),
         up(c.tile(kSub, tiled(K))),
         down(c.tile(kSub, tiled(K))),
         total(c.row(K)) {}
 
   // Of n tokens; rows after them, and channels after K, keep everything.
-  void set(int64_t n, int64_t K, Rows<const Real> g, int64_t ahead) {
+  void set(int64_t n, int64_t K, MatrixView<const Real> g, int64_t ahead) {
     const int64_t width = tiled(K);
     load(n, K, g, a, 1, ahead);
     for (int64_t d = 0; d < width; d += kTile) {
@@ -88,7 +88,8 @@ void scale_columns(int64_t rows, int64_t width, const Real* total, Tile<Real> s,
 }
 
 // p_ij = sum_d q_id k_jd a_{j+1,d} .. a_id for j <= i, zero above; k_t is [K, kSub].
-// Gates are multiplied on step by step, so no exponent is ever formed that could be positive.
+// SubChunkGates are multiplied on step by step, so no exponent is ever formed that could be
+// positive.
 template <class Real>
 void diagonal_scores(int64_t K, Tile<Real> q, Tile<Real> k_t, Tile<Real> a, Tile<Real> p) {
   using Index = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;

@@ -57,11 +57,12 @@ void add_scans(List& list) {
   const auto base = [&](int64_t T, int64_t E) {
     return Sized{"selective_scan", {{"B", 2}, {"T", T}, {"E", E}, {"K", 2}, {"N", 2}}, all};
   };
-  for (const int64_t blocks : {1, 2, 3}) list.add(base(5, 0), "E", around(blocks * scan::kBlock));
-  list.add(base(2, 0), "E", around(scan::kBlock * scan::kBlocks));
+  for (const int64_t blocks : {1, 2, 3})
+    list.add(base(5, 0), "E", around(blocks * selective_scan::kBlock));
+  list.add(base(2, 0), "E", around(selective_scan::kBlock * selective_scan::kBlocks));
   for (const int64_t segments : {1, 2})
-    list.add(base(0, 3), "T", around(segments * scan::kSegment));
-  list.add(base(0, 3), "T", around(pieces(scan::kSumRows, 2)));
+    list.add(base(0, 3), "T", around(segments * selective_scan::kSegment));
+  list.add(base(0, 3), "T", around(pieces(selective_scan::kSumRows, 2)));
 }
 
 void add_softmax(List& list) {

@@ -74,21 +74,21 @@ Tensor filled(const Shape& shape, Dtype dtype) {
 }
 
 // Rows i0 .. and columns j0 .. of a product, computed alone, are what they are in the whole.
-template <class T>
+template <class Real>
 void check_part(const Tensor& a, const Tensor& b, const Tensor& whole, bool ta, bool tb, int64_t i0,
                 int64_t m, int64_t j0, int64_t n, double beta) {
   const int64_t k = ta ? a.size(0) : a.size(1);
   const Tensor part = filled({m, n}, a.dtype());
-  const T* const left = a.data<T>() + (ta ? i0 : i0 * a.size(1));
-  const T* const right = b.data<T>() + (tb ? j0 * b.size(1) : j0);
-  gemm<T>(m, n, k, T(0.5), {left, a.size(1), ta}, {right, b.size(1), tb}, T(beta),
-          {part.data<T>(), n});
+  const Real* const left = a.data<Real>() + (ta ? i0 : i0 * a.size(1));
+  const Real* const right = b.data<Real>() + (tb ? j0 * b.size(1) : j0);
+  gemm<Real>(m, n, k, Real(0.5), {left, a.size(1), ta}, {right, b.size(1), tb}, Real(beta),
+             {part.data<Real>(), n});
   INFO(a.dtype() << " " << ta << tb << ", rows " << i0 << " + " << m << ", columns " << j0 << " + "
                  << n << ", k " << k);
   CHECK(same_bits(part, whole.slice(0, i0, i0 + m).slice(1, j0, j0 + n).contiguous()));
 }
 
-template <class T>
+template <class Real>
 void check_parts(Dtype dtype, int64_t k, bool ta, bool tb) {
   constexpr int64_t kM = 401,
                     kN = 70;  // rows and columns beyond each block, none a whole number of them
@@ -96,13 +96,13 @@ void check_parts(Dtype dtype, int64_t k, bool ta, bool tb) {
   const Tensor b = normal(tb ? Shape{kN, k} : Shape{k, kN}, 1, "b").to(dtype);
   for (const double beta : {0.0, 0.75}) {
     const Tensor whole = filled({kM, kN}, dtype);
-    parallel_gemm<T>(kM, kN, k, T(0.5), {a.data<T>(), a.size(1), ta}, {b.data<T>(), b.size(1), tb},
-                     T(beta), {whole.data<T>(), kN});
+    parallel_gemm<Real>(kM, kN, k, Real(0.5), {a.data<Real>(), a.size(1), ta},
+                        {b.data<Real>(), b.size(1), tb}, Real(beta), {whole.data<Real>(), kN});
     for (const auto& [i0, m] :
          {std::pair<int64_t, int64_t>{0, 1}, {5, 3}, {188, 13}, {400, 1}, {1, 400}})
-      check_part<T>(a, b, whole, ta, tb, i0, m, 0, kN, beta);
+      check_part<Real>(a, b, whole, ta, tb, i0, m, 0, kN, beta);
     for (const auto& [j0, n] : {std::pair<int64_t, int64_t>{0, 1}, {31, 2}, {65, 5}, {3, 67}})
-      check_part<T>(a, b, whole, ta, tb, 190, 9, j0, n, beta);
+      check_part<Real>(a, b, whole, ta, tb, 190, 9, j0, n, beta);
   }
 }
 

@@ -24,39 +24,39 @@ inline void require_success(const char* what) {
   REQUIRE(std::string(cudaGetErrorString(cudaDeviceSynchronize())) == "no error");
 }
 
-template <class T>
+template <class Real>
 class OnGpu {
  public:
-  explicit OnGpu(const std::vector<T>& host) : size_(host.size()) {
-    REQUIRE(cudaMalloc(&data_, size_ * sizeof(T)) == cudaSuccess);
-    REQUIRE(cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice) ==
+  explicit OnGpu(const std::vector<Real>& host) : size_(host.size()) {
+    REQUIRE(cudaMalloc(&data_, size_ * sizeof(Real)) == cudaSuccess);
+    REQUIRE(cudaMemcpy(data_, host.data(), size_ * sizeof(Real), cudaMemcpyHostToDevice) ==
             cudaSuccess);
   }
   OnGpu(const OnGpu&) = delete;
   ~OnGpu() { cudaFree(data_); }
-  T* data() const { return data_; }
-  std::vector<T> host() const {
-    std::vector<T> host(size_);
-    REQUIRE(cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost) ==
+  Real* data() const { return data_; }
+  std::vector<Real> host() const {
+    std::vector<Real> host(size_);
+    REQUIRE(cudaMemcpy(host.data(), data_, size_ * sizeof(Real), cudaMemcpyDeviceToHost) ==
             cudaSuccess);
     return host;
   }
 
  private:
   size_t size_;
-  T* data_ = nullptr;
+  Real* data_ = nullptr;
 };
 
 inline float number(float x) { return x; }
 inline float number(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 // Numbers of unit variance, rounded to T.
-template <class T>
-std::vector<T> normal(size_t count, unsigned seed) {
+template <class Real>
+std::vector<Real> normal(size_t count, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> distribution;
-  std::vector<T> x(count);
-  for (T& v : x) v = T(distribution(random));
+  std::vector<Real> x(count);
+  for (Real& v : x) v = Real(distribution(random));
   return x;
 }
 

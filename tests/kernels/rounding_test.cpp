@@ -62,7 +62,7 @@ void compare_forms() {
     for_fields([](bool& want) { want = true; }, all);
     Inputs<M> dx = backward<M>(c.x, c.o, saved, dy, all), form_dx;
     for_fields([](Tensor& d, const Tensor& t) { d = t ? zeros_like(t) : t; }, form_dx, dx);
-    overwrite::Form<M> form(c.x, c.o);
+    delta_rule::Form<M> form(c.x, c.o);
     form.forward(form_y);
     form.backward(dy, form_dx);
     const auto check = [&](const Tensor& got, const Tensor& expected) {

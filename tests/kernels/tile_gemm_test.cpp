@@ -1,4 +1,4 @@
-// Products of small tiles, against plain loops on whole numbers. softmax.h and softmax_tiles.h,
+// Products of small tiles, against plain loops on whole numbers. softmax.h and tiles.h,
 // which are built on them, are tested through attention and block_sparse.
 #include "kernels/tile/tile_gemm.h"
 
@@ -12,10 +12,11 @@ using namespace weft::kernels;
 
 namespace {
 
-template <class T>
-std::vector<T> whole_numbers(int64_t n, uint64_t stream) {
-  std::vector<T> x(static_cast<size_t>(n));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<T>(Random(1, stream).below(9, i)) - T(4);
+template <class Real>
+std::vector<Real> whole_numbers(int64_t n, uint64_t stream) {
+  std::vector<Real> x(static_cast<size_t>(n));
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] = static_cast<Real>(Random(1, stream).below(9, i)) - Real(4);
   return x;
 }
 

@@ -78,10 +78,10 @@ struct CopyShape {
   int shift, stride, rows, cols;  // global memory begins `shift` elements off an aligned address
 };
 
-template <class T, class G, int R, int C, bool kAsync>
+template <class Real, class G, int R, int C, bool kAsync>
 __global__ void copy_kernel(const G* from, CopyShape s, float* seen, G* to) {
   Arena arena(dynamic_memory());
-  const auto tile = arena.carve<Smem<T, R, C>>();
+  const auto tile = arena.carve<Smem<Real, R, C>>();
   if constexpr (kAsync) {
     load_tile_async(tile, from + s.shift, s.stride, s.rows, s.cols);
     async_commit();
@@ -94,16 +94,16 @@ __global__ void copy_kernel(const G* from, CopyShape s, float* seen, G* to) {
   store_tile(tile, to + s.shift, s.stride, s.rows, s.cols);
 }
 
-template <class T, class G, int R, int C, bool kAsync>
+template <class Real, class G, int R, int C, bool kAsync>
 void check_copy(const CopyShape& s) {
   INFO("shift " << s.shift << " stride " << s.stride << " rows " << s.rows << " cols " << s.cols
-                << " bytes " << sizeof(T) << " from " << sizeof(G) << " async " << kAsync);
+                << " bytes " << sizeof(Real) << " from " << sizeof(G) << " async " << kAsync);
   const size_t size = s.shift + size_t{R} * s.stride;
   const auto from = normal<G>(size, 1);
   const OnGpu<G> source(from), target(std::vector<G>(size, G(7.f)));
   const OnGpu<float> seen(std::vector<float>(R * C, NAN));
-  copy_kernel<T, G, R, C, kAsync>
-      <<<1, 32 * kWarps, Smem<T, R, C>::bytes>>>(source.data(), s, seen.data(), target.data());
+  copy_kernel<Real, G, R, C, kAsync>
+      <<<1, 32 * kWarps, Smem<Real, R, C>::bytes>>>(source.data(), s, seen.data(), target.data());
   require_success("copy");
   const auto tile = seen.host();
   const auto to = target.host();
@@ -112,7 +112,7 @@ void check_copy(const CopyShape& s) {
     for (int c = 0; c < std::max(C, s.stride); ++c) {
       const bool valid = r < s.rows && c < s.cols;
       const size_t at = s.shift + size_t(r) * s.stride + c;
-      const float value = valid ? number(T(number(from[at]))) : 0.f;
+      const float value = valid ? number(Real(number(from[at]))) : 0.f;
       if (c < C) wrong += tile[r * C + c] != value;
       if (c < s.stride) wrong += number(to[at]) != (valid ? number(G(value)) : 7.f);
     }
@@ -120,14 +120,14 @@ void check_copy(const CopyShape& s) {
   CHECK(wrong == 0);
 }
 
-template <class T, class G, int R, int C>
+template <class Real, class G, int R, int C>
 void check_copies() {
   for (const CopyShape s :
        {CopyShape{0, C, R, C}, CopyShape{0, C + 8, R - 3, C}, CopyShape{0, C, R, C - 3},
         CopyShape{1, C, R - 1, C}, CopyShape{0, C + 1, R, C - 1}, CopyShape{8, C + 16, 1, 5},
         CopyShape{0, C, 0, C}, CopyShape{0, C, -5, C}, CopyShape{0, 5, R, 5}}) {
-    check_copy<T, G, R, C, false>(s);
-    check_copy<T, G, R, C, true>(s);
+    check_copy<Real, G, R, C, false>(s);
+    check_copy<Real, G, R, C, true>(s);
   }
 }
 
@@ -151,13 +151,13 @@ struct Seen {
   float row_sum[kRows], row_max[kRows], col_sum[kWarps][N];
 };
 
-template <class T, int N>
-__global__ void registers_kernel(const T* x, int stride, int rows, int cols,
-                                 const float* row_factor, const float* col_factor, T* out,
+template <class Real, int N>
+__global__ void registers_kernel(const Real* x, int stride, int rows, int cols,
+                                 const float* row_factor, const float* col_factor, Real* out,
                                  Seen<N>* seen) {
   Arena arena(dynamic_memory());
-  const auto plain = arena.carve<Smem<T, kRows, 64>>();
-  const auto turned = arena.carve<Smem<T, 64, kRows>>();
+  const auto plain = arena.carve<Smem<Real, kRows, 64>>();
+  const auto turned = arena.carve<Smem<Real, 64, kRows>>();
   const int row0 = 16 * warp_index();
   Acc<N> acc;
   load_acc(acc, x + row0 * stride, stride, rows - row0, cols);
@@ -189,15 +189,15 @@ __global__ void registers_kernel(const T* x, int stride, int rows, int cols,
   }
 }
 
-template <class T, int N>
+template <class Real, int N>
 void check_registers(int stride, int rows, int cols) {
   INFO("N " << N << " stride " << stride << " rows " << rows << " cols " << cols);
-  const auto x = normal<T>(kRows * stride, 2);
+  const auto x = normal<Real>(kRows * stride, 2);
   const auto row_factor = normal<float>(kRows, 3), col_factor = normal<float>(N, 4);
-  const OnGpu<T> gx(x), out(std::vector<T>(x.size(), T(7.f)));
+  const OnGpu<Real> gx(x), out(std::vector<Real>(x.size(), Real(7.f)));
   const OnGpu<float> grow(row_factor), gcol(col_factor);
   const OnGpu<Seen<N>> result(std::vector<Seen<N>>(1));
-  registers_kernel<T, N><<<1, 32 * kWarps, 2 * kRows * 64 * sizeof(T)>>>(
+  registers_kernel<Real, N><<<1, 32 * kWarps, 2 * kRows * 64 * sizeof(Real)>>>(
       gx.data(), stride, rows, cols, grow.data(), gcol.data(), out.data(), result.data());
   require_success("registers");
   const auto seen_vector = result.host();
@@ -234,13 +234,13 @@ void check_registers(int stride, int rows, int cols) {
   CHECK(wrong == 0);
 }
 
-template <class T>
+template <class Real>
 void check_all_registers() {
-  check_registers<T, 8>(8, 32, 8);
-  check_registers<T, 24>(26, 19, 24);
-  check_registers<T, 40>(41, 32, 37);
-  check_registers<T, 48>(64, 5, 33);
-  check_registers<T, 16>(16, -3, 16);
+  check_registers<Real, 8>(8, 32, 8);
+  check_registers<Real, 24>(26, 19, 24);
+  check_registers<Real, 40>(41, 32, 37);
+  check_registers<Real, 48>(64, 5, 33);
+  check_registers<Real, 16>(16, -3, 16);
 }
 
 TEST_CASE("tile layer: an accumulator keeps its places through every move and sum", "[cuda]") {
@@ -254,19 +254,19 @@ TEST_CASE("tile layer: an accumulator keeps its places through every move and su
 enum class Form { frag_ab, frag_abt, turned_ab, chained_ab, tiles_ab, tiles_abt, tiles_atb };
 
 // A lies 16 columns and B 8 rows and 16 columns into their tiles, so that offsets matter.
-template <class T, Form kForm, int N, int K>
+template <class Real, Form kForm, int N, int K>
 struct Product {
   static constexpr bool kTurnedA = kForm == Form::turned_ab || kForm == Form::tiles_atb;
   static constexpr bool kTurnedB = kForm == Form::frag_abt || kForm == Form::tiles_abt;
   static constexpr int kTiledN = (N + 15) / 16 * 16;
-  using A = std::conditional_t<kTurnedA, Smem<T, 16 + K, kRows>, Smem<T, kRows, 16 + K>>;
-  using B =
-      std::conditional_t<kTurnedB, Smem<T, 8 + kTiledN, 16 + K>, Smem<T, 8 + K, 16 + kTiledN>>;
+  using A = std::conditional_t<kTurnedA, Smem<Real, 16 + K, kRows>, Smem<Real, kRows, 16 + K>>;
+  using B = std::conditional_t<kTurnedB, Smem<Real, 8 + kTiledN, 16 + K>,
+                               Smem<Real, 8 + K, 16 + kTiledN>>;
 };
 
-template <class T, Form kForm, int N, int K>
-__global__ void product_kernel(const T* a_global, const T* b_global, float* out) {
-  using P = Product<T, kForm, N, K>;
+template <class Real, Form kForm, int N, int K>
+__global__ void product_kernel(const Real* a_global, const Real* b_global, float* out) {
+  using P = Product<Real, kForm, N, K>;
   Arena arena(dynamic_memory());
   const auto a = arena.carve<typename P::A>();
   const auto b = arena.carve<typename P::B>();
@@ -277,15 +277,15 @@ __global__ void product_kernel(const T* a_global, const T* b_global, float* out)
   Acc<N> acc;
   fill(acc, 1.f);
   if constexpr (kForm == Form::frag_ab) {
-    mma_ab(acc, load_frag<T, K>(a, row0, 16), b, 8, 16);
+    mma_ab(acc, load_frag<Real, K>(a, row0, 16), b, 8, 16);
   } else if constexpr (kForm == Form::frag_abt) {
-    mma_abt(acc, load_frag<T, K>(a, row0, 16), b, 8, 16);
+    mma_abt(acc, load_frag<Real, K>(a, row0, 16), b, 8, 16);
   } else if constexpr (kForm == Form::turned_ab) {
-    mma_ab(acc, load_frag_t<T, K>(a, 16, row0), b, 8, 16);
+    mma_ab(acc, load_frag_t<Real, K>(a, 16, row0), b, 8, 16);
   } else if constexpr (kForm == Form::chained_ab) {
     Acc<K> left;
     acc_from_smem(left, a, row0, 16);
-    mma_ab(acc, to_frag<T>(left), b, 8, 16);
+    mma_ab(acc, to_frag<Real>(left), b, 8, 16);
   } else if constexpr (kForm == Form::tiles_ab) {
     mma_ab<K>(acc, a, row0, 16, b, 8, 16);
   } else if constexpr (kForm == Form::tiles_abt) {
@@ -296,17 +296,18 @@ __global__ void product_kernel(const T* a_global, const T* b_global, float* out)
   store_acc(acc, out + row0 * N, N, 16, N);
 }
 
-template <class T, Form kForm, int N, int K>
+template <class Real, Form kForm, int N, int K>
 void check_product() {
-  using P = Product<T, kForm, N, K>;
-  INFO("form " << static_cast<int>(kForm) << " N " << N << " K " << K << " bytes " << sizeof(T));
-  const auto a = normal<T>(P::A::rows * P::A::cols, 5), b = normal<T>(P::B::rows * P::B::cols, 6);
-  const OnGpu<T> ga(a), gb(b);
+  using P = Product<Real, kForm, N, K>;
+  INFO("form " << static_cast<int>(kForm) << " N " << N << " K " << K << " bytes " << sizeof(Real));
+  const auto a = normal<Real>(P::A::rows * P::A::cols, 5),
+             b = normal<Real>(P::B::rows * P::B::cols, 6);
+  const OnGpu<Real> ga(a), gb(b);
   const OnGpu<float> out(std::vector<float>(kRows * N, NAN));
   constexpr int kBytes = P::A::bytes + P::B::bytes + 2048;
-  cudaFuncSetAttribute(product_kernel<T, kForm, N, K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                       kBytes);
-  product_kernel<T, kForm, N, K><<<1, 32 * kWarps, kBytes>>>(ga.data(), gb.data(), out.data());
+  cudaFuncSetAttribute(product_kernel<Real, kForm, N, K>,
+                       cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  product_kernel<Real, kForm, N, K><<<1, 32 * kWarps, kBytes>>>(ga.data(), gb.data(), out.data());
   require_success("product");
   const auto y = out.host();
   double error = 0, norm = 0;
@@ -325,22 +326,22 @@ void check_product() {
   CHECK(std::sqrt(error / norm) < 1e-6);
 }
 
-template <class T, Form kForm>
+template <class Real, Form kForm>
 void check_products() {
-  check_product<T, kForm, 8, 16>();
-  check_product<T, kForm, 24, 48>();
-  check_product<T, kForm, 64, 128>();
+  check_product<Real, kForm, 8, 16>();
+  check_product<Real, kForm, 24, 48>();
+  check_product<Real, kForm, 64, 128>();
 }
 
-template <class T>
+template <class Real>
 void check_all_products() {
-  check_products<T, Form::frag_ab>();
-  check_products<T, Form::frag_abt>();
-  check_products<T, Form::turned_ab>();
-  check_products<T, Form::chained_ab>();
-  check_products<T, Form::tiles_ab>();
-  check_products<T, Form::tiles_abt>();
-  check_products<T, Form::tiles_atb>();
+  check_products<Real, Form::frag_ab>();
+  check_products<Real, Form::frag_abt>();
+  check_products<Real, Form::turned_ab>();
+  check_products<Real, Form::chained_ab>();
+  check_products<Real, Form::tiles_ab>();
+  check_products<Real, Form::tiles_abt>();
+  check_products<Real, Form::tiles_atb>();
 }
 
 TEST_CASE("tile layer: products of every form are sums of products", "[cuda]") {

@@ -11,14 +11,14 @@ using namespace weft::kernels;
 
 namespace {
 
-template <class T>
+template <class Real>
 struct Matrices {
   std::mt19937 random{7};
-  std::vector<std::vector<T>> memory;
+  std::vector<std::vector<Real>> memory;
 
-  Tile<T> make(int64_t rows, int64_t columns) {
+  Tile<Real> make(int64_t rows, int64_t columns) {
     memory.emplace_back(static_cast<size_t>(rows * (columns + kTile)));
-    for (T& x : memory.back()) x = static_cast<T>(static_cast<int>(random() % 9) - 4);
+    for (Real& x : memory.back()) x = static_cast<Real>(static_cast<int>(random() % 9) - 4);
     return {memory.back().data(), columns + kTile};
   }
 };

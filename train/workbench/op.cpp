@@ -165,7 +165,8 @@ usage
                             exits with 1 on a mismatch
 
 The input file holds tensors by name at its root, or in inputs/, with output gradients in
-grad_outputs/ and options as attributes of options/; flags override these. The output file is laid out alike.
+grad_outputs/ and options as attributes of options/; flags override these. The output file is laid
+out alike.
 
 example
   weft op attention in.h5 out.h5 --backward --window 512 --dtype f64

@@ -1,5 +1,5 @@
 // Who sees whom by a mask of blocks, as the loops of softmax attention take it
-// (common/softmax.cuh). A kernel turns the mask into lists: for each tile the tiles that it meets,
+// (softmax/softmax.cuh). A kernel turns the mask into lists: for each tile the tiles that it meets,
 // rising, each marked where the band cuts it or where the mask has to be asked for single pairs.
 // Forward and dq walk the lists of row tiles, dk and dv those of key tiles; so tiles that no row
 // sees cost nothing.
@@ -8,7 +8,9 @@
 #include "kernels/block_sparse/block_sparse.h"
 #include "kernels/softmax/softmax.cuh"
 
-namespace weft::kernels::softmax {
+namespace weft::kernels::block_sparse {
+
+using namespace softmax;
 
 struct BlockMask {
   const uint8_t* data = nullptr;  // [heads, rows, columns]
@@ -29,7 +31,7 @@ struct ListWalk {
   }
 };
 
-struct BlockSight {
+struct ListedMask {
   Band band;
   BlockMask mask;
   const int* lists = nullptr;  // [heads of the mask, tiles, others + 1]: a count, then entries
@@ -61,15 +63,15 @@ struct BlockSight {
   }
 };
 
-// The sight of one query that stands at *position, in memory for S keys.
-struct OneRowSight {
-  BlockSight all;
+// The mask of one query that stands at *position, in memory for S keys.
+struct OneRowMask {
+  ListedMask all;
   const int* position = nullptr;
 
-  __device__ BlockSight here() const {
-    BlockSight sight = all;
-    sight.band.S = *position + 1;
-    return sight;
+  __device__ ListedMask here() const {
+    ListedMask mask = all;
+    mask.band.S = *position + 1;
+    return mask;
   }
   __device__ Range keys(int t) const { return here().keys(t); }
   __device__ Bounds bounds_of_rows(int t, int count) const {
@@ -109,7 +111,7 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int h
 }
 
 // The lists of one side: a warp a tile. kRows: tiles of M rows meet tiles of N keys; else the
-// reverse. The tile of M is that of `groups` warpgroups. `position`: as in OneRowSight, or null.
+// reverse. The tile of M is that of `groups` warpgroups. `position`: as in OneRowMask, or null.
 template <bool kRows>
 __global__ void __launch_bounds__(128)
     list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int tiles, int others,
@@ -158,7 +160,7 @@ inline Tensor list_memory(const ListShape& shape, const Tensor& mask, int64_t T,
   return empty({mask.size(0), shape.tiles(T, S), shape.others(T, S) + 1}, Dtype::i32, device);
 }
 
-inline BlockSight find_lists(const ListShape& shape, const Tensor& memory, const Band& band,
+inline ListedMask find_lists(const ListShape& shape, const Tensor& memory, const Band& band,
                              const BlockMask& mask, const int* position = nullptr) {
   const int tiles = shape.tiles(band.T, band.S), others = shape.others(band.T, band.S);
   int* const lists = dptr<int>(memory);
@@ -175,4 +177,4 @@ inline BlockMask mask_of(const Tensor& mask, int64_t block) {
           .block = static_cast<int>(std::min<int64_t>(block, 1 << 30))};
 }
 
-}  // namespace weft::kernels::softmax
+}  // namespace weft::kernels::block_sparse

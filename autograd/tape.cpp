@@ -150,10 +150,10 @@ bool all_finite(const Tensor& t) {
   const Tensor c = t.to(kCpu).contiguous();
   return for_dtype(c.dtype(), [&]<class Real>() {
     // Not all through float: 1e300 is a number.
-    using Real = std::conditional_t<std::is_same_v<Real, double>, double, float>;
+    using Tested = std::conditional_t<std::is_same_v<Real, double>, double, float>;
     const Real* x = c.data<Real>();
     bool finite = true;
-    for (int64_t i = 0; i < c.numel(); ++i) finite &= std::isfinite(static_cast<Real>(x[i]));
+    for (int64_t i = 0; i < c.numel(); ++i) finite &= std::isfinite(static_cast<Tested>(x[i]));
     return finite;
   });
 }

@@ -117,7 +117,7 @@ struct Operands {
     return v;
   }
   // B or C for the tokens of a piece.
-  static Rows<const Real> rows(const View<const Real>& of, int64_t b, const Piece& p) {
+  static MatrixView<const Real> rows(const View<const Real>& of, int64_t b, const Piece& p) {
     return {of.at(b, p.begin, 0), of.stride(1), of.stride(2)};
   }
 };

@@ -80,7 +80,7 @@ struct Group {
   Real* g = nullptr;  // [L, lanes]: gradient of o, then of what silu(z) multiplies
 
   // raw as it came, x and z are there: o, and h after n tokens. B and C: [n, K].
-  void forward(int64_t n, Rows<const Real> B, Rows<const Real> C, bool gate) {
+  void forward(int64_t n, MatrixView<const Real> B, MatrixView<const Real> C, bool gate) {
     steps(n);
     walk<false>(n, B, C);
     if (!gate) return;
@@ -91,8 +91,8 @@ struct Group {
   // The same from h and with dh, the gradient of the state after the piece, and g, that of o. Then
   // x, raw and z hold their gradients, and dh that of the state before. dA, dD and dbias are added
   // to. dB, dC: [n, tiled(K)], set or (if `add`) added to.
-  void backward(int64_t n, Rows<const Real> B, Rows<const Real> C, bool gate, Real* dB, Real* dC,
-                int64_t d_stride, bool add) {
+  void backward(int64_t n, MatrixView<const Real> B, MatrixView<const Real> C, bool gate, Real* dB,
+                Real* dC, int64_t d_stride, bool add) {
     steps(n);
     walk<true>(n, B, C);
     if (gate) {
@@ -120,7 +120,7 @@ struct Group {
   }
 
   template <bool kKeep>
-  void walk(int64_t n, Rows<const Real> B, Rows<const Real> C) {
+  void walk(int64_t n, MatrixView<const Real> B, MatrixView<const Real> C) {
     for (int64_t t = 0; t < n; ++t) {
       const Real *const b = B.data + t * B.row, *const c = C.data + t * C.row;
       const Real* const before = kKeep ? h + t * K * kWidth : h;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains every recipe and prints one table of what came out; draws the curves of the losses.
 
-    tests/peers/recipes.py [--program build/release/weft] [--runs DIR] [--svg losses.svg] [NAME ...]
+    tests/peers/recipes.py [--program build/release/weft] [--runs DIR] [--svg losses.svg] [--json] [NAME ...]
 
 A run that is finished already is not repeated. Needs Python alone.
 """
@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import subprocess
+import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -29,19 +30,34 @@ def read(out):
     return steps, evals
 
 
-def row(program, recipe, out):
+def planned(program, recipe, *more):
+    command = [program, "inspect", str(recipe), "--json", *more]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def figures(program, recipe, out):
+    """What came out, as benchmarks.py saves it."""
     steps, evals = read(out)
-    plan = json.loads(subprocess.run([program, "inspect", str(recipe), "--json"], check=True,
-                                     capture_output=True, text=True).stdout)
+    plan = planned(program, recipe)
+    context = tomllib.loads(recipe.read_text())["model"]["context"]
+    longer = planned(program, recipe, "--set", f"model.context={2 * context}")
     last, held = steps[-1], evals[-1]
-    speed = sorted(x["tokens_per_second"] for x in steps)[len(steps) // 2]
-    result = (f"{held['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in held
-              else f"{100 * held['accuracy']:.1f} % right")
-    peak = max(x["peak_bytes"] for x in steps)
-    exact = "yes" if peak == plan["peak_bytes"] else f"NO: planned {plan['peak_bytes']}"
-    return [recipe.stem, f"{plan['parameters'] / 1e6:.2f} M", str(last["step"]),
-            f"{last['loss']:.3f}", f"{held['eval_loss']:.3f}", result, f"{speed / 1e3:.1f} k",
-            f"{peak / 2**20:.1f} MiB", exact]
+    quality = "bits_per_byte" if "bits_per_byte" in held else "accuracy"
+    return {"name": recipe.stem, "parameters": plan["parameters"], "steps": last["step"],
+            "loss": last["loss"], "eval_loss": held["eval_loss"], quality: held[quality],
+            "tokens_per_second": sorted(x["tokens_per_second"] for x in steps)[len(steps) // 2],
+            "peak_bytes": max(x["peak_bytes"] for x in steps), "planned_bytes": plan["peak_bytes"],
+            "state_bytes": plan["decode_state_bytes"],
+            "grows": longer["decode_state_bytes"] > plan["decode_state_bytes"]}
+
+
+def row(f):
+    result = (f"{f['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in f
+              else f"{100 * f['accuracy']:.1f} % right")
+    exact = "yes" if f["peak_bytes"] == f["planned_bytes"] else f"NO: planned {f['planned_bytes']}"
+    return [f["name"], f"{f['parameters'] / 1e6:.2f} M", str(f["steps"]), f"{f['loss']:.3f}",
+            f"{f['eval_loss']:.3f}", result, f"{f['tokens_per_second'] / 1e3:.1f} k",
+            f"{f['peak_bytes'] / 2**20:.1f} MiB", exact]
 
 
 COLOURS = ["#1b6ca8", "#c0392b", "#1e8449", "#8e44ad", "#b9770e", "#148f77", "#7f8c8d", "#d81b60",
@@ -111,18 +127,21 @@ def main():
     p.add_argument("--program", default=str(ROOT / "build/release/weft"))
     p.add_argument("--runs", default=str(ROOT / "runs/recipes"))
     p.add_argument("--svg")
+    p.add_argument("--json", action="store_true", help="one JSON object a recipe")
     p.add_argument("names", nargs="*")
     a = p.parse_args()
     recipes = sorted((ROOT / "recipes").glob("*.toml"))
     if a.names:
         recipes = [r for r in recipes if r.stem in a.names]
-    print("| recipe | parameters | steps | loss | held-out loss | result | tokens/s | peak | "
-          "peak as planned |\n|---|---|---|---|---|---|---|---|---|")
+    if not a.json:
+        print("| recipe | parameters | steps | loss | held-out loss | result | tokens/s | peak | "
+              "peak as planned |\n|---|---|---|---|---|---|---|---|---|")
     curves = []
     for recipe in recipes:
         out = pathlib.Path(a.runs) / recipe.stem
         train(a.program, recipe, out)
-        print("| " + " | ".join(row(a.program, recipe, out)) + " |", flush=True)
+        f = figures(a.program, recipe, out)
+        print(json.dumps(f) if a.json else "| " + " | ".join(row(f)) + " |", flush=True)
         if not recipe.stem.startswith("mqar"):
             curves.append(curve(recipe.stem, out))
     if a.svg:

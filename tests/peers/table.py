@@ -1,10 +1,10 @@
 """Weft and PyTorch in turn on this machine, in one table: operations, and training a small GPT.
 
-    python tests/peers/table.py [--lengths 512,2048,8192] [--steps 300] [--threads 2]
+    python tests/peers/table.py [--lengths 512,2048,8192] [--steps 300] [--threads 2] [--json]
 
 `ratio` is how many times faster Weft is. PyTorch has no counterpart of the linear-time mechanisms: they
 stand beside its attention. Without torch (pip install torch) Weft stands alone. Needs a built program:
-./weft version builds it.
+./weft version builds it. --json prints a line a row, which benchmarks.py saves.
 """
 
 import argparse
@@ -119,6 +119,7 @@ def main():
     options.add_argument("--steps", type=int, default=300, help="of training; 0: none")
     options.add_argument("--turns", type=int, default=2, help="of training, Weft then PyTorch")
     options.add_argument("--threads", type=int, default=os.cpu_count())
+    options.add_argument("--json", action="store_true", help="one JSON object a row")
     options = options.parse_args()
     if not os.path.exists(options.weft):
         sys.exit(f"table: {options.weft} is not there; ./weft version builds it")
@@ -127,6 +128,10 @@ def main():
         say("torch is not installed (pip install torch): Weft stands alone")
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     ours, theirs, rates = measure(options, environment, torch)
+    if options.json:
+        for row in rows_of(ours, theirs, rates):
+            print(json.dumps(dict(zip(("name", "T", "weft", "torch", "ratio"), row))))
+        return
     print(f"{options.threads} threads, f32; attention-like operations: 4 heads of width 64\n")
     print_table(rows_of(ours, theirs, rates))
     print("\nratio: how many times faster Weft is; of operations that PyTorch lacks, over its attention")

@@ -1,11 +1,11 @@
 """GPT-2 124M in PyTorch, with the weights and the batches of a run of ours.
 
-    weft export recipes/gpt2_124m.toml --steps 500 --out gpt2.h5
+    weft export recipes/gpu/gpt2_124m.toml --steps 500 --out gpt2.h5
     python tests/peers/torch_gpt2.py gpt2.h5 [--steps 500] [--eager] [--f32] [--losses FILE]
 
-Trains as the recipe does (AdamW, warm-up and cosine, clipping) under bfloat16 autocast, or with --f32 in
-float32 without TF32, compiled unless --eager. Prints one JSON line: tokens a second in the middle of the steps, peak memory, first and last loss;
---losses writes the loss of every step, a line each.
+Trains as the recipe does (AdamW, warm-up and cosine, clipping) under bfloat16 autocast, or with --f32
+in float32 without TF32, compiled unless --eager. Prints one JSON line: tokens a second in the middle of
+the steps, peak memory, first and last loss. --losses writes the loss of every step, a line each.
 """
 
 import argparse

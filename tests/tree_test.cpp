@@ -6,6 +6,7 @@
 #include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -109,6 +110,42 @@ std::vector<Include> includes(const File& file) {
 std::string without_words(const std::string& line) {
   static const std::regex string_or_comment(R"re("(\\.|[^"\\])*"|//.*)re");
   return std::regex_replace(line, string_or_comment, "");
+}
+
+// The types that a file defines in a namespace with a name, as "weft::kernels::Field".
+std::vector<std::string> types_of(const File& file) {
+  static const std::regex space(R"re(\bnamespace\s*([\w:]*)\s*$)re");
+  static const std::regex type(
+      R"re(\b(?:struct|class|enum|enum class)\s+(\w+)(?:\s+final)?(?:\s*:(?!:)[^;{}]*)?\s*$)re");
+  std::vector<std::string> found, open;  // "" for a block that is no namespace
+  std::string statement;
+  for (const std::string& line : file.lines) {
+    if (starts_with(line, "#")) continue;
+    for (const char c : without_words(line) + " ") {
+      if (c != '{' && c != '}' && c != ';') {
+        statement += c;
+        continue;
+      }
+      std::smatch match;
+      if (c == '}' && !open.empty()) open.pop_back();
+      if (c == '{') {
+        const bool named =
+            std::none_of(open.begin(), open.end(), [](const auto& name) { return name.empty(); });
+        if (std::regex_search(statement, match, space)) {
+          open.push_back(match[1].str());
+        } else {
+          if (named && !open.empty() && std::regex_search(statement, match, type)) {
+            std::string full;
+            for (const std::string& name : open) full += name + "::";
+            found.push_back(full + match[1].str());
+          }
+          open.emplace_back();
+        }
+      }
+      statement.clear();
+    }
+  }
+  return found;
 }
 
 }  // namespace
@@ -240,6 +277,86 @@ TEST_CASE("tree: a mechanism's folder is complete") {
     INFO("kernels/" << name << "/README.md");
     CHECK(found == wanted);
   }
+}
+
+TEST_CASE("tree: the page of a folder names every file in it") {
+  std::map<std::string, std::string> pages;  // by folder
+  for (const File& file : files()) {
+    const fs::path path = file.path;
+    if (path.filename() != "README.md") continue;
+    std::string& page = pages[path.parent_path().generic_string()];
+    for (const std::string& line : file.lines) page += line + "\n";
+  }
+  const std::set<std::string> without_page = {"tests", "recipes"};
+  for (const File& file : files()) {
+    const fs::path path = file.path;
+    if (!is_code(file.path) || without_page.count(parts(file.path).front()) > 0) continue;
+    const std::string folder = path.parent_path().generic_string();
+    const std::regex name("(^|[^A-Za-z0-9_])" + path.stem().string() + "($|[^A-Za-z0-9_])");
+    if (!std::regex_search(pages[folder], name))
+      FAIL_CHECK(folder << "/README.md does not name " << path.filename().string());
+  }
+}
+
+TEST_CASE("tree: no line of code is longer than 100 columns") {
+  for (const File& file : files()) {
+    if (!is_code(file.path)) continue;
+    for (std::size_t i = 0; i < file.lines.size(); ++i) {
+      const std::string& line = file.lines[i];
+      const auto columns = std::count_if(line.begin(), line.end(), [](char c) {
+        return (static_cast<unsigned char>(c) & 0xC0) != 0x80;  // a character's first byte
+      });
+      if (columns > 100) FAIL_CHECK(file.path << ":" << i + 1 << " has " << columns << " columns");
+    }
+  }
+}
+
+TEST_CASE("tree: a type is defined once in its namespace") {
+  std::map<std::string, std::set<std::string>> where;  // by full name: the files that define it
+  for (const File& file : files())
+    if (is_code(file.path) && !starts_with(file.path, "tests/"))
+      for (const std::string& name : types_of(file)) where[name].insert(file.path);
+  CHECK(where.count("weft::Tensor") == 1);
+  for (const auto& [name, paths] : where)
+    if (paths.size() > 1)
+      FAIL_CHECK(name << " is defined in " << *paths.begin() << " and in " << *paths.rbegin());
+}
+
+TEST_CASE("tree: no room of kernels writes into the namespace of another") {
+  const std::regex opened(R"re(^namespace weft::kernels::(\w+))re");
+  std::smatch match;
+  for (const File& file : files()) {
+    const auto own = parts(file.path);
+    if (!is_code(file.path) || own.front() != "kernels") continue;
+    for (const std::string& line : file.lines)
+      if (std::regex_search(line, match, opened) && match[1] != own[1] &&
+          fs::is_directory(kRoot / "kernels" / match[1].str()))
+        FAIL_CHECK(file.path << " opens the namespace of kernels/" << match[1].str());
+  }
+}
+
+TEST_CASE("tree: every package that ./weft asks for is included") {
+  std::set<std::string> included;
+  for (const File& file : files())
+    if (is_code(file.path))
+      for (const Include& include : includes(file)) included.insert(include.header);
+  std::size_t packages = 0;
+  const std::regex row(R"re(^([a-z0-9+-]+) +\|.*\| ([^|]*)$)re");
+  std::smatch match;
+  for (const std::string& line : read(kRoot / "weft").lines) {
+    if (!std::regex_search(line, match, row)) continue;
+    ++packages;
+    std::istringstream probes(match[2].str());
+    bool is_library = false, used = false;
+    for (std::string probe; probes >> probe;) {
+      std::erase(probe, '"');
+      is_library = is_library || probe.find(".h") != std::string::npos;
+      used = used || included.count(probe) > 0;
+    }
+    INFO(match[1].str());
+    CHECK((used || !is_library));
+  }
+  CHECK(packages > 5);
 }
 
 TEST_CASE("tree: no file is longer than 600 lines") {

@@ -18,8 +18,8 @@
 //        whole; absent where it is not wanted.
 //   cuda_forward, cuda_backward  the same on a GPU, in f32 and bf16; an operation may lack them
 //   kAdded, cuda_add_gradient(x, o, saved, dy, sum)
-//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted in
-//        dx. A weight's gradient goes straight to where those of all uses and micro-batches are
+//        optional: adds the gradient of input number kAdded to `sum`, f32, where it is not wanted
+//        in dx. A weight's gradient goes straight to where those of all uses and micro-batches are
 //        summed.
 //   kOnto, cuda_backward_onto(x, o, saved, dy, dx)
 //        optional, where no input is wide: as cuda_backward, but dx of input number kOnto holds a

@@ -10,8 +10,10 @@
 // The naive form is differentiated by the machine (kernels/contract/traced.h).
 #pragma once
 
+#include <iterator>
 #include <sstream>
 #include <type_traits>
+#include <utility>
 
 #include "core/text.h"
 #include "kernels/contract/operation.h"
@@ -43,11 +45,63 @@ concept HasRecurrent = requires(Inputs<M, View<double>> x, Outputs<M, View<doubl
   Reference<M>::template recurrent<double>(x, o, y);
 };
 template <class M>
+concept HasRecurrentBackward = requires(Inputs<M, View<double>> x, Outputs<M, View<double>> dy,
+                                        Inputs<M, View<double>> dx, Options<M> o) {
+  Reference<M>::template recurrent_backward<double>(x, o, dy, dx);
+};
+template <class M>
 concept HasBench = requires {
   Reference<M>::bench(int64_t{1});
 };
 
 namespace detail {
+
+// Does Reference<M> have a member of a name, of whatever signature? A second base with the same
+// member makes the name ambiguous.
+struct WithRecurrent {
+  int recurrent;
+};
+struct WithRecurrentBackward {
+  int recurrent_backward;
+};
+struct WithBench {
+  int bench;
+};
+template <class M, class Second>
+struct Both : Reference<M>, Second {};
+template <class M>
+concept NamesRecurrent = !requires {
+  &Both<M, WithRecurrent>::recurrent;
+};
+template <class M>
+concept NamesRecurrentBackward = !requires {
+  &Both<M, WithRecurrentBackward>::recurrent_backward;
+};
+template <class M>
+concept NamesBench = !requires {
+  &Both<M, WithBench>::bench;
+};
+
+// The number of members of an aggregate: as many as it can be initialised from.
+struct AnyMember {
+  template <class Member>
+  operator Member() const;
+};
+template <class Aggregate, size_t... I>
+constexpr bool takes(std::index_sequence<I...>) {
+  return requires { Aggregate{(static_cast<void>(I), AnyMember{})...}; };
+}
+template <class Aggregate, size_t N = 0>
+constexpr size_t member_count() {
+  if constexpr (takes<Aggregate>(std::make_index_sequence<N + 1>{}))
+    return member_count<Aggregate, N + 1>();
+  else
+    return N;
+}
+template <class Aggregate>
+constexpr size_t field_count() {
+  return std::tuple_size_v<decltype(std::declval<Aggregate&>().fields())>;
+}
 
 template <class Value>
 Value parsed(const std::string& name, const std::string& text) {
@@ -84,6 +138,23 @@ std::string printed(const Value& value) {
 
 template <class M>
 class OperationOf final : public Operation {
+  static_assert(detail::field_count<Inputs<M, bool>>() == detail::member_count<Inputs<M, bool>>(),
+                "fields() of Inputs must tie every member");
+  static_assert(detail::field_count<Outputs<M, bool>>() == detail::member_count<Outputs<M, bool>>(),
+                "fields() of Outputs must tie every member");
+  static_assert(std::size(M::kInputs) == detail::member_count<Inputs<M, bool>>(),
+                "kInputs must have a Field for every input");
+  static_assert(std::size(M::kOutputs) == detail::member_count<Outputs<M, bool>>(),
+                "kOutputs must have a Field for every output");
+  static_assert(HasRecurrent<M> == detail::NamesRecurrent<M>,
+                "recurrent has another signature than this file asks for");
+  static_assert(HasRecurrentBackward<M> == detail::NamesRecurrentBackward<M>,
+                "recurrent_backward has another signature than this file asks for");
+  static_assert(HasRecurrent<M> == HasRecurrentBackward<M>,
+                "recurrent and recurrent_backward go together");
+  static_assert(HasBench<M> == detail::NamesBench<M>,
+                "bench has another signature than this file asks for");
+
  public:
   std::string name() const override { return std::string(M::name); }
   std::vector<Field> inputs() const override {

@@ -32,6 +32,8 @@ struct Variant {
   }
 };
 
+bool has_bench(const Operation& op) { return !op.bench(1).inputs.empty(); }
+
 // The mechanisms, which are the operations with a recurrent form, and settings of theirs that are
 // other algorithms.
 std::vector<Variant> mechanisms() {
@@ -40,7 +42,8 @@ std::vector<Variant> mechanisms() {
   for (const Operation* op : operations()) {
     const std::vector<Form> forms = op->forms();
     const bool recurrent = std::find(forms.begin(), forms.end(), Form::recurrent) != forms.end();
-    if (recurrent && op->name() != "attention") list.push_back({op->name(), {}, {}});
+    if (recurrent && op->name() != "attention" && has_bench(*op))
+      list.push_back({op->name(), {}, {}});
   }
   return list;
 }
@@ -67,7 +70,8 @@ std::vector<Variant> variants_of(const BenchArguments& a) {
         names.push_back(v.operation);
   std::vector<Variant> list;
   for (const std::string& name : names) {
-    operation(name);  // throws where there is none
+    require(has_bench(operation(name)), "bench ", name,
+            ": it has no benchmark; its reference.h may give it one, bench()");
     if (!plain) {
       list.push_back({name, parse_settings(a.set), a.without});
       continue;

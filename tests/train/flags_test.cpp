@@ -288,3 +288,38 @@ TEST_CASE("flags: inspect prints the same numbers as text and as JSON, and they 
       run_weft(f, {"inspect", "recipe.toml", "--json", "--set", "train.batch=6"}).text);
   CHECK(more["peak_bytes"].get<int64_t>() > bytes("peak_bytes"));
 }
+
+TEST_CASE("flags: gradcheck takes as many operations as are named, and writes JUnit beside") {
+  const Folder f;
+  const Ran two = run_weft(f, {"gradcheck", "--op", "matmul", "--op", "l2_norm"});
+  CHECK(two.status == 0);
+  CHECK_THAT(two.text, ContainsSubstring("2 operations, ") && ContainsSubstring(" 0 failed"));
+  const Ran one = run_weft(f, {"gradcheck", "--op", "l2_norm", "--json", "--junit", "x.xml"});
+  CHECK(one.status == 0);
+  CHECK_THAT(one.text, ContainsSubstring("\"operation\": \"l2_norm\""));
+  CHECK_THAT(f.read("x.xml"), ContainsSubstring("<testsuite name=\"gradcheck\"") &&
+                                  ContainsSubstring("failures=\"0\""));
+}
+
+TEST_CASE("flags: bench times the lengths, the option and without the input that are named") {
+  const Folder f;
+  const auto names = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"bench", "linear", "--budget", "0", "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    std::vector<std::string> all;
+    std::istringstream lines(run_weft(f, words).text);
+    for (std::string line; std::getline(lines, line);)
+      if (line.starts_with("{")) {
+        const auto j = nlohmann::json::parse(line);
+        if (j.contains("T"))
+          all.push_back(concat(j["name"].get<std::string>(), " ", int64_t(j["T"])));
+      }
+    return all;
+  };
+  using Names = std::vector<std::string>;
+  CHECK(names({"--lengths", "16,8"}) == Names{"attention 8", "attention 16", "linear without g 8",
+                                              "linear without g 16", "linear 8", "linear 16"});
+  CHECK(names({"--lengths", "8", "--without", "g"}) == Names{"attention 8", "linear without g 8"});
+  CHECK(names({"--lengths", "8", "--set", "normalize=true"}) ==
+        Names{"attention 8", "linear normalize=true 8"});
+}

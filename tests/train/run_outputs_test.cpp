@@ -1,5 +1,9 @@
 // What a run leaves behind and prints: checkpoints, metrics and samples, by the keys that ask for them.
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "core/error.h"
@@ -261,4 +265,42 @@ TEST_CASE("run outputs: a task's evaluations have an accuracy, and no bits per b
   CHECK_THAT(text.text, ContainsSubstring("trained on a task"));
   CHECK(run_weft(f, {"eval", "run", "--data", "task.toml"}).status == 2);
   CHECK_THAT(run_weft(f, {"eval", "run"}).text, ContainsSubstring("accuracy"));
+}
+
+TEST_CASE("run outputs: a step's line has the loss, the norm and the rate that metrics have") {
+  const Folder f;
+  const std::string text = run(f, {"optimizer.lr=0.02"}).text;
+  const auto lines = metrics(f, "loss");
+  REQUIRE(lines.size() == 5);
+  for (int64_t step = 1; step <= 5; ++step) {
+    const auto& j = lines[static_cast<size_t>(step) - 1];
+    // A cosine over five steps from 0.02 to a tenth of it.
+    const double factor = 0.1 + 0.45 * (1 + std::cos(3.141592653589793 * double(step - 1) / 5));
+    CHECK(j["lr"].get<double>() == Approx(0.02 * factor).epsilon(1e-12));
+    char line[128];
+    std::snprintf(line, sizeof line, "step %d/5 | loss %.4f | norm %.2f | lr %.2e | ",
+                  static_cast<int>(step), j["loss"].get<double>(), j["norm"].get<double>(),
+                  j["lr"].get<double>());
+    CHECK_THAT(text, ContainsSubstring(line));
+  }
+  CHECK(text.find(" tok/s | 0s left") != std::string::npos);
+  CHECK_THAT(text, ContainsSubstring("context 16, text.txt: ") &&
+                       ContainsSubstring("; cpu f32, ") && ContainsSubstring(", seed 3\n") &&
+                       ContainsSubstring("run folder: run\n"));
+  CHECK_THAT(run(f, {"train.steps=7", "optimizer.lr=0.02"}, /*resume=*/true).text,
+             ContainsSubstring("run folder: run, going on from step 5") &&
+                 ContainsSubstring("step 7/7 | "));
+}
+
+TEST_CASE("run outputs: what of a folder is no text is told where it is read") {
+  const Folder f;
+  std::filesystem::create_directory(f / "books");
+  f.write("books/a.txt", small_text());
+  f.write("books/b.bin", std::string("x\0y", 3));
+  const std::string said = "left out: 1 binary (books/b.bin)";
+  const Ran data = run_weft(f, {"data", "books", "--out", "t.h5"});
+  CHECK(data.status == 0);
+  CHECK_THAT(data.text, ContainsSubstring(said));
+  CHECK_THAT(run(f, {"data.source=books"}).text, ContainsSubstring(said));
+  CHECK_THAT(run_weft(f, {"eval", "run", "--data", "books"}).text, ContainsSubstring(said));
 }

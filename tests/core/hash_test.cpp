@@ -31,3 +31,25 @@ TEST_CASE("hash: every flipped bit changes it") {
     text[bit / 8] = static_cast<char>(text[bit / 8] ^ (1 << bit % 8));
   }
 }
+
+TEST_CASE("hash: it is XXH64 for every kind of tail, below and above a stripe") {
+  CHECK(weft::to_hex(weft::hash64("Nobody inspects the spammish repetition")) ==
+        "fbcea83c8a378bf1");
+  const std::pair<int, const char*> known[] = {
+      {4, "fb1e5cf2f1ae4d95"},  {5, "9d213eca1f68f273"},  {8, "57cb2b7521f3e21a"},
+      {12, "2f53b00266039e64"}, {15, "90a9714eb00e8d29"}, {31, "e4a0e629e519a4ae"},
+      {32, "cc6b8aaada790b2d"}, {33, "35ec49850475a832"}, {36, "bebb6d8c24fb3cfa"},
+      {63, "bf9f0ba3cf95b28a"}, {64, "155ccce4bf32befc"}, {100, "4826e367566ea023"}};
+  for (const auto& [size, hash] : known) {
+    std::string text;
+    for (int i = 0; i < size; ++i) text += static_cast<char>(i * 37 + 11);
+    INFO(size << " bytes");
+    CHECK(weft::to_hex(weft::hash64(text)) == hash);
+  }
+}
+
+TEST_CASE("hash: sixteen digits, small ones with their zeros") {
+  CHECK(weft::to_hex(0) == "0000000000000000");
+  CHECK(weft::to_hex(0xabc) == "0000000000000abc");
+  CHECK(weft::to_hex(0xF000000000000001) == "f000000000000001");
+}

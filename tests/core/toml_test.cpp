@@ -328,3 +328,84 @@ unread = 3
   CHECK(read("a = {rate = 1}").at("a.rate").text == read("a = {rate = 1.0}").at("a.rate").text);
   CHECK(read("a = {rate = 0.5}").at("a.rate").text == "0.5");
 }
+
+TEST_CASE("toml: a number is written with the digits that it has") {
+  const std::pair<double, const char*> numbers[] = {{0.1, "0.1"},
+                                                    {0.1234567890123, "0.1234567890123"},
+                                                    {1.0 / 3, "0.3333333333333333"},
+                                                    {16777217, "16777217.0"},
+                                                    {1e300, "1e+300"},
+                                                    {5e-324, "5e-324"},
+                                                    {-2.5, "-2.5"},
+                                                    {3, "3.0"}};
+  for (const auto& [number, text] : numbers) {
+    TomlTable t = toml_from_text("", "x.toml");
+    t.set("a", text);
+    CHECK(t.to_text() == std::string("a = ") + text + "\n");
+    CHECK(toml_from_text(t.to_text(), "again").number("a", kReal) == number);
+    t.number("a", kReal);
+    CHECK(t.values().at("a").text == text);
+  }
+  TomlTable odd = toml_from_text("a = nan\nb = -inf\nc = inf", "x.toml");
+  CHECK(odd.to_text() == "a = nan\nb = -inf\nc = inf\n");
+}
+
+TEST_CASE("toml: text, keys and tables are written as they read back") {
+  TomlTable t = toml_from_text(
+      "plain = \"x\"\n\"odd key\" = \"a\\\"b\\\\c\\n\\t\\u0001\\u007f\"\non = true\noff = false\n"
+      "[a.b]\nx = 1\n[[c]]\ny = 2\n[[c]]\ny = 3\n",
+      "x.toml");
+  CHECK(t.to_text() ==
+        "plain = \"x\"\n\"odd key\" = \"a\\\"b\\\\c\\n\\t\\u0001\\u007f\"\non = true\noff = false\n"
+        "\n[a]\n\n[a.b]\nx = 1\n\n[[c]]\ny = 2\n\n[[c]]\ny = 3\n");
+}
+
+TEST_CASE("toml: a name out of a list is taken, another told with the nearest") {
+  const TomlTable t = toml_from_text("a = \"wsd\"\nb = \"cosin\"", "x.toml");
+  CHECK(t.one_of("a", {"cosine", "wsd"}, "cosine") == "wsd");
+  CHECK(t.one_of("none", {"cosine", "wsd"}, "cosine") == "cosine");
+  CHECK(message([&] {
+          t.one_of("b", {"wsd", "cosine"}, "wsd");
+        }) == "x.toml:2:5: b = \"cosin\"; did you mean \"cosine\"? known: wsd, cosine");
+}
+
+TEST_CASE("toml: places, titles and what was asked for are told of each table") {
+  TomlTable t = toml_from_text("a = 1\n[b]\nc = 2\n[b.d]\ne = 3", "x.toml");
+  CHECK(t.where("a") == "x.toml:1:5");
+  CHECK(t.where("none") == t.where());
+  CHECK(t.title() == "the file");
+  CHECK(t.table("b").title() == "[b]");
+  CHECK(t.table("b").table("d").title() == "[b.d]");
+  CHECK(t.table("b").table("d").where("e") == "x.toml:5:5");
+  CHECK(t.has("a"));
+  CHECK_FALSE(t.has("z"));
+  CHECK_FALSE(t.empty());
+  CHECK(t.table("none").empty());
+  CHECK(t.type("a") == TomlType::integer);
+  CHECK(message([&] { t.type("z"); }).find("lacks \"z\"") != std::string::npos);
+  CHECK_FALSE(t.overridden("a"));
+  t.set("a", "5");
+  t.set("b.f", "text");
+  CHECK(t.overridden("a"));
+  CHECK(t.table("b").overridden("f"));
+  CHECK_FALSE(t.table("b").overridden("c"));
+  CHECK(t.peek("b.f") == "text");
+  CHECK(t.peek("b.c") == "");  // no text
+  CHECK(t.peek("b.z") == "");
+  t.integer("a", kAny);
+  t.table("b").integer("c", kAny);
+}
+
+TEST_CASE("toml: both ends of a range of whole numbers are taken, in a list as well") {
+  const TomlTable t = toml_from_text("a = 1\nb = 9\nl = [1, 9, 5]", "x.toml");
+  CHECK(t.integer("a", {1, 9}) == 1);
+  CHECK(t.integer("b", {1, 9}) == 9);
+  CHECK(t.integers("l", {1, 9}, {}) == std::vector<int64_t>{1, 9, 5});
+  CHECK(t.integers("none", {1, 9}, {3}) == std::vector<int64_t>{3});
+  CHECK(t.integer("none", {1, 9}, 99) == 99);  // a standard is the program's own
+  for (const auto& range : {weft::Integers{2, 9}, {1, 8}})
+    CHECK(message([&] { t.integers("l", range, {}); }).find("l holds") != std::string::npos);
+  CHECK(message([&] {
+          t.integer("z", {1, 9});
+        }) == "x.toml:1:1: the file lacks \"z\", an integer from 1 to 9");
+}

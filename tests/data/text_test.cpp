@@ -166,3 +166,74 @@ TEST_CASE("text: kjv is the Bible, a chapter a document, or says what to install
   const auto marked = read_text({"kjv"}, {.references = true});
   CHECK(marked[1].text.starts_with("Ge2:1 Thus"));
 }
+
+TEST_CASE("text: four of a kind are counted, and three of them named") {
+  LeftOut left_out;
+  CHECK(left_out.empty());
+  CHECK(left_out.text().empty());
+  left_out.add("empty", "a");
+  CHECK_FALSE(left_out.empty());
+  CHECK(left_out.text() == "1 empty (a)");
+  left_out.add("empty", "b");
+  left_out.add("binary", "x");
+  left_out.add("empty", "c");
+  CHECK(left_out.text() == "1 binary (x); 3 empty (a, b, c)");
+  left_out.add("empty", "d");
+  CHECK(left_out.text() == "1 binary (x); 4 empty (a, b, c, ...)");
+}
+
+TEST_CASE("text: paths are sorted by their bytes, and a name's end is its suffix") {
+  const Folder folder;
+  std::filesystem::create_directories(folder / "a");
+  for (const char* name : {"a/z.txt", "a.txt", "B.txt", "a-b.txt", "b.md", "txt", "c.txt.bak"})
+    write_file(folder / name, name);
+  std::vector<std::string> texts;
+  const auto read = [&](const TextOptions& options) {
+    texts.clear();
+    for (const Document& d : read_text({folder.path()}, options)) texts.push_back(d.text);
+    return texts;
+  };
+  CHECK(read({}) == Parts{"B.txt", "a-b.txt", "a.txt", "a/z.txt", "b.md", "c.txt.bak", "txt"});
+  CHECK(read({.suffixes = {".txt"}}) == Parts{"B.txt", "a-b.txt", "a.txt", "a/z.txt"});
+  CHECK(read({.suffixes = {".md", ".bak"}}) == Parts{"b.md", "c.txt.bak"});
+  CHECK(contains(message([&] { read({.suffixes = {".rst"}}); }),
+                 "is a folder without files of the suffixes asked for"));
+}
+
+TEST_CASE("text: sources come as they are named, the same one twice too") {
+  const Folder folder;
+  std::filesystem::create_directories(folder / "d");
+  write_file(folder / "d/x.txt", "x");
+  write_file(folder / "a.txt", "a");
+  Parts texts;
+  for (const Document& d : read_text({folder / "d", folder / "a.txt", folder / "d"}))
+    texts.push_back(d.text);
+  CHECK(texts == Parts{"x", "a", "x"});
+}
+
+TEST_CASE("text: a run's folder holds a recipe and a folder of checkpoints, both") {
+  const Folder folder;
+  namespace fs = std::filesystem;
+  fs::create_directories(folder / "one/checkpoints");
+  fs::create_directories(folder / "two");
+  write_file(folder / "one/text.txt", "one");
+  write_file(folder / "two/recipe.toml", "two");
+  fs::create_directories(folder / "three/checkpoints");
+  write_file(folder / "three/recipe.toml", "x");
+  Parts texts;
+  const LeftOut left_out =
+      for_each_document({folder.path()}, {}, [&](Document&& d) { texts.push_back(d.text); });
+  CHECK(texts == Parts{"one", "two"});
+  CHECK(left_out.text() == "1 folders of runs (" + (folder / "three") + ")");
+}
+
+TEST_CASE("text: a zero byte is found wherever it lies, and told by its place") {
+  const Folder folder;
+  for (const size_t at : {size_t{0}, size_t{1} << 20, (size_t{1} << 20) + 7, size_t{2'500'000}}) {
+    std::string bytes(2'600'000, 'x');
+    bytes[at] = '\0';
+    write_file(folder / "a.txt", bytes);
+    CHECK(contains(message([&] { read_text({folder / "a.txt"}); }),
+                   "byte " + std::to_string(at) + " is zero"));
+  }
+}

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "core/file.h"
 #include "core/hdf5.h"
@@ -219,4 +220,61 @@ TEST_CASE("tokenizer: a vocabulary travels in a file") {
   CHECK(after->hash() == before->hash());
   CHECK(after->encode(words(3, 100)) == before->encode(words(3, 100)));
   CHECK(load_tokenizer(in, "bytes")->kind() == "bytes");
+}
+
+TEST_CASE("tokenizer: bytes are numbered by their value, in texts of any length") {
+  const TokenizerPtr bytes = byte_tokenizer();
+  CHECK(bytes->encode("").empty());
+  CHECK(bytes->encode("A\xff") == std::vector<int32_t>{65, 255});
+  for (const size_t size : {4095u, 4096u, 4097u, 10000u}) {
+    std::string text(size, '\0');
+    for (size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 7 + i / 256);
+    const std::vector<int32_t> tokens = bytes->encode(text);
+    REQUIRE(tokens.size() == size);
+    CHECK((bytes->decode(tokens) == text));
+  }
+  CHECK(bytes->piece(255) == "\xff");
+  CHECK(
+      contains(message([&] { bytes->piece(256); }), "token 256 is outside the vocabulary of 256"));
+  CHECK(contains(message([&] { bytes->piece(-1); }), "token -1 is outside"));
+  CHECK(bytes->model().empty());
+  CHECK(bytes->kind() == "bytes");
+}
+
+TEST_CASE("tokenizer: the hash tells vocabularies apart by kind, pieces and their borders") {
+  struct Made final : Tokenizer {
+    Made(std::string kind, std::vector<std::string> pieces) : kind_(std::move(kind)) {
+      pieces_ = std::move(pieces);
+    }
+    std::string kind() const override { return kind_; }
+    void encode(std::string_view, const Give&) const override {}
+    std::string kind_;
+  };
+  std::set<uint64_t> seen;
+  for (const Made& one : {Made("a", {"x", "yz"}), Made("a", {"xy", "z"}), Made("a", {"yz", "x"}),
+                          Made("b", {"x", "yz"}), Made("a", {"x", "yz", ""})})
+    seen.insert(one.hash());
+  CHECK(seen.size() == 5);
+  CHECK(Made("a", {"x", "yz"}).hash() == Made("a", {"x", "yz"}).hash());
+}
+
+TEST_CASE("tokenizer: a vocabulary has the size that is asked for, from 301 on") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  const Folder folder;
+  std::string text;
+  for (int i = 0; i < 3000; ++i) text += "word" + std::to_string(i * i % 97) + (i % 9 ? " " : "\n");
+  write_file(folder / "a.txt", text);
+  const auto train = [&](int64_t size, const std::string& method = "bpe") {
+    return train_tokenizer({folder / "a.txt"}, {}, {.size = size, .method = method});
+  };
+  for (const int64_t size : {301, 320}) {
+    const TokenizerPtr t = train(size);
+    CHECK(t->vocabulary() == size);
+    CHECK((t->decode(t->encode(text)) == text));
+  }
+  CHECK(contains(message([&] { train(300); }), "a vocabulary of 300 is too small"));
+  CHECK(contains(message([&] { train((1 << 24) + 1); }), "is too large"));
+  CHECK(
+      contains(message([&] { train(320, "words"); }), "\"words\" is unknown; known: bpe, unigram"));
+  CHECK(train(310)->hash() != train(310, "unigram")->hash());
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "core/random.h"
 #include "tests/catch.h"
@@ -121,4 +122,70 @@ TEST_CASE("draw: a GPU draws among the tokens alone, as the CPU does", "[cuda]")
       CHECK(drawn_on_gpu(logits, s, 20) == drawn_on_cpu(logits, s, 20));
       for (const int32_t token : drawn_on_cpu(logits, s, 20)) CHECK(token < 257);
     }
+}
+
+TEST_CASE("draw: chance lies on the width that top_k and top_p kept") {
+  // Weights 5, 2 and 1. top_p = 0.8 keeps the first two, of which the first has 5/7.
+  const Tensor t = tensor_of<float>({std::log(1.f), std::log(2.f), std::log(5.f)});
+  for (const Sampling& s : {Sampling{.temperature = 1, .top_p = 0.8, .seed = 4},
+                            Sampling{.temperature = 1, .top_k = 2, .seed = 4}}) {
+    int64_t second = 0;
+    for (uint64_t i = 0; i < 500; ++i) {
+      const double place = 7 * s.chance(i);
+      if (std::abs(place - 5) < 1e-4) continue;  // where rounding may decide
+      INFO("draw " << i << " at " << place << " of 7");
+      CHECK(draw_token(t, s, i) == (place < 5 ? 2 : 1));
+      second += place >= 5;
+    }
+    CHECK(second > 100);
+  }
+}
+
+TEST_CASE("draw: top_p keeps the fewest tokens that hold it, one at least") {
+  const Tensor t = tensor_of<float>({1, 1, 1, 1});  // a quarter each
+  const auto kept = [&](Sampling s) {
+    s.temperature = 1;
+    std::set<int32_t> seen;
+    for (const int32_t token : drawn_on_cpu(t, s, 200)) seen.insert(token);
+    return seen;
+  };
+  using Set = std::set<int32_t>;
+  CHECK(kept({.top_p = 1e-9}) == Set{0});
+  CHECK(kept({.top_p = 0.25}) == Set{0});
+  CHECK(kept({.top_p = 0.26}) == Set{0, 1});
+  CHECK(kept({.top_p = 0.5}) == Set{0, 1});
+  CHECK(kept({.top_p = 0.51}) == Set{0, 1, 2});
+  CHECK(kept({.top_p = 1}) == Set{0, 1, 2, 3});
+  CHECK(kept({.top_k = 1}) == Set{0});
+  CHECK(kept({.top_k = 3}) == Set{0, 1, 2});
+  CHECK(kept({.top_k = 4}) == Set{0, 1, 2, 3});
+  CHECK(kept({.top_k = 5}) == Set{0, 1, 2, 3});
+  CHECK(kept({.top_k = 0}) == Set{0, 1, 2, 3});
+  CHECK(kept({.top_k = 2, .top_p = 0.5}) == Set{0});  // a half of what top_k left
+}
+
+TEST_CASE("draw: temperature divides the logits") {
+  const Tensor t = tensor_of<float>({std::log(4.f), 0});
+  const auto first = [&](double temperature) {
+    const Sampling s{.temperature = temperature, .seed = 6};
+    int64_t n = 0;
+    for (const int32_t token : drawn_on_cpu(t, s, 4000)) n += token == 0;
+    return static_cast<double>(n) / 4000;
+  };
+  CHECK(first(1) == Approx(4.0 / 5).margin(0.025));
+  CHECK(first(2) == Approx(2.0 / 3).margin(0.025));
+  CHECK(first(0.5) == Approx(16.0 / 17).margin(0.02));
+  CHECK(first(100) == Approx(0.5).margin(0.03));
+}
+
+TEST_CASE("draw: another seed and another draw have another chance, the same ones the same") {
+  const Sampling a{.seed = 1}, b{.seed = 2};
+  CHECK(a.chance(3) == Sampling{.seed = 1}.chance(3));
+  std::set<double> all;
+  for (uint64_t i = 0; i < 50; ++i) {
+    all.insert(a.chance(i));
+    all.insert(b.chance(i));
+    CHECK((a.chance(i) >= 0 && a.chance(i) < 1));
+  }
+  CHECK(all.size() == 100);
 }

@@ -1,9 +1,11 @@
 // `weft bench` runs and adds up; how long anything takes is no matter of tests.
 #include "train/workbench/bench.h"
 
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "core/error.h"
+#include "kernels/operation.h"
 #include "tests/catch.h"
 
 using namespace weft;
@@ -49,4 +51,76 @@ TEST_CASE("bench: says what it does not know") {
           "unknown option");
   refused({.names = {"linear"}, .lengths = {8}, .without = {"w"}, .budget = 0}, "no input \"w\"");
   refused({.names = {"linear"}, .lengths = {-8}, .budget = 0}, "not a length");
+}
+
+TEST_CASE("bench: ratios are those of the rows' own numbers, and JSON has them in milliseconds") {
+  std::ostringstream out;
+  const std::vector<BenchRow> rows =
+      bench({.names = {"linear"}, .lengths = {128, 32, 64}, .budget = 0},
+            {.flops = 1e9, .bytes = 1e9}, &out);
+  REQUIRE(rows.size() == 9);
+  const auto row = [&](const std::string& name, int64_t length) {
+    for (const BenchRow& r : rows)
+      if (r.name == name && r.length == length) return r;
+    FAIL("no row of " << name << " at " << length);
+    return BenchRow();
+  };
+  for (const BenchRow& r : rows) {
+    INFO(r.name << " at " << r.length);
+    CHECK(r.best <= r.both);
+    if (r.length > 32) {
+      const BenchRow half = row(r.name, r.length / 2);
+      CHECK(r.time_ratio == Approx(r.best / half.best));
+      CHECK(r.memory_ratio ==
+            Approx(static_cast<double>(r.memory) / static_cast<double>(half.memory)));
+    } else {
+      CHECK(r.memory_ratio == 0);
+    }
+    if (r.name != "attention")
+      CHECK(r.attention_ratio == Approx(row("attention", r.length).best / r.best));
+  }
+  std::istringstream lines(out.str());
+  size_t i = 0;
+  for (std::string line; std::getline(lines, line); ++i) {
+    const auto j = nlohmann::json::parse(line);
+    REQUIRE(i < rows.size());
+    CHECK(j["name"] == rows[i].name);
+    CHECK(j["T"] == rows[i].length);
+    CHECK(j["memory_bytes"] == rows[i].memory);
+    for (const auto& [key, value] :
+         std::vector<std::pair<const char*, double>>{{"forward_ms", 1e3 * rows[i].forward},
+                                                     {"both_ms", 1e3 * rows[i].both},
+                                                     {"both_best_ms", 1e3 * rows[i].best},
+                                                     {"least_ms", 1e3 * rows[i].least},
+                                                     {"time_ratio", rows[i].time_ratio},
+                                                     {"memory_ratio", rows[i].memory_ratio},
+                                                     {"attention_ratio", rows[i].attention_ratio}})
+      CHECK(j[key].get<double>() == Approx(value).epsilon(1e-7));
+  }
+  CHECK(i == rows.size());
+}
+
+TEST_CASE("bench: the least is the larger of products and bytes at the machine's rates") {
+  const auto least = [](const MachineRates& rates, const std::vector<std::string>& set) {
+    const auto rows =
+        bench({.names = {"attention"}, .lengths = {64}, .set = set, .budget = 0}, rates, nullptr);
+    return rows.back().least;
+  };
+  const MachineRates slow_products{.flops = 1, .bytes = 1e30},
+      slow_bytes{.flops = 1e30, .bytes = 1};
+  const kernels::BenchCase c = kernels::operation("attention").bench(64);
+  const std::vector<std::string> none = {"window=0"};
+  CHECK(least(slow_products, none) == Approx(3 * c.forward_flops));
+  CHECK(least({.flops = 2, .bytes = 1e30}, none) == Approx(3 * c.forward_flops / 2));
+  // In f32, each input and output once, three times over.
+  double numbers = 0;
+  for (const auto& [name, t] : c.inputs) numbers += static_cast<double>(t.numel());
+  CHECK(least(slow_bytes, none) > 3 * 4 * numbers);
+  CHECK(least(slow_bytes, none) < 3 * 4 * numbers * 2);
+  CHECK(least({.flops = 1, .bytes = 1}, none) ==
+        Approx(std::max(least(slow_products, none), least(slow_bytes, none))));
+  // A window of 16 leaves 16 * 17 / 2 + 48 * 16 of 64 * 65 / 2 pairs.
+  CHECK(least(slow_products, {"window=16"}) == Approx(3 * c.forward_flops * (136.0 + 768) / 2080));
+  CHECK(least(slow_products, {"window=1"}) == Approx(3 * c.forward_flops * 64 / 2080));
+  CHECK(least(slow_products, {"window=1000"}) == Approx(3 * c.forward_flops));
 }

@@ -143,3 +143,63 @@ TEST_CASE("certificate: one case is checked alone, and a name that none has is r
   CHECK_THROWS_WITH(run_gradcheck({.operations = {"matmul"}, .case_text = "zzz"}, out),
                     ContainsSubstring("--case \"zzz\": no case's name holds that"));
 }
+
+namespace {
+
+// Of two cases one is wrong: the fourth number, which the other does not have.
+class TwoCases final : public Square {
+ public:
+  explicit TwoCases(bool wrong_first) : wrong_first_(wrong_first) {}
+  std::vector<kernels::NamedCase> cases() const override {
+    std::vector<kernels::NamedCase> list = {{"wrong", {{"x", kernels::normal({5}, 1, "x")}}, {}},
+                                            {"right", {{"x", kernels::normal({2}, 1, "x")}}, {}}};
+    if (!wrong_first_) std::swap(list[0], list[1]);
+    return list;
+  }
+
+ private:
+  bool wrong_first_;
+};
+
+}  // namespace
+
+TEST_CASE("certificate: a row is the worst of its cases, wherever that stands, and counts all") {
+  for (const bool first : {true, false}) {
+    TwoCases op(first);
+    op.wrong_backward = 1e-2;
+    op.wrong_forward = 1e-2;
+    const auto rows = certify(op);
+    CHECK(rows.size() == 14);
+    for (const CertificateRow& r : rows) {
+      INFO(r.tensor << " " << r.form << " " << r.against << " " << name_of(r.dtype));
+      CHECK(r.cases == 2);
+      if (r.passed()) continue;
+      CHECK(r.case_name == "wrong");
+      CHECK(r.error > r.bound);
+    }
+    CHECK_THAT(failures(rows), ContainsSubstring("y chunkwise definition f64 3") &&
+                                   ContainsSubstring("dx chunkwise definition f32 3"));
+    CHECK(failures(certify(op, kCpu, nullptr, "right")).empty());
+  }
+}
+
+TEST_CASE("certificate: a row tells the error, its bound and both numbers as they are") {
+  Square square;
+  square.wrong_forward = 0.5;
+  for (const CertificateRow& r : certify(square)) {
+    if (r.tensor != "y" || r.form != "chunkwise" || r.dtype != Dtype::f64) continue;
+    const std::vector<double> x = to_doubles(kernels::normal({5}, 1, "x"));
+    double squares = 0;
+    for (const double v : x) squares += v * v * v * v / 5;
+    CHECK(r.expected == Approx(x[3] * x[3]));
+    CHECK(r.got == Approx(x[3] * x[3] + 0.5));
+    CHECK(r.error == Approx(std::sqrt(0.25 / 5 / squares)));
+    CHECK(r.bound == 1e-10);
+  }
+}
+
+TEST_CASE("certificate: the parts of the work that are done go from none towards one") {
+  std::vector<double> parts;
+  certify(TwoCases(true), kCpu, [&](double part) { parts.push_back(part); });
+  CHECK(parts == std::vector<double>{0, 0.5});
+}

@@ -181,3 +181,113 @@ tokens = 0
   CHECK(last.best_step == best - all.begin() + 1);
   CHECK(step_of_best(out) == last.best_step);
 }
+
+namespace {
+
+// Tokens 'a', 'b', ... that stand for 1, 2, ... bytes.
+struct Lengths final : data::Tokenizer {
+  Lengths() {
+    for (size_t i = 0; i < 5; ++i) pieces_.push_back(std::string(i + 1, 'x'));
+  }
+  std::string kind() const override { return "lengths"; }
+  void encode(std::string_view text, const Give& give) const override {
+    std::vector<int32_t> tokens;
+    for (const char c : text) tokens.push_back(c - 'a');
+    give(tokens);
+  }
+};
+
+layers::Model model_of(int64_t vocabulary, const std::string& more = "") {
+  const Recipe recipe = recipe_from_text(
+      "[model]\nwidth = 8\nlayers = 1\npattern = [\"attention\"]\ncontext = 16\ninit = 0.5\n" +
+          more + "[attention]\nheads = 2\n",
+      "recipe.toml");
+  return {recipe.toml, vocabulary, Dtype::f64, kCpu, 1};
+}
+
+}  // namespace
+
+TEST_CASE("held out: bits per byte are those of the bytes that the tokens stand for") {
+  // The targets of "abcde" four times are 19 tokens of 4 * 15 - 1 bytes.
+  const auto set =
+      data::dataset_from_documents({{"", "abcdeabcdeabcdeabcde"}}, std::make_shared<Lengths>());
+  const layers::Model trained = model_of(5), knows_nothing = model_of(5);
+  for (const layers::Parameter& p : knows_nothing.parameters()) p.master.zero();
+  for (const int64_t rows : {1, 2, 5}) {
+    data::BatchSource source(data::held_out_windows(set.all(), {.rows = rows, .length = 7}), 0);
+    const Evaluation none = evaluate(knows_nothing, source, 0, kCpu);
+    CHECK(none.tokens == 19);
+    CHECK(none.loss == Approx(1.6094379124341003).epsilon(1e-12));  // log 5
+    CHECK(none.perplexity == Approx(5).epsilon(1e-12));
+    CHECK(none.bits_per_byte == Approx(0.747739555980676).epsilon(1e-12));  // 19 log2(5) / 59
+    CHECK(none.accuracy == -1);
+    CHECK(none.whole);
+    CHECK(none.text() == "held-out loss 1.6094, 0.7477 bits per byte, perplexity 5.000");
+    const Evaluation some = evaluate(trained, source, 0, kCpu);
+    CHECK(some.bits_per_byte == Approx(some.loss * 19 / std::numbers::ln2 / 59).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("held out: accuracy is the part of all answers that the likeliest guess hits, by kind") {
+  const layers::Model m = model_of(10);
+  const data::BatchesPtr batches = data::test_task(
+      {.name = "mqar", .vocabulary = 10, .pairs = {1, 2, 4}}, {.rows = 4, .length = 16}, 3, 90);
+  std::map<int64_t, std::pair<double, double>> by_pairs;
+  double hits = 0, all = 0;
+  for (int64_t step = 0; step < batches->count(); ++step) {
+    data::HostBatch b;
+    batches->make(step, b);
+    const auto logits = to_doubles(m.logits(tensor_of(b.tokens).reshape({4, 16})));
+    for (size_t i = 0; i < b.targets.size(); ++i) {
+      if (b.targets[i] == data::kIgnored) continue;
+      const auto row = logits.begin() + static_cast<int64_t>(i) * 10;
+      const bool hit = std::max_element(row, row + 10) - row == b.targets[i];
+      hits += hit, all += 1;
+      auto& [of_kind, count] = by_pairs[b.slices[i / 16]];
+      of_kind += hit, count += 1;
+    }
+  }
+  REQUIRE(all == 90.0 / 3 * 7);
+  REQUIRE(hits > 0);
+  data::BatchSource source(batches, 0);
+  const Evaluation e = evaluate(m, source, 0, kCpu);
+  CHECK(e.tokens == all);
+  CHECK(e.accuracy == Approx(hits / all).epsilon(1e-12));
+  CHECK(e.bits_per_byte == -1);
+  REQUIRE(e.slices.size() == 3);
+  for (const auto& [pairs, n] : by_pairs)
+    CHECK(e.slices.at(pairs) == Approx(n.first / n.second).epsilon(1e-12));
+}
+
+TEST_CASE("held out: an evaluation is told in words, by kind where there are several") {
+  Evaluation e{.loss = 1.25, .perplexity = 3.5, .accuracy = 0.5};
+  e.slices[4] = 0.25;
+  CHECK(e.text() == "held-out loss 1.2500, accuracy 0.5000");
+  e.slices[8] = 0.75;
+  CHECK(e.text() == "held-out loss 1.2500, accuracy 0.5000, 4: 0.250, 8: 0.750");
+  CHECK((Evaluation{.loss = 1.25, .perplexity = 3.5}.text()) ==
+        "held-out loss 1.2500, perplexity 3.500");
+}
+
+TEST_CASE("held out: an evaluation begins at the first batch, and ends where it is told to") {
+  const data::BatchesPtr batches =
+      data::held_out_windows(random_text({100}).all(), {.rows = 1, .length = kLength});
+  data::BatchSource source(batches, 2);
+  const Evaluation first = evaluate(model(256), source, 2, kCpu);
+  const Evaluation second = evaluate(model(256), source, 2, kCpu);
+  CHECK(second.loss == first.loss);
+  CHECK(first.tokens == 2 * kLength);
+  CHECK(evaluate(model(256), source, 1000, kCpu).tokens == 99);
+  int asked = 0;
+  const Evaluation stopped = evaluate(model(256), source, 0, kCpu, [&] { return ++asked == 3; });
+  CHECK_FALSE(stopped.whole);
+  CHECK(asked == 3);
+  CHECK(evaluate(model(256), source, 0, kCpu, [] { return false; }).whole);
+}
+
+TEST_CASE("held out: a part without any target is refused") {
+  data::BatchSource source(data::held_out_packed(random_text({1, 1, 1}).all(), {.length = 16}), 0);
+  CHECK_THROWS_WITH(
+      evaluate(model(256), source, 0, kCpu),
+      ContainsSubstring("no token to predict in 1 batch (") && ContainsSubstring("data.document"));
+}

@@ -262,3 +262,74 @@ TEST_CASE("resume: a finished run is left as it is") {
   CHECK(names() == before);
   CHECK((f.read("run/best.h5") == best));
 }
+
+TEST_CASE("resume: each key that changes a number is compared, and each that changes none is not") {
+  const std::string base = R"([model]
+width = 8
+layers = 1
+pattern = ["attention"]
+context = 16
+[attention]
+heads = 2
+[data]
+source = "text.txt"
+)";
+  const auto with = [&](const std::string& set) {
+    const train::Recipe ours = train::recipe_from_text(base, "here", {set});
+    try {
+      train::require_same_recipe("old.h5", base, ours, 256, /*same_data=*/true);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  for (const char* set : {"train.batch=3",
+                          "train.accumulate=2",
+                          "train.seed=2",
+                          "optimizer.lr=0.5",
+                          "optimizer.beta1=0.5",
+                          "optimizer.beta2=0.5",
+                          "optimizer.eps=0.5",
+                          "optimizer.weight_decay=0.5",
+                          "optimizer.clip=0.5",
+                          "schedule.type=wsd",
+                          "schedule.warmup=5",
+                          "schedule.final=0.5",
+                          "data.document=line",
+                          "data.held_out=0.5",
+                          "data.packed=true",
+                          "model.context=32",
+                          "model.norm=layer",
+                          "model.norm_position=post",
+                          "model.mlp=none",
+                          "model.tied_embeddings=false",
+                          "model.positions=learned",
+                          "model.z_loss=0.5",
+                          "model.logit_softcap=5",
+                          "model.embedding_scale=true",
+                          "model.init=0.5",
+                          "mlp.width=24",
+                          "attention.heads=4",
+                          "attention.key_heads=1",
+                          "attention.head_dim=2",
+                          "attention.window=3",
+                          "attention.rotary=false",
+                          "attention.rotary_base=500",
+                          "attention.softcap=5",
+                          "attention.sinks=true",
+                          "attention.qk_norm=true",
+                          "attention.bias=true"}) {
+    const std::string key = std::string(set).substr(0, std::string(set).find('='));
+    INFO(set << ": " << with(set));
+    CHECK_THAT(with(set), ContainsSubstring(key + " is "));
+  }
+  for (const char* set :
+       {"name=other", "train.steps=7", "train.log_every=3", "train.eval_every=3",
+        "train.eval_batches=3", "train.checkpoint_every=3", "train.keep=7", "train.out=there",
+        "train.dtype=f64", "train.tf32=true", "train.device=cpu", "model.recompute=true",
+        "sample.every=4", "sample.tokens=4", "sample.temperature=0.1", "sample.top_k=4",
+        "sample.top_p=0.4", "sample.prompt=x", "schedule.decay=0.5"}) {
+    INFO(set);
+    CHECK(with(set) == "");
+  }
+}

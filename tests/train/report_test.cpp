@@ -1,0 +1,39 @@
+#include "train/report.h"
+
+#include <limits>
+#include <sstream>
+
+#include "tests/catch.h"
+
+using namespace weft::train;
+
+TEST_CASE("report: columns are as wide as their widest cell, and numbers stand to the right") {
+  std::ostringstream out;
+  print_table(out, {"name", "T", "ratio"}, {{"attention", "64", "-"}, {"x", "1024", "10.5"}});
+  const std::string text = out.str();
+  INFO(text);
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  REQUIRE(lines.size() >= 3);
+  const auto line_of = [&](const std::string& part) {
+    for (const std::string& line : lines)
+      if (line.find(part) != std::string::npos) return line;
+    return std::string();
+  };
+  CHECK(line_of("attention").find("  64") != std::string::npos);
+  CHECK(line_of("10.5").find("x ") == line_of("attention").find("attention"));
+  // The last digits of a column stand below each other.
+  CHECK(line_of("attention").find("64") + 2 == line_of("1024").find("1024") + 4);
+}
+
+TEST_CASE("report: text and numbers are JSON's") {
+  CHECK(json_text("a") == "\"a\"");
+  CHECK(json_text("a\"b\\c\n") == "\"a\\\"b\\\\c\\n\"");
+  CHECK(json_number(0.5) == "0.5");
+  CHECK(json_number(-3) == "-3");
+  CHECK(json_number(std::numeric_limits<double>::infinity()) == "null");
+  CHECK(json_number(std::numeric_limits<double>::quiet_NaN()) == "null");
+  CHECK(printed("%.2f", 1.005) == "1.00");
+  CHECK(printed("%.3g", 1234567) == "1.23e+06");
+}

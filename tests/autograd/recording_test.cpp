@@ -6,7 +6,7 @@
 #include "autograd/ops.h"
 #include "autograd/tape.h"
 #include "core/allocator.h"
-#include "kernels/operation.h"
+#include "kernels/contract/operation.h"
 #include "tests/catch.h"
 
 using namespace weft;

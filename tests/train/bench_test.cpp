@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "kernels/operation.h"
+#include "kernels/contract/operation.h"
 #include "tests/catch.h"
 
 using namespace weft;

@@ -2,13 +2,13 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "kernels/operation.h"
+#include "core/units.h"
+#include "kernels/contract/operation.h"
 #include "tests/catch.h"
 #include "tests/train/shell.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 #include "train/generate.h"
-#include "train/progress.h"
 
 using namespace weft;
 using namespace weft::tests;

@@ -1,6 +1,5 @@
-#include "train/report.h"
+#include "train/workbench/report.h"
 
-#include <limits>
 #include <sstream>
 
 #include "tests/catch.h"
@@ -25,15 +24,4 @@ TEST_CASE("report: columns are as wide as their widest cell, and numbers stand t
   CHECK(line_of("10.5").find("x ") == line_of("attention").find("attention"));
   // The last digits of a column stand below each other.
   CHECK(line_of("attention").find("64") + 2 == line_of("1024").find("1024") + 4);
-}
-
-TEST_CASE("report: text and numbers are JSON's") {
-  CHECK(json_text("a") == "\"a\"");
-  CHECK(json_text("a\"b\\c\n") == "\"a\\\"b\\\\c\\n\"");
-  CHECK(json_number(0.5) == "0.5");
-  CHECK(json_number(-3) == "-3");
-  CHECK(json_number(std::numeric_limits<double>::infinity()) == "null");
-  CHECK(json_number(std::numeric_limits<double>::quiet_NaN()) == "null");
-  CHECK(printed("%.2f", 1.005) == "1.00");
-  CHECK(printed("%.3g", 1234567) == "1.23e+06");
 }

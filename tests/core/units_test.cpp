@@ -38,20 +38,6 @@ TEST_CASE("units: bytes are counted by 1024, numbers by 1000") {
   CHECK(count_text(2.5e9) == "2.50G");
 }
 
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-void sleep_seconds(double seconds) {
-  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-}
-
-}  // namespace
-
 // However long the machine takes: what passed at least and at most bounds what is shown.
 
 TEST_CASE("units: a number is written as its format says") {

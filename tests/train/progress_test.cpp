@@ -2,7 +2,6 @@
 #include "train/progress.h"
 
 #include <chrono>
-#include <limits>
 #include <thread>
 
 #include "tests/catch.h"
@@ -11,6 +10,20 @@
 using namespace weft;
 using namespace weft::train;
 using weft::tests::Folder;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void sleep_seconds(double seconds) {
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+}  // namespace
 
 TEST_CASE("progress: the rate is tokens by the mean time of a step, and counts what is left") {
   const auto start = Clock::now();

@@ -204,7 +204,7 @@ TEST_CASE("gpu: the benchmark times shapes of operations with masks, ids and pos
   INFO(r.text);
   CHECK(r.status == 0);
   for (const char* name : {"attention B32", "block_sparse B1", "rotary B4", "embedding R32768"})
-    CHECK_THAT(r.text, ContainsSubstring(concat("{\"name\": \"", name)));
+    CHECK_THAT(r.text, ContainsSubstring(concat("{\"name\":\"", name)));
 }
 
 TEST_CASE("gpu: asked for where there is none, the program says so in one line") {

@@ -243,6 +243,7 @@ struct Reference<Linear> {
       auto& c = add("normalised, gate, states", {.B = 2, .T = 18, .Hk = 1});
       c.x.g = log_decays({2, 18, 2}, 0.3);
       normalise(c);
+      c.o.eps = 0.1;
       add_states(c, 2);
     }
     {

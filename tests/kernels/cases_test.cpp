@@ -1,5 +1,6 @@
 // What the cases of a mechanism have to cover. A mechanism with one trivial case would have a
-// certificate that says nothing; these rules are for those that are here and for newcomers.
+// certificate that says nothing; these rules are for those that are here and for newcomers. Other
+// strides, threads and memory are tried on every case by forms_test.cpp.
 #include <algorithm>
 #include <functional>
 #include <string>
@@ -116,17 +117,6 @@ TEST_CASE("cases: a mechanism has one token, an odd length, and one that is long
     CHECK(any_case(
         op, [&](const NamedCase& c) { return tokens(op, c) > 1 && tokens(op, c) % 2 == 1; }));
     CHECK(any_case(op, [&](const NamedCase& c) { return tokens(op, c) > 64; }));
-  });
-}
-
-TEST_CASE("cases: a mechanism has an input whose memory is not contiguous") {
-  for_mechanisms([](const Operation& op) {
-    CHECK(any_case(op, [&](const NamedCase& c) {
-      for (const Field& f : op.inputs())
-        if (const auto t = c.inputs.find(f.name); t != c.inputs.end() && !t->second.is_contiguous())
-          return true;
-      return false;
-    }));
   });
 }
 

@@ -296,7 +296,7 @@ TEST_CASE("flags: gradcheck takes as many operations as are named, and writes JU
   CHECK_THAT(two.text, ContainsSubstring("2 operations, ") && ContainsSubstring(" 0 failed"));
   const Ran one = run_weft(f, {"gradcheck", "--op", "l2_norm", "--json", "--junit", "x.xml"});
   CHECK(one.status == 0);
-  CHECK_THAT(one.text, ContainsSubstring("\"operation\": \"l2_norm\""));
+  CHECK_THAT(one.text, ContainsSubstring("\"operation\":\"l2_norm\""));
   CHECK_THAT(f.read("x.xml"), ContainsSubstring("<testsuite name=\"gradcheck\"") &&
                                   ContainsSubstring("failures=\"0\""));
 }

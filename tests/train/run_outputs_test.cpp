@@ -1,4 +1,5 @@
-// What a run leaves behind and prints: checkpoints, metrics and samples, by the keys that ask for them.
+// What a run leaves behind and prints: checkpoints, metrics and samples, by the keys that ask for
+// them.
 #include <cmath>
 #include <cstdio>
 #include <filesystem>

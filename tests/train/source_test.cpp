@@ -1,4 +1,5 @@
-// The batches of a run are those of its data: the training part is learned from, the rest evaluated.
+// The batches of a run are those of its data: the training part is learned from, the rest is
+// evaluated.
 #include "train/source.h"
 
 #include "core/error.h"

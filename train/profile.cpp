@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
+
 namespace weft::train {
 
 std::string text(const GpuUse& u, size_t rows) {
@@ -23,26 +25,23 @@ std::string text(const GpuUse& u, size_t rows) {
 }
 
 std::string trace_of(const std::vector<TraceBar>& bars) {
-  using nlohmann::ordered_json;
-  const auto line = [](const ordered_json& event) {
-    return event.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-  };
   std::string text = "{\"traceEvents\": [";
   for (const int on_gpu : {0, 1})
-    text += (on_gpu ? ",\n" : "\n") + line({{"ph", "M"},
-                                            {"pid", 0},
-                                            {"tid", on_gpu},
-                                            {"name", "thread_name"},
-                                            {"args", {{"name", on_gpu ? "GPU" : "operations"}}}});
+    text +=
+        (on_gpu ? ",\n" : "\n") + json_line({{"ph", "M"},
+                                             {"pid", 0},
+                                             {"tid", on_gpu},
+                                             {"name", "thread_name"},
+                                             {"args", {{"name", on_gpu ? "GPU" : "operations"}}}});
   uint64_t zero = UINT64_MAX;
   for (const TraceBar& b : bars) zero = std::min(zero, b.begin);
   for (const TraceBar& b : bars)
-    text += ",\n" + line({{"ph", "X"},
-                          {"pid", 0},
-                          {"tid", b.on_gpu ? 1 : 0},
-                          {"name", b.name},
-                          {"ts", static_cast<double>(b.begin - zero) / 1e3},
-                          {"dur", static_cast<double>(b.end - b.begin) / 1e3}});
+    text += ",\n" + json_line({{"ph", "X"},
+                               {"pid", 0},
+                               {"tid", b.on_gpu ? 1 : 0},
+                               {"name", b.name},
+                               {"ts", static_cast<double>(b.begin - zero) / 1e3},
+                               {"dur", static_cast<double>(b.end - b.begin) / 1e3}});
   return text + "\n]}\n";
 }
 

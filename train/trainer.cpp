@@ -9,6 +9,7 @@
 
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/json.h"
 #include "core/parallel.h"
 #include "core/units.h"
 #include "train/generate.h"
@@ -261,7 +262,7 @@ void Trainer::log(const StepResult& r, bool due) {
     j["hash"] = to_hex(parameter_hash(model_->parameters()));
   j["peak_bytes"] = r.peak_bytes;
   j["tokens_per_second"] = progress_->tokens_per_second();
-  keep_metrics(metrics_->write(j.dump()));
+  keep_metrics(metrics_->write(json_line(j)));
 }
 
 // Says once why metrics.jsonl lacks something.
@@ -299,7 +300,7 @@ void Trainer::evaluate_now() {
     j["perplexity"] = e.perplexity;
     if (e.bits_per_byte >= 0) j["bits_per_byte"] = e.bits_per_byte;
     if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
-    keep_metrics(metrics_->write(j.dump()));
+    keep_metrics(metrics_->write(json_line(j)));
     progress_->say(concat("step ", state_.step, ": ", e.text()));
   });
 }

@@ -6,18 +6,14 @@
 #include "core/hdf5.h"
 #include "core/tensor.h"
 #include "tests/catch.h"
+#include "tests/core/counted.h"
 #include "tests/folder.h"
 
 using namespace weft;
+using weft::tests::counted;
 using weft::tests::Folder;
 
 namespace {
-
-Tensor counted(const Shape& shape, Dtype dtype = Dtype::f64) {
-  const Tensor t = empty(shape, Dtype::f64);
-  for (int64_t i = 0; i < t.numel(); ++i) t.data<double>()[i] = static_cast<double>(i);
-  return t.to(dtype);
-}
 
 void write(const std::string& path) {
   Hdf5Writer out(path);

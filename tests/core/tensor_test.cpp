@@ -4,18 +4,10 @@
 #include <cmath>
 
 #include "tests/catch.h"
+#include "tests/core/counted.h"
 
 using namespace weft;
-
-namespace {
-
-Tensor counted(const Shape& shape) {
-  const Tensor t = empty(shape, Dtype::f64);
-  for (int64_t i = 0; i < t.numel(); ++i) t.data<double>()[i] = static_cast<double>(i);
-  return t;
-}
-
-}  // namespace
+using weft::tests::counted;
 
 TEST_CASE("tensor: a view shares memory, a clone does not") {
   const Tensor t = counted({3, 4});

@@ -5,18 +5,14 @@
 
 #include "core/tensor.h"
 #include "tests/catch.h"
+#include "tests/core/counted.h"
 
 using namespace weft;
+using weft::tests::counted;
 
 namespace {
 
 using Numbers = std::vector<double>;
-
-Tensor counted(const Shape& shape, Dtype dtype = Dtype::f64) {
-  const Tensor t = empty(shape, Dtype::f64);
-  for (int64_t i = 0; i < t.numel(); ++i) t.data<double>()[i] = static_cast<double>(i);
-  return t.to(dtype);
-}
 
 // Views of a counted [4, 6] of every kind of stride.
 std::vector<Tensor> views_of(const Tensor& t) {

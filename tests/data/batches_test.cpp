@@ -18,12 +18,6 @@ bool same(const HostBatch& a, const HostBatch& b) {
          a.slices == b.slices && a.labelled == b.labelled && a.target_bytes == b.target_bytes;
 }
 
-HostBatch made(const Batches& batches, int64_t step) {
-  HostBatch batch;
-  batches.make(step, batch);
-  return batch;
-}
-
 std::map<std::string, BatchesPtr> every_kind(const BatchShape& shape) {
   static const TokenDataset text = random_text({7, 1, 33, 20, 2, 90, 15, 64, 9});
   const TokenPart part = text.all();

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/random.h"
-#include "data/batches.h"
 #include "data/tasks.h"
 #include "tests/data/helpers.h"
 
@@ -16,12 +15,6 @@ using namespace weft::data;
 namespace {
 
 const std::vector<int64_t> kSizes = {7, 12, 33, 20, 5, 90, 15, 64, 9, 41, 28, 6};
-
-HostBatch made(const Batches& batches, int64_t step) {
-  HostBatch batch;
-  batches.make(step, batch);
-  return batch;
-}
 
 bool same(const HostBatch& a, const HostBatch& b) {
   return a.tokens == b.tokens && a.targets == b.targets && a.cu_seqlens == b.cu_seqlens &&

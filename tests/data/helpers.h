@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "data/batches.h"
 #include "data/dataset.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
@@ -39,4 +40,10 @@ inline weft::data::TokenDataset random_text(const std::vector<int64_t>& sizes) {
     all.push_back({"", text});
   }
   return weft::data::dataset_from_documents(all, weft::data::byte_tokenizer());
+}
+
+inline weft::data::HostBatch made(const weft::data::Batches& batches, int64_t step) {
+  weft::data::HostBatch batch;
+  batches.make(step, batch);
+  return batch;
 }

@@ -11,12 +11,6 @@ using namespace weft::data;
 
 namespace {
 
-HostBatch made(const Batches& batches, int64_t step) {
-  HostBatch batch;
-  batches.make(step, batch);
-  return batch;
-}
-
 // Tokens 'a', 'b', ... that stand for 1, 2, ... bytes, and one for none.
 struct Lengths final : Tokenizer {
   Lengths() {

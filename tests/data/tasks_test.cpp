@@ -8,16 +8,6 @@
 using namespace weft;
 using namespace weft::data;
 
-namespace {
-
-HostBatch made(const Batches& batches, int64_t step) {
-  HostBatch batch;
-  batches.make(step, batch);
-  return batch;
-}
-
-}  // namespace
-
 TEST_CASE("tasks: in mqar each target is the value of the key at its place") {
   const int64_t T = 128, V = 8192;
   for (const bool random_filler : {true, false}) {

@@ -1,6 +1,6 @@
-// What the cases of a mechanism have to cover. A mechanism with one trivial case would have a
-// certificate that says nothing; these rules are for those that are here and for newcomers. Other
-// strides, threads and memory are tried on every case by forms_test.cpp.
+// What the cases of a mechanism have to cover. The certificate of a mechanism with one trivial case
+// would say nothing. The rules hold for every mechanism, also for a new one. forms_test.cpp tries
+// other strides, threads and memory on every case.
 #include <algorithm>
 #include <functional>
 #include <string>

@@ -412,8 +412,8 @@ def check_baseline(copy, results):
 
 
 def work(copy, todo, results, known):
-    """What one worker does: it takes mutants until none is left. The first one is built, and looks
-    at the program as it is before."""
+    """What one worker does: it takes mutants until none is left. Worker 0 has its build already; it
+    checks the unchanged program before its first mutant."""
     if copy.number:
         copy.configure()
         copy.build("weft", "weft_tests")

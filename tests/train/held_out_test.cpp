@@ -6,8 +6,8 @@
 #include <numbers>
 #include <sstream>
 
-#include "core/random.h"
 #include "tests/catch.h"
+#include "tests/data/helpers.h"
 #include "tests/train/small_run.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
@@ -30,18 +30,6 @@ const layers::Model& model(int64_t vocabulary) {
   };
   static const layers::Model bytes = make(256), small = make(64);
   return vocabulary == 256 ? bytes : small;
-}
-
-data::TokenDataset random_text(const std::vector<int64_t>& sizes) {
-  const Random random(5);
-  std::vector<data::Document> all;
-  uint64_t at = 0;
-  for (const int64_t size : sizes) {
-    std::string text;
-    for (int64_t i = 0; i < size; ++i) text += static_cast<char>(random.below(256, at++));
-    all.push_back({"", text});
-  }
-  return data::dataset_from_documents(all, data::byte_tokenizer());
 }
 
 // The nats of each token behind the first, one row by itself.

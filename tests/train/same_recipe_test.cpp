@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "tests/catch.h"
-#include "tests/train/program.h"
+#include "tests/train/small_run.h"
 #include "train/checkpoint.h"
 
 using namespace weft;
@@ -264,20 +264,10 @@ TEST_CASE("resume: a finished run is left as it is") {
 }
 
 TEST_CASE("resume: each key that changes a number is compared, and each that changes none is not") {
-  const std::string base = R"([model]
-width = 8
-layers = 1
-pattern = ["attention"]
-context = 16
-[attention]
-heads = 2
-[data]
-source = "text.txt"
-)";
   const auto with = [&](const std::string& set) {
-    const train::Recipe ours = train::recipe_from_text(base, "here", {set});
+    const train::Recipe ours = train::recipe_from_text(kSmallModel, "here", {set});
     try {
-      train::require_same_recipe("old.h5", base, ours, 256, /*same_data=*/true);
+      train::require_same_recipe("old.h5", kSmallModel, ours, 256, /*same_data=*/true);
     } catch (const Error& e) {
       return std::string(e.what());
     }

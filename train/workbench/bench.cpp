@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/json.h"
 #include "core/parallel.h"
 #include "core/units.h"
 #include "kernels/contract/agreement.h"
@@ -177,18 +178,17 @@ void add_ratios(std::vector<BenchRow>& rows) {
   }
 }
 
-std::string json_line(const BenchRow& r) {
-  const nlohmann::ordered_json line = {{"name", r.name},
-                                       {"T", r.length},
-                                       {"forward_ms", 1e3 * r.forward},
-                                       {"both_ms", 1e3 * r.both},
-                                       {"memory_bytes", r.memory},
-                                       {"both_best_ms", 1e3 * r.best},
-                                       {"least_ms", 1e3 * r.least},
-                                       {"time_ratio", r.time_ratio},
-                                       {"memory_ratio", r.memory_ratio},
-                                       {"attention_ratio", r.attention_ratio}};
-  return line.dump() + "\n";
+nlohmann::ordered_json json_of(const BenchRow& r) {
+  return {{"name", r.name},
+          {"T", r.length},
+          {"forward_ms", 1e3 * r.forward},
+          {"both_ms", 1e3 * r.both},
+          {"memory_bytes", r.memory},
+          {"both_best_ms", 1e3 * r.best},
+          {"least_ms", 1e3 * r.least},
+          {"time_ratio", r.time_ratio},
+          {"memory_ratio", r.memory_ratio},
+          {"attention_ratio", r.attention_ratio}};
 }
 
 void print_rows(const std::vector<BenchRow>& rows, std::ostream& out) {
@@ -256,7 +256,7 @@ std::vector<BenchRow> bench(const BenchArguments& a, const MachineRates& rates,
       rows.push_back(time_variant(v, length, a.budget, rates));
       add_ratios(rows);
       if (!json_lines) continue;
-      *json_lines << json_line(rows.back());
+      *json_lines << json_line(json_of(rows.back())) << "\n";
       flush_output();
     }
   return rows;
@@ -271,11 +271,10 @@ int run_bench(const BenchArguments& a, std::ostream& out) {
   variants_of(a);  // names are refused before anything is timed
   const MachineRates rates = measure_machine(std::max(a.budget, 0.1));
   if (a.json)
-    out << nlohmann::ordered_json{{"name", "machine"},
-                                  {"threads", thread_count()},
-                                  {"gflops", rates.flops / 1e9},
-                                  {"gbytes_per_second", rates.bytes / 1e9}}
-               .dump()
+    out << json_line({{"name", "machine"},
+                      {"threads", thread_count()},
+                      {"gflops", rates.flops / 1e9},
+                      {"gbytes_per_second", rates.bytes / 1e9}})
         << "\n";
   else
     out << thread_count() << " threads: matrix product " << number_text("%.1f", rates.flops / 1e9)

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/cuda_graph.cuh"
+#include "core/json.h"
 #include "core/random.h"
 #include "core/units.h"
 #include "kernels/contract/agreement.h"
@@ -345,20 +346,19 @@ CudaBenchRow time_problem(const Problem& p, double budget, const MachineRates& r
   return row;
 }
 
-std::string json_line(const CudaBenchRow& r) {
-  const nlohmann::ordered_json line = {{"name", r.name},
-                                       {"forward_ms", r.forward},
-                                       {"forward_graph_ms", r.forward_graph},
-                                       {"both_ms", r.both},
-                                       {"both_graph_ms", r.both_graph},
-                                       {"least_forward_ms", r.least_forward},
-                                       {"least_both_ms", r.least_both},
-                                       {"teraflops", r.teraflops},
-                                       {"terabytes", r.terabytes},
-                                       {"peer", r.peer},
-                                       {"peer_forward_ms", r.peer_forward},
-                                       {"peer_both_ms", r.peer_both}};
-  return line.dump() + "\n";
+nlohmann::ordered_json json_of(const CudaBenchRow& r) {
+  return {{"name", r.name},
+          {"forward_ms", r.forward},
+          {"forward_graph_ms", r.forward_graph},
+          {"both_ms", r.both},
+          {"both_graph_ms", r.both_graph},
+          {"least_forward_ms", r.least_forward},
+          {"least_both_ms", r.least_both},
+          {"teraflops", r.teraflops},
+          {"terabytes", r.terabytes},
+          {"peer", r.peer},
+          {"peer_forward_ms", r.peer_forward},
+          {"peer_both_ms", r.peer_both}};
 }
 
 void print_rows(const std::vector<CudaBenchRow>& rows, std::ostream& out) {
@@ -403,10 +403,9 @@ int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
   const std::map<std::string, Peer> peers = read_peers(a.peers);
   const MachineRates rates = measure_gpu(std::max(a.budget, 0.1));
   if (a.json)
-    out << nlohmann::ordered_json{{"name", "machine"},
-                                  {"tflops", rates.flops / 1e12},
-                                  {"tbytes_per_second", rates.bytes / 1e12}}
-               .dump()
+    out << json_line({{"name", "machine"},
+                      {"tflops", rates.flops / 1e12},
+                      {"tbytes_per_second", rates.bytes / 1e12}})
         << "\n";
   else
     out << "matrix product " << number_text("%.0f", rates.flops / 1e12) << " TFLOP/s, copy "
@@ -431,7 +430,7 @@ int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
         rows.back().peer_both = peer->second.both;
       }
       if (!a.json) continue;
-      out << json_line(rows.back());
+      out << json_line(json_of(rows.back())) << "\n";
       flush_output();
     }
   }

@@ -9,6 +9,7 @@
 
 #include "autograd/gradcheck.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/units.h"
 #include "train/workbench/report.h"
 
@@ -220,8 +221,7 @@ std::string certificate_json(const std::vector<CertificateRow>& rows) {
         {"bound", r.bound},          {"passed", r.passed()}, {"cases", r.cases},
         {"worst_case", r.case_name}, {"at", r.at},           {"got", r.got},
         {"expected", r.expected}};
-    text += (text == "[" ? "\n " : ",\n ") +
-            row.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    text += (text == "[" ? "\n " : ",\n ") + json_line(row);
   }
   return text + "\n]\n";
 }

@@ -40,7 +40,8 @@ class Attention final : public Layer {
     const double n = static_cast<double>(T), W = static_cast<double>(window_);
     // Mean keys of a token: (1 + ... + T) / T, of which none sees more than W.
     const double keys = window_ == 0 || W >= n ? (n + 1) / 2 : W - W * (W - 1) / (2 * n);
-    return 4 * keys * static_cast<double>(heads_.H() * heads_.K());
+    const double K = static_cast<double>(heads_.K());
+    return static_cast<double>(heads_.H()) * kernels::softmax_flops(keys, K, K).forward;
   }
 
  private:

@@ -89,7 +89,8 @@ class BlockSparseMixer final : public Layer {
     double pairs = 0;  // of all heads
     for (int64_t h = 0; h < heads; ++h) pairs += causal_pairs(mask, h, block_, T);
     pairs *= static_cast<double>(heads_.H()) / static_cast<double>(heads);
-    return 4 * pairs / static_cast<double>(T) * static_cast<double>(heads_.K());
+    const double K = static_cast<double>(heads_.K());
+    return kernels::softmax_flops(pairs / static_cast<double>(T), K, K).forward;
   }
 
  private:

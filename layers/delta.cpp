@@ -33,7 +33,7 @@ class DeltaNet : public Layer {
     return o_(merged(norm_ ? (*norm_)(y) : (*gated_norm_)(y, heads((*g_)(x), size_.H))));
   }
 
-  double flops_per_token(int64_t) const override { return size_.delta_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::Delta>(); }
 
  protected:
   DeltaNet(const Spec& spec, const TomlTable& t, const Builder& b, const HeadSizes& size,

@@ -35,7 +35,7 @@ class Gla final : public Layer {
     return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }
 
-  double flops_per_token(int64_t) const override { return size_.linear_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::GatedLinear>(); }
 
  private:
   HeadSizes size_;

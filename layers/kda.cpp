@@ -42,7 +42,7 @@ class Kda final : public Layer {
     return o_(merged(norm_(y, heads(g1_(g0_(x)), size_.H))));
   }
 
-  double flops_per_token(int64_t) const override { return size_.delta_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::Kda>(); }
 
  private:
   HeadSizes size_;

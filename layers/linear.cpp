@@ -47,7 +47,7 @@ class LinearAttention final : public Layer {
     return o_(merged(norm_ ? (*norm_)(y) : y));
   }
 
-  double flops_per_token(int64_t) const override { return size_.linear_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::Linear>(); }
 
  private:
   HeadSizes size_;
@@ -85,7 +85,7 @@ class Retention final : public Layer {
     return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }
 
-  double flops_per_token(int64_t) const override { return size_.linear_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::Linear>(); }
 
  private:
   HeadSizes size_;
@@ -114,7 +114,7 @@ class SimpleGla final : public Layer {
     return o_(merged(norm_(y, heads(g_(x), size_.H))));
   }
 
-  double flops_per_token(int64_t) const override { return size_.linear_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::Linear>(); }
 
  private:
   HeadSizes size_;

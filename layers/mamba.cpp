@@ -62,7 +62,9 @@ class Mamba final : public Layer {
     return out_(recurrence<kernels::SelectiveScan>(in, {}, c));
   }
 
-  double flops_per_token(int64_t) const override { return static_cast<double>((7 * N_ + 10) * E_); }
+  double flops_per_token(int64_t) const override {
+    return static_cast<double>(E_) * kernels::SelectiveScan::flops(static_cast<double>(N_)).forward;
+  }
 
  private:
   int64_t E_, N_, R_;
@@ -105,7 +107,7 @@ class Mamba2 final : public Layer {
     return out_(norm_(merged(y), parts[0]));
   }
 
-  double flops_per_token(int64_t) const override { return size_.linear_flops(); }
+  double flops_per_token(int64_t) const override { return size_.flops<kernels::Linear>(); }
 
  private:
   // heads of width `head_dim` with a state of `state`; B and C in `groups`.

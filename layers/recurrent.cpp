@@ -1,21 +1,6 @@
 #include "layers/recurrent.h"
 
 namespace weft::layers {
-namespace {
-
-constexpr double kChunk = 64;
-
-}  // namespace
-
-double HeadSizes::linear_flops() const {
-  const double k = static_cast<double>(K), v = static_cast<double>(V);
-  return static_cast<double>(H) * (4 * k * v + 2 * kChunk * (k + v));
-}
-
-double HeadSizes::delta_flops() const {
-  const double k = static_cast<double>(K), v = static_cast<double>(V);
-  return static_cast<double>(H) * (6 * k * v + kChunk * (6 * k + 4 * v) + kChunk * kChunk / 3);
-}
 
 HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v) {
   HeadSizes s;

@@ -10,9 +10,12 @@ namespace weft::layers {
 // H value heads of width V share Hk key heads of width K.
 struct HeadSizes {
   int64_t H = 1, Hk = 1, K = 1, V = 1;
-  // FLOPs a token in chunks of 64: without and with erasing.
-  double linear_flops() const;
-  double delta_flops() const;
+  // FLOPs of a token's forward pass in mechanism M.
+  template <class M>
+  double flops() const {
+    return static_cast<double>(H) *
+           M::flops(static_cast<double>(K), static_cast<double>(V)).forward;
+  }
 };
 
 // Reads heads, key_heads, key_width and value_width; the widths, per head, are by default such that

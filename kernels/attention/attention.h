@@ -5,6 +5,7 @@
 // that sees no key has o = 0, lse = -infinity (or the sink's logit), and sends no gradient.
 #pragma once
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/attention/attention.h"
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 
 namespace weft::kernels {
@@ -208,8 +209,26 @@ struct Reference<Attention> {
   static Bench<Attention> bench(int64_t T) {
     constexpr int64_t H = 4, K = 64;
     const auto x = sample("", {.T = T, .H = H, .Hk = H, .K = K, .V = K}).x;
-    return {x, {}, 4.0 * K * H * (static_cast<double>(T) * static_cast<double>(T + 1) / 2)};
+    return {x, {}, H * softmax_flops(pairs(T), K, K)};
   }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    std::vector<GpuShape> list = {softmax_shape("attention", 4, 4096, 16, 128, pairs(4096)),
+                                  softmax_shape("attention", 32, 1024, 12, 64, pairs(1024)),
+                                  softmax_shape("attention", 1, 16384, 16, 128, pairs(16384))};
+    const auto windowed = [&](int64_t B, int64_t T, int64_t window) {
+      list.push_back(softmax_shape("attention", B, T, 16, 128, pairs(T) - pairs(T - window)));
+      list.back().name += concat(" window", window);
+      list.back().settings["window"] = std::to_string(window);
+    };
+    windowed(4, 4096, 512);
+    windowed(1, 16384, 1024);
+    return list;
+  }
+
+ private:
+  // Of a query and a key not after it.
+  static double pairs(int64_t T) { return static_cast<double>(T) * static_cast<double>(T + 1) / 2; }
 };
 
 }  // namespace weft::kernels

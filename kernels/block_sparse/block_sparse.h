@@ -4,6 +4,7 @@
 // token. Cost and memory are those of the blocks set; patterns.h makes the masks that have names.
 #pragma once
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {

@@ -7,6 +7,7 @@
 #include "core/random.h"
 #include "kernels/block_sparse/block_sparse.h"
 #include "kernels/block_sparse/patterns.h"
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 
 namespace weft::kernels {
@@ -213,8 +214,20 @@ struct Reference<BlockSparse> {
     o.block_mask = bigbird_blocks(H, block_count(T, o.block), 3, 1, 0);
     double pairs = 0;
     for (int64_t h = 0; h < H; ++h) pairs += causal_pairs(o.block_mask, h, o.block, T);
-    return {
-        {normal(shape, 1, "q"), normal(shape, 1, "k"), normal(shape, 1, "v")}, o, 4.0 * K * pairs};
+    return {{normal(shape, 1, "q"), normal(shape, 1, "k"), normal(shape, 1, "v")},
+            o,
+            softmax_flops(pairs, K, K)};
+  }
+
+  // Blocks of 64 of which a query sees its own and every eighth before it.
+  static std::vector<GpuShape> gpu_shapes() {
+    constexpr int64_t T = 16384, kStep = 8;
+    const Tensor mask = strided_blocks(block_count(T, 64), kStep);
+    GpuShape shape = softmax_shape("block_sparse", 1, T, 16, 128, causal_pairs(mask, 0, 64, T));
+    shape.name += concat(" strided", kStep);
+    shape.settings["block"] = "64";
+    shape.index["block_mask"] = mask;
+    return {shape};
   }
 };
 

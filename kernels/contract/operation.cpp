@@ -76,4 +76,13 @@ Tensor normal(const Shape& shape, uint64_t seed, const std::string& name, double
   return t;
 }
 
+Tensor random_indices(int64_t n, int64_t limit) {
+  const Tensor t = empty({n}, Dtype::i32);
+  const Random random(5, stream_of("ids"));
+  for (int64_t i = 0; i < n; ++i)
+    t.data<int32_t>()[i] =
+        static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * static_cast<double>(limit));
+  return t;
+}
+
 }  // namespace weft::kernels

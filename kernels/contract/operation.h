@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
@@ -31,11 +32,31 @@ struct NamedCase {
   Settings settings;
 };
 
+// Numbers between two bounds.
+struct Uniform {
+  double low, high;
+};
+
 // What a benchmark runs at length T, and what it costs at least.
 struct BenchCase {
   Tensors inputs;
   Settings settings;
-  double forward_flops = 0;
+  Flops flops;
+};
+
+// What a benchmark runs on a GPU: sizes, from which it draws the inputs there. Inputs are bf16, and
+// f32 where their field is wide. kernels/contract/gpu_shapes.h makes the usual ones.
+struct GpuShape {
+  std::string name;                      // of its row, "retention B4 T4096 H16 K128 V128"
+  std::map<std::string, int64_t> sizes;  // behind the letters of the fields; "W - 1" is a letter
+  std::vector<std::string> with = {};    // the optional inputs that are there
+  Settings settings = {};
+  Flops flops = {};
+  std::vector<std::string> constants = {};        // inputs whose gradient nobody asks for
+  std::map<std::string, Uniform> uniform = {};    // inputs that are not normal numbers
+  std::map<std::string, double> deviations = {};  // of those that are; 1 where it is not named
+  Tensors index = {};                             // index tensors, on the CPU
+  bool backward_reads_inputs = true;
 };
 
 class Operation {
@@ -49,6 +70,12 @@ class Operation {
   virtual std::vector<NamedCase> cases() const = 0;
   // Empty inputs where the operation has no benchmark.
   virtual BenchCase bench(int64_t length) const = 0;
+  // Index tensors that forward() writes: makes room in `in` for those that are not given, and
+  // returns their names.
+  virtual std::vector<std::string> prepare_written(Tensors& in, Settings& settings) const = 0;
+  virtual bool has_cuda_form() const = 0;
+  // The shapes of the benchmark on a GPU; none where the operation names none.
+  virtual std::vector<GpuShape> gpu_shapes() const = 0;
 
   // Throws Error on a tensor or setting that the operation does not have (naming the nearest), and
   // on a form that it lacks.
@@ -76,5 +103,7 @@ void add_operation(std::unique_ptr<Operation> op);
 
 // Random numbers for cases: element i of stream `name`, standard normal, in row-major order.
 Tensor normal(const Shape& shape, uint64_t seed, const std::string& name, double scale = 1);
+// i32 [n], each in [0, limit), for benchmarks.
+Tensor random_indices(int64_t n, int64_t limit);
 
 }  // namespace weft::kernels

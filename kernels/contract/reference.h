@@ -7,6 +7,9 @@
 //   template <class Real> static void recurrent_backward(x, o, dy, dx) all dy there, dx zeroed
 //   static std::vector<Case<M>> cases()                             f64 inputs worth testing
 //   static Bench<M> bench(int64_t T)                                optional
+//   static std::vector<GpuShape> gpu_shapes()                       optional
+//   static std::vector<std::string> prepare_written(Tensors& in, Settings& settings)
+//                                       optional, where forward writes index tensors
 // The naive form is differentiated by the machine (kernels/contract/traced.h).
 #pragma once
 
@@ -36,7 +39,7 @@ template <class M>
 struct Bench {
   Inputs<M> x;
   Options<M> o;
-  double forward_flops = 0;
+  Flops flops;
 };
 
 template <class M>
@@ -53,6 +56,14 @@ template <class M>
 concept HasBench = requires {
   Reference<M>::bench(int64_t{1});
 };
+template <class M>
+concept HasGpuShapes = requires {
+  Reference<M>::gpu_shapes();
+};
+template <class M>
+concept HasPrepareWritten = requires(Tensors& in, Settings& settings) {
+  Reference<M>::prepare_written(in, settings);
+};
 
 namespace detail {
 
@@ -67,6 +78,12 @@ struct WithRecurrentBackward {
 struct WithBench {
   int bench;
 };
+struct WithGpuShapes {
+  int gpu_shapes;
+};
+struct WithPrepareWritten {
+  int prepare_written;
+};
 template <class M, class Second>
 struct Both : Reference<M>, Second {};
 template <class M>
@@ -80,6 +97,14 @@ concept NamesRecurrentBackward = !requires {
 template <class M>
 concept NamesBench = !requires {
   &Both<M, WithBench>::bench;
+};
+template <class M>
+concept NamesGpuShapes = !requires {
+  &Both<M, WithGpuShapes>::gpu_shapes;
+};
+template <class M>
+concept NamesPrepareWritten = !requires {
+  &Both<M, WithPrepareWritten>::prepare_written;
 };
 
 // The number of members of an aggregate: as many as it can be initialised from.
@@ -154,6 +179,10 @@ class OperationOf final : public Operation {
                 "recurrent and recurrent_backward go together");
   static_assert(HasBench<M> == detail::NamesBench<M>,
                 "bench has another signature than this file asks for");
+  static_assert(HasGpuShapes<M> == detail::NamesGpuShapes<M>,
+                "gpu_shapes has another signature than this file asks for");
+  static_assert(HasPrepareWritten<M> == detail::NamesPrepareWritten<M>,
+                "prepare_written has another signature than this file asks for");
 
  public:
   std::string name() const override { return std::string(M::name); }
@@ -196,9 +225,21 @@ class OperationOf final : public Operation {
     if constexpr (HasBench<M>) {
       const Bench<M> b = Reference<M>::bench(length);
       unpack(b.x, b.o, out.inputs, out.settings);
-      out.forward_flops = b.forward_flops;
+      out.flops = b.flops;
     }
     return out;
+  }
+
+  std::vector<std::string> prepare_written(Tensors& in, Settings& settings) const override {
+    if constexpr (HasPrepareWritten<M>) return Reference<M>::prepare_written(in, settings);
+    return {};
+  }
+
+  bool has_cuda_form() const override { return detail::HasCudaForm<M>; }
+
+  std::vector<GpuShape> gpu_shapes() const override {
+    if constexpr (HasGpuShapes<M>) return Reference<M>::gpu_shapes();
+    return {};
   }
 
   Tensors forward(Form form, const Tensors& in, const Settings& settings) const override {

@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
@@ -59,6 +60,12 @@ struct Delta {
     Tensor states;   // [B, chunks - 1, H, K, V]
     Tensor written;  // [B, T, H, V]
   };
+
+  // Of a token and head, in chunks of C tokens.
+  static constexpr Flops flops(double K, double V) {
+    constexpr double C = 64;
+    return {6 * K * V + C * (2 * K + 2 * V), 14 * K * V + C * (6 * K + 5 * V)};
+  }
 
   static void check(const Inputs<Tensor>& x, const Options& o);
   static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);

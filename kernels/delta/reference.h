@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/delta/delta.h"
 #include "kernels/tokens/pieces.h"
@@ -235,11 +236,17 @@ struct Reference<Delta> {
   }
 
   static Bench<Delta> bench(int64_t T) {
-    constexpr int64_t kHeads = 4, kWidth = 64, kChunk = 64;
+    constexpr int64_t kHeads = 4, kWidth = 64;
     const Case<Delta> c = sample("", {1, T, kHeads, kHeads, kWidth, kWidth}, true, false);
-    // README.md, Cost: products with the state, and half of those within a chunk.
-    const double each = 6.0 * kWidth * kWidth + 4.0 * kChunk * kWidth;
-    return {c.x, c.o, each * static_cast<double>(T * kHeads)};
+    return {c.x, c.o, static_cast<double>(T * kHeads) * Delta::flops(kWidth, kWidth)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    const Flops each = Delta::flops(128, 128);
+    std::vector<GpuShape> list = {heads_shape("delta", {}, each, {"beta"}),
+                                  heads_shape("gated_delta", {}, each, {"beta", "g"})};
+    for (GpuShape& shape : list) shape.deviations["k"] = 1 / std::sqrt(128.0);  // length one
+    return list;
   }
 
  private:

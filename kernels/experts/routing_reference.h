@@ -88,7 +88,23 @@ struct Reference<Router> {
   }
 
   static Bench<Router> bench(int64_t T) {
-    return {{normal({T, 64}, 1, "logits")}, {8, true, false, {}}, 64.0 * static_cast<double>(T)};
+    return {{normal({T, 64}, 1, "logits")},
+            {8, true, false, {}},
+            rows_flops(64.0 * static_cast<double>(T))};
+  }
+
+  // An index that is given is meant to be used.
+  static std::vector<std::string> prepare_written(Tensors& in, Settings& settings) {
+    if (in.count("index")) {
+      settings.emplace("forced", "true");
+      return {"index"};
+    }
+    const auto logits = in.find("logits");
+    const int64_t top_k = settings.count("top_k") ? std::atoll(settings["top_k"].c_str()) : 1;
+    if (logits == in.end() || logits->second.dims() != 2) return {};  // refused later
+    if (top_k < 1 || top_k > logits->second.size(1)) return {};
+    in["index"] = empty({logits->second.size(0), top_k}, Dtype::i32);
+    return {"index"};
   }
 };
 
@@ -131,7 +147,7 @@ struct Reference<GroupedMatmul> {
     for (int64_t e = 0; e <= kExperts; ++e) offsets.push_back(e * T / kExperts);
     return {{normal({T, kWidth}, 1, "x"), normal({kExperts, kWidth, kWidth}, 1, "w")},
             {tensor_of(offsets)},
-            2.0 * static_cast<double>(T * kWidth * kWidth)};
+            product_flops(static_cast<double>(T), kWidth, kWidth)};
   }
 };
 
@@ -167,7 +183,7 @@ struct Reference<PermuteRows> {
     const Tensor index = empty({2 * T}, Dtype::i32);
     for (int64_t q = 0; q < 2 * T; ++q)
       index.data<int32_t>()[q] = static_cast<int32_t>(q * 2654435761 % T);
-    return {{normal({T, 512}, 1, "x"), {}}, {index}, 0};
+    return {{normal({T, 512}, 1, "x"), {}}, {index}, {}};
   }
 };
 
@@ -209,7 +225,7 @@ struct Reference<CombineRows> {
       index.data<int32_t>()[q] = static_cast<int32_t>(q * 7 % (2 * T));
     return {{normal({2 * T, 512}, 1, "x"), normal({T, 2}, 1, "weight")},
             {index},
-            4.0 * static_cast<double>(T * 512)};
+            rows_flops(4.0 * static_cast<double>(T * 512))};
   }
 };
 

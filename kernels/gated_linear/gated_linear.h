@@ -3,6 +3,7 @@
 // Gated linear attention and HGRN2 are its settings. Source: arXiv:2312.06635, 2404.07904.
 #pragma once
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
@@ -50,6 +51,12 @@ struct GatedLinear {
   struct Saved {
     Tensor states;  // [B, chunks - 1, H, K, V]
   };
+
+  // Of a token and head, in sub-chunks of C tokens.
+  static constexpr Flops flops(double K, double V) {
+    constexpr double C = 16;
+    return {4 * K * V + C * (2 * K + V), 12 * K * V + C * (5 * K + 2 * V)};
+  }
 
   static void check(const Inputs<Tensor>& x, const Options& o);
   static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);

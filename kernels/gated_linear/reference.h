@@ -2,6 +2,7 @@
 // cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/gated_linear/gated_linear.h"
 #include "kernels/tokens/pieces.h"
@@ -205,12 +206,14 @@ struct Reference<GatedLinear> {
   static Bench<GatedLinear> bench(int64_t T) {
     constexpr int64_t H = 4, K = 64, V = 64;
     const Case<GatedLinear> c = make("", {.B = 1, .T = T, .Hk = H, .H = H, .K = K, .V = V}, 0.1);
-    return {c.x, c.o, static_cast<double>(T * H * (4 * K * V + kSubChunk * (2 * K + V)))};
+    return {c.x, c.o, static_cast<double>(T * H) * GatedLinear::flops(K, V)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    return {heads_shape("gated_linear", {}, GatedLinear::flops(128, 128), {"g"})};
   }
 
  private:
-  static constexpr int64_t kSubChunk = 16;
-
   static double scale_of(const GatedLinear::Options& o, int64_t K) {
     return o.scale != 0 ? o.scale : 1 / std::sqrt(static_cast<double>(K));
   }

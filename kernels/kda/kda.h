@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
@@ -61,6 +62,12 @@ struct Kda {
     Tensor states;   // [B, chunks - 1, H, K, V]
     Tensor written;  // [B, T, H, V]
   };
+
+  // Of a token and head, in sub-chunks of C tokens.
+  static constexpr Flops flops(double K, double V) {
+    constexpr double C = 16;
+    return {6 * K * V + C * (3 * K + 2 * V), 16 * K * V + C * (9 * K + 7 * V)};
+  }
 
   static void check(const Inputs<Tensor>& x, const Options& o);
   static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);

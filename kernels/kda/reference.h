@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/kda/kda.h"
 #include "kernels/tokens/pieces.h"
@@ -223,9 +224,13 @@ struct Reference<Kda> {
     constexpr int64_t kHeads = 4, kWidth = 64;
     const Case<Kda> c =
         sample("", {.T = T, .H = kHeads, .Hk = kHeads, .K = kWidth, .V = kWidth}, false);
-    // README.md, Cost.
-    const double each = 6.0 * kWidth * kWidth + 16.0 * 5 * kWidth;
-    return {c.x, c.o, each * static_cast<double>(T * kHeads)};
+    return {c.x, c.o, static_cast<double>(T * kHeads) * Kda::flops(kWidth, kWidth)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    GpuShape shape = heads_shape("kda", {}, Kda::flops(128, 128), {"beta", "g"});
+    shape.deviations["k"] = 1 / std::sqrt(128.0);  // keys of length one
+    return {shape};
   }
 
  private:

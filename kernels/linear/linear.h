@@ -5,6 +5,7 @@
 // its settings. Source: arXiv:2006.16236, 2307.08621, 2405.21060.
 #pragma once
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
@@ -61,6 +62,12 @@ struct Linear {
     Tensor sums;            // [B, chunks - 1, H, K], z, with normalize
     Tensor o, denominator;  // [B, T, H, V], [B, T, H], with normalize
   };
+
+  // Of a token and head, in chunks of C tokens.
+  static constexpr Flops flops(double K, double V) {
+    constexpr double C = 64;
+    return {4 * K * V + C * (K + V), 8 * K * V + C * (3 * K + 2 * V)};
+  }
 
   static void check(const Inputs<Tensor>& x, const Options& o);
   static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);

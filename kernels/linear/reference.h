@@ -2,6 +2,7 @@
 // worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/linear/linear.h"
 #include "kernels/tokens/pieces.h"
@@ -260,10 +261,18 @@ struct Reference<Linear> {
   }
 
   static Bench<Linear> bench(int64_t T) {
-    constexpr int64_t H = 4, K = 64, V = 64, C = 64;
+    constexpr int64_t H = 4, K = 64, V = 64;
     Case<Linear> c = make("", {.B = 1, .T = T, .Hk = H, .H = H, .K = K, .V = V});
     c.x.g = log_decays({1, T, H}, 0.1);
-    return {c.x, c.o, static_cast<double>(T * H * (4 * K * V + C * (K + V)))};
+    return {c.x, c.o, static_cast<double>(T * H) * Linear::flops(K, V)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    const Flops each = Linear::flops(128, 128);
+    GpuShape retention = heads_shape("retention", {}, each, {"log_gamma"});
+    retention.constants = {"log_gamma"};  // fixed rates, in layers and in peers
+    return {heads_shape("linear", {}, each), retention, heads_shape("simple_gla", {}, each, {"g"}),
+            heads_shape("mamba2", {.H = 64, .Hk = 1, .V = 64}, Linear::flops(128, 64), {"g"})};
   }
 
  private:

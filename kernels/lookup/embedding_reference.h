@@ -1,6 +1,7 @@
 // The definition of the embedding, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/lookup/embedding.h"
 
@@ -36,7 +37,15 @@ struct Reference<Embedding> {
     const Tensor ids = empty({T}, Dtype::i32);
     for (int64_t t = 0; t < T; ++t)
       ids.data<int32_t>()[t] = static_cast<int32_t>(t * 2654435761 % kVocabulary);
-    return {{normal({kVocabulary, kWidth}, 1, "weight")}, {ids}, 0};
+    return {{normal({kVocabulary, kWidth}, 1, "weight")}, {ids}, {}};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    constexpr int64_t R = 32768, V = 50304;
+    return {{.name = "embedding R32768 V50304 D768",
+             .sizes = {{"R", R}, {"V", V}, {"D", 768}},
+             .index = {{"ids", random_indices(R, V)}},
+             .backward_reads_inputs = false}};
   }
 };
 

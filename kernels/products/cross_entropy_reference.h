@@ -1,6 +1,7 @@
 // The definition of the loss, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/products/cross_entropy.h"
 
@@ -72,7 +73,16 @@ struct Reference<CrossEntropy> {
   static Bench<CrossEntropy> bench(int64_t T) {
     constexpr int64_t kWidth = 512, kVocabulary = 8192;
     const Case<CrossEntropy> c = sample("", T, kWidth, kVocabulary, 1);
-    return {c.x, c.o, 2.0 * static_cast<double>(T * kWidth * kVocabulary)};
+    return {c.x, c.o, product_flops(static_cast<double>(T), kWidth, kVocabulary)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    constexpr int64_t R = 32768, V = 50304, D = 768;
+    return {{.name = "cross_entropy R32768 V50304 D768",
+             .sizes = {{"R", R}, {"V", V}, {"D", D}},
+             .flops = product_flops(R, D, V),
+             .deviations = {{"w", 0.02}},
+             .index = {{"targets", random_indices(R, V)}}}};
   }
 };
 

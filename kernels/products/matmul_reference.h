@@ -1,6 +1,7 @@
 // The definition of the matrix product, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/products/matmul.h"
 
@@ -37,7 +38,18 @@ struct Reference<Matmul> {
     constexpr int64_t kWidth = 512;
     return {{normal({T, kWidth}, 1, "x"), normal({kWidth, kWidth}, 1, "w"), {}},
             {},
-            2.0 * static_cast<double>(T * kWidth * kWidth)};
+            product_flops(static_cast<double>(T), kWidth, kWidth)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    constexpr int64_t R = 32768;
+    std::vector<GpuShape> list;
+    for (const auto& [I, O] : {std::pair<int64_t, int64_t>{768, 2304}, {768, 3072}, {3072, 768}})
+      list.push_back({.name = sized_name("matmul", {{"R", R}, {"I", I}, {"O", O}}),
+                      .sizes = {{"R", R}, {"I", I}, {"O", O}},
+                      .flops = product_flops(R, static_cast<double>(I), static_cast<double>(O)),
+                      .deviations = {{"w", 0.02}}});
+    return list;
   }
 };
 

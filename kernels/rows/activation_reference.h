@@ -1,6 +1,7 @@
 // The definitions of the activations, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/rows/activation.h"
 
@@ -75,7 +76,11 @@ struct Reference<Activation> {
   }
 
   static Bench<Activation> bench(int64_t T) {
-    return {{normal({T, 2048}, 1, "x")}, {}, 4.0 * static_cast<double>(T * 2048)};
+    return {{normal({T, 2048}, 1, "x")}, {}, rows_flops(4.0 * static_cast<double>(T * 2048))};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    return {rows_shape("activation", 32768, 3072, {}, {{"kind", "gelu"}})};
   }
 };
 
@@ -106,7 +111,11 @@ struct Reference<GatedActivation> {
   static Bench<GatedActivation> bench(int64_t T) {
     return {{normal({T, 2048}, 1, "a"), normal({T, 2048}, 1, "b")},
             {},
-            5.0 * static_cast<double>(T * 2048)};
+            rows_flops(5.0 * static_cast<double>(T * 2048))};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    return {rows_shape("gated_activation", 32768, 2048, {}, {{"kind", "silu"}})};
   }
 };
 

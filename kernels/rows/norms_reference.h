@@ -1,6 +1,7 @@
 // The definitions of the normalisations, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/rows/activation_reference.h"
 #include "kernels/rows/norms.h"
@@ -62,6 +63,12 @@ void add_residuals(std::vector<Case<M>>& list) {
     }
 }
 
+// As a model's blocks use it, alone and after a sum.
+inline std::vector<GpuShape> norm_shapes(const std::string& name) {
+  GpuShape after_sum = rows_shape(name + "_residual", 32768, 768, {"weight", "residual"});
+  return {rows_shape(name, 32768, 768, {"weight"}), after_sum};
+}
+
 }  // namespace definition
 
 template <>
@@ -106,8 +113,10 @@ struct Reference<RmsNorm> {
   static Bench<RmsNorm> bench(int64_t T) {
     return {{normal({T, 1024}, 1, "x"), normal({1024}, 1, "weight"), {}},
             {},
-            4.0 * static_cast<double>(T * 1024)};
+            rows_flops(4.0 * static_cast<double>(T * 1024))};
   }
+
+  static std::vector<GpuShape> gpu_shapes() { return definition::norm_shapes("rms_norm"); }
 };
 
 template <>
@@ -159,8 +168,10 @@ struct Reference<LayerNorm> {
   static Bench<LayerNorm> bench(int64_t T) {
     return {{normal({T, 1024}, 1, "x"), normal({1024}, 1, "weight"), normal({1024}, 1, "bias"), {}},
             {},
-            7.0 * static_cast<double>(T * 1024)};
+            rows_flops(7.0 * static_cast<double>(T * 1024))};
   }
+
+  static std::vector<GpuShape> gpu_shapes() { return definition::norm_shapes("layer_norm"); }
 };
 
 template <>
@@ -214,7 +225,11 @@ struct Reference<GatedNorm> {
   static Bench<GatedNorm> bench(int64_t T) {
     return {{normal({T, 1024}, 1, "x"), normal({T, 1024}, 1, "z"), normal({1024}, 1, "weight")},
             {},
-            8.0 * static_cast<double>(T * 1024)};
+            rows_flops(8.0 * static_cast<double>(T * 1024))};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    return {rows_shape("gated_norm", 131072, 128, {"weight"})};
   }
 };
 
@@ -242,8 +257,10 @@ struct Reference<L2Norm> {
   }
 
   static Bench<L2Norm> bench(int64_t T) {
-    return {{normal({T * 8, 128}, 1, "x")}, {}, 3.0 * static_cast<double>(T * 1024)};
+    return {{normal({T * 8, 128}, 1, "x")}, {}, rows_flops(3.0 * static_cast<double>(T * 1024))};
   }
+
+  static std::vector<GpuShape> gpu_shapes() { return {rows_shape("l2_norm", 262144, 128)}; }
 };
 
 }  // namespace weft::kernels

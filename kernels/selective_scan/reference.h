@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/tokens/pieces.h"
@@ -221,8 +222,17 @@ struct Reference<SelectiveScan> {
   static Bench<Scan> bench(int64_t T) {
     constexpr int64_t kChannels = 256, kStates = 16;
     const Case<Scan> c = sample("", {1, T, kChannels, kStates}, kD | kZ | kBias);
-    // README.md, Cost: products and sums, an exponential counted as one.
-    return {c.x, c.o, (7.0 * kStates + 10) * static_cast<double>(T * kChannels)};
+    return {c.x, c.o, static_cast<double>(T * kChannels) * Scan::flops(kStates)};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    constexpr int64_t B = 4, T = 4096, E = 4096, K = 16;
+    return {{.name = sized_name("selective_scan", {{"B", B}, {"T", T}, {"E", E}, {"K", K}}),
+             .sizes = {{"B", B}, {"T", T}, {"E", E}, {"K", K}, {"N", B}},
+             .with = {"D", "z", "dt_bias"},
+             .settings = {{"return_state", "false"}},
+             .flops = static_cast<double>(B * T * E) * Scan::flops(K),
+             .uniform = {{"A_log", {0, 2.7}}, {"dt_bias", {-6, -2}}}}};
   }
 };
 

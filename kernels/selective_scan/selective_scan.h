@@ -6,6 +6,7 @@
 // Source: arXiv:2312.00752. Differs: the state comes in and goes out, with its gradients.
 #pragma once
 
+#include "kernels/contract/flops.h"
 #include "kernels/contract/mechanism.h"
 
 namespace weft::kernels {
@@ -58,6 +59,9 @@ struct SelectiveScan {
 
   // An A_log from here on, up to infinity: any step forgets all, and A's own size matters no more.
   static constexpr float kFastest = 80;
+
+  // Of a token and channel.
+  static constexpr Flops flops(double K) { return {7 * K + 10, 20 * K + 25}; }
 
   static void check(const Inputs<Tensor>& x, const Options& o);
   static Outputs<Tensor> outputs(const Inputs<Tensor>& x, const Options& o);

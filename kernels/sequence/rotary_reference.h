@@ -1,6 +1,7 @@
 // The definition of the rotary embedding, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/contract/reference.h"
 #include "kernels/sequence/rotary.h"
 #include "kernels/tokens/pieces.h"
@@ -59,7 +60,14 @@ struct Reference<Rotary> {
   }
 
   static Bench<Rotary> bench(int64_t T) {
-    return {{normal({1, T, 8, 128}, 1, "x")}, {}, 3.0 * static_cast<double>(T * 8 * 128)};
+    return {
+        {normal({1, T, 8, 128}, 1, "x")}, {}, rows_flops(3.0 * static_cast<double>(T * 8 * 128))};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    return {{.name = "rotary B4 T4096 H16 K128",
+             .sizes = {{"B", 4}, {"T", 4096}, {"H", 16}, {"K", 128}},
+             .backward_reads_inputs = false}};
   }
 };
 

@@ -1,6 +1,7 @@
 // The definition of the short convolution, and the cases worth testing.
 #pragma once
 
+#include "kernels/contract/gpu_shapes.h"
 #include "kernels/rows/activation_reference.h"
 #include "kernels/sequence/short_conv.h"
 #include "kernels/tokens/pieces.h"
@@ -74,7 +75,14 @@ struct Reference<ShortConv> {
 
   static Bench<ShortConv> bench(int64_t T) {
     const Case<ShortConv> c = sample("", 1, T, 1024, 4, true, {}, false);
-    return {c.x, c.o, 12.0 * static_cast<double>(T * 1024)};
+    return {c.x, c.o, rows_flops(12.0 * static_cast<double>(T * 1024))};
+  }
+
+  static std::vector<GpuShape> gpu_shapes() {
+    return {{.name = "short_conv B8 T4096 D3072 W4",
+             .sizes = {{"B", 8}, {"T", 4096}, {"D", 3072}, {"W", 4}, {"W - 1", 3}, {"N", 8}},
+             .settings = {{"return_state", "false"}},
+             .deviations = {{"w", 0.02}}}};
   }
 };
 

@@ -26,7 +26,7 @@ inline constexpr int64_t kSumPart = 1024 / static_cast<int64_t>(sizeof(Real));
 // Rows of a that meet a copied part of b before the next; rows or columns of c that a thread takes.
 inline constexpr int64_t kGemmRows = 192, kGemmPanel = 192;
 
-// c[m, n] = alpha * a[m, k] b[k, n] + beta * c.  beta = 0 does not read c. T is float or double.
+// c[m, n] = alpha * a[m, k] b[k, n] + beta * c.  beta = 0 does not read c. Real is float or double.
 template <class Real>
 void gemm(int64_t m, int64_t n, int64_t k, Real alpha, Matrix<const Real> a, Matrix<const Real> b,
           Real beta, Matrix<Real> c);

@@ -17,7 +17,7 @@ struct Strided {
 };
 
 // c[m, n] = a[m, k] b[k, n], added to c if `add`. The rows of b and c are contiguous, at distances
-// ldb and ldc. T is float or double. Runs on the calling thread.
+// ldb and ldc. Real is float or double. Runs on the calling thread.
 template <class Real>
 void tile_gemm(int64_t m, int64_t n, int64_t k, Strided<Real> a, const Real* b, int64_t ldb,
                Real* c, int64_t ldc, bool add);

@@ -158,8 +158,8 @@ BenchRow time_variant(const Variant& v, int64_t length, double budget, const Mac
   const Seconds seconds = seconds_of(budget, both);
   row.both = seconds.median;
   row.best = seconds.best;
-  // The backward pass counts twice: two products for each, and the bytes of values and gradients.
-  const double flops = 3 * c.forward_flops * part_of_window(v.settings, length);
+  const double flops = (c.flops.forward + c.flops.backward) * part_of_window(v.settings, length);
+  // The backward pass moves values and gradients.
   const double bytes = 3 * static_cast<double>(bytes_of(in) + bytes_of(y));
   row.least = std::max(flops / rates.flops, bytes / rates.bytes);
   allocator(kCpu).empty_cache();

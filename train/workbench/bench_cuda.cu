@@ -18,158 +18,39 @@ namespace {
 
 using namespace kernels;
 
-// A shape of an operation: the sizes behind the letters of its fields, "W - 1" with one of its own.
-// Optional inputs that `with` does not name are left out. Products of the forward and the backward
-// pass, in FLOPs.
-struct Problem {
-  std::string name, operation;
-  std::map<std::string, int64_t> sizes;
-  std::vector<std::string> with;
-  Settings settings;
-  double forward = 0, backward = 0;
-  std::vector<std::string> constants = {};  // inputs whose gradient nobody asks for
-};
-
 double of(int64_t a) { return static_cast<double>(a); }
 
-Problem attention(int64_t B, int64_t T, int64_t H, int64_t K, int64_t window = 0) {
-  const double pairs = window > 0 ? of(window) * (of(T) - of(window) / 2) : of(T) * of(T + 1) / 2;
-  const double flops = 4 * of(B) * of(H) * pairs * of(K);
-  Problem p{concat("attention B", B, " T", T, " H", H, " K", K),
-            "attention",
-            {{"B", B}, {"T", T}, {"S", T}, {"H", H}, {"Hk", H}, {"K", K}, {"V", K}},
-            {},
-            {},
-            flops,
-            2.5 * flops};
-  if (window > 0) {
-    p.name += concat(" window", window);
-    p.settings["window"] = std::to_string(window);
-  }
-  return p;
-}
+// A row: an operation and a shape of it.
+struct Problem {
+  const Operation* operation;
+  GpuShape shape;
+  Tensors inputs = {};  // on the CPU, where the shape does not say how to draw them
+};
 
-// Blocks of 64 of which a query sees its own and every `stride`-th one before it.
-Problem block_sparse(int64_t B, int64_t T, int64_t H, int64_t K, int64_t stride) {
-  double pairs = 0;
-  for (int64_t row = 0; row < T / 64; ++row) pairs += 64 * 64 * (of(row / stride) + 0.5);
-  const double flops = 4 * of(B) * of(H) * pairs * of(K);
-  return {
-      concat("block_sparse B", B, " T", T, " H", H, " K", K, " strided", stride),
-      "block_sparse",
-      {{"B", B}, {"T", T}, {"S", T}, {"H", H}, {"Hk", H}, {"K", K}, {"V", K}, {"stride", stride}},
-      {},
-      {{"block", "64"}},
-      flops,
-      2.5 * flops};
-}
-
-// The chunkwise recurrences in chunks of 64: products a token and head.
-Problem recurrence(const std::string& op, const std::string& label, int64_t B, int64_t T, int64_t H,
-                   int64_t Hk, int64_t K, int64_t V, std::vector<std::string> with) {
-  const bool delta = op == "delta" || op == "kda";
-  const double C = 64, k = of(K), v = of(V), heads = of(B) * of(T) * of(H);
-  const double forward = delta ? 6 * k * v + C * (6 * k + 4 * v) : 4 * k * v + 2 * C * (k + v);
-  const double backward =
-      delta ? 12 * k * v + C * (14 * k + 8 * v) : 3 * (4 * k * v) + 5 * C * (k + v);
-  return {concat(label, " B", B, " T", T, " H", H, " K", K, " V", V),
-          op,
-          {{"B", B}, {"T", T}, {"H", H}, {"Hk", Hk}, {"K", K}, {"V", V}, {"N", B}},
-          std::move(with),
-          {{"return_state", "false"}},
-          heads * forward,
-          heads * backward};
-}
-
-Problem rows(const std::string& op, int64_t R, int64_t D, std::vector<std::string> with,
-             Settings settings = {}) {
-  return {concat(op, " R", R, " D", D),
-          op,
-          {{"R", R}, {"D", D}},
-          std::move(with),
-          std::move(settings),
-          0,
-          0};
-}
-
+// An operation that names no shape is timed at its benchmark of the CPU.
 std::vector<Problem> problems() {
-  std::vector<Problem> list = {attention(4, 4096, 16, 128), attention(32, 1024, 12, 64),
-                               attention(1, 16384, 16, 128), attention(4, 4096, 16, 128, 512),
-                               attention(1, 16384, 16, 128, 1024)};
-  list.push_back(block_sparse(1, 16384, 16, 128, 8));
-  list.push_back(recurrence("linear", "linear", 4, 4096, 16, 16, 128, 128, {}));
-  list.push_back(recurrence("linear", "retention", 4, 4096, 16, 16, 128, 128, {"log_gamma"}));
-  list.back().constants = {"log_gamma"};  // fixed rates, in layers and in peers
-  list.push_back(recurrence("linear", "simple_gla", 4, 4096, 16, 16, 128, 128, {"g"}));
-  list.push_back(recurrence("linear", "mamba2", 4, 4096, 64, 1, 128, 64, {"g"}));
-  list.push_back(recurrence("gated_linear", "gated_linear", 4, 4096, 16, 16, 128, 128, {"g"}));
-  list.push_back(recurrence("delta", "delta", 4, 4096, 16, 16, 128, 128, {"beta"}));
-  list.push_back(recurrence("delta", "gated_delta", 4, 4096, 16, 16, 128, 128, {"beta", "g"}));
-  list.push_back(recurrence("kda", "kda", 4, 4096, 16, 16, 128, 128, {"beta", "g"}));
-  list.push_back({"selective_scan B4 T4096 E4096 K16",
-                  "selective_scan",
-                  {{"B", 4}, {"T", 4096}, {"E", 4096}, {"K", 16}, {"N", 4}},
-                  {"D", "z", "dt_bias"},
-                  {{"return_state", "false"}},
-                  0,
-                  0});
-  for (const char* norm : {"rms_norm", "layer_norm"}) {
-    list.push_back(rows(norm, 32768, 768, {"weight"}));
-    list.push_back(rows(norm, 32768, 768, {"weight", "residual"}));
-    list.back().name = concat(norm, "_residual R32768 D768");
-  }
-  list.push_back(rows("gated_norm", 131072, 128, {"weight"}));
-  list.push_back(rows("l2_norm", 262144, 128, {}));
-  list.push_back(rows("activation", 32768, 3072, {}, {{"kind", "gelu"}}));
-  list.push_back(rows("gated_activation", 32768, 2048, {}, {{"kind", "silu"}}));
-  list.push_back({"short_conv B8 T4096 D3072 W4",
-                  "short_conv",
-                  {{"B", 8}, {"T", 4096}, {"D", 3072}, {"W", 4}, {"W - 1", 3}, {"N", 8}},
-                  {},
-                  {{"return_state", "false"}},
-                  0,
-                  0});
-  list.push_back({"rotary B4 T4096 H16 K128",
-                  "rotary",
-                  {{"B", 4}, {"T", 4096}, {"H", 16}, {"K", 128}},
-                  {},
-                  {},
-                  0,
-                  0});
-  list.push_back({"embedding R32768 V50304 D768",
-                  "embedding",
-                  {{"R", 32768}, {"V", 50304}, {"D", 768}},
-                  {},
-                  {},
-                  0,
-                  0});
-  const double head = 2.0 * 32768 * 50304 * 768;
-  list.push_back({"cross_entropy R32768 V50304 D768",
-                  "cross_entropy",
-                  {{"R", 32768}, {"V", 50304}, {"D", 768}},
-                  {},
-                  {},
-                  head,
-                  2 * head});
-  for (const auto& [I, O] : {std::pair<int64_t, int64_t>{768, 2304}, {768, 3072}, {3072, 768}}) {
-    const double flops = 2.0 * 32768 * of(I) * of(O);
-    list.push_back({concat("matmul R32768 I", I, " O", O),
-                    "matmul",
-                    {{"R", 32768}, {"I", I}, {"O", O}},
-                    {},
-                    {},
-                    flops,
-                    2 * flops});
+  constexpr int64_t kLength = 4096;
+  std::vector<Problem> list;
+  for (const Operation* op : operations()) {
+    if (!op->has_cuda_form()) continue;
+    for (const GpuShape& shape : op->gpu_shapes()) list.push_back({op, shape});
+    if (!op->gpu_shapes().empty()) continue;
+    const BenchCase c = op->bench(kLength);
+    if (c.inputs.empty()) continue;
+    list.push_back(
+        {op,
+         {.name = concat(op->name(), " length", kLength), .settings = c.settings, .flops = c.flops},
+         c.inputs});
   }
   return list;
 }
 
 // "[B, T, H, K]" with the sizes behind the letters.
-Shape shape_of(const std::string& letters, const Problem& p) {
+Shape shape_of(const std::string& letters, const GpuShape& s) {
   Shape shape;
   for (const std::string& letter : letters_of(letters)) {
-    const auto found = p.sizes.find(letter);
-    require(found != p.sizes.end(), p.name, ": no size is given for ", letter);
+    const auto found = s.sizes.find(letter);
+    require(found != s.sizes.end(), s.name, ": no size is given for ", letter);
     shape.append(found->second);
   }
   return shape;
@@ -187,52 +68,35 @@ Tensor noise(const Shape& shape, const std::string& name, double scale, Dtype dt
   return t.slice(0, 0, shape.numel()).reshape(shape);
 }
 
-// Inputs in their legal range: decays below zero, keys of length near one, steps of a softplus.
-Tensor input_of(const Field& f, const Problem& p) {
-  const Shape shape = shape_of(f.shape, p);
-  const std::string name = f.name;
+Tensor uniform_numbers(const Shape& shape, const std::string& name, Uniform u, Dtype dtype) {
+  if (u.low == u.high) return full(shape, u.low, dtype, kCuda);
+  const Random random(3, stream_of(name));
+  const Tensor host = empty(shape, Dtype::f32);
+  for (int64_t i = 0; i < host.numel(); ++i)
+    host.data<float>()[i] =
+        static_cast<float>(u.low + (u.high - u.low) * random.uniform(static_cast<uint64_t>(i)));
+  return host.to(dtype).to(kCuda);
+}
+
+Tensor input_of(const Field& f, const GpuShape& s) {
+  const Shape shape = shape_of(f.shape, s);
   const Dtype dtype = f.wide ? Dtype::f32 : Dtype::bf16;
-  const auto mapped = [&](double low, double high) {  // uniform, f32
-    const Random random(3, stream_of(name));
-    const Tensor host = empty(shape, Dtype::f32);
-    for (int64_t i = 0; i < host.numel(); ++i)
-      host.data<float>()[i] =
-          static_cast<float>(low + (high - low) * random.uniform(static_cast<uint64_t>(i)));
-    return host.to(dtype).to(kCuda);
-  };
-  if (name == "log_gamma") return mapped(-0.03, -0.001);
-  if (name == "g") return full(shape, -0.05, dtype, kCuda);
-  if (name == "beta") return full(shape, 0.5, dtype, kCuda);
-  if (name == "A_log") return mapped(0, 2.7);
-  if (name == "dt_bias") return mapped(-6, -2);
-  if (name == "k" && (p.operation == "delta" || p.operation == "kda"))
-    return noise(shape, name, 1 / std::sqrt(of(shape[-1])), dtype);
-  return noise(shape, name, name == "w" ? 0.02 : 1, dtype);
+  const auto bounds = s.uniform.find(f.name);
+  if (bounds != s.uniform.end()) return uniform_numbers(shape, f.name, bounds->second, dtype);
+  const auto deviation = s.deviations.find(f.name);
+  return noise(shape, f.name, deviation == s.deviations.end() ? 1 : deviation->second, dtype);
 }
 
-Tensor strided_mask(int64_t blocks, int64_t stride) {  // u8 [1, blocks, blocks] on the CPU
-  const Tensor mask = zeros({1, blocks, blocks}, Dtype::u8);
-  for (int64_t row = 0; row < blocks; ++row)
-    for (int64_t column = row % stride; column <= row; column += stride)
-      mask.data<uint8_t>()[row * blocks + column] = 1;
-  return mask;
-}
-
-Tensors inputs_of(const Operation& op, const Problem& p) {
-  Tensors in;
-  for (const Field& f : op.inputs())
-    if (!f.optional || std::find(p.with.begin(), p.with.end(), f.name) != p.with.end())
-      in[f.name] = input_of(f, p);
-  for (const Setting& s : op.settings()) {  // the mask or token ids: on the GPU, as in training
-    if (s.name == "block_mask")
-      in[s.name] = strided_mask(p.sizes.at("T") / 64, p.sizes.at("stride")).to(kCuda);
-    if (s.name != "ids" && s.name != "targets") continue;
-    const Tensor ids = empty({p.sizes.at("R")}, Dtype::i32);
-    const Random random(5, stream_of("ids"));
-    for (int64_t i = 0; i < ids.numel(); ++i)
-      ids.data<int32_t>()[i] =
-          static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * of(p.sizes.at("V")));
-    in[s.name] = ids.to(kCuda);
+Tensors inputs_of(const Problem& p) {
+  Tensors in = rounded_to(Dtype::bf16, p.inputs, p.operation->inputs());
+  for (const auto& [name, t] : p.shape.index) in[name] = t;
+  for (auto& [name, t] : in)  // borders of documents stay where the host reads them
+    if (name != "cu_seqlens") t = t.to(kCuda);
+  if (!p.inputs.empty()) return in;
+  for (const Field& f : p.operation->inputs()) {
+    const auto& with = p.shape.with;
+    if (!f.optional || std::find(with.begin(), with.end(), f.name) != with.end())
+      in[f.name] = input_of(f, p.shape);
   }
   return in;
 }
@@ -316,19 +180,20 @@ std::map<std::string, Peer> read_peers(const std::string& path) {
 }
 
 CudaBenchRow time_problem(const Problem& p, double budget, const MachineRates& rates) {
-  const Operation& op = operation(p.operation);
-  const Tensors in = inputs_of(op, p);
+  const Operation& op = *p.operation;
+  const GpuShape& s = p.shape;
+  const Tensors in = inputs_of(p);
   CudaBenchRow row;
-  row.name = p.name;
-  Tensors y = op.forward(Form::chunkwise, in, p.settings);
+  row.name = s.name;
+  Tensors y = op.forward(Form::chunkwise, in, s.settings);
   Tensors dy;
   const Field first = op.outputs()[0];
   dy[gradient_name(first.name)] =
       noise(y.at(first.name).shape(), "dy", 1, first.wide ? Dtype::f32 : Dtype::bf16);
   const double bytes = bytes_of(in) + bytes_of(y);
   y.clear();
-  const auto forward = [&] { op.forward(Form::chunkwise, in, p.settings); };
-  const auto both = [&] { op.backward(Form::chunkwise, in, p.settings, dy, p.constants); };
+  const auto forward = [&] { op.forward(Form::chunkwise, in, s.settings); };
+  const auto both = [&] { op.backward(Form::chunkwise, in, s.settings, dy, s.constants); };
   row.forward = by_call(forward, budget);
   row.forward_graph = by_graph(forward, budget);
   row.both = by_call(both, budget);
@@ -336,12 +201,12 @@ CudaBenchRow time_problem(const Problem& p, double budget, const MachineRates& r
   const auto least = [&](double flops, double b) {
     return 1e3 * std::max(flops / rates.flops, b / rates.bytes);
   };
-  row.least_forward = least(p.forward, bytes);
-  // A backward pass reads the inputs once more, but for those that need none.
-  const double passes = p.operation == "rotary" || p.operation == "embedding" ? 1 : 2;
-  row.least_both = least(p.forward, bytes) + least(p.backward, passes * bytes);
+  row.least_forward = least(s.flops.forward, bytes);
+  // A backward pass writes gradients, and mostly reads the inputs once more.
+  const double passes = s.backward_reads_inputs ? 2 : 1;
+  row.least_both = least(s.flops.forward, bytes) + least(s.flops.backward, passes * bytes);
   const double seconds = 1e-3 * (row.both_graph > 0 ? row.both_graph : row.both);
-  row.teraflops = (p.forward + p.backward) / seconds / 1e12;
+  row.teraflops = (s.flops.forward + s.flops.backward) / seconds / 1e12;
   row.terabytes = (1 + passes) * bytes / seconds / 1e12;
   return row;
 }
@@ -395,11 +260,12 @@ int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
   std::vector<Problem> list;
   for (const Problem& p : problems()) {
     const auto wanted = [&](const std::string& n) {
-      return p.operation == n || p.name.starts_with(n);
+      return p.operation->name() == n || p.shape.name.starts_with(n);
     };
     if (a.names.empty() || std::any_of(a.names.begin(), a.names.end(), wanted)) list.push_back(p);
   }
-  require(!list.empty(), "bench --device cuda: no shape is kept for ", a.names.front());
+  require(!list.empty(), "bench --device cuda: ", a.names.front(),
+          " has no form on a GPU, or no benchmark");
   const std::map<std::string, Peer> peers = read_peers(a.peers);
   const MachineRates rates = measure_gpu(std::max(a.budget, 0.1));
   if (a.json)
@@ -415,15 +281,15 @@ int run_cuda_bench(const BenchArguments& a, std::ostream& out) {
     TaskProgress line("bench");
     for (const Problem& p : list) {
       line.show(of(static_cast<int64_t>(rows.size())) / of(static_cast<int64_t>(list.size())),
-                p.name);
+                p.shape.name);
       try {
         rows.push_back(time_problem(p, a.budget, rates));
       } catch (const std::exception& e) {  // the other rows are worth having
-        out << p.name << ": " << e.what() << "\n";
+        out << p.shape.name << ": " << e.what() << "\n";
         continue;
       }
       allocator(kCuda).empty_cache();
-      const auto peer = peers.find(p.name);
+      const auto peer = peers.find(p.shape.name);
       if (peer != peers.end()) {
         rows.back().peer = peer->second.name;
         rows.back().peer_forward = peer->second.forward;

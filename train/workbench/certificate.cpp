@@ -154,6 +154,12 @@ int64_t failures(const std::vector<CertificateRow>& rows) {
                        [](const CertificateRow& r) { return !r.passed(); });
 }
 
+bool has_cuda_form(const Operation* op) { return op->has_cuda_form(); }
+
+void tell_that_cpu_only(const Operation* op) {
+  std::cerr << "gradcheck: " << op->name() << " has no form on a GPU and is left out\n";
+}
+
 }  // namespace
 
 std::vector<CertificateRow> certify(const Operation& op, Device device,
@@ -246,8 +252,15 @@ std::string certificate_junit(const std::vector<CertificateRow>& rows) {
 int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
   std::vector<const Operation*> list;
   for (const std::string& name : a.operations) list.push_back(&operation(name));
-  if (list.empty()) list = operations();
   const Device device = device_from(a.device);
+  if (list.empty()) {
+    list = operations();
+    if (device.is_cuda()) {
+      const auto rest = std::stable_partition(list.begin(), list.end(), has_cuda_form);
+      std::for_each(rest, list.end(), tell_that_cpu_only);
+      list.erase(rest, list.end());
+    }
+  }
   if (!a.junit.empty()) require_output(a.junit);
   std::vector<CertificateRow> rows;
   {

@@ -27,20 +27,6 @@ std::string value_of(const std::string& word, const std::vector<std::string>& wo
   return "true";
 }
 
-// The one index tensor that an operation writes: one that the file gives is meant to be used, and
-// where it gives none there must be memory for it.
-void prepare_router(Tensors& inputs, Settings& settings) {
-  if (inputs.count("index")) {
-    settings.emplace("forced", "true");
-    return;
-  }
-  const auto found = inputs.find("logits");
-  const int64_t top_k = settings.count("top_k") ? std::atoll(settings["top_k"].c_str()) : 1;
-  if (found == inputs.end() || found->second.dims() != 2) return;  // refused later
-  if (top_k < 1 || top_k > found->second.size(1)) return;
-  inputs["index"] = empty({found->second.size(0), top_k}, Dtype::i32);
-}
-
 Dtype dtype_of_inputs(const Operation& op, const Tensors& inputs) {
   for (const Field& f : op.inputs())
     if (const auto found = inputs.find(f.name);
@@ -78,12 +64,11 @@ struct Run {
 Run run(const Operation& op, const OperationFile& file, Settings settings, Form form, Dtype dtype,
         bool backward, Device device = kCpu) {
   Tensors inputs = on_device(device, rounded_to(dtype, file.inputs, op.inputs()));
-  const bool routes = op.name() == "router";
-  if (routes) prepare_router(inputs, settings);
+  const std::vector<std::string> written = op.prepare_written(inputs, settings);
   if (form == Form::naive && backward) require_naive_memory(op.name(), inputs, settings);
   Run r;
   r.outputs = op.forward(form, inputs, settings);
-  if (routes) r.outputs["index"] = inputs["index"];
+  for (const std::string& name : written) r.outputs[name] = inputs.at(name);
   check_gradients(op, file.output_gradients, r.outputs);
   if (backward)
     r.gradients =

@@ -46,8 +46,8 @@ struct Stream {
   Var sum();     // adds up where no norm does
 };
 
-// RMS or layer norm of the last dimension, with a weight. With plus_one it multiplies by 1 + weight,
-// and the weight starts at zero. A bias is a layer norm's.
+// RMS or layer norm of the last dimension, with a weight. With plus_one it multiplies by one plus
+// the weight, which starts at zero. A bias is a layer norm's.
 class Norm {
  public:
   enum class Kind { rms, layer };

@@ -172,7 +172,6 @@ void read_wiring(const TomlTable& t, Outline& o) {
   o.wiring.before = position != "post";
   o.wiring.after = position == "post" || position == "both";
   o.wiring.normed = position == "residual";
-  o.wiring.parallel = t.boolean("parallel", false);
   o.wiring.branch = t.number("branch_scale", kFactor, 1);
   o.wiring.skip = t.number("skip_scale", kFactor, 1);
 }
@@ -190,6 +189,10 @@ Outline outline_of(const TomlTable& recipe, uint64_t seed) {
   o.mlps = spelled_out(t, "mlp", t.one_or_more("mlp", "swiglu"));
   for (const std::string& name : o.mlps)
     if (!contains(kMlpKinds, name)) t.refuse("mlp", unknown_name("mlp", name, kMlpKinds));
+  if (std::all_of(o.mlps.begin(), o.mlps.end(), [](const auto& name) { return name == "none"; }))
+    t.unused("parallel", "no layer has an MLP beside its mixer; leave it out", t.overridden("mlp"));
+  else
+    o.wiring.parallel = t.boolean("parallel", false);
   mark_unused(recipe, o.pattern, o.mlps);
   o.tied = t.boolean("tied_embeddings", true);
   o.learned = t.one_of("positions", {"none", "learned"}, "none") == "learned";

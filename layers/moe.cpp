@@ -1,7 +1,9 @@
 // Mixture of experts: each token goes through the top_k of E small networks that the router likes
-// best, weighted by its probabilities, which add up to one unless normalize = false (Jamba). No token is dropped: rows are sorted by expert, and the
-// sorted matrix has R * top_k rows however they fall, so that memory depends on shapes alone.
-// Sources: arXiv:2401.04088 (routing), 2403.19887 (Jamba), 2101.03961 (balance loss), 2202.08906 (z loss).
+// best, weighted by its probabilities, which add up to one unless normalize = false (Jamba). No
+// token is dropped: rows are sorted by expert, and the sorted matrix has R * top_k rows however
+// they fall, so that memory depends on shapes alone.
+// Sources: arXiv:2401.04088 (routing), 2403.19887 (Jamba), 2101.03961 (balance loss), 2202.08906 (z
+// loss).
 #include <optional>
 
 #include "autograd/kernel_op.h"

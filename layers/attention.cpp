@@ -27,13 +27,14 @@ class Attention final : public Layer {
   }
 
   Var forward(const Var& x, Context& c) const override {
-    const auto [q, k, v] = heads_(x, c, window_);
+    const auto [q, k, v, gate] = heads_(x, c, window_);
     kernels::Attention::Options o;
+    o.scale = heads_.scale();
     o.window = c.place ? 0 : window_;  // a ring of keys holds no more than the window
     o.position = c.place;
     o.softcap = softcap_;
     o.cu_seqlens = c.cu_seqlens;
-    return heads_.out(autograd::apply<kernels::Attention>({q, k, v, sinks_}, o).o);
+    return heads_.out(autograd::apply<kernels::Attention>({q, k, v, sinks_}, o).o, gate);
   }
 
   double flops_per_token(int64_t T) const override {

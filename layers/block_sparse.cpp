@@ -68,7 +68,7 @@ class BlockSparseMixer final : public Layer {
         placed_(mask_.to(b.device())) {}
 
   Var forward(const Var& x, Context& c) const override {
-    const auto [q, k, v] = heads_(x, c, /*window=*/0);
+    const auto [q, k, v, gate] = heads_(x, c, /*window=*/0);
     const int64_t blocks = block_count(longest_document(c, k.size(1)), block_);
     if (blocks > mask_.size(1)) {  // a text longer than the context
       mask_ = pattern_.mask(2 * blocks, heads_.H(), layer_);
@@ -78,9 +78,10 @@ class BlockSparseMixer final : public Layer {
     o.block_mask = placed_;
     o.block = block_;
     o.softcap = softcap_;
+    o.scale = heads_.scale();
     o.cu_seqlens = c.cu_seqlens;
     o.position = c.place;
-    return heads_.out(autograd::apply<BlockSparse>({q, k, v}, o).o);
+    return heads_.out(autograd::apply<BlockSparse>({q, k, v}, o).o, gate);
   }
 
   double flops_per_token(int64_t T) const override {

@@ -8,7 +8,6 @@
 #include "kernels/products/matmul.h"
 #include "kernels/rows/activation.h"
 #include "kernels/rows/norms.h"
-#include "kernels/sequence/rotary.h"
 #include "kernels/sequence/short_conv.h"
 
 namespace weft::layers {
@@ -16,7 +15,8 @@ namespace weft::layers {
 using autograd::apply;
 using autograd::reshape;
 
-const std::vector<std::string> kMlpKinds = {"swiglu", "gelu", "moe", "none"};
+const std::vector<std::string> kMlpKinds = {"swiglu", "geglu", "gelu", "gelu_tanh",
+                                            "relu2",  "moe",   "none"};
 
 namespace {
 
@@ -25,32 +25,47 @@ Shape with_last(Shape shape, int64_t size) {
   return shape;
 }
 
-class SwiGlu final : public Layer {
+// Three matrices: the activation of one half gates the other.
+class GatedMlp final : public Layer {
  public:
-  SwiGlu(const Spec& spec, int64_t width, const Builder& b)
-      : gate_(b.within("gate_proj"), spec.width, width, spec.init),
-        up_(b.within("up_proj"), spec.width, width, spec.init),
-        down_(b.within("down_proj"), width, spec.width, spec.residual_init()) {}
+  GatedMlp(const Spec& spec, const std::string& activation, int64_t width, bool bias,
+           const Builder& b)
+      : activation_(activation),
+        gate_(b.within("gate_proj"), spec.width, width, spec.init, bias),
+        up_(b.within("up_proj"), spec.width, width, spec.init, bias),
+        down_(b.within("down_proj"), width, spec.width, spec.residual_init(), bias) {}
   Var forward(const Var& x, Context&) const override {
-    return down_(gated(gate_(x), up_(x), "silu"));
+    return down_(gated(gate_(x), up_(x), activation_));
   }
   double flops_per_token(int64_t) const override { return 0; }
 
  private:
+  std::string activation_;
   Linear gate_, up_, down_;
 };
 
-class Gelu final : public Layer {
+class PlainMlp final : public Layer {
  public:
-  Gelu(const Spec& spec, int64_t width, const Builder& b)
-      : fc1_(b.within("fc1"), spec.width, width, spec.init),
-        fc2_(b.within("fc2"), width, spec.width, spec.residual_init()) {}
-  Var forward(const Var& x, Context&) const override { return fc2_(activation(fc1_(x), "gelu")); }
+  PlainMlp(const Spec& spec, const std::string& activation, int64_t width, bool bias,
+           const Builder& b)
+      : activation_(activation),
+        fc1_(b.within("fc1"), spec.width, width, spec.init, bias),
+        fc2_(b.within("fc2"), width, spec.width, spec.residual_init(), bias) {}
+  Var forward(const Var& x, Context&) const override {
+    return fc2_(activation(fc1_(x), activation_));
+  }
   double flops_per_token(int64_t) const override { return 0; }
 
  private:
+  std::string activation_;
   Linear fc1_, fc2_;
 };
+
+// The activation of each MLP, as kernels/rows names it.
+const std::map<std::string, std::string> kGatedMlps = {{"swiglu", "silu"}, {"geglu", "gelu_tanh"}},
+                                         kPlainMlps = {{"gelu", "gelu"},
+                                                       {"gelu_tanh", "gelu_tanh"},
+                                                       {"relu2", "square_relu"}};
 
 }  // namespace
 
@@ -80,8 +95,10 @@ Var heads(const Var& x, int64_t H) { return reshape(x, {x.size(0), x.size(1), H,
 Var merged(const Var& x) { return reshape(x, {x.size(0), x.size(1), x.size(2) * x.size(3)}); }
 
 Var rotated(const Var& x, double base, const Context& c) {
-  kernels::Rotary::Options o;
-  o.base = base;
+  return rotated(x, kernels::Rotary::Options{.base = base}, c);
+}
+
+Var rotated(const Var& x, kernels::Rotary::Options o, const Context& c) {
   if (c.place)
     o.position = c.place;
   else
@@ -100,12 +117,19 @@ Linear::Linear(const Builder& b, int64_t in, int64_t out, const Init& init, bool
 
 Var Linear::operator()(const Var& x) const { return product(x, weight, bias); }
 
-Norm::Norm(const Builder& b, int64_t width, Kind kind, double eps)
+Norm::Norm(const Builder& b, int64_t width, Kind kind, double eps, bool plus_one, bool bias)
     : kind_(kind),
       eps_(eps > 0             ? eps
            : kind == Kind::rms ? 1e-6
                                : 1e-5),
-      weight_(b.parameter("weight", {width}, Init::constant(1))) {}
+      weight_(b.parameter("weight", {width}, Init::constant(plus_one ? 0 : 1))) {
+  if (bias) bias_ = b.parameter("bias", {width}, Init::constant(0));
+  if (plus_one) ones_ = b.buffer({1, width}, [](int64_t) { return 1.0; });
+}
+
+Var Norm::weight() const {
+  return ones_ ? reshape(autograd::add_along(Var(ones_), weight_, -1), {-1}) : weight_;
+}
 
 Var Stream::sum() {
   if (added) *this = {autograd::add(x, added), {}};
@@ -124,8 +148,8 @@ Var Norm::operator()(Stream& stream) const {
     return reshape(made.y, shape);
   };
   const Var x = rows(stream.x), added = stream.added ? rows(stream.added) : Var();
-  if (kind_ == Kind::rms) return finished(apply<kernels::RmsNorm>({x, weight_, added}, {eps_}));
-  return finished(apply<kernels::LayerNorm>({x, weight_, {}, added}, {eps_}));
+  if (kind_ == Kind::rms) return finished(apply<kernels::RmsNorm>({x, weight(), added}, {eps_}));
+  return finished(apply<kernels::LayerNorm>({x, weight(), bias_, added}, {eps_}));
 }
 
 GatedNorm::GatedNorm(const Builder& b, int64_t width, double eps, const std::string& gate,
@@ -196,11 +220,16 @@ std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const
   if (kind == "moe") return make_moe(spec, recipe.table("moe"), b);
   const TomlTable table = recipe.table("mlp");
   const int64_t D = spec.width;
-  if (kind == "gelu") return std::make_unique<Gelu>(spec, table.integer("width", kSize, 4 * D), b);
-  if (kind != "swiglu") fail(unknown_name("mlp", kind, kMlpKinds));
+  const bool bias = table.boolean("bias", false);
+  if (const auto plain = kPlainMlps.find(kind); plain != kPlainMlps.end())
+    return std::make_unique<PlainMlp>(spec, plain->second, table.integer("width", kSize, 4 * D),
+                                      bias, b);
+  const auto found = kGatedMlps.find(kind);
+  if (found == kGatedMlps.end()) fail(unknown_name("mlp", kind, kMlpKinds));
   // Three matrices of 8/3 D rows weigh as much as two of 4 D.
   const int64_t usual = (8 * D / 3 + 31) / 32 * 32;
-  return std::make_unique<SwiGlu>(spec, table.integer("width", kSize, usual), b);
+  return std::make_unique<GatedMlp>(spec, found->second, table.integer("width", kSize, usual), bias,
+                                    b);
 }
 
 Tensor remembered(const Context& c, const std::string& name) {

@@ -1,6 +1,7 @@
 // Parts that mixers and the model share. Each holds its parameters and is called on [..., D].
 #pragma once
 
+#include "kernels/sequence/rotary.h"
 #include "layers/layer.h"
 
 namespace weft::layers {
@@ -24,6 +25,7 @@ Var heads(const Var& x, int64_t H);
 Var merged(const Var& x);
 // Rotary positions on [B, T, H, K], from the context's position on, anew in every document.
 Var rotated(const Var& x, double base, const Context& c);
+Var rotated(const Var& x, kernels::Rotary::Options o, const Context& c);
 
 // --- Parts with parameters -------------------------------------------------------------------
 
@@ -44,19 +46,24 @@ struct Stream {
   Var sum();     // adds up where no norm does
 };
 
-// RMS or layer norm of the last dimension, with a weight.
+// RMS or layer norm of the last dimension, with a weight. With plus_one it multiplies by one plus
+// the weight, which starts at zero. A bias is a layer norm's.
 class Norm {
  public:
   enum class Kind { rms, layer };
-  Norm(const Builder& b, int64_t width, Kind kind = Kind::rms, double eps = 0);  // eps 0: usual one
+  Norm(const Builder& b, int64_t width, Kind kind = Kind::rms, double eps = 0,  // eps 0: usual one
+       bool plus_one = false, bool bias = false);
   Var operator()(const Var& x) const;
   // Of the sum, which the stream then is.
   Var operator()(Stream& stream) const;
 
  private:
+  Var weight() const;
+
   Kind kind_;
   double eps_;
-  Var weight_;
+  Var weight_, bias_;
+  Tensor ones_;  // [1, width] with plus_one
 };
 
 // RMS norm with a gate z of the same shape: n(x) w act(z), or n(x act(z)) w where gate_first; act
@@ -108,7 +115,8 @@ Init step_init();
 
 // --- What stands after the mixer -----------------------------------------------------------------
 
-// swiglu: down_proj(silu(gate_proj x) * up_proj x).  gelu: fc2(gelu(fc1 x)).
+// swiglu: down_proj(silu(gate_proj x) * up_proj x); geglu the same with the tanh form of gelu.
+// gelu: fc2(gelu(fc1 x)); gelu_tanh and relu2 (the square of relu) the same with theirs.
 // moe: tokens go to the best of several such networks (moe.cpp). Reads [mlp] or [moe].
 std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const TomlTable& recipe,
                                 const Builder& b);
@@ -120,9 +128,9 @@ extern const std::vector<std::string> kMlpKinds;
 // What a width, or a number of heads, experts or taps, may be: a product of two fits 64 bits with
 // room to spare. kCount may be none.
 inline constexpr Integers kSize{1, 1 << 24}, kCount{0, 1 << 24};
-// Numbers that a divisor, a bound of logits and the weight of a loss may be.
+// Numbers that a divisor, a bound of logits, the weight of a loss and a factor may be.
 inline constexpr Numbers kEpsilon{.least = 0, .most = 1, .above = true}, kCap{0, 1e6},
-    kLossWeight{0, 1e3}, kRotaryBase{1, 1e12};
+    kLossWeight{0, 1e3}, kRotaryBase{1, 1e12}, kFactor{.least = 0, .most = 1e6, .above = true};
 
 // --- States of generation --------------------------------------------------------------------
 

@@ -117,6 +117,9 @@ struct Spec {
   int64_t layers = 1;
   uint64_t seed = 0;
   double init = 0.02;  // deviation of weights
+  // Of the norms that a released model keeps like those of its blocks (queries, keys, dt, B, C):
+  double norm_eps = 0;         // 0: the usual one
+  bool norm_plus_one = false;  // they multiply by 1 + weight
   // That of the matrices that write into the residual stream: smaller the more of them there are.
   double residual_init() const { return init / std::sqrt(2.0 * static_cast<double>(layers)); }
 };

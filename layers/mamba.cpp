@@ -1,9 +1,10 @@
 // The blocks of Mamba and Mamba-2: a state space whose step size, input and output depend on the
 // token. Both are a whole sublayer, so recipes usually give them no MLP.
 // Weights and wiring as in mamba_ssm and transformers.
-// Sources: arXiv:2312.00752 (Mamba), 2405.21060 (Mamba-2).
+// Sources: arXiv:2312.00752 (Mamba), 2403.19887 (Jamba), 2405.21060 (Mamba-2).
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "autograd/ops.h"
 #include "kernels/linear/linear.h"
@@ -28,6 +29,7 @@ double depth_divisor(const Spec& spec) { return std::sqrt(static_cast<double>(sp
 
 //   x, z = in_proj u;  x = silu(conv1d x);  dt, B, C = x_proj x;
 //   y = out_proj(scan(x, dt_proj dt, B, C) silu(z))
+// with norms of dt, B and C where inner_norms = true, as in Jamba.
 class Mamba final : public Layer {
  public:
   Mamba(const Spec& spec, const TomlTable& t, const Builder& b)
@@ -44,7 +46,15 @@ class Mamba final : public Layer {
                                   }),
                                   /*decay=*/false)),
         D_(b.wide().parameter("D", {E_}, Init::constant(1))),
-        out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
+        out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {
+    if (!t.boolean("inner_norms", false)) return;
+    const auto norm = [&](std::optional<Norm>& n, const char* name, int64_t width) {
+      n.emplace(b.within(name), width, Norm::Kind::rms, spec.norm_eps, spec.norm_plus_one);
+    };
+    norm(dt_norm_, "dt_layernorm", R_);
+    norm(b_norm_, "b_layernorm", N_);
+    norm(c_norm_, "c_layernorm", N_);
+  }
 
   Var forward(const Var& u, Context& c) const override {
     const auto xz = split(in_(u), 2, {E_, E_});
@@ -52,10 +62,11 @@ class Mamba final : public Layer {
     const auto parts = split(x_(x), 2, {R_, N_, N_});
     kernels::Inputs<kernels::SelectiveScan, Var> in;
     in.x = x;
-    in.dt = product(parts[0], dt_weight_);
+    const auto normed = [](const std::optional<Norm>& n, const Var& v) { return n ? (*n)(v) : v; };
+    in.dt = product(normed(dt_norm_, parts[0]), dt_weight_);
     in.A_log = A_log_;
-    in.B = parts[1];
-    in.C = parts[2];
+    in.B = normed(b_norm_, parts[1]);
+    in.C = normed(c_norm_, parts[2]);
     in.D = D_;
     in.z = xz[1];
     in.dt_bias = dt_bias_;
@@ -73,6 +84,7 @@ class Mamba final : public Layer {
   Linear x_;
   Var dt_weight_, dt_bias_, A_log_, D_;
   Linear out_;
+  std::optional<Norm> dt_norm_, b_norm_, c_norm_;
 };
 
 //   z, x, B, C, dt = in_proj u;  x, B, C = silu(conv1d [x, B, C])

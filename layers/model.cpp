@@ -19,27 +19,54 @@ using autograd::apply;
 
 namespace {
 
-// x + mixer(x), then x + mlp(x), with norms before, after, or on both sides of each. What the last
-// part adds is left to the norm that comes next.
+// How the parts of a block are joined to the residual stream:
+//   x = skip x + branch f(norm x),  norms before f, after it, or on both sides of it;
+//   where normed, x is norm x in the first place too, so that the stream itself is normalised;
+//   where parallel, f is the mixer and the MLP together, both on the one norm of x.
+struct Wiring {
+  bool before = true, after = false, normed = false, parallel = false;
+  double branch = 1, skip = 1;
+};
+
+// A mixer, then an MLP. What the last part adds is left to the norm that comes next.
 struct Block {
+  Wiring wiring;
   std::optional<Norm> mixer_norm, mixer_post_norm, mlp_norm, mlp_post_norm;
   std::unique_ptr<Layer> mixer, mlp;
   size_t mlp_begin = 0, mlp_end = 0;  // the MLP's parameters on the model's list
   std::string name;                   // "layers.3"
 
   void forward(Stream& stream, Context& c) const {
-    pass(stream, *mixer, mixer_norm, mixer_post_norm, name + ".mixer", c);
-    if (mlp) pass(stream, *mlp, mlp_norm, mlp_post_norm, name + ".mlp", c);
+    Var x;
+    {
+      const OwnerScope scope(name + ".mixer");
+      x = read(stream, mixer_norm);
+      stream.added = branch(*mixer, mixer_post_norm, x, c);
+    }
+    if (!mlp) return;
+    const OwnerScope scope(name + ".mlp");
+    if (wiring.parallel) {
+      stream.added = autograd::add(stream.added, branch(*mlp, mlp_post_norm, x, c));
+    } else {
+      x = read(stream, mlp_norm);
+      stream.added = branch(*mlp, mlp_post_norm, x, c);
+    }
   }
 
  private:
-  static void pass(Stream& stream, const Layer& f, const std::optional<Norm>& before,
-                   const std::optional<Norm>& after, const std::string& owner, Context& c) {
-    const OwnerScope scope(owner);
-    Var y = before ? (*before)(stream) : stream.sum();
-    y = f.forward(y, c);
-    if (after) y = (*after)(y);
-    stream.added = y;
+  // What a part reads; leaves in the stream what the part's result is added to.
+  Var read(Stream& stream, const std::optional<Norm>& norm) const {
+    const Var y = norm ? (*norm)(stream) : stream.sum();
+    if (wiring.normed) stream.x = y;
+    stream.x = scaled(stream.x, wiring.skip);
+    return y;
+  }
+  Var branch(const Layer& f, const std::optional<Norm>& norm, const Var& x, Context& c) const {
+    const Var y = f.forward(x, c);
+    return scaled(norm ? (*norm)(y) : y, wiring.branch);
+  }
+  static Var scaled(const Var& x, double factor) {
+    return factor == 1 ? x : autograd::scale(x, factor);
   }
 };
 
@@ -101,15 +128,17 @@ void mark_unused(const TomlTable& recipe, const std::vector<std::string>& patter
           name,
           concat("model.pattern names no \"", name, "\"; name it there, or leave the table out"),
           chosen);
-  const bool moe = contains(mlps, "moe"),
-             dense = contains(mlps, "swiglu") || contains(mlps, "gelu");
+  const bool moe = contains(mlps, "moe");
+  const bool dense = std::any_of(mlps.begin(), mlps.end(), [](const std::string& name) {
+    return name != "moe" && name != "none";
+  });
   const bool chosen_mlp = model.overridden("mlp");
   if (!moe)
     recipe.unused("moe", "set model.mlp = \"moe\" to use it, or leave the table out", chosen_mlp);
   if (!dense)
     recipe.unused("mlp",
                   concat("model.mlp is \"", joined(mlps, "\", \""),
-                         "\"; name swiglu or gelu there, or leave the table out"),
+                         "\"; name swiglu or another dense one there, or leave the table out"),
                   chosen_mlp);
 }
 
@@ -118,9 +147,34 @@ struct Outline {
   Spec spec;
   std::vector<std::string> pattern, mlps;  // both are repeated to fill the layers
   Norm::Kind norm = Norm::Kind::rms;
-  bool norm_before = true, norm_after = false;
+  bool norm_bias = false;
+  Wiring wiring;
   bool tied = true, learned = false;  // embeddings, positions
+
+  // A norm of the residual stream.
+  void make_norm(std::optional<Norm>& n, const Builder& b) const {
+    n.emplace(b, spec.width, norm, spec.norm_eps, spec.norm_plus_one, norm_bias);
+  }
 };
+
+// The norms of [model], and how blocks are wired.
+void read_wiring(const TomlTable& t, Outline& o) {
+  if (t.one_of("norm", {"rms", "layer"}, "rms") == "layer") o.norm = Norm::Kind::layer;
+  o.spec.norm_eps = t.number("norm_eps", {0, 1}, 0);
+  o.spec.norm_plus_one = t.boolean("norm_plus_one", false);
+  if (o.norm == Norm::Kind::layer)
+    o.norm_bias = t.boolean("norm_bias", false);
+  else
+    t.unused("norm_bias", "an RMS norm has no bias; set norm = \"layer\", or leave it out",
+             t.overridden("norm"));
+  const std::string position =
+      t.one_of("norm_position", {"pre", "post", "both", "residual"}, "pre");
+  o.wiring.before = position != "post";
+  o.wiring.after = position == "post" || position == "both";
+  o.wiring.normed = position == "residual";
+  o.wiring.branch = t.number("branch_scale", kFactor, 1);
+  o.wiring.skip = t.number("skip_scale", kFactor, 1);
+}
 
 Outline outline_of(const TomlTable& recipe, uint64_t seed) {
   const TomlTable t = recipe.table("model");
@@ -131,13 +185,14 @@ Outline outline_of(const TomlTable& recipe, uint64_t seed) {
   o.spec.context = t.integer("context", {1, 1 << 30});
   o.spec.seed = seed;
   o.spec.init = t.number("init", {0, 100}, 0.02);
-  if (t.one_of("norm", {"rms", "layer"}, "rms") == "layer") o.norm = Norm::Kind::layer;
-  const std::string position = t.one_of("norm_position", {"pre", "post", "both"}, "pre");
-  o.norm_before = position != "post";
-  o.norm_after = position != "pre";
+  read_wiring(t, o);
   o.mlps = spelled_out(t, "mlp", t.one_or_more("mlp", "swiglu"));
   for (const std::string& name : o.mlps)
     if (!contains(kMlpKinds, name)) t.refuse("mlp", unknown_name("mlp", name, kMlpKinds));
+  if (std::all_of(o.mlps.begin(), o.mlps.end(), [](const auto& name) { return name == "none"; }))
+    t.unused("parallel", "no layer has an MLP beside its mixer; leave it out", t.overridden("mlp"));
+  else
+    o.wiring.parallel = t.boolean("parallel", false);
   mark_unused(recipe, o.pattern, o.mlps);
   o.tied = t.boolean("tied_embeddings", true);
   o.learned = t.one_of("positions", {"none", "learned"}, "none") == "learned";
@@ -151,21 +206,22 @@ Block make_block(const TomlTable& recipe, const Outline& o, int64_t layer, const
   Spec spec = o.spec;
   spec.layer = layer;
   Block block;
+  block.wiring = o.wiring;
   block.name = concat("layers.", layer);
   const Builder own = b.within(block.name);
   const auto norm = [&](bool wanted, std::optional<Norm>& n, const char* path) {
-    if (wanted) n.emplace(own.part("norm").within(path), spec.width, o.norm);
+    if (wanted) o.make_norm(n, own.part("norm").within(path));
   };
-  norm(o.norm_before, block.mixer_norm, "mixer_norm");
+  norm(o.wiring.before, block.mixer_norm, "mixer_norm");
   block.mixer =
       maker_of(recipe, mixer)(spec, recipe.table(mixer), own.part("mixer").within("mixer"));
-  norm(o.norm_after, block.mixer_post_norm, "mixer_post_norm");
+  norm(o.wiring.after, block.mixer_post_norm, "mixer_post_norm");
   if (mlp == "none") return block;
-  norm(o.norm_before, block.mlp_norm, "mlp_norm");
+  norm(o.wiring.before && !o.wiring.parallel, block.mlp_norm, "mlp_norm");
   block.mlp_begin = b.made();
   block.mlp = make_mlp(mlp, spec, recipe, own.part("mlp").within("mlp"));
   block.mlp_end = b.made();
-  norm(o.norm_after, block.mlp_post_norm, "mlp_post_norm");
+  norm(o.wiring.after, block.mlp_post_norm, "mlp_post_norm");
   return block;
 }
 
@@ -185,7 +241,7 @@ struct Model::Parts {
   Var embedding, positions, head;
   std::optional<Norm> norm;
   std::vector<Block> blocks;
-  double z_loss = 0, softcap = 0, embedding_scale = 1;
+  double z_loss = 0, softcap = 0, embedding_scale = 1, logit_scale = 1;
   bool recompute = false;
   int64_t context = 0;
   mutable Tensor row_positions;  // of whole rows, i32 [B * T], and the shape they are for
@@ -194,7 +250,7 @@ struct Model::Parts {
   Var embed(const Tensor& tokens, const Context& c) const;
   Tensor placed(const Tensor& tokens, const Context& c) const;  // the position of each token
   void through(const Block& block, Stream& stream, Context& c) const;
-  // [B, T] to [B, T, D], after the final norm.
+  // [B, T] to [B, T, D], after the final norm; times the scale of the logits.
   Var hidden(const Tensor& tokens, Context& c, Generation* generation) const;
   Tensor logits(const Var& x) const;  // [R, D] -> [R, V]
 };
@@ -278,7 +334,8 @@ Var Model::Parts::hidden(const Tensor& tokens, Context& c, Generation* generatio
     through(blocks[i], stream, c);
   }
   const OwnerScope owner("head");
-  return (*norm)(stream);
+  const Var y = (*norm)(stream);
+  return logit_scale == 1 ? y : autograd::scale(y, logit_scale);
 }
 
 Tensor Model::Parts::logits(const Var& x) const {
@@ -287,6 +344,17 @@ Tensor Model::Parts::logits(const Var& x) const {
   if (softcap <= 0) return y.value();
   return autograd::scale(activation(autograd::scale(y, 1 / softcap), "tanh"), softcap).value();
 }
+
+namespace {
+
+// A number, or true for the root of the width.
+double embedding_scale(const TomlTable& t, int64_t width) {
+  const char* const key = "embedding_scale";
+  if (t.has(key) && t.type(key) != TomlType::boolean) return t.number(key, kFactor);
+  return t.boolean(key, false) ? std::sqrt(static_cast<double>(width)) : 1;
+}
+
+}  // namespace
 
 Model::Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device device, uint64_t seed)
     : parts_(std::make_unique<Parts>()), vocabulary_(vocabulary) {
@@ -297,7 +365,8 @@ Model::Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device de
   context_ = p.context = outline.spec.context;
   p.z_loss = t.number("z_loss", kLossWeight, 0);
   p.softcap = t.number("logit_softcap", kCap, 0);
-  if (t.boolean("embedding_scale", false)) p.embedding_scale = std::sqrt(double(width_));
+  p.embedding_scale = embedding_scale(t, width_);
+  p.logit_scale = t.number("logit_scale", kFactor, 1);
   p.recompute = t.boolean("recompute", false);
 
   const Builder b(dtype, device, seed, &parameters_);
@@ -307,7 +376,7 @@ Model::Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device de
     p.positions = b.part("embedding").parameter("positions.weight", {context_, width_}, normal);
   for (int64_t i = 0; i < outline.spec.layers; ++i)
     p.blocks.push_back(make_block(recipe, outline, i, b));
-  p.norm.emplace(b.part("norm").within("norm"), width_, outline.norm);
+  outline.make_norm(p.norm, b.part("norm").within("norm"));
   p.head = outline.tied ? p.embedding
                         : b.part("head").parameter("head.weight", {vocabulary, width_}, normal);
 

@@ -1,7 +1,9 @@
 // Mixture of experts: each token goes through the top_k of E small networks that the router likes
-// best, weighted by its probabilities. No token is dropped: rows are sorted by expert, and the
-// sorted matrix has R * top_k rows however they fall, so that memory depends on shapes alone.
-// Sources: arXiv:2401.04088 (routing), 2101.03961 (balance loss), 2202.08906 (z loss).
+// best, weighted by its probabilities, which add up to one unless normalize = false (Jamba). No
+// token is dropped: rows are sorted by expert, and the sorted matrix has R * top_k rows however
+// they fall, so that memory depends on shapes alone.
+// Sources: arXiv:2401.04088 (routing), 2403.19887 (Jamba), 2101.03961 (balance loss), 2202.08906 (z
+// loss).
 #include <optional>
 
 #include "autograd/kernel_op.h"
@@ -21,6 +23,7 @@ class Moe final : public Layer {
         top_k_(t.integer("top_k", kSize, 2)),
         width_(t.integer("width", kSize, spec.width)),
         shared_(t.integer("shared", kCount, 0)),
+        normalize_(t.boolean("normalize", true)),
         balance_loss_(t.number("balance_loss", kLossWeight, 0.01)),
         z_loss_(t.number("z_loss", kLossWeight, 0.001)) {
     if (top_k_ > experts_) t.refuse("top_k", "top_k is ", top_k_, " of ", experts_, " experts");
@@ -43,6 +46,7 @@ class Moe final : public Layer {
     const Var in = rows(x);
     kernels::Router::Options o;
     o.top_k = top_k_;
+    o.normalize = normalize_;
     o.index = empty({in.size(0), top_k_}, Dtype::i32, in.value().device());
     const auto routed = apply<kernels::Router>({product(in, router_)}, o);
     const kernels::ExpertOrder order = kernels::sorted_by_expert(o.index, experts_);
@@ -74,6 +78,7 @@ class Moe final : public Layer {
 
  private:
   int64_t experts_, top_k_, width_, shared_;
+  bool normalize_;
   double balance_loss_, z_loss_;
   Var router_, gate_, up_, down_;
   std::optional<Linear> shared_gate_, shared_up_, shared_down_;

@@ -1,7 +1,12 @@
 #include "layers/softmax.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <numbers>
+
+#include "autograd/ops.h"
+#include "core/text.h"
 
 #include "kernels/generation/cache.h"
 
@@ -22,6 +27,84 @@ int64_t head_width(const Spec& spec, const TomlTable& t, int64_t H, int64_t Hk, 
   return K;
 }
 
+// Says that the keys have no use where `other` has that value.
+void without(const TomlTable& t, std::initializer_list<const char*> keys, const std::string& other,
+             const std::string& value) {
+  for (const char* key : keys)
+    t.unused(key, concat("it has no use with ", other, " = ", value, "; leave it out"),
+             t.overridden(other));
+}
+
+// The first `fraction` of a head's columns, which are whole pairs.
+int64_t turned_columns(const TomlTable& t, int64_t K) {
+  const double fraction = t.number("rotary_fraction", {.least = 0, .most = 1, .above = true}, 1);
+  const double columns = fraction * static_cast<double>(K);
+  const auto width = static_cast<int64_t>(std::llround(columns));
+  if (std::abs(columns - static_cast<double>(width)) > 1e-6 || width < 2 || width % 2 != 0)
+    t.refuse("rotary_fraction", fraction, " of a head_dim of ", K, " is ", columns,
+             " columns; rotary positions turn pairs, so it must be an even number of 2 or more");
+  return width;
+}
+
+// YaRN and Llama 3 leave alone the pairs that turn `rotary_fast` times or more in the text that the
+// model was first trained on, and slow those that turn `rotary_slow` times or less.
+void read_ramp(const TomlTable& t, const std::string& kind, const Spec& spec,
+               kernels::Rotary::Options& o) {
+  const auto context = static_cast<double>(t.integer("rotary_context", {1, 1 << 30}, spec.context));
+  const bool yarn = kind == "yarn";
+  const double slow = t.number("rotary_slow", kFactor, 1),
+               fast = t.number("rotary_fast", kFactor, yarn ? 32 : 4);
+  if (slow >= fast)
+    t.refuse("rotary_slow", "rotary_slow is ", slow, ", expected less than rotary_fast, which is ",
+             fast);
+  const double turn = 2 * std::numbers::pi;
+  if (!yarn) {  // the rates at which a pair turns so often
+    o.ramp_begin = turn * fast / context;
+    o.ramp_end = turn * slow / context;
+    o.ramp_by_rate = true;
+    return;
+  }
+  const auto pair = [&](double turns) {  // the pair that turns so often
+    return static_cast<double>(o.width) * std::log(context / (turns * turn)) /
+           (2 * std::log(o.base));
+  };
+  const bool whole = t.boolean("rotary_truncate", true);
+  const double last = static_cast<double>(o.width - 1), first = pair(fast), end = pair(slow);
+  o.ramp_begin = std::max(whole ? std::floor(first) : first, 0.0);
+  o.ramp_end = std::min(whole ? std::ceil(end) : end, last);
+  if (o.ramp_begin == o.ramp_end) o.ramp_end += 0.001;
+  const double magnitude = t.number("rotary_magnitude", {0, 1e3}, 0);
+  o.magnitude = magnitude > 0 ? magnitude : 0.1 * std::log(o.factor) + 1;
+}
+
+kernels::Rotary::Options rotation_of(const TomlTable& t, const Spec& spec, bool rotary, int64_t K) {
+  kernels::Rotary::Options o;
+  if (!rotary) {
+    without(
+        t,
+        {"rotary_base", "rotary_fraction", "rotary_interleaved", "rotary_scaling", "rotary_factor",
+         "rotary_context", "rotary_slow", "rotary_fast", "rotary_truncate", "rotary_magnitude"},
+        "rotary", "false");
+    return o;
+  }
+  o.base = t.number("rotary_base", kRotaryBase, 10000);
+  o.width = turned_columns(t, K);
+  o.interleaved = t.boolean("rotary_interleaved", false);
+  const std::string kind = t.one_of("rotary_scaling", {"none", "linear", "llama3", "yarn"}, "none");
+  if (kind == "none")
+    without(t, {"rotary_factor"}, "rotary_scaling", "none");
+  else
+    o.factor = t.number("rotary_factor", {1, 1e6});
+  if (kind == "llama3" || kind == "yarn")
+    read_ramp(t, kind, spec, o);
+  else
+    without(t, {"rotary_context", "rotary_slow", "rotary_fast"}, "rotary_scaling", kind);
+  if (kind != "yarn") without(t, {"rotary_truncate", "rotary_magnitude"}, "rotary_scaling", kind);
+  if (kind == "yarn" && o.base <= 1)
+    t.refuse("rotary_base", "rotary_base is 1, and all pairs turn alike; YaRN needs a larger one");
+  return o;
+}
+
 }  // namespace
 
 HeadProjections::HeadProjections(const Spec& spec, const TomlTable& t, const Builder& b)
@@ -29,33 +112,51 @@ HeadProjections::HeadProjections(const Spec& spec, const TomlTable& t, const Bui
       Hk_(t.integer("key_heads", kSize, H_)),
       rotary_(t.boolean("rotary", true)),
       K_(head_width(spec, t, H_, Hk_, rotary_)),
-      base_(t.number("rotary_base", kRotaryBase, 10000)),
-      q_(b.within("q_proj"), spec.width, H_ * K_, spec.init, biased(t)),
+      scale_(t.number("scale", {0, 1e6}, 0)),
+      rotation_(rotation_of(t, spec, rotary_, K_)),
+      output_gate_(t.boolean("output_gate", false)),
+      q_(b.within("q_proj"), spec.width, (output_gate_ ? 2 : 1) * H_ * K_, spec.init, biased(t)),
       k_(b.within("k_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
       v_(b.within("v_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
       o_(b.within("o_proj"), H_ * K_, spec.width, spec.residual_init(), biased(t)) {
-  if (!t.boolean("qk_norm", false)) return;
-  q_norm_.emplace(b.within("q_norm"), K_);
-  k_norm_.emplace(b.within("k_norm"), K_);
+  if (!t.boolean("qk_norm", false)) {
+    without(t, {"qk_norm_whole"}, "qk_norm", "false");
+    return;
+  }
+  whole_norm_ = t.boolean("qk_norm_whole", false);
+  const auto make = [&](std::optional<Norm>& norm, const char* name, int64_t heads) {
+    norm.emplace(b.within(name), whole_norm_ ? heads * K_ : K_, Norm::Kind::rms, spec.norm_eps,
+                 spec.norm_plus_one);
+  };
+  make(q_norm_, "q_norm", H_);
+  make(k_norm_, "k_norm", Hk_);
+}
+
+Var HeadProjections::normed(const std::optional<Norm>& norm, const Var& x) const {
+  if (!norm) return x;
+  return whole_norm_ ? heads((*norm)(merged(x)), x.size(2)) : (*norm)(x);
 }
 
 HeadProjections::Result HeadProjections::operator()(const Var& x, Context& c,
                                                     int64_t window) const {
-  Var q = heads(q_(x), H_), k = heads(k_(x), Hk_), v = heads(v_(x), Hk_);
-  if (q_norm_) {
-    q = (*q_norm_)(q);
-    k = (*k_norm_)(k);
+  Var q = heads(q_(x), H_), k = heads(k_(x), Hk_), v = heads(v_(x), Hk_), gate;
+  if (output_gate_) {
+    const auto both = autograd::split(q, 3, {K_, K_});
+    q = both[0];
+    gate = both[1];
   }
+  q = normed(q_norm_, q);
+  k = normed(k_norm_, k);
   if (rotary_) {
-    q = rotated(q, base_, c);
-    k = rotated(k, base_, c);
+    q = rotated(q, rotation_, c);
+    k = rotated(k, rotation_, c);
   }
   if (c.state) {
     const KeysAndValues all = appended(c, k.value(), v.value(), window);
     k = all.k;
     v = all.v;
   }
-  return {q, k, v};
+  return {q, k, v, gate};
 }
 
 namespace {

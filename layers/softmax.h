@@ -1,7 +1,8 @@
 // What the mixers of softmax attention share: projections to heads, and the cache of keys and
 // values. Weights as in Llama: q_proj, k_proj, v_proj, o_proj; q_norm and k_norm as in Qwen 3 and
-// Gemma 3. Sources: arXiv:2305.13245 (groups), 2104.09864 (rotary), 2302.05442 (norms of queries
-// and keys).
+// Gemma 3, or over all heads as in OLMo 2; a gate in q_proj, behind the query of each head, as in
+// Qwen3-Next. Sources: arXiv:2305.13245 (groups), 2104.09864 (rotary), 2302.05442 (norms of queries
+// and keys), 2505.06708 (output gate), 2309.00071 (YaRN), 2407.21783 (Llama 3).
 #pragma once
 
 #include <optional>
@@ -10,28 +11,38 @@
 
 namespace weft::layers {
 
-// Reads heads, key_heads, head_dim, rotary, rotary_base, qk_norm and bias.
+// Reads heads, key_heads, head_dim, scale, the keys of rotary positions, qk_norm, output_gate and
+// bias.
 class HeadProjections {
  public:
   HeadProjections(const Spec& spec, const TomlTable& t, const Builder& b);
 
   struct Result {
     Var q, k, v;  // [B, T, H, K], [B, S, Hk, K], [B, S, Hk, K]
+    Var gate;     // [B, T, H, K] before its sigmoid, or absent
   };
   // Keys and values come with those of the state in front of them; window as in appended().
   Result operator()(const Var& x, Context& c, int64_t window) const;
   // [B, T, H, K] to [B, T, D].
-  Var out(const Var& o) const { return o_(merged(o)); }
+  Var out(const Var& o, const Var& gate) const {
+    return o_(merged(gate ? gated(gate, o, "sigmoid") : o));
+  }
 
   int64_t H() const { return H_; }
   int64_t K() const { return K_; }
+  double scale() const { return scale_; }  // factor of q.k; 0: K^-1/2
 
  private:
+  Var normed(const std::optional<Norm>& norm, const Var& x) const;
+
   int64_t H_, Hk_;
   bool rotary_;
   int64_t K_;
-  double base_;
+  double scale_;
+  kernels::Rotary::Options rotation_;
+  bool output_gate_;
   Linear q_, k_, v_, o_;
+  bool whole_norm_ = false;
   std::optional<Norm> q_norm_, k_norm_;
 };
 

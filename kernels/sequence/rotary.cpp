@@ -2,6 +2,7 @@
 // and adds a number.
 #include "kernels/sequence/rotary.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/parallel.h"
@@ -15,14 +16,23 @@ const Registered<Rotary> registered;
 
 int64_t width_of(const Rotary::Options& o, int64_t K) { return o.width ? o.width : K; }
 
-// cos and sin of (offset + t) base^(-2 i / width) for t < T, i < P. Position t = block a + b: the
-// angles of `block a` and of b are few, and a sum of angles costs four multiplies.
+// The angle of a token of pair i, whose r_i is `rate`.
+double slowed(const Rotary::Options& o, double i, double rate) {
+  if (o.factor == 1) return rate;
+  const double s = o.ramp_by_rate ? rate : i, length = o.ramp_end - o.ramp_begin;
+  const double m = length == 0 ? 1 : std::clamp((s - o.ramp_begin) / length, 0.0, 1.0);
+  return rate * (1 - m + m / o.factor);
+}
+
+// cos and sin of (offset + t) rate_i for t < T, i < P, times the magnitude. Position t = block a +
+// b: the angles of `block a` and of b are few, and a sum of angles costs four multiplies.
 struct Table {
   Table(const Rotary::Options& o, int64_t T, int64_t K, Dtype dtype, Device device)
       : offset(o.offset + (o.position && !device.is_meta() ? *o.position.data<int32_t>() : 0)),
         pairs(width_of(o, K) / 2),
         block(T <= 512 ? 16 : 64),
         tokens(T),
+        magnitude(o.magnitude),
         rate(empty({pairs}, Dtype::f64, device)),
         coarse(empty({(T + block - 1) / block, 2, pairs}, Dtype::f64, device)),
         fine(empty({std::min(block, T), 2, pairs}, Dtype::f64, device)),
@@ -30,8 +40,9 @@ struct Table {
         sine(empty({T, pairs}, dtype, device)) {
     if (device.is_meta()) return;
     for (int64_t i = 0; i < pairs; ++i)
-      rate.data<double>()[i] =
-          std::pow(o.base, -2.0 * static_cast<double>(i) / static_cast<double>(width_of(o, K)));
+      rate.data<double>()[i] = slowed(
+          o, static_cast<double>(i),
+          std::pow(o.base, -2.0 * static_cast<double>(i) / static_cast<double>(width_of(o, K))));
     for (int64_t a = 0; a < coarse.size(0); ++a) angles(coarse, a, offset + a * block);
     for (int64_t b = 0; b < fine.size(0); ++b) angles(fine, b, b);
     for_real(dtype, [&]<class T_>() { add_angles<T_>(); });
@@ -57,14 +68,15 @@ struct Table {
         Real* __restrict__ c = cosine.data<Real>() + t * pairs;
         Real* __restrict__ s = sine.data<Real>() + t * pairs;
         for (int64_t i = 0; i < pairs; ++i) {
-          c[i] = static_cast<Real>(ca[i] * cb[i] - sa[i] * sb[i]);
-          s[i] = static_cast<Real>(sa[i] * cb[i] + ca[i] * sb[i]);
+          c[i] = static_cast<Real>(magnitude * (ca[i] * cb[i] - sa[i] * sb[i]));
+          s[i] = static_cast<Real>(magnitude * (sa[i] * cb[i] + ca[i] * sb[i]));
         }
       }
     });
   }
 
   int64_t offset, pairs, block, tokens;
+  double magnitude;
   Tensor rate;          // [P]
   Tensor coarse, fine;  // [blocks, 2, P] and [block, 2, P]: cosines, then sines
   Tensor cosine, sine;  // [T, P]
@@ -117,7 +129,9 @@ void Rotary::check(const Inputs<Tensor>& x, const Options& o) {
   const int64_t K = x.x.size(3), width = width_of(o, K);
   require(width >= 2 && width % 2 == 0 && width <= K, "rotary: width = ", width,
           ", expected an even number from 2 to K = ", K);
-  require(o.base > 0, "rotary: base = ", o.base, ", expected a positive number");
+  for (const auto& [key, value] :
+       {std::pair{"base", o.base}, {"factor", o.factor}, {"magnitude", o.magnitude}})
+    require(value > 0, "rotary: ", key, " = ", value, ", expected a positive number");
   constexpr int64_t kFarthest = int64_t{1} << 53;
   require(o.offset >= -kFarthest && o.offset <= kFarthest, "rotary: offset = ", o.offset,
           ", expected -2^53 to 2^53; angles are made of positions that a double counts");

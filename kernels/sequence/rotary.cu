@@ -28,7 +28,18 @@ struct Angles {
   const int32_t* cu;  // [N + 1] or null
   int N;
   const int32_t* position;  // [1] or null
+  double factor, ramp_begin, ramp_end;
+  bool ramp_by_rate;
+  float magnitude;
 };
+
+// The part of its rate r that pair i keeps.
+__device__ __forceinline__ double kept_rate(const Angles& a, int i, double r) {
+  if (a.factor == 1) return 1;
+  const double s = a.ramp_by_rate ? r : i, length = a.ramp_end - a.ramp_begin;
+  const double m = length == 0 ? 1 : fmin(fmax((s - a.ramp_begin) / length, 0.0), 1.0);
+  return 1 - m + m / a.factor;
+}
 
 // The first token of the document that holds token t.
 __device__ __forceinline__ int64_t document_begin(const Angles& a, int64_t t) {
@@ -42,13 +53,14 @@ __device__ __forceinline__ void make_table(const Angles& a, int width, int pairs
   const int lanes = min(pairs, kThreads), groups = kThreads / lanes;
   const int lane = threadIdx.x % lanes, group = threadIdx.x / lanes;
   for (int i = lane; i < pairs && group < groups; i += lanes) {
-    const double rate = exp2(-2.0 * i / width * a.log2_base) / 6.283185307179586;  // turns a token
+    const double r = exp2(-2.0 * i / width * a.log2_base);
+    const double rate = r / 6.283185307179586 * kept_rate(a, i, r);  // turns a token
     for (int j = group; j < n; j += groups) {
       const int64_t t = first + j;
       const double turns = (offset + static_cast<double>(t - document_begin(a, t))) * rate;
       float sine, cosine;
       sincospif(2.0f * static_cast<float>(turns - rint(turns)), &sine, &cosine);
-      table[j * pairs + i] = make_float2(cosine, a.sign * sine);
+      table[j * pairs + i] = make_float2(a.magnitude * cosine, a.magnitude * a.sign * sine);
     }
   }
 }
@@ -131,7 +143,12 @@ void turn_all(const Tensor& given, const Rotary::Options& o, float sign, const T
                       sign,
                       cu ? dptr<int32_t>(cu) : nullptr,
                       cu ? static_cast<int>(cu.size(0) - 1) : 0,
-                      dptr<const int32_t>(o.position)};
+                      dptr<const int32_t>(o.position),
+                      o.factor,
+                      o.ramp_begin,
+                      o.ramp_end,
+                      o.ramp_by_rate,
+                      static_cast<float>(o.magnitude)};
   const auto blocks = static_cast<unsigned>(ceil_div(T, kTokens)), rows = static_cast<unsigned>(B);
   const size_t shared = static_cast<size_t>(pairs) * kTokens * sizeof(float2);
   for_cuda_dtype(x.dtype(), [&]<class E>() {

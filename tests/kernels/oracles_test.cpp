@@ -1,6 +1,6 @@
 // Every kept result of an implementation that is not ours (tests/oracles) against every form,
-// through the reading that `weft op` does. Whole layers are compared in tests/layers, the optimizer
-// in tests/train.
+// through the reading that `weft op` does. Whole layers and models are compared in tests/layers,
+// the optimizer in tests/train.
 #include <algorithm>
 #include <filesystem>
 #include <string>
@@ -17,7 +17,8 @@ namespace {
 
 bool is_operation(const std::string& path) {
   const std::string name = Hdf5Reader(path).text("", "operation");
-  return name == "layer_norm" || (name.rfind("layer_", 0) != 0 && name != "adamw");
+  const auto begins = [&](const char* with) { return name.rfind(with, 0) == 0; };
+  return name == "layer_norm" || !(begins("layer_") || begins("model_") || name == "adamw");
 }
 
 std::vector<std::string> oracle_files() {

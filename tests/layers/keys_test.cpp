@@ -15,14 +15,22 @@ namespace {
 
 constexpr int64_t kVocabulary = 11, kLength = 40, kPrompt = 9;
 
-// What a key changes: logits (and so the loss), the loss alone, memory alone, or the longest text.
-enum class Changes { logits, loss, memory, length };
+// What a key changes: logits (and so the loss), the loss alone, memory alone, the longest text, or
+// where the parameters start and nothing else.
+enum class Changes { logits, loss, memory, length, start };
 
 struct Other {
   const char* value;
   Changes what = Changes::logits;
-  std::vector<std::pair<const char*, const char*>> with = {};  // settings of both
+  std::vector<std::pair<std::string, std::string>> with = {};  // settings of both
 };
+
+// None and linear. The factor is of no use where an override says none, and is left out there.
+Other scaled(const std::string& mixer) {
+  return {"linear",
+          Changes::logits,
+          {{mixer + ".rotary_scaling", "none"}, {mixer + ".rotary_factor", "4"}}};
+}
 
 // By path, else by the last part of it.
 const std::map<std::string, Other>& others() {
@@ -34,6 +42,13 @@ const std::map<std::string, Other>& others() {
       {"model.init", {"0.5"}},
       {"model.norm", {"layer"}},
       {"model.norm_position", {"post"}},
+      {"model.norm_eps", {"0.5"}},
+      {"model.norm_bias", {"true"}},
+      {"model.norm_plus_one", {"true", Changes::start}},
+      {"model.parallel", {"true"}},
+      {"model.branch_scale", {"0.5"}},
+      {"model.skip_scale", {"1.5"}},
+      {"model.logit_scale", {"0.5"}},
       {"model.mlp", {"gelu"}},
       {"model.tied_embeddings", {"false"}},
       {"model.positions", {"learned"}},
@@ -42,10 +57,12 @@ const std::map<std::string, Other>& others() {
       {"model.embedding_scale", {"true"}},
       {"model.recompute", {"true", Changes::memory}},
       {"mlp.width", {"5"}},
+      {"mlp.bias", {"true"}},
       {"moe.experts", {"3"}},
       {"moe.top_k", {"1"}},
       {"moe.width", {"5"}},
       {"moe.shared", {"1"}},
+      {"moe.normalize", {"false"}},
       {"moe.balance_loss", {"0.5", Changes::loss}},
       {"moe.z_loss", {"0.5", Changes::loss}},
       {"moe.activation", {"gelu"}},
@@ -58,8 +75,21 @@ const std::map<std::string, Other>& others() {
       {"value_width", {"3"}},
       {"rotary", {"false"}},
       {"rotary_base", {"100"}},
+      {"attention.rotary_scaling", scaled("attention")},
+      {"block_sparse.rotary_scaling", scaled("block_sparse")},
+      {"rotary_fraction", {"0.5"}},
+      {"rotary_interleaved", {"true"}},
+      {"rotary_factor", {"8"}},
+      {"rotary_context", {"8"}},
+      {"rotary_slow", {"0.5"}},
+      {"rotary_fast", {"2"}},
+      {"rotary_truncate", {"true"}},
+      {"rotary_magnitude", {"2"}},
+      {"scale", {"0.1"}},
+      {"output_gate", {"true"}},
       {"bias", {"true"}},
       {"qk_norm", {"true"}},
+      {"qk_norm_whole", {"true"}},
       {"window", {"3"}},
       {"softcap", {"0.5"}},
       {"sinks", {"true"}},
@@ -82,6 +112,7 @@ const std::map<std::string, Other>& others() {
       {"expand", {"1"}},
       {"state", {"5"}},
       {"dt_rank", {"2"}},
+      {"inner_norms", {"true"}},
       {"groups", {"2"}},
   };
   return list;
@@ -108,6 +139,12 @@ std::vector<Base> bases() {
     list.push_back(b);
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});
+  list.push_back({"attention", "norm = \"layer\"\n", "heads = 2\nqk_norm = true\n"});
+  for (const char* mixer : {"attention", "block_sparse"})
+    list.push_back({mixer, "",
+                    "heads = 2\nhead_dim = 8\nrotary_base = 10\nrotary_scaling = \"yarn\"\n"
+                    "rotary_factor = 4\nrotary_context = 16\nrotary_truncate = false\n"
+                    "qk_norm = true\n"});
   for (const char* pattern : {"strided", "dilated"})
     list.push_back(
         {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});
@@ -134,14 +171,17 @@ struct Seen {
   Tensor logits, prompt, steps, placed;  // the last three: of generation
   double loss = 0, total = 0;
   int64_t memory = 0, longest = 0;
+  double start = 0;  // the sum of the parameters
 };
 
 Seen seen(const TomlTable& recipe) {
   Model m(recipe, kVocabulary, Dtype::f64, kCpu, 5);
+  Seen s;
+  for (const Parameter& p : m.parameters())
+    for (const double v : to_doubles(p.var.value())) s.start += v;
   for (const Parameter& p : m.parameters())  // biases and norms do something
     if (p.var.value().dims() == 1)
       p.var.value().add_from(kernels::normal(p.var.value().shape(), 7, p.name, 0.3));
-  Seen s;
   const Tensor tokens = tokens_of(kLength, "tokens"), targets = tokens_of(kLength, "targets");
   s.logits = m.logits(tokens).reshape({kLength, kVocabulary});
   {
@@ -178,6 +218,7 @@ void check_differ(const Seen& a, const Seen& b, Changes what) {
   CHECK((std::abs(a.loss - b.loss) > 1e-9) == logits);
   CHECK((std::abs(a.total - b.total) > 1e-9) == (logits || what == Changes::loss));
   if (what == Changes::memory) CHECK(a.memory > b.memory);
+  if (what == Changes::start) CHECK(std::abs(a.start - b.start) > 1);
   if (what == Changes::length) CHECK(a.longest < b.longest);
 }
 

@@ -33,11 +33,25 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"attention, all settings", "attention",
        "heads = 4\nkey_heads = 2\nhead_dim = 6\nwindow = 9\nrotary_base = 100\nsoftcap = 2.0\n"
        "sinks = true\nqk_norm = true\nbias = true"},
+      {"attention, output gate, a part turned in neighbours", "attention",
+       "heads = 3\nkey_heads = 1\nhead_dim = 8\nrotary_fraction = 0.5\nrotary_interleaved = true\n"
+       "output_gate = true\nqk_norm = true\nqk_norm_whole = true\nscale = 0.4"},
+      {"attention, YaRN", "attention",
+       "heads = 2\nhead_dim = 8\nrotary_base = 20\nrotary_scaling = \"yarn\"\nrotary_factor = 4\n"
+       "rotary_context = 16\nrotary_fast = 2\nrotary_slow = 0.5\nrotary_truncate = false\n"
+       "rotary_magnitude = 1.3"},
+      {"attention, window, Llama 3's scaling, gate", "attention",
+       "heads = 2\nwindow = 7\nrotary_base = 100\nrotary_scaling = \"llama3\"\nrotary_factor = 8\n"
+       "rotary_context = 16\noutput_gate = true\nbias = true"},
+      {"attention, linear scaling", "attention",
+       "heads = 2\nrotary_scaling = \"linear\"\nrotary_factor = 3"},
       {"block_sparse", "block_sparse", "heads = 2\nblock = 4"},
       {"block_sparse, window", "block_sparse",
        "heads = 4\nkey_heads = 2\nhead_dim = 4\npattern = \"window\"\nblock = 3\nwindow_blocks = "
        "2\n"
        "softcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
+      {"block_sparse, output gate", "block_sparse",
+       "heads = 2\nblock = 4\noutput_gate = true\nscale = 0.7\nrotary_interleaved = true"},
       {"block_sparse, dilated", "block_sparse",
        "heads = 2\npattern = \"dilated\"\nblock = 2\nstride = 3"},
       {"block_sparse, strided", "block_sparse",
@@ -67,6 +81,7 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "heads = 2\nkey_heads = 1\nconv = 0\nuse_gate = false"},
       {"mamba", "mamba", "state = 3"},
       {"mamba, other sizes", "mamba", "state = 2\nexpand = 1\nconv = 2\ndt_rank = 3"},
+      {"mamba, inner norms", "mamba", "state = 3\ndt_rank = 2\ninner_norms = true"},
       {"mamba2", "mamba2", "head_dim = 6\nstate = 3"},
       {"mamba2, groups", "mamba2", "head_dim = 3\nstate = 2\ngroups = 2\nconv = 3"},
       {"kda", "kda", "heads = 2"},

@@ -71,10 +71,16 @@ std::string refusal(const std::string& text) {
 }  // namespace
 
 TEST_CASE("model: a hybrid passes the gradient check over every parameter") {
-  for (const char* more : {"",
-                           "norm = \"layer\"\nnorm_position = \"both\"\nlogit_softcap = 3.0\n"
-                           "tied_embeddings = false\npositions = \"learned\"",
-                           "norm_position = \"post\"\nembedding_scale = true\nrecompute = true"}) {
+  for (const char* more :
+       {"",
+        "norm = \"layer\"\nnorm_position = \"both\"\nlogit_softcap = 3.0\n"
+        "tied_embeddings = false\npositions = \"learned\"",
+        "norm_position = \"post\"\nembedding_scale = true\nrecompute = true",
+        "norm_position = \"residual\"\nskip_scale = 1.3\nbranch_scale = 0.7\n"
+        "embedding_scale = 3.0\nnorm_plus_one = true",
+        "norm_position = \"both\"\nparallel = true\nrecompute = true\n"
+        "norm = \"layer\"\nnorm_bias = true\nlogit_scale = 0.5\nskip_scale = 0.8",
+        "norm_position = \"post\"\nparallel = true\nnorm_plus_one = true"}) {
     // Without experts: a step in a first layer may change who is chosen in a later one.
     std::string text = hybrid(more);
     text.replace(text.find("\"moe\""), 5, "\"gelu\"");
@@ -365,6 +371,11 @@ TEST_CASE("model: a wrong recipe is told where, what is known and what is near")
   CHECK_THAT(refusal(good + "[attention]\nheads = 0\n"), ContainsSubstring("at least 1"));
   CHECK_THAT(refusal(good + "mlp = \"moe\"\n[moe]\nexperts = 2\ntop_k = 3\n"),
              ContainsSubstring("top_k is 3 of 2 experts"));
+  CHECK_THAT(refusal(good + "norm_bias = true\n"), ContainsSubstring("an RMS norm has no bias"));
+  CHECK_THAT(refusal(good + "parallel = true\nmlp = \"none\"\n"),
+             ContainsSubstring("r.toml:5:") && ContainsSubstring("no layer has an MLP"));
+  CHECK_THAT(refusal(good + "embedding_scale = \"big\"\n"), ContainsSubstring("r.toml:5:"));
+  CHECK_THAT(refusal(good + "embedding_scale = 0.0\n"), ContainsSubstring("above 0"));
   CHECK_THAT(refusal("[model]\ncontext = 9\npattern = [\"attention\"]\n"),
              ContainsSubstring("width"));
 }
@@ -374,4 +385,30 @@ TEST_CASE("model: learned positions end with the context") {
       "[model]\nwidth = 8\ncontext = 6\npattern = [\"attention\"]\npositions = \"learned\"\n");
   CHECK_NOTHROW(m.logits(tokens_of({1, 6}, "t")));
   CHECK_THROWS_WITH(m.logits(tokens_of({1, 7}, "t")), ContainsSubstring("context of 6"));
+}
+
+TEST_CASE("model: a key of attention that does nothing is refused, and so is half a pair") {
+  const auto told = [](const std::string& keys) {
+    return refusal(
+        "[model]\nwidth = 12\ncontext = 16\npattern = [\"attention\"]\n[attention]\n"
+        "heads = 2\n" +
+        keys + "\n");
+  };
+  const std::string yarn = "rotary_scaling = \"yarn\"\nrotary_factor = 4\n";
+  CHECK(told("rotary_fraction = 0.6666667\n" + yarn + "rotary_slow = 2").empty());
+  for (const char* key : {"rotary_base = 100", "rotary_fraction = 0.5", "rotary_interleaved = true",
+                          "rotary_scaling = \"yarn\"", "rotary_factor = 2"})
+    CHECK_THAT(told(concat("rotary = false\n", key)),
+               ContainsSubstring("r.toml:8:") && ContainsSubstring("rotary = false"));
+  CHECK_THAT(told("rotary_factor = 2"), ContainsSubstring("rotary_scaling = none"));
+  CHECK_THAT(told("rotary_scaling = \"linear\""), ContainsSubstring("rotary_factor"));
+  CHECK_THAT(told("rotary_scaling = \"linear\"\nrotary_factor = 2\nrotary_slow = 2"),
+             ContainsSubstring("rotary_scaling = linear"));
+  CHECK_THAT(told("rotary_scaling = \"llama3\"\nrotary_factor = 2\nrotary_magnitude = 2"),
+             ContainsSubstring("rotary_scaling = llama3"));
+  CHECK_THAT(told(yarn + "rotary_slow = 40"), ContainsSubstring("less than rotary_fast"));
+  CHECK_THAT(told(yarn + "rotary_base = 1"), ContainsSubstring("YaRN needs a larger one"));
+  CHECK_THAT(told("rotary_fraction = 0.5"), ContainsSubstring("is 3 columns"));
+  CHECK_THAT(told("rotary_fraction = 0.4"), ContainsSubstring("even number"));
+  CHECK_THAT(told("qk_norm_whole = true"), ContainsSubstring("qk_norm = false"));
 }

@@ -1,39 +1,14 @@
 // Whole mixers against modules that are not ours: transformers' and fla's, in fp64, with the
 // gradients of input and weights (tests/oracles/make_layers.py).
-#include <functional>
-
-#include "core/hdf5.h"
 #include "tests/catch.h"
 #include "tests/layers/made.h"
+#include "tests/layers/oracle_weights.h"
 #include "tests/paths.h"
 
 using namespace weft;
 using namespace weft::layers;
 
 namespace {
-
-// Tensors of a group by name, without the group's.
-using Named = std::map<std::string, Tensor>;
-
-Named group_of(const Hdf5Reader& file, const std::string& group) {
-  Named out;
-  for (const TensorInfo& info : file.tensors(group))
-    out[info.name.substr(group.size() + 1)] = file.tensor(info.name);
-  return out;
-}
-
-// The source's names and shapes to ours.
-using Rename = std::function<Named(const Named&)>;
-
-// Convolutions without the dimension of size one.
-Named plain(const Named& in) {
-  Named out;
-  for (const auto& [name, t] : in)
-    out[name] = t.dims() == 3 && name.find("conv1d") != std::string::npos
-                    ? t.reshape({t.size(0), t.size(2)})
-                    : t;
-  return out;
-}
 
 void compare(const std::string& name, const Layer& layer, const std::vector<Parameter>& parameters,
              const Rename& ours = plain) {

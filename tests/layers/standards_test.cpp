@@ -44,9 +44,19 @@ double mixer_flops(const std::string& mixer, const std::string& table, int64_t T
 }  // namespace
 
 TEST_CASE("standards: a mixer's table that says nothing has the manual's settings") {
-  const Values softmax{{"bias", "false"},          {"head_dim", "12"},   {"heads", "4"},
-                       {"key_heads", "4"},         {"qk_norm", "false"}, {"rotary", "true"},
-                       {"rotary_base", "10000.0"}, {"softcap", "0.0"}};
+  const Values softmax{{"bias", "false"},
+                       {"head_dim", "12"},
+                       {"heads", "4"},
+                       {"key_heads", "4"},
+                       {"output_gate", "false"},
+                       {"qk_norm", "false"},
+                       {"rotary", "true"},
+                       {"rotary_base", "10000.0"},
+                       {"rotary_fraction", "1.0"},
+                       {"rotary_interleaved", "false"},
+                       {"rotary_scaling", "\"none\""},
+                       {"scale", "0.0"},
+                       {"softcap", "0.0"}};
   Values attention = softmax, block_sparse = softmax;
   attention.insert({{"sinks", "false"}, {"window", "0"}});
   block_sparse.insert({{"pattern", "\"bigbird\""},
@@ -81,8 +91,11 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
                                    {"gate_rank", "12"},
                                    {"negative_eigenvalues", "false"},
                                    {"norm_eps", "1e-05"}}));
-  CHECK(standards("mamba") ==
-        Values{{"conv", "4"}, {"dt_rank", "3"}, {"expand", "2"}, {"state", "16"}});
+  CHECK(standards("mamba") == Values{{"conv", "4"},
+                                     {"dt_rank", "3"},
+                                     {"expand", "2"},
+                                     {"inner_norms", "false"},
+                                     {"state", "16"}});
   CHECK(standards("mamba2") ==
         Values{
             {"conv", "4"}, {"expand", "2"}, {"groups", "1"}, {"head_dim", "48"}, {"state", "128"}});
@@ -92,6 +105,15 @@ TEST_CASE("standards: what follows from another key follows from that") {
   CHECK(standards("attention", "heads = 6\n").at("head_dim") == "8");
   CHECK(standards("attention", "heads = 6\n").at("key_heads") == "6");
   CHECK(standards("retention", "heads = 2\n").at("value_width") == "48");
+  const std::string factor = "rotary_factor = 2\nrotary_scaling = ";
+  const Values yarn = standards("attention", factor + "\"yarn\"\n");
+  CHECK(yarn.at("rotary_context") == "64");
+  CHECK(yarn.at("rotary_slow") == "1.0");
+  CHECK(yarn.at("rotary_fast") == "32.0");
+  CHECK(yarn.at("rotary_truncate") == "true");
+  CHECK(yarn.at("rotary_magnitude") == "0.0");
+  CHECK(standards("attention", factor + "\"llama3\"\n").at("rotary_fast") == "4.0");
+  CHECK(standards("attention", "qk_norm = true\n").at("qk_norm_whole") == "false");
   CHECK(standards("kda", "value_width = 5\n").at("gate_rank") == "5");
   CHECK(standards("linear_attention", "feature_map = \"none\"\n").at("normalize") == "false");
   CHECK(standards("linear_attention", "normalize = false\n").at("output_norm") == "true");
@@ -121,18 +143,26 @@ TEST_CASE("standards: [model], [mlp] and [moe] that say nothing have the manual'
   std::erase_if(found, [](const auto& entry) { return entry.first.starts_with("mamba"); });
   found.erase("mlp.width");
   CHECK(found == Values{{"model.embedding_scale", "false"},
+                        {"mlp.bias", "false"},
+                        {"model.branch_scale", "1.0"},
                         {"model.init", "0.02"},
                         {"model.layers", "3"},
+                        {"model.logit_scale", "1.0"},
                         {"model.logit_softcap", "0.0"},
                         {"model.norm", "\"rms\""},
+                        {"model.norm_eps", "0.0"},
+                        {"model.norm_plus_one", "false"},
                         {"model.norm_position", "\"pre\""},
+                        {"model.parallel", "false"},
                         {"model.positions", "\"none\""},
                         {"model.recompute", "false"},
+                        {"model.skip_scale", "1.0"},
                         {"model.tied_embeddings", "true"},
                         {"model.z_loss", "0.0"},
                         {"moe.activation", "\"swiglu\""},
                         {"moe.balance_loss", "0.01"},
                         {"moe.experts", "8"},
+                        {"moe.normalize", "true"},
                         {"moe.shared", "0"},
                         {"moe.top_k", "2"},
                         {"moe.width", "48"},

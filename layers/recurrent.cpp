@@ -27,9 +27,4 @@ MixedQkv::MixedQkv(const Builder& b, const Spec& spec, const HeadSizes& size, in
       k_conv_(b, "k_conv1d", size.Hk * size.K, taps),
       v_conv_(b, "v_conv1d", size.H * size.V, taps) {}
 
-MixedQkv::Result MixedQkv::operator()(const Var& x, Context& c) const {
-  return {heads(q_conv_(q_(x), c), size_.Hk), heads(k_conv_(k_(x), c), size_.Hk),
-          heads(v_conv_(v_(x), c), size_.H)};
-}
-
 }  // namespace weft::layers

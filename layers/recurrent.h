@@ -30,7 +30,10 @@ class MixedQkv {
   struct Result {
     Var q, k, v;
   };
-  Result operator()(const Var& x, Context& c) const;
+  Result operator()(const Var& x, Context& c) const {
+    return {heads(q_conv_(q_(x), c), size_.Hk), heads(k_conv_(k_(x), c), size_.Hk),
+            heads(v_conv_(v_(x), c), size_.H)};
+  }
 
  private:
   HeadSizes size_;

@@ -1,5 +1,5 @@
-// What all kernels of the rules that overwrite (delta and kda) share on a GPU: where pieces of
-// documents lie, tiles of tokens, products for 64 rows. Beside it, overwrite_*.cuh:
+// What all kernels of the delta rule (delta and kda) share on a GPU: where pieces of documents lie,
+// tiles of tokens, products for 64 rows. The other files of this folder:
 //   inverse           of a chunk's triangular system
 //   scan, hopper      the state from piece to piece, and its gradient
 //   gradients         a piece's products with the states around it

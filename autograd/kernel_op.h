@@ -9,6 +9,8 @@
 #include <optional>
 
 #include "autograd/tape.h"
+#include "autograd/watch.h"
+#include "core/allocator.h"
 #include "core/trace.h"
 #include "kernels/contract/mechanism.h"
 
@@ -76,6 +78,39 @@ struct KernelNode final : Node {
   }
 };
 
+// The fields that are there, by name.
+template <class Fields, size_t N>
+kernels::Tensors named(Fields fields, const kernels::Field (&info)[N]) {
+  kernels::Tensors list;
+  size_t i = 0;
+  kernels::for_fields(
+      [&](const Tensor& t) {
+        if (t) list[info[i].name] = t;
+        ++i;
+      },
+      fields);
+  return list;
+}
+
+// What a Watch is told of a call of M.
+template <class M>
+Watched watched(const kernels::Inputs<M>& x, const kernels::Options<M>& options,
+                const kernels::Outputs<M>& y) {
+  const auto again = [options](const kernels::Tensors& in) {
+    kernels::Inputs<M> other;
+    size_t i = 0;
+    kernels::for_fields(
+        [&](Tensor& t) {
+          const auto found = in.find(M::kInputs[i++].name);
+          if (found != in.end()) t = found->second;
+        },
+        other);
+    return named(kernels::forward<M>(other, options), M::kOutputs);
+  };
+  return {std::string(M::name), current_owner(), named(x, M::kInputs), named(y, M::kOutputs),
+          again};
+}
+
 // The forward pass of M on the values of x; recorded if any of x needs a gradient.
 template <class M>
 kernels::Outputs<M, Var> apply(const kernels::Inputs<M, Var>& in,
@@ -103,6 +138,7 @@ kernels::Outputs<M, Var> apply(const kernels::Inputs<M, Var>& in,
         ++index;
       },
       out, y);
+  if (const Watch::See* see = watching()) (*see)(watched<M>(values, options, y));
   if (!node) return out;
   node->outputs = index;
   node->options = options;

@@ -211,11 +211,24 @@ TEST_CASE("tree: the workbench needs kernels and autograd alone") {
   }
 }
 
-TEST_CASE("tree: a run knows no verb") {
+TEST_CASE("tree: pages need core alone") {
   for (const File& file : files()) {
-    if (!starts_with(file.path, "train/") || starts_with(file.path, "train/verbs/")) continue;
+    if (!starts_with(file.path, "train/pages/")) continue;
     for (const Include& include : includes(file))
-      if (starts_with(include.header, "train/verbs/"))
+      if (include.ours && !starts_with(include.header, "core/") &&
+          !starts_with(include.header, "train/pages/"))
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
+  }
+}
+
+TEST_CASE("tree: a run knows no verb and no page") {
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "train/") || starts_with(file.path, "train/verbs/") ||
+        starts_with(file.path, "train/pages/"))
+      continue;
+    for (const Include& include : includes(file))
+      if (starts_with(include.header, "train/verbs/") ||
+          starts_with(include.header, "train/pages/"))
         FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
   }
 }

@@ -46,6 +46,8 @@ struct Arguments {
   DataArguments data;
   DoctorArguments doctor;
   ExportArguments export_;
+  PlotArguments plot;
+  ShowArguments show;
 };
 
 void add_train(CLI::App& app, TrainArguments& a, int& status) {
@@ -138,6 +140,49 @@ void add_export(CLI::App& app, ExportArguments& a, int& status) {
       ->check(in_64_bits);
   verb->add_option("--out", a.out, "the file to write (HDF5)")->required();
   verb->callback([&] { status = run_export(a); });
+}
+
+void add_page(CLI::App* verb, std::string& out, const char* standard, bool& overwrite) {
+  verb->add_option("--out", out, concat("the file to write (standard: ", standard, ")"))
+      ->type_name("FILE");
+  verb->add_flag("--overwrite", overwrite, "replace a file that this program did not make");
+}
+
+void add_plot(CLI::App& app, PlotArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("plot", "a page of the curves of one or more runs");
+  verb->footer(
+      "Example:\n  weft plot runs/quickstart runs/gpt --out runs.html\n"
+      "  weft plot runs/quickstart --svg --against tokens\n"
+      "  weft plot runs/quickstart --csv --metric loss");
+  verb->add_option("runs", a.runs, "folders of runs, or their metrics.jsonl")->required();
+  verb->add_option("--against", a.against, "steps, tokens or time; the page can switch")
+      ->capture_default_str();
+  verb->add_option("--metric", a.metric, "this metric alone (standard: all; a picture: loss)");
+  verb->add_flag("--svg", a.svg, "write a picture instead of a page");
+  verb->add_flag("--csv", a.csv, "write CSV: run, metric, step, tokens, seconds, value");
+  verb->add_flag("--json", a.json, "write JSON");
+  add_page(verb, a.out, "plot.html, or plot.svg; CSV and JSON: standard output", a.overwrite);
+  verb->callback([&] { status = run_plot(a); });
+}
+
+void add_show(CLI::App& app, ShowArguments& a, int& status) {
+  CLI::App* verb =
+      app.add_subcommand("show", "a page of what each head of a model reads of a text");
+  verb->footer(
+      "Example:\n  weft show runs/quickstart --text \"In the beginning\"\n"
+      "  weft show runs/attention runs/mamba --text \"In the beginning\" --layer 1 --head 0 --svg");
+  verb->add_option("checkpoints", a.checkpoints, "checkpoints, or folders of runs")->required();
+  verb->add_option("--text", a.text, "the text that is read")->required();
+  verb->add_option("--layer", a.layer, "this layer alone, from 0 (standard: all)")
+      ->check(in_64_bits);
+  verb->add_option("--head", a.head, "this head alone, from 0 (standard: all)")->check(in_64_bits);
+  verb->add_option("--channel", a.channel,
+                   "of a scan: this channel (standard: the mean over its channels)")
+      ->check(in_64_bits);
+  verb->add_flag("--svg", a.svg, "write a picture instead of a page");
+  verb->add_flag("--json", a.json, "write JSON");
+  add_page(verb, a.out, "show.html, or show.svg; JSON: standard output", a.overwrite);
+  verb->callback([&] { status = run_show(a); });
 }
 
 void add_doctor(CLI::App& app, DoctorArguments& a, int& status) {
@@ -262,6 +307,8 @@ int run_command(int argc, char** argv) {
   add_inspect(app, a.inspect, status);
   add_data(app, a.data, status);
   add_export(app, a.export_, status);
+  add_plot(app, a.plot, status);
+  add_show(app, a.show, status);
   add_gradcheck(app, status);
   add_op(app, status);
   add_bench(app, status);

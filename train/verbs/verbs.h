@@ -59,6 +59,25 @@ struct ExportArguments {
 };
 int run_export(const ExportArguments& a);
 
+struct PlotArguments {
+  std::vector<std::string> runs;  // folders of runs, or their metrics.jsonl
+  std::string out;                // empty: plot.html, plot.svg, or standard output
+  std::string against = "steps";  // what the page shows first and a picture shows
+  std::string metric;             // empty: all; a picture: the loss
+  bool svg = false, csv = false, json = false, overwrite = false;
+};
+int run_plot(const PlotArguments& a);
+
+struct ShowArguments {
+  std::vector<std::string> checkpoints;  // or folders of runs
+  std::string text;
+  int64_t layer = -1, head = -1;  // -1: all
+  int64_t channel = -1;           // of a scan; -1: the mean over its channels
+  std::string out;                // empty: show.html, show.svg, or standard output
+  bool svg = false, json = false, overwrite = false;
+};
+int run_show(const ShowArguments& a);
+
 int run_version();
 
 }  // namespace weft::train

@@ -1,0 +1,152 @@
+// The effective attention matrix of every mixer: picture times values is what the mixer gives.
+#include "layers/mixing.h"
+
+#include <set>
+
+#include "autograd/kernel_op.h"
+#include "core/error.h"
+#include "kernels/delta/delta.h"
+#include "tests/catch.h"
+#include "tests/layers/made.h"
+
+using namespace weft;
+using namespace weft::layers;
+
+namespace {
+
+constexpr int64_t kTokens = 19;
+
+std::vector<Mixing> mixings_of(const MixerCase& c, Dtype dtype = Dtype::f64) {
+  const Made m = made(c, dtype);
+  std::vector<Mixing> found;
+  const autograd::NoGrad no_grad;
+  watch_mixings(
+      [&] {
+        run(*m.layer, Var(sample({1, kTokens, c.width}, "x", dtype)));
+      },
+      [&](const Mixing& mixing) { found.push_back(mixing); });
+  return found;
+}
+
+// matrix [H, T, T] times values [H, T, V].
+Tensor mixed(const Mixing& m) {
+  const Tensor out = zeros(m.values.shape(), Dtype::f64);
+  const auto M = view<const double>(m.matrix), v = view<const double>(m.values);
+  const auto o = view<double>(out);
+  for (int64_t h = 0; h < v.size(0); ++h)
+    for (int64_t t = 0; t < v.size(1); ++t)
+      for (int64_t s = 0; s < v.size(1); ++s)
+        for (int64_t i = 0; i < v.size(2); ++i) o(h, t, i) += M(h, t, s) * v(h, s, i);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("mixing: matrix times values is the result of every mixer, in every case") {
+  std::set<std::string> seen;
+  for (const MixerCase& c : mixer_cases()) {
+    INFO(c.name);
+    const std::vector<Mixing> found = mixings_of(c);
+    REQUIRE(found.size() == 1);
+    const Mixing& m = found[0];
+    CHECK(distance(mixed(m), m.result) < 1e-6);
+    CHECK(m.gap < 1e-6);
+    CHECK(distance(zeros_like(m.result), m.result) == 1);
+    seen.insert(c.mixer);
+  }
+  for (const std::string& name : mixer_names()) {
+    INFO(name << " has no case in tests/layers/made.h");
+    CHECK(seen.count(name) == 1);
+  }
+}
+
+TEST_CASE("mixing: no token reads one after it") {
+  for (const MixerCase& c : mixer_cases()) {
+    INFO(c.name);
+    const Tensor matrix = mixings_of(c)[0].matrix;
+    const auto M = view<const double>(matrix);
+    double ahead = 0, own = 0;
+    for (int64_t h = 0; h < M.size(0); ++h)
+      for (int64_t t = 0; t < kTokens; ++t) {
+        own += std::abs(M(h, t, t));
+        for (int64_t s = t + 1; s < kTokens; ++s) ahead = std::max(ahead, std::abs(M(h, t, s)));
+      }
+    CHECK(ahead == 0);
+    CHECK(own > 0);
+  }
+}
+
+TEST_CASE("mixing: softmax weights and normalised weights of a token sum to one") {
+  for (const char* name : {"attention", "attention, window", "block_sparse", "linear_attention"}) {
+    INFO(name);
+    const auto& cases = mixer_cases();
+    const auto c =
+        std::find_if(cases.begin(), cases.end(), [&](auto& x) { return x.name == name; });
+    const Mixing m = mixings_of(*c)[0];
+    const auto M = view<const double>(m.matrix);
+    double most = 0;
+    for (int64_t h = 0; h < M.size(0); ++h)
+      for (int64_t t = 0; t < kTokens; ++t) {
+        double sum = 0;
+        for (int64_t s = 0; s < kTokens; ++s) sum += M(h, t, s);
+        most = std::max(most, std::abs(sum - 1));
+      }
+    CHECK(most < 1e-4);  // linear attention adds eps to its divisor
+  }
+}
+
+TEST_CASE("mixing: the matrix of the delta rule with one key fades as its writes overwrite it") {
+  // S_t = (1 - beta) S + beta k v', so M[t, s] = beta (1 - beta)^(t - s) where q = k = 1.
+  const Tensor one = full({1, 5, 1, 1}, 1, Dtype::f64), beta = full({1, 5, 1}, 0.25, Dtype::f64);
+  std::vector<Mixing> found;
+  watch_mixings(
+      [&] {
+        kernels::Inputs<kernels::Delta, Var> in;
+        in.q = in.k = in.v = Var(one);
+        in.beta = Var(beta);
+        autograd::apply<kernels::Delta>(in);
+      },
+      [&](const Mixing& m) { found.push_back(m); });
+  REQUIRE(found.size() == 1);
+  const auto M = view<const double>(found[0].matrix);
+  for (int64_t t = 0; t < 5; ++t)
+    for (int64_t s = 0; s <= t; ++s)
+      CHECK(M(0, t, s) == Approx(0.25 * std::pow(0.75, static_cast<double>(t - s))));
+}
+
+TEST_CASE("mixing: gates are there where the mechanism has them, one number a head and token") {
+  for (const MixerCase& c : mixer_cases()) {
+    INFO(c.name);
+    const Mixing m = mixings_of(c)[0];
+    const bool erases = c.mixer == "delta" || c.mixer == "gated_delta" || c.mixer == "kda";
+    const std::set<std::string> keeps = {"retention",   "simple_gla", "gated_linear",
+                                         "gated_delta", "kda",        "mamba2"};
+    CHECK(m.gates.count("beta") == (erases ? 1 : 0));
+    CHECK(m.gates.count("kept") == keeps.count(c.mixer));
+    CHECK(m.gates.count("step") == (c.mixer == "mamba" ? 1 : 0));
+    for (const auto& [name, gate] : m.gates) {
+      INFO(name);
+      CHECK(gate.shape() == Shape{name == "step" ? 1 : m.matrix.size(0), kTokens});
+      for (const double x : to_doubles(gate)) CHECK((x >= 0 && x <= (name == "step" ? 100 : 2)));
+    }
+  }
+}
+
+TEST_CASE("mixing: a model in f32 has the matrix of f64 up to rounding") {
+  for (const char* name : {"attention", "gated_delta", "mamba"}) {
+    INFO(name);
+    const MixerCase c{name, name, "", 16};
+    CHECK(mixings_of(c, Dtype::f32)[0].gap < 1e-4);
+  }
+}
+
+TEST_CASE("mixing: more than one text is refused") {
+  const MixerCase c = mixer_cases()[0];
+  const Made m = made(c);
+  CHECK_THROWS_WITH(watch_mixings(
+                        [&] {
+                          run(*m.layer, Var(sample({2, 5, c.width}, "x")));
+                        },
+                        [](const Mixing&) {}),
+                    ContainsSubstring("expected one whole text"));
+}

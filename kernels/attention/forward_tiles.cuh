@@ -20,10 +20,10 @@ struct OneQuery {
   __device__ Range keys(int t) const { return t < rows ? seen() : Range{}; }
   __device__ Bounds bounds_of_rows(int, int) const { return Bounds(seen(), seen()); }
   template <int M, int N>
-  __device__ Walk key_tiles(int, int, int part, int parts) const {
+  __device__ Walk key_tiles(int, int, int, int part, int parts) const {
     return Walk(Bounds(seen(), seen()), N, part, parts);
   }
-  __device__ bool sees(int, int, int) const { return true; }
+  __device__ bool sees(int, int, int, int) const { return true; }
   __device__ int sink(int h, int t) const { return h * rows + t; }
 };
 

@@ -23,18 +23,19 @@ void BlockSparse::cuda_backward(const Inputs<Tensor>& in, const Options& o, cons
   const int64_t T = x.q.size(1), S = x.k.size(1);
   const Device device = x.q.device();
   const Tensor cu = documents_on(o.cu_seqlens, T, device);
-  const Tensor mask = o.block_mask.contiguous().to(device);
+  const Tensor mask = placed_mask(o.block_mask, device);
+  const bool packed = o.cu_seqlens.defined();
   const Tensor notes = notes_of({x.k, x.q}), padded = padded_rows(saved.lse);
   const RowDeltas deltas(saved.lse, dy.lse);
   for_cuda_dtype(x.q.dtype(), [&]<class E>() {
     for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
       using Shape = BackwardShape<E, D>;
       const ListShape rows{true, Shape::M, Shape::N}, keys{false, Shape::M, Shape::N};
-      const Tensor row_lists = list_memory(rows, mask, T, S, device);
-      const Tensor key_lists = list_memory(keys, mask, T, S, device);
+      const Tensor row_lists = list_memory(rows, mask, packed, T, S, device);
+      const Tensor key_lists = list_memory(keys, mask, packed, T, S, device);
       if (x.q.is_meta()) return;
       const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, 0);
-      const BlockMask blocks = mask_of(mask, o.block);
+      const BlockMask blocks = mask_of(mask, o, x.q.size(2));
       const Call<E> call = call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap);
       const Incoming<E> incoming = deltas.find<E>(saved.o, dout);
       const Heads<E> dq = heads_of<E>(dx.q), dk = heads_of<E>(dx.k), dv = heads_of<E>(dx.v);

@@ -1,7 +1,8 @@
 // The chunkwise form: the tiles of attention (kernels/softmax/tiles.h), for the blocks of a mask.
-// Forward, a tile of queries lies in one row of blocks and walks the runs of that row; backward, a
-// tile of keys lies in one column and walks the runs of that column. Threads share the work as in
-// attention, and the same bits come out on any number of them.
+// Forward, a tile of queries lies in one row of blocks, or in rows of the mask that are equal, and
+// walks the runs of that row; backward, a tile of keys lies in one column and walks the runs of
+// that column. Threads share the work as in attention, and the same bits come out on any number of
+// them.
 #include "kernels/block_sparse/block_sparse.h"
 
 #include "core/parallel.h"
@@ -13,43 +14,54 @@ namespace {
 
 const Registered<BlockSparse> registered;
 
-// The lines of a mask (its rows, or its columns) as runs of set blocks. Sized by the mask's shape
-// alone: a line holds the number of its runs, then their first blocks and ends.
+// The lines of a mask (its rows, or its columns) as runs of set blocks, or of rows. Sized by the
+// mask's shape alone: a line holds the number of its runs, then their first blocks and ends.
 class BlockRuns {
  public:
   enum Line { rows, columns };
-  BlockRuns(const Tensor& mask, Line line, Device device)
-      : mask_(line == rows ? mask : mask.transpose(1, 2)),
-        runs_(empty({mask_.size(0), mask_.size(1), mask_.size(2) + 2}, Dtype::i32, device)) {}
+  BlockRuns(const BlockSparse::Options& o, int64_t H, Line line, Device device)
+      : mask_(line == rows ? batched(o.block_mask) : batched(o.block_mask).transpose(2, 3)),
+        runs_(empty({mask_.size(0), mask_.size(1), mask_.size(2), mask_.size(3) + 2}, Dtype::i32,
+                    device)),
+        group_(H / mask_.size(1)) {}
 
   void find() const {
     const View<const uint8_t> m = view<const uint8_t>(mask_);
     const View<int32_t> runs = view<int32_t>(runs_);
-    parallel_for(m.size(0), [&](int64_t h) {
-      for (int64_t line = 0; line < m.size(1); ++line) {
-        int32_t* const run = runs.at(h, line);
-        int32_t count = 0;
-        for (int64_t c = 0; c < m.size(2); ++c) {
-          if (!m(h, line, c)) continue;
-          const auto at = static_cast<int32_t>(c);
-          if (count == 0 || run[2 * count] != at) run[2 * count++ + 1] = at;
-          run[2 * count] = at + 1;
-        }
-        run[0] = count;
+    parallel_for(m.size(0) * m.size(1) * m.size(2), [&](int64_t unit) {
+      const int64_t line = unit % m.size(2), h = unit / m.size(2) % m.size(1);
+      const int64_t b = unit / m.size(2) / m.size(1);
+      int32_t* const run = runs.at(b, h, line);
+      int32_t count = 0;
+      for (int64_t c = 0; c < m.size(3); ++c) {
+        if (!m(b, h, line, c)) continue;
+        const auto at = static_cast<int32_t>(c);
+        if (count == 0 || run[2 * count] != at) run[2 * count++ + 1] = at;
+        run[2 * count] = at + 1;
       }
+      run[0] = count;
     });
   }
 
-  // Calls f(begin, end) for the runs of a line, in tokens.
+  // Calls f(begin, end) for the runs of a line of head h, in units of `size`. `b`: the row of the
+  // batch, or the document.
   template <class F>
-  void each(int64_t h, int64_t line, int64_t block, const F& f) const {
-    const View<const int32_t> runs = view<const int32_t>(runs_);
-    const int32_t* const run = runs.at(runs.size(0) == 1 ? 0 : h, line);
-    for (int32_t r = 0; r < run[0]; ++r) f(run[2 * r + 1] * block, run[2 * r + 2] * block);
+  void each(int64_t b, int64_t h, int64_t line, int64_t size, const F& f) const {
+    const int32_t* const run = of(b, h, line);
+    for (int32_t r = 0; r < run[0]; ++r) f(run[2 * r + 1] * size, run[2 * r + 2] * size);
+  }
+  bool same(int64_t b, int64_t h, int64_t line, int64_t other) const {
+    const int32_t *const x = of(b, h, line), *const y = of(b, h, other);
+    return std::equal(x, x + 1 + 2 * x[0], y);
   }
 
  private:
+  const int32_t* of(int64_t b, int64_t h, int64_t line) const {
+    return view<const int32_t>(runs_).at(runs_.size(0) == 1 ? 0 : b, h / group_, line);
+  }
+
   Tensor mask_, runs_;
+  int64_t group_;
 };
 
 SoftmaxCall call_of(const Inputs<BlockSparse>& x, const BlockSparse::Options& o) {
@@ -74,8 +86,39 @@ void for_lines(const Piece& p, int64_t position, int64_t block, const F& f) {
   }
 }
 
+// What the tiles read of the mask: runs of its rows (of its columns, backward), and its units.
+struct MaskLines {
+  MaskLines(const BlockSparse::Options& o, const SoftmaxCall& s, BlockRuns::Line line)
+      : runs(o, s.H, line, s.q.device()), block(block_of(o, s.S)), by_token(o.by_token) {}
+  BlockRuns runs;
+  int64_t block;
+  bool by_token;
+
+  // Calls f(begin, end, line) for the parts of a piece of queries whose rows of the mask are one.
+  template <class F>
+  void for_rows(const SoftmaxCall& s, const Piece& p, int64_t h, const F& f) const {
+    if (!by_token) return for_lines(p, s.position(p.document, p.begin), block, f);
+    for (int64_t t = p.begin, next = 0; t < p.end; t = next) {
+      next = t + 1;
+      while (next < p.end && runs.same(p.document, h, t, next)) ++next;
+      f(t, next, t);
+    }
+  }
+  // Calls f(begin, end) for the rows of q that see keys [begin, end) of document n, in `column`.
+  template <class F>
+  void for_queries(const SoftmaxCall& s, int64_t n, int64_t h, int64_t column, int64_t begin,
+                   int64_t end, const F& f) const {
+    const KeyBand band = s.band(n);
+    const auto row = [&](int64_t at) { return by_token ? at : s.row(n, at); };
+    runs.each(n, h, column, by_token ? 1 : block, [&](int64_t first, int64_t stop) {
+      f(std::max({row(first), s.row(n, band.first_query(begin)), s.queries.begin(n)}),
+        std::min({row(stop), s.row(n, band.end_query(end)), s.queries.end(n)}));
+    });
+  }
+};
+
 template <class Real>
-void forward_tiles(const SoftmaxCall& s, const BlockRuns& rows, int64_t block,
+void forward_tiles(const SoftmaxCall& s, const MaskLines& rows,
                    const Outputs<BlockSparse, View<Real>>& y, const View<Real>& scratch) {
   const View<Real> q = view<Real>(s.q), k = view<Real>(s.k), v = view<Real>(s.v);
   const int64_t chunks = s.queries.chunks();
@@ -84,9 +127,9 @@ void forward_tiles(const SoftmaxCall& s, const BlockRuns& rows, int64_t block,
     ForwardTile<Real> tile(s.shape, scratch.at(thread_index()));
     s.queries.for_pieces(b, c, [&](const Piece& p) {
       const int64_t n = p.document, key0 = s.keys.begin(n), hk = s.key_head(h);
-      for_lines(p, s.position(n, p.begin), block, [&](int64_t begin, int64_t end, int64_t row) {
+      rows.for_rows(s, p, h, [&](int64_t begin, int64_t end, int64_t row) {
         tile.start(rows_of(q, b, begin, h), end - begin, s.position(n, begin), s.band(n));
-        rows.each(h, row, block, [&](int64_t first, int64_t stop) {
+        rows.runs.each(n, h, row, rows.block, [&](int64_t first, int64_t stop) {
           tile.see(rows_of(k, b, key0, hk), rows_of(v, b, key0, hk), first, stop);
         });
         tile.finish(nullptr, rows_of(y.o, b, begin, h), y.lse.at(b, h, begin));
@@ -97,15 +140,11 @@ void forward_tiles(const SoftmaxCall& s, const BlockRuns& rows, int64_t block,
 
 // The keys [begin, end) of a document, all of one column of blocks, meet the queries of one head.
 template <class Real>
-void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const BlockRuns& columns,
-                  int64_t block, BackwardTile<Real>& tile, int64_t part, int64_t b, int64_t h,
-                  int64_t n, int64_t begin, int64_t end, int64_t column) {
+void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const MaskLines& columns,
+                  BackwardTile<Real>& tile, int64_t part, int64_t b, int64_t h, int64_t n,
+                  int64_t begin, int64_t end, int64_t column) {
   const KeyBand band = s.band(n);
-  columns.each(h, column, block, [&](int64_t first, int64_t stop) {
-    first = std::max(first, band.first_query(begin));
-    stop = std::min(stop, band.end_query(end));
-    const int64_t t_first = std::max(s.row(n, first), s.queries.begin(n));
-    const int64_t t_end = std::min(s.row(n, stop), s.queries.end(n));
+  columns.for_queries(s, n, h, column, begin, end, [&](int64_t t_first, int64_t t_end) {
     for (int64_t t0 = t_first, t1 = 0; t0 < t_end; t0 = t1) {
       t1 = std::min(t_end, (t0 / kSoftmaxTile + 1) * kSoftmaxTile);
       tile.meet(back.tile<Real>(part, b, h, t0, t1 - t0, s.position(n, t0)), band);
@@ -114,9 +153,8 @@ void meet_queries(const SoftmaxCall& s, const SoftmaxBackward& back, const Block
 }
 
 template <class Real>
-void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const BlockRuns& columns,
-                    int64_t block, const View<Real>& dk, const View<Real>& dv,
-                    const View<Real>& scratch) {
+void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const MaskLines& columns,
+                    const View<Real>& dk, const View<Real>& dv, const View<Real>& scratch) {
   const View<Real> k = view<Real>(s.k), v = view<Real>(s.v);
   parallel_for(s.B * s.Hk * back.parts, [&](int64_t unit) {
     const int64_t part = unit % back.parts, hk = unit / back.parts % s.Hk;
@@ -126,13 +164,15 @@ void backward_tiles(const SoftmaxCall& s, const SoftmaxBackward& back, const Blo
     for (int64_t c = part; c < s.keys.chunks(); c += back.parts)
       s.keys.for_pieces(b, c, [&](const Piece& p) {
         const int64_t n = p.document, key0 = s.keys.begin(n);
-        for_lines(p, p.begin - key0, block, [&](int64_t begin, int64_t end, int64_t column) {
-          tile.start(rows_of(k, b, key0, hk), rows_of(v, b, key0, hk), begin - key0, end - key0);
-          for (int64_t h = hk * group; h < (hk + 1) * group; ++h)
-            meet_queries(s, back, columns, block, tile, part, b, h, n, begin - key0, end - key0,
-                         column);
-          tile.finish(rows_of(dk, b, key0, hk), rows_of(dv, b, key0, hk));
-        });
+        for_lines(p, p.begin - key0, columns.block,
+                  [&](int64_t begin, int64_t end, int64_t column) {
+                    tile.start(rows_of(k, b, key0, hk), rows_of(v, b, key0, hk), begin - key0,
+                               end - key0);
+                    for (int64_t h = hk * group; h < (hk + 1) * group; ++h)
+                      meet_queries(s, back, columns, tile, part, b, h, n, begin - key0, end - key0,
+                                   column);
+                    tile.finish(rows_of(dk, b, key0, hk), rows_of(dv, b, key0, hk));
+                  });
       });
   });
 }
@@ -143,14 +183,17 @@ void BlockSparse::check(const Inputs<Tensor>& x, const Options& o) {
   check_softmax(name, x.q, x.k, x.v, o.softcap, o.cu_seqlens);
   check_position(name, x.q, o.position, o.cu_seqlens);
   const int64_t T = x.q.size(1), S = x.k.size(1), H = x.q.size(2);
-  require(T <= S, "block_sparse: q has ", T, " tokens and k ", S, "; expected at most as many");
+  require(T <= S || (o.by_token && !o.causal), "block_sparse: q has ", T, " tokens and k ", S,
+          "; expected at most as many");
   require(o.block >= 1, "block_sparse: block is ", o.block, ", expected 1 or more");
   require(static_cast<bool>(o.block_mask),
           "block_sparse: block_mask [1 or H, rows, columns] is missing");
-  require(o.block_mask.dtype() == Dtype::u8 && o.block_mask.dims() == 3 &&
+  const Shape& mask = o.block_mask.shape();
+  require(o.block_mask.dtype() == Dtype::u8 && (mask.dims() == 3 || mask.dims() == 4) &&
               (o.block_mask.device().is_cpu() || o.block_mask.device() == x.q.device()),
-          "block_sparse: block_mask is ", o.block_mask.dtype(), " ", o.block_mask.shape(), " on ",
-          o.block_mask.device(), ", expected u8 [1 or H, rows, columns] on cpu or as q");
+          "block_sparse: block_mask is ", o.block_mask.dtype(), " ", mask, " on ",
+          o.block_mask.device(), ", expected u8 [heads, rows, columns], perhaps with a batch in ",
+          "front, on cpu or as q");
   int64_t longest = S;
   if (o.cu_seqlens) {
     const Documents docs(o.cu_seqlens, 1, T);
@@ -158,11 +201,18 @@ void BlockSparse::check(const Inputs<Tensor>& x, const Options& o) {
     for (int64_t n = 0; n < docs.count(); ++n)
       longest = std::max(longest, docs.end(n) - docs.begin(n));
   }
-  const int64_t heads = o.block_mask.size(0), least = block_count(longest, o.block);
-  require(
-      (heads == 1 || heads == H) && o.block_mask.size(1) >= least && o.block_mask.size(2) >= least,
-      "block_sparse: block_mask has shape ", o.block_mask.shape(), ", expected [1 or ", H, ", ",
-      least, ", ", least, "] or more for ", longest, " tokens in blocks of ", o.block);
+  const int64_t heads = mask[-3], least = block_count(longest, o.block);
+  require(heads > 0 && H % heads == 0 && mask[-1] >= least &&
+              (o.by_token ? mask[-2] == T : mask[-2] >= least),
+          "block_sparse: block_mask has shape ", mask, ", expected [1 or ", H, ", ",
+          o.by_token ? T : least, ", ", least, "] or more for ", longest, " tokens in blocks of ",
+          o.block, o.by_token ? concat("; its rows are those of q, ", T) : std::string(),
+          H > 1 ? "; heads may be any divisor of those of q" : "");
+  const int64_t batches = mask.dims() == 3 ? 1 : mask[0];
+  const bool packed = o.cu_seqlens && !o.by_token;
+  const int64_t rows = packed ? o.cu_seqlens.size(0) - 1 : x.q.size(0);
+  require(batches == 1 || batches == rows, "block_sparse: block_mask has shape ", mask,
+          ", expected a batch of 1 or of ", rows, packed ? " documents" : " as q");
 }
 
 Outputs<BlockSparse> BlockSparse::outputs(const Inputs<Tensor>& x, const Options&) {
@@ -182,30 +232,29 @@ void BlockSparse::cpu_forward(const Inputs<Tensor>& x, const Options& o, Outputs
   }
   if (saved) *saved = {y.o, y.lse};
   const SoftmaxCall call = call_of(x, o);
-  const BlockRuns rows(o.block_mask, BlockRuns::rows, x.q.device());
+  const MaskLines rows(o, call, BlockRuns::rows);
   const Tensor scratch =
       empty({thread_count(), ForwardTile<float>::scratch(call.shape)}, x.q.dtype(), x.q.device());
   if (x.q.is_meta()) return;
-  rows.find();
+  rows.runs.find();
   for_real(x.q.dtype(), [&]<class Real>() {
-    forward_tiles<Real>(call, rows, block_of(o, call.S), {view<Real>(y.o), view<Real>(y.lse)},
-                        view<Real>(scratch));
+    forward_tiles<Real>(call, rows, {view<Real>(y.o), view<Real>(y.lse)}, view<Real>(scratch));
   });
 }
 
 void BlockSparse::cpu_backward(const Inputs<Tensor>& x, const Options& o, const Saved& saved,
                                const Outputs<Tensor>& dy, Inputs<Tensor>& dx) {
   const SoftmaxCall call = call_of(x, o);
-  const BlockRuns columns(o.block_mask, BlockRuns::columns, x.q.device());
+  const MaskLines columns(o, call, BlockRuns::columns);
   const SoftmaxBackward back(call, saved.o, saved.lse, dy.o, dy.lse, dx.q);
   const Tensor scratch =
       empty({thread_count(), BackwardTile<float>::scratch(call.shape)}, x.q.dtype(), x.q.device());
   if (x.q.is_meta()) return;
-  columns.find();
+  columns.runs.find();
   for_real(x.q.dtype(), [&]<class Real>() {
     back.begin<Real>();
-    backward_tiles<Real>(call, back, columns, block_of(o, call.S), view<Real>(dx.k),
-                         view<Real>(dx.v), view<Real>(scratch));
+    backward_tiles<Real>(call, back, columns, view<Real>(dx.k), view<Real>(dx.v),
+                         view<Real>(scratch));
     back.end<Real>();
   });
 }

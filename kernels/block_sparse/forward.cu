@@ -23,7 +23,8 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
   const int64_t T = x.q.size(1), S = x.k.size(1);
   const Device device = x.q.device();
   const Tensor cu = documents_on(o.cu_seqlens, T, device);
-  const Tensor mask = o.block_mask.contiguous().to(device);
+  const Tensor mask = placed_mask(o.block_mask, device);
+  const bool packed = o.cu_seqlens.defined();
   const Tensor notes = notes_of({x.q});
   require(!o.position || !saved, "block_sparse: position without a gradient alone");
   if (saved) *saved = {y.o, y.lse};
@@ -31,10 +32,10 @@ void BlockSparse::cuda_forward(const Inputs<Tensor>& in, const Options& o, Outpu
     for_head_size(x.q.size(3), x.v.size(3), [&]<int D>() {
       using Shape = ForwardShape<E, D>;
       const ListShape shape{true, Shape::M, Shape::N};
-      const Tensor lists = list_memory(shape, mask, T, S, device);
+      const Tensor lists = list_memory(shape, mask, packed, T, S, device);
       if (x.q.is_meta()) return;
       const Band band = band_of(x.q, x.k, o.cu_seqlens, cu, o.causal, 0);
-      const BlockMask blocks = mask_of(mask, o.block);
+      const BlockMask blocks = mask_of(mask, o, x.q.size(2));
       const Call<E> call = call_of<E>(x.q, x.k, x.v, {}, o.scale, o.softcap);
       const Heads<E> out = heads_of<E>(y.o);
       if (const int* const at = dptr<const int>(o.position)) {

@@ -13,11 +13,16 @@ namespace weft::kernels::block_sparse {
 using namespace softmax;
 
 struct BlockMask {
-  const uint8_t* data = nullptr;  // [heads, rows, columns]
-  int heads = 1, rows = 0, columns = 0;
+  const uint8_t* data = nullptr;  // [batches, heads, rows, columns]
+  int batches = 1, heads = 1, rows = 0, columns = 0;
+  int group = 1;  // heads of queries that share one of the mask
   int block = 64;
-  __device__ bool at(int head, int row, int column) const {
-    return data[(int64_t{head} * rows + row) * columns + column] != 0;
+  bool by_token = false;  // rows are those of the queries, not of blocks
+
+  __device__ int row(int t, int i) const { return by_token ? t : i / block; }
+  __device__ bool at(int batch, int head, int row, int column) const {
+    const int64_t line = batches == 1 ? head : int64_t{batch} * heads + head;
+    return data[(line * rows + row) * columns + column] != 0;
   }
 };
 
@@ -34,32 +39,35 @@ struct ListWalk {
 struct ListedMask {
   Band band;
   BlockMask mask;
-  const int* lists = nullptr;  // [heads of the mask, tiles, others + 1]: a count, then entries
-  int tiles = 0, others = 0;
+  const int* lists = nullptr;  // [batches, mask.heads, tiles, others + 1]: a count, then entries
+  int batches = 1, tiles = 0, others = 0;
 
   __device__ Range keys(int t) const { return band.keys(t); }
   __device__ Range queries(int j) const { return band.queries(j); }
   __device__ Bounds bounds_of_rows(int t, int count) const { return band.bounds_of_rows(t, count); }
   __device__ Bounds bounds_of_keys(int j, int count) const { return band.bounds_of_keys(j, count); }
-  __device__ int head(int h) const { return mask.heads == 1 ? 0 : h; }
+  __device__ int head(int h) const { return mask.heads == 1 ? 0 : h / mask.group; }
   __device__ int sink(int h, int) const { return h; }
 
-  __device__ ListWalk walk(int h, int tile) const {
-    const int* const list = lists + (int64_t{head(h)} * tiles + tile) * (others + 1);
+  __device__ ListWalk walk(int b, int h, int tile) const {
+    const int64_t line = batches == 1 ? head(h) : int64_t{b} * mask.heads + head(h);
+    const int* const list = lists + (line * tiles + tile) * (others + 1);
     return {list + 1, *list};
   }
   template <int M, int N>
-  __device__ ListWalk key_tiles(int h, int tile, int = 0, int = 1) const {
-    return walk(h, tile);
+  __device__ ListWalk key_tiles(int b, int h, int tile, int = 0, int = 1) const {
+    return walk(b, h, tile);
   }
   template <int M, int N>
-  __device__ ListWalk query_tiles(int h, int tile) const {
-    return walk(h, tile);
+  __device__ ListWalk query_tiles(int b, int h, int tile) const {
+    return walk(b, h, tile);
   }
   // Both in one document, and within the band.
-  __device__ bool sees(int h, int t, int j) const {
-    const int i = t + band.S - band.T, start = band.cu ? band.document(j).begin : 0;
-    return mask.at(head(h), (i - start) / mask.block, (j - start) / mask.block);
+  __device__ bool sees(int b, int h, int t, int j) const {
+    const int n = band.cu ? document_at(band.cu, band.documents, j) : b;
+    const int start = band.cu ? band.cu[n] : 0;
+    const int row = mask.row(t, t + band.S - band.T - start);
+    return mask.at(n, head(h), row, (j - start) / mask.block);
   }
 };
 
@@ -79,33 +87,36 @@ struct OneRowMask {
   }
   __device__ int sink(int h, int) const { return h; }
   template <int M, int N>
-  __device__ ListWalk key_tiles(int h, int tile, int = 0, int = 1) const {
-    return all.walk(h, tile);
+  __device__ ListWalk key_tiles(int b, int h, int tile, int = 0, int = 1) const {
+    return all.walk(b, h, tile);
   }
-  __device__ bool sees(int h, int t, int j) const { return here().sees(h, t, j); }
+  __device__ bool sees(int b, int h, int t, int j) const { return here().sees(b, h, t, j); }
 };
 
 struct Overlap {
   bool any = false, all = true;
 };
 
-// How the mask looks on rows [t0, t1) and keys [j0, j1), block by block; keys of other documents do
-// not count.
-__device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int head, Range rows,
-                                  Range keys) {
+// How the mask looks on rows [t0, t1) and keys [j0, j1) of batch row b, block by block until that
+// is known; keys of other documents do not count.
+__device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int b, int head,
+                                  Range rows, Range keys) {
   Overlap found;
   const int shift = band.S - band.T;
   for (int i = rows.begin + shift, i_next = 0; i < rows.end + shift; i = i_next) {
-    const Range in = band.cu ? band.document(i) : Range{0, band.S};
-    const int row = (i - in.begin) / mask.block;
-    i_next = min(min(rows.end + shift, in.end), in.begin + (row + 1) * mask.block);
+    const int n = band.cu ? document_at(band.cu, band.documents, i) : b;
+    const Range in = band.cu ? Range{band.cu[n], band.cu[n + 1]} : Range{0, band.S};
+    const int row = mask.row(i - shift, i - in.begin);
+    i_next = mask.by_token ? i + 1
+                           : min(min(rows.end + shift, in.end), in.begin + (row + 1) * mask.block);
     for (int j = max(keys.begin, in.begin), j_next = 0; j < min(keys.end, in.end); j = j_next) {
       const int column = (j - in.begin) / mask.block;
       j_next = in.begin + (column + 1) * mask.block;
-      const bool set = mask.at(head, row, column);
+      const bool set = mask.at(n, head, row, column);
       found.any |= set;
       found.all &= set;
     }
+    if (found.any && !found.all) break;
   }
   return found;
 }
@@ -114,12 +125,14 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int h
 // reverse. The tile of M is that of `groups` warpgroups. `position`: as in OneRowMask, or null.
 template <bool kRows>
 __global__ void __launch_bounds__(128)
-    list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int tiles, int others,
-               int* lists, const int* position) {
+    list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int batches, int tiles,
+               int others, int* lists, const int* position) {
   if (position) band.S = *position + 1;
-  const int64_t line = blockIdx.x * int64_t{4} + tile::warp_index();  // of [heads, tiles]
-  if (line >= int64_t{mask.heads} * tiles) return;
-  const int own = static_cast<int>(line % tiles), head = static_cast<int>(line / tiles);
+  const int64_t line = blockIdx.x * int64_t{4} + tile::warp_index();  // of the lists
+  if (line >= int64_t{batches} * mask.heads * tiles) return;
+  const int own = static_cast<int>(line % tiles);
+  const int head = static_cast<int>(line / tiles % mask.heads);
+  const int b = static_cast<int>(line / tiles / mask.heads);
   const int size = kRows ? band.T : band.S, other_size = kRows ? band.S : band.T;
   const Bounds bounds = kRows ? band.bounds_of_rows(own * M, M) : band.bounds_of_keys(own * M, M);
   int* const list = lists + line * (others + 1);
@@ -132,8 +145,8 @@ __global__ void __launch_bounds__(128)
       const int first = own * M + g * (M / groups);
       const Range mine{first, min(size, first + M / groups)};
       if (other.begin >= bounds.end || mine.begin >= mine.end) continue;
-      const Overlap found =
-          kRows ? overlap(band, mask, head, mine, other) : overlap(band, mask, head, other, mine);
+      const Overlap found = kRows ? overlap(band, mask, b, head, mine, other)
+                                  : overlap(band, mask, b, head, other, mine);
       uses |= static_cast<unsigned>(found.any) << g;
       fine |= static_cast<unsigned>(!found.all) << g;
     }
@@ -154,27 +167,48 @@ struct ListShape {
   int others(int64_t T, int64_t S) const { return ceil_div_int(rows ? S : T, N); }
 };
 
-// Memory for lists of this shape, and of any with larger tiles.
-inline Tensor list_memory(const ListShape& shape, const Tensor& mask, int64_t T, int64_t S,
-                          Device device) {
-  return empty({mask.size(0), shape.tiles(T, S), shape.others(T, S) + 1}, Dtype::i32, device);
+// Rows of the batch with lists of their own: documents of one row share those of that row.
+inline int64_t list_batches(const Tensor& mask, bool packed) { return packed ? 1 : mask.size(0); }
+
+// Memory for lists of this shape, and of any with larger tiles. `mask`: [batches, heads, ...].
+inline Tensor list_memory(const ListShape& shape, const Tensor& mask, bool packed, int64_t T,
+                          int64_t S, Device device) {
+  return empty(
+      {list_batches(mask, packed) * mask.size(1), shape.tiles(T, S), shape.others(T, S) + 1},
+      Dtype::i32, device);
 }
 
 inline ListedMask find_lists(const ListShape& shape, const Tensor& memory, const Band& band,
                              const BlockMask& mask, const int* position = nullptr) {
   const int tiles = shape.tiles(band.T, band.S), others = shape.others(band.T, band.S);
+  const int batches = band.cu ? 1 : mask.batches;
   int* const lists = dptr<int>(memory);
-  launch(shape.rows ? list_tiles<true> : list_tiles<false>, (int64_t{mask.heads} * tiles + 3) / 4,
-         128, 0, band, mask, shape.M, shape.N, shape.groups, tiles, others, lists, position);
-  return {.band = band, .mask = mask, .lists = lists, .tiles = tiles, .others = others};
+  launch(shape.rows ? list_tiles<true> : list_tiles<false>,
+         (int64_t{batches} * mask.heads * tiles + 3) / 4, 128, 0, band, mask, shape.M, shape.N,
+         shape.groups, batches, tiles, others, lists, position);
+  return {.band = band,
+          .mask = mask,
+          .lists = lists,
+          .batches = batches,
+          .tiles = tiles,
+          .others = others};
 }
 
-inline BlockMask mask_of(const Tensor& mask, int64_t block) {
+// [batches, heads, rows, columns] on `device`.
+inline Tensor placed_mask(const Tensor& mask, Device device) {
+  return batched(mask).contiguous().to(device);
+}
+
+// `H`: heads of queries.
+inline BlockMask mask_of(const Tensor& mask, const BlockSparse::Options& o, int64_t H) {
   return {.data = dptr<const uint8_t>(mask),
-          .heads = static_cast<int>(mask.size(0)),
-          .rows = static_cast<int>(mask.size(1)),
-          .columns = static_cast<int>(mask.size(2)),
-          .block = static_cast<int>(std::min<int64_t>(block, 1 << 30))};
+          .batches = static_cast<int>(mask.size(0)),
+          .heads = static_cast<int>(mask.size(1)),
+          .rows = static_cast<int>(mask.size(2)),
+          .columns = static_cast<int>(mask.size(3)),
+          .group = static_cast<int>(H / mask.size(1)),
+          .block = static_cast<int>(std::min<int64_t>(o.block, 1 << 30)),
+          .by_token = o.by_token};
 }
 
 }  // namespace weft::kernels::block_sparse

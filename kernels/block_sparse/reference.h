@@ -16,30 +16,31 @@ template <>
 struct Reference<BlockSparse> {
   using Options = BlockSparse::Options;
 
-  // Whether query row t sees key j of its batch row.
+  // Whether query row t of batch row b sees key j.
   class Mask {
    public:
-    Mask(const Options& o, int64_t T, int64_t S)
+    Mask(const Options& o, int64_t T, int64_t S, int64_t H)
         : o_(o),
           shift_(S - T),
-          mask_(view<const uint8_t>(o.block_mask)),
+          heads_(H),
+          mask_(view<const uint8_t>(batched(o.block_mask))),
           cu_(view<const int32_t>(o.cu_seqlens)) {}
 
-    bool operator()(int64_t h, int64_t t, int64_t j) const {
-      int64_t i = t + shift_;
+    bool operator()(int64_t b, int64_t h, int64_t t, int64_t j) const {
+      int64_t i = t + shift_, n = b;
       if (cu_) {
-        int64_t n = 0;
         while (cu_(n + 1) <= i) ++n;
         if (j < cu_(n) || j >= cu_(n + 1)) return false;
         i -= cu_(n), j -= cu_(n);
       }
       if (o_.causal && j > i) return false;
-      return mask_(mask_.size(0) == 1 ? 0 : h, i / o_.block, j / o_.block) != 0;
+      const int64_t group = heads_ / mask_.size(1), row = o_.by_token ? t : i / o_.block;
+      return mask_(mask_.size(0) == 1 ? 0 : n, h / group, row, j / o_.block) != 0;
     }
 
    private:
     const Options& o_;
-    int64_t shift_;
+    int64_t shift_, heads_;
     View<const uint8_t> mask_;
     View<const int32_t> cu_;
   };
@@ -72,13 +73,13 @@ struct Reference<BlockSparse> {
                     Outputs<BlockSparse, View<S>> y) {
     using std::exp, std::log;
     const int64_t keys = x.k.size(1), group = x.q.size(2) / x.k.size(2);
-    const Mask sees(o, x.q.size(1), keys);
+    const Mask sees(o, x.q.size(1), keys, x.q.size(2));
     for_queries(x.q.size(0), x.q.size(2), x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
       std::vector<int64_t> seen;
       std::vector<S> scores;
       S most = -INFINITY, sum = 0, none = -INFINITY;
       for (int64_t j = 0; j < keys; ++j) {
-        if (!sees(h, t, j)) continue;
+        if (!sees(b, h, t, j)) continue;
         seen.push_back(j);
         scores.push_back(score(x, o, b, t, j, h));
         if (scores.back() > most) most = scores.back();
@@ -99,12 +100,12 @@ struct Reference<BlockSparse> {
   static void recurrent(Inputs<BlockSparse, View<Real>> x, const Options& o,
                         Outputs<BlockSparse, View<Real>> y) {
     const int64_t V = x.v.size(3), group = x.q.size(2) / x.k.size(2);
-    const Mask sees(o, x.q.size(1), x.k.size(1));
+    const Mask sees(o, x.q.size(1), x.k.size(1), x.q.size(2));
     for_queries(x.q.size(0), x.q.size(2), x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
       Real most = Real(-INFINITY), sum = 0;
       for (int64_t c = 0; c < V; ++c) y.o(b, t, h, c) = 0;
       for (int64_t j = 0; j < x.k.size(1); ++j) {
-        if (!sees(h, t, j)) continue;
+        if (!sees(b, h, t, j)) continue;
         const Real s = score(x, o, b, t, j, h), next = std::max(most, s);
         const Real shrink = std::exp(most - next), p = std::exp(s - next);
         sum = sum * shrink + p;
@@ -128,12 +129,12 @@ struct Reference<BlockSparse> {
     const Tensor lse_now = empty({B, H, x.q.size(1)}, dtype_of<Real>());
     const Outputs<BlockSparse, View<Real>> y{view<Real>(o_now), view<Real>(lse_now)};
     recurrent<Real>(x, o, y);
-    const Mask sees(o, x.q.size(1), x.k.size(1));
+    const Mask sees(o, x.q.size(1), x.k.size(1), x.q.size(2));
     for_queries(B, H, x.q.size(1), [&](int64_t b, int64_t h, int64_t t) {
       Real delta = -dy.lse(b, h, t);
       for (int64_t c = 0; c < V; ++c) delta += dy.o(b, t, h, c) * y.o(b, t, h, c);
       for (int64_t j = 0; j < x.k.size(1); ++j) {
-        if (!sees(h, t, j)) continue;
+        if (!sees(b, h, t, j)) continue;
         const Real s = score(x, o, b, t, j, h), p = std::exp(s - y.lse(b, h, t));
         Real dp = 0;
         for (int64_t c = 0; c < V; ++c) dp += dy.o(b, t, h, c) * x.v(b, j, h / group, c);
@@ -149,8 +150,8 @@ struct Reference<BlockSparse> {
   }
 
   // Each block set with probability `density`.
-  static Tensor random_mask(int64_t heads, int64_t rows, int64_t columns, double density) {
-    const Tensor mask = empty({heads, rows, columns}, Dtype::u8);
+  static Tensor random_mask(const Shape& shape, double density) {
+    const Tensor mask = empty(shape, Dtype::u8);
     const Random random(1, stream_of("mask"));
     for (int64_t i = 0; i < mask.numel(); ++i)
       mask.data<uint8_t>()[i] = random.uniform(static_cast<uint64_t>(i)) < density;
@@ -167,7 +168,7 @@ struct Reference<BlockSparse> {
     const int64_t n = block_count(s.S, s.block);
     Options o;
     o.block = s.block;
-    o.block_mask = random_mask(s.heads, n, n, s.density);
+    o.block_mask = random_mask({s.heads, n, n}, s.density);
     return {name,
             {normal({s.B, s.T, s.H, s.K}, 1, "q"), normal({s.B, s.S, s.Hk, s.K}, 1, "k"),
              normal({s.B, s.S, s.Hk, s.V}, 1, "v")},
@@ -195,12 +196,26 @@ struct Reference<BlockSparse> {
         sample("packed both ways", {.T = 70, .H = 2, .Hk = 2, .block = 16, .heads = 2}),
         sample("large scores", {.T = 40, .H = 2}),
         sample("bigbird", {.T = 90, .H = 2}),
+        sample("a mask a row", {.B = 3, .T = 40, .H = 4, .Hk = 2, .heads = 2}),
+        sample("packed, a mask a document", {.T = 70, .H = 2, .heads = 2}),
+        sample("by token", {.B = 2, .T = 70, .H = 2, .heads = 2}),
+        sample("by token, keys ahead", {.B = 2, .T = 9, .S = 75, .H = 2, .block = 16}),
+        sample("by token, one query", {.B = 2, .T = 1, .S = 77, .H = 2, .block = 16}),
+        sample("packed, by token", {.T = 70, .H = 4, .Hk = 2, .heads = 2}),
+        sample("by token, more queries than keys", {.T = 75, .S = 9, .H = 2, .block = 1}),
+        sample("by token, blocks of 64", {.T = 150, .block = 64, .density = 0.7}),
     };
     for (Case<BlockSparse>& c : list) {
       if (c.name.ends_with("both ways")) c.o.causal = false;
       if (c.name.starts_with("packed")) c.o.cu_seqlens = tensor_of<int32_t>({0, 1, 30, 31, 70});
       if (c.name == "soft cap") c.o.softcap = 1.5, c.o.scale = 0.7;
       if (c.name == "large scores") c.x.q = normal({1, 40, 2, 4}, 1, "q", 100);
+      const int64_t B = c.x.q.size(0), n = c.o.block_mask.size(2), heads = c.o.block_mask.size(0);
+      if (c.name.ends_with("a mask a row")) c.o.block_mask = random_mask({B, heads, n, n}, 0.5);
+      if (c.name.ends_with("a document")) c.o.block_mask = random_mask({4, heads, n, n}, 0.5);
+      c.o.by_token = c.name.find("by token") != std::string::npos;
+      if (c.o.by_token) c.o.block_mask = random_mask({B, heads, c.x.q.size(1), n}, 0.4);
+      if (c.name.ends_with("more queries than keys")) c.o.causal = false;
       if (c.name == "bigbird") c.o.block_mask = bigbird_blocks(2, 12, 2, 1, 0);
     }
     return list;

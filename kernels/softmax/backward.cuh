@@ -123,11 +123,11 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   const int first_head = unit.h * x.group;
 
   int h = first_head;
-  auto walk = mask.template query_tiles<M, N>(h, unit.tile);
+  auto walk = mask.template query_tiles<M, N>(b, h, unit.tile);
   const auto next = [&] {
     Visit n = walk.next();
     while (!n && h + 1 < first_head + x.group) {
-      walk = mask.template query_tiles<M, N>(++h, unit.tile);
+      walk = mask.template query_tiles<M, N>(b, ++h, unit.tile);
       n = walk.next();
     }
     return n;
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
     tile::fill(dv_sum, 0.f);
 
     h = first_head;
-    walk = mask.template query_tiles<M, N>(h, unit.tile);
+    walk = mask.template query_tiles<M, N>(b, h, unit.tile);
     Visit n = next();
     load_rows(0, n);
     for (int stage = 0; n; stage ^= 1) {
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
       tile::mma_abt<D>(p, s.own_a, row0, 0, s.met_a[stage], 0, 0);
       score(p, x.scale, x.softcap);
       hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-           [&](int half, int t) { return mask.sees(now_head, t, j[half]); });
+           [&](int half, int t) { return mask.sees(b, now_head, t, j[half]); });
       Acc<N> d = p;  // the scores, for the cap's slope
       each_half(p,
                 [&](int, int c, float& v) { v = tile::ex2(tile::kLog2e * (v - s.lse[stage][c])); });
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
       const bool mends = care && (bounds.cuts(t0, N) || now.fine);
       const auto mend = [&](Acc<N>& weights) {
         mend_weights(weights, now.fine, range, t0, s.broken,
-                     [&](int half, int t) { return mask.sees(now_head, t, j[half]); });
+                     [&](int half, int t) { return mask.sees(b, now_head, t, j[half]); });
       };
       if (mends) {
         const int rank = static_cast<int>(threadIdx.x), rows = x.T - t0;
@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
   for (bool care = false;; care = true) {  // a second time where the results are not finite
     tile::fill(sum, 0.f);
 
-    auto walk = mask.template key_tiles<M, N>(h, unit.tile);
+    auto walk = mask.template key_tiles<M, N>(b, h, unit.tile);
     Visit n = walk.next();
     load_keys(0, n);
     for (int stage = 0; n; stage ^= 1) {
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
       tile::mma_abt<D>(dp, s.own_b, row0, 0, s.met_b[stage], 0, 0);
       score(d, x.scale, x.softcap);
       hide(d, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-           [&](int half, int j) { return mask.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(b, h, t[half], j); });
 #pragma unroll
       for (int col = 0; col < N / 8; ++col) {
 #pragma unroll
@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(BackwardShape<E, D>::kThreads)
                   static_cast<int>(threadIdx.x), false, s.broken);
         __syncthreads();
         mend_weights(d, now.fine, range, j0, s.broken,
-                     [&](int half, int j) { return mask.sees(h, t[half], j); });
+                     [&](int half, int j) { return mask.sees(b, h, t[half], j); });
       }
       tile::mma_ab(sum, tile::to_frag<E>(d), s.met_a[stage], 0, 0);
       __syncthreads();

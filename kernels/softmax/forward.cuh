@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
   Stream stream(1.f, sink(t[0]), sink(t[1]));
   Acc<D> out;
   for (bool care = false;; care = true) {  // a second time where the results are not finite
-    auto walk = mask.template key_tiles<M, N>(h, unit.tile, part, y.parts);
+    auto walk = mask.template key_tiles<M, N>(b, h, unit.tile, part, y.parts);
     Visit n = walk.next();
     load_keys(s.k, k, x.k, n);
     stream = Stream(1.f, sink(t[0]), sink(t[1]));
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
 
       score(p, x.scale, x.softcap);
       hide(p, bounds.cuts(now.tile * N, N), now.fine, range, now.tile * N,
-           [&](int half, int j) { return mask.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(b, h, t[half], j); });
       tile::scale_rows(out, stream.add(p));
       if (care && (bounds.cuts(now.tile * N, N) || now.fine)) {
         const int key0 = now.tile * N;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(ForwardShape<E, D>::kThreads)
                   static_cast<int>(threadIdx.x), false, s.broken);
         __syncthreads();
         mend_weights(p, now.fine, range, key0, s.broken,
-                     [&](int half, int j) { return mask.sees(h, t[half], j); });
+                     [&](int half, int j) { return mask.sees(b, h, t[half], j); });
       }
       tile::mma_ab(out, tile::to_frag<E>(p), s.v, 0, 0);
       __syncthreads();  // v may be written

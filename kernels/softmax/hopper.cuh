@@ -148,7 +148,7 @@ __device__ __forceinline__ void load_forward(const HopperForward<D, N>& s, const
       tile::tma_load(s.q[q_turn.stage * kGroups + g], maps.q, s.q_ring.full(q_turn), b,
                      own * kOwn + 64 * g, h, 0);
     q_turn.next<2>();
-    auto walk = mask.template key_tiles<kOwn, N>(h, own);
+    auto walk = mask.template key_tiles<kOwn, N>(b, h, own);
     for (Visit n = walk.next(); n; n = walk.next()) {
       s.k_ring.acquire(turn, Shape::Keys::bytes);
       tile::tma_load(s.k[turn.stage], maps.k, s.k_ring.full(turn), b, n.tile * N, h / x.group, 0);
@@ -198,7 +198,7 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
     };
     const auto soften = [&](Acc<N>& p, Visit n) {
       hide(p, bounds.cuts(n.tile * N, N), n.fine >> group & 1, range, n.tile * N,
-           [&](int half, int j) { return mask.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(b, h, t[half], j); });
       return stream.add(p);
     };
     // Before the product of a tile's values, which both groups mend if either meets pairs that do
@@ -211,9 +211,9 @@ __device__ __forceinline__ void attend(const HopperForward<D, N>& s, const Call<
       mend_in_group(group, marks, false, s.v[v_turn.stage], x.v.at(b, key0, h / x.group), x.v.token,
                     x.S - key0, x.v.width);
       mend_weights(p, n.fine >> group & 1, range, key0, marks,
-                   [&](int half, int j) { return mask.sees(h, t[half], j); });
+                   [&](int half, int j) { return mask.sees(b, h, t[half], j); });
     };
-    auto walk = mask.template key_tiles<kOwn, N>(h, unit.x);
+    auto walk = mask.template key_tiles<kOwn, N>(b, h, unit.x);
     for (Visit n = walk.next(); n;) {
       if (!meets(n)) {
         pass(s.k_ring, k_turn);

@@ -117,7 +117,7 @@ __device__ __forceinline__ void load_rows_met(const HopperBackward<D>& s, const 
     load_own(s, own_turn, i, maps, unit.x, hk, b);
     if (unit.x < 0) return;
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = mask.template query_tiles<kOwn, N>(h, unit.x);
+      auto walk = mask.template query_tiles<kOwn, N>(b, h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
         const int64_t at = (int64_t{b} * x.H + h) * rows.stride + n.tile * N;
         s.met_ring.acquire(turn);
@@ -157,7 +157,7 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
     tile::fill(dk, 0.f);
     tile::fill(dv, 0.f);
     for (int h = hk * x.group; h < (hk + 1) * x.group; ++h) {
-      auto walk = mask.template query_tiles<kOwn, N>(h, unit.x);
+      auto walk = mask.template query_tiles<kOwn, N>(b, h, unit.x);
       for (Visit n = walk.next(); n; n = walk.next()) {
         const int t0 = n.tile * N;
         if (!(n.uses >> group & 1) || !bounds.meets(t0, N)) {
@@ -176,12 +176,12 @@ __device__ __forceinline__ void gather_keys(const HopperBackward<D>& s, const Ca
         tile::wgmma_wait<1>(p);
         if constexpr (kCare) tile::wgmma_wait<0>(d);
         hide(p, bounds.cuts(t0, N), n.fine >> group & 1, range, t0,
-             [&](int half, int t) { return mask.sees(h, t, j[half]); });
+             [&](int half, int t) { return mask.sees(b, h, t, j[half]); });
         each_half(p, [&](int, int c, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[c])); });
         const bool mends = n.fine || mask.bounds_of_keys(unit.x * kOwn, kOwn).cuts(t0, N);
         const auto mend = [&](Acc<N>& weights) {
           mend_weights(weights, n.fine >> group & 1, range, t0, s.marks + group * kMarks,
-                       [&](int half, int t) { return mask.sees(h, t, j[half]); });
+                       [&](int half, int t) { return mask.sees(b, h, t, j[half]); });
         };
         if (kCare && mends) {
           uint32_t* const marks = s.marks + group * kMarks;
@@ -281,7 +281,7 @@ __device__ __forceinline__ void load_keys_met(const HopperBackward<D>& s, const 
     const int h = unit.y % x.H, b = unit.y / x.H;
     load_own(s, own_turn, i, maps, unit.x, h, b);
     if (unit.x < 0) return;
-    auto walk = mask.template key_tiles<kOwn, Shape::N>(h, unit.x);
+    auto walk = mask.template key_tiles<kOwn, Shape::N>(b, h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
       s.met_ring.acquire(turn);
       load_met(s, turn, maps, n.tile * Shape::N, h / x.group, b);
@@ -319,7 +319,7 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
     tile::Frag<bf16, N> slopes;
     Turn before = turn;
     bool under_way = false;
-    auto walk = mask.template key_tiles<kOwn, N>(h, unit.x);
+    auto walk = mask.template key_tiles<kOwn, N>(b, h, unit.x);
     for (Visit n = walk.next(); n; n = walk.next()) {
       const int j0 = n.tile * N;
       if (!(n.uses >> group & 1) || !bounds.meets(j0, N)) {
@@ -339,7 +339,7 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
       tile::wgmma_wait<1>(p, dq);
       if (under_way && one_lane) s.met_ring.release(before);
       hide(p, bounds.cuts(j0, N), n.fine >> group & 1, range, j0,
-           [&](int half, int j) { return mask.sees(h, t[half], j); });
+           [&](int half, int j) { return mask.sees(b, h, t[half], j); });
       each_half(
           p, [&](int half, int, float& e) { e = tile::ex2(fmaf(e, unit_of_score, -lse[half])); });
       tile::wgmma_wait<0>(d);
@@ -353,7 +353,7 @@ __device__ __forceinline__ void gather_queries(const HopperBackward<D>& s, const
         mend_in_group(group, marks, false, s.met_a[turn.stage], x.k.at(b, j0, h / x.group),
                       x.k.token, x.S - j0, x.k.width);
         mend_weights(d, n.fine >> group & 1, range, j0, marks,
-                     [&](int half, int j) { return mask.sees(h, t[half], j); });
+                     [&](int half, int j) { return mask.sees(b, h, t[half], j); });
       }
       slopes = tile::to_frag<bf16>(d);
       tile::wgmma_begin(dq, slopes);

@@ -4,9 +4,9 @@
 //   Range keys(int t)             the keys that row t may see; begin and end rise with t
 //   Range queries(int j)          the rows that may see key j; both rise with j
 //   Bounds bounds_of_rows(t, n)   of n rows from t on; bounds_of_keys(j, n) likewise
-//   key_tiles<M, N>(h, tile)      walks the tiles of N keys that a tile of M rows meets
-//   query_tiles<M, N>(h, tile)    walks the tiles of N rows that a tile of M keys meets
-//   bool sees(h, t, j)            asked within the ranges where a Visit says `fine`
+//   key_tiles<M, N>(b, h, tile)   walks the tiles of N keys that a tile of M rows meets
+//   query_tiles<M, N>(b, h, tile) walks the tiles of N rows that a tile of M keys meets
+//   bool sees(b, h, t, j)         asked within the ranges where a Visit says `fine`
 //   int sink(h, t)                the sink of a row
 // Scores are fp32 and natural logarithms; P is rounded to the type of v in products alone.
 #pragma once
@@ -103,14 +103,14 @@ struct Band {
     return Bounds(queries(j), queries(max(j, min(S, j + count) - 1)));
   }
   template <int M, int N>
-  __device__ Walk key_tiles(int, int tile, int part = 0, int parts = 1) const {
+  __device__ Walk key_tiles(int, int, int tile, int part = 0, int parts = 1) const {
     return Walk(bounds_of_rows(tile * M, M), N, part, parts);
   }
   template <int M, int N>
-  __device__ Walk query_tiles(int, int tile) const {
+  __device__ Walk query_tiles(int, int, int tile) const {
     return Walk(bounds_of_keys(tile * M, M), N);
   }
-  __device__ bool sees(int, int, int) const { return true; }
+  __device__ bool sees(int, int, int, int) const { return true; }
   __device__ int sink(int h, int) const { return h; }  // which sink belongs to row t of head h
 };
 

@@ -193,7 +193,7 @@ TEST_CASE("block_sparse: one document's numbers do not reach the others, to the 
   for (const bool is_causal : {true, false})
     for (size_t n = 0; n + 1 < borders.size(); ++n) {
       INFO("document " << n);
-      Settled o = masked(Reference<BlockSparse>::random_mask(4, 5, 5, 0.7), 16);
+      Settled o = masked(Reference<BlockSparse>::random_mask({4, 5, 5}, 0.7), 16);
       o.causal = is_causal;
       o.cu_seqlens = tensor_of<int32_t>(borders);
       const auto x = sample({.T = 170, .H = 4, .Hk = 2}, Dtype::f32);
@@ -286,12 +286,78 @@ TEST_CASE("block_sparse: a mask that does not cover the tokens is named") {
   CHECK_THAT(message(x, {}), ContainsSubstring("block_mask [1 or H, rows, columns] is missing"));
   CHECK_THAT(message(x, masked(window_blocks(4, 1), 8)),
              ContainsSubstring("[1, 4, 4], expected [1 or 4, 5, 5] or more for 33 tokens"));
-  CHECK_THAT(message(x, masked(bigbird_blocks(2, 5, 1, 1, 0), 8)),
+  CHECK_THAT(message(x, masked(bigbird_blocks(3, 5, 1, 1, 0), 8)),
              ContainsSubstring("expected [1 or 4, 5, 5]"));
   CHECK_THAT(message(x, masked(zeros({1, 5, 5}, Dtype::i32), 8)), ContainsSubstring("expected u8"));
   CHECK_THAT(message(x, masked(window_blocks(5, 1), 0)), ContainsSubstring("block is 0"));
+  CHECK_THAT(message(x, masked(full({2, 1, 5, 5}, 1, Dtype::u8), 8)),
+             ContainsSubstring("a batch of 1 or of 1 as q"));
+  Settled by_token = masked(full({1, 32, 5}, 1, Dtype::u8), 8);
+  by_token.by_token = true;
+  CHECK_THAT(message(x, by_token), ContainsSubstring("its rows are those of q, 33"));
   CHECK_THAT(message(sample({.T = 6, .S = 4}), masked(window_blocks(1, 1), 8)),
              ContainsSubstring("q has 6 tokens and k 4"));
+}
+
+TEST_CASE("block_sparse: a row of the batch, or a document, with its own mask is as by itself") {
+  const int64_t H = 4, block = 8, n = 5;
+  const Tensor masks = Reference<BlockSparse>::random_mask({3, 2, n, n}, 0.5);
+  const auto x = sample({.B = 3, .T = 37, .H = H, .Hk = 2});
+  const auto dy = gradients_for<BlockSparse>(x);
+  const auto all = run<BlockSparse>(x, masked(masks, block), dy);
+  // The same three texts packed into one row.
+  const auto joined = [](const Tensor& t) {
+    return t.reshape({1, t.size(0) * t.size(1), t.size(2), t.size(3)});
+  };
+  Settled packed = masked(masks, block);
+  packed.cu_seqlens = tensor_of<int32_t>({0, 37, 74, 111});
+  Outputs<BlockSparse> dpacked{joined(dy.o),
+                               dy.lse.transpose(0, 1).contiguous().reshape({1, H, 3 * 37})};
+  const auto one = run<BlockSparse>({joined(x.q), joined(x.k), joined(x.v)}, packed, dpacked);
+  CHECK(difference(one.y.o, joined(all.y.o)) < 1e-14);
+  CHECK(difference(one.dx.k, joined(all.dx.k)) < 1e-13);
+  for (int64_t b = 0; b < 3; ++b) {
+    const auto row = [&](const Tensor& t) { return t.slice(0, b, b + 1); };
+    const auto alone =
+        run<BlockSparse>({row(x.q), row(x.k), row(x.v)}, masked(masks.select(0, b), block),
+                         {row(dy.o), row(dy.lse)});
+    CHECK(same_bits(alone.y.o, row(all.y.o)));
+    CHECK(same_bits(alone.dx.q, row(all.dx.q)));
+    CHECK(same_bits(alone.dx.k, row(all.dx.k)));
+    CHECK(same_bits(alone.dx.v, row(all.dx.v)));
+  }
+}
+
+TEST_CASE("block_sparse: a mask by token that repeats a mask of blocks is that mask") {
+  const int64_t T = 150, S = 170;
+  for (const int64_t block : {8, 64}) {
+    const auto x = sample({.B = 2, .T = T, .S = S, .H = 2}, Dtype::f32);
+    const Tensor mask = bigbird_blocks(2, block_count(S, block), 1, 1, 0);
+    const Tensor rows = empty({2, T, mask.size(2)}, Dtype::u8);
+    for (int64_t t = 0; t < T; ++t)
+      rows.select(1, t).copy_from(mask.select(1, (t + S - T) / block));
+    Settled by_token = masked(rows, block);
+    by_token.by_token = true;
+    const auto dy = gradients_for<BlockSparse>(x);
+    const auto a = run<BlockSparse>(x, masked(mask, block), dy);
+    const auto b = run<BlockSparse>(x, by_token, dy);
+    CHECK(difference(b.y.o, a.y.o) < 1e-6);
+    CHECK(difference(b.dx.q, a.dx.q) < 1e-6);
+    CHECK(difference(b.dx.k, a.dx.k) < 1e-6);
+    CHECK(difference(b.dx.v, a.dx.v) < 1e-6);
+  }
+}
+
+TEST_CASE("block_sparse: keys that no token chose are never read") {
+  auto x = sample({.T = 70, .H = 2}, Dtype::f32);
+  Settled o = masked(full({1, 70, 9}, 1, Dtype::u8), 8);
+  o.by_token = true;
+  for (int64_t t = 0; t < 70; ++t) view<uint8_t>(o.block_mask)(0, t, 2) = 0;
+  x.k.slice(1, 16, 24).fill(NAN);
+  x.v.slice(1, 16, 24).fill(NAN);
+  const auto r = run<BlockSparse>(x, o);
+  for (const Tensor& t : {r.y.o, r.dx.q, r.dx.k, r.dx.v}) CHECK(all_finite(t));
+  CHECK(all_zero(r.dx.k.slice(1, 16, 24)));
 }
 
 TEST_CASE("patterns: all are causal, and a longer sequence keeps the rows it has") {

@@ -25,7 +25,7 @@ struct Sizes {
   bool has(const std::string& name) const { return inputs.count(name) > 0; }
   double size(const std::string& name, int dim) const {
     const auto found = inputs.find(name);
-    const bool there = found != inputs.end() && dim < found->second.dims();
+    const bool there = found != inputs.end() && dim < found->second.dims();  // -1: the last
     return there ? static_cast<double>(found->second.size(dim)) : 0;
   }
   double number(const std::string& name, double standard) const {
@@ -108,15 +108,18 @@ double seen(double i, double end_i, double j, double end_j, bool causal, double 
   return pairs;
 }
 
-// Of one head of all rows.
+// Of one head of all rows. A mask for each row of the batch counts by that of the first.
 double pairs_of_attention(const Sizes& s, double block, double mask_head) {
   const double T = s.size("q", 1), S = s.size("k", 1), window = s.number("window", 0);
   const bool causal = s.number("causal", 1) != 0, packed = s.has("cu_seqlens");
   const std::vector<double> mask = s.numbers("block_mask");
-  const double across = s.size("block_mask", 2), down = s.size("block_mask", 1);
-  double pairs = 0;
+  const double across = s.size("block_mask", -1), down = s.size("block_mask", -2);
+  const bool by_token = s.number("by_token", 0) != 0;
+  double pairs = 0, start = 0;  // the document's first row of q
   for (const double L : s.documents("q")) {
     const double first = packed ? 0 : S - T, keys = packed ? L : S, end = packed ? L : S;
+    const double row = by_token ? 1 : block, shift = by_token ? first - start : 0;
+    start += packed ? L : 0;
     if (mask.empty()) {
       pairs += seen(first, end, 0, keys, causal, window);
       continue;
@@ -124,15 +127,15 @@ double pairs_of_attention(const Sizes& s, double block, double mask_head) {
     for (double i = 0; i < down; ++i)
       for (double j = 0; j < across; ++j)
         if (mask[static_cast<size_t>((mask_head * down + i) * across + j)] != 0)
-          pairs += seen(std::max(first, i * block), std::min(end, (i + 1) * block), j * block,
-                        std::min(keys, (j + 1) * block), causal, 0);
+          pairs += seen(std::max(first, i * row + shift), std::min(end, (i + 1) * row + shift),
+                        j * block, std::min(keys, (j + 1) * block), causal, 0);
   }
   return pairs;
 }
 
 double attention(const Sizes& s) {
   const double H = s.size("q", 2), K = s.size("q", 3), V = s.size("v", 3);
-  const double masks = s.size("block_mask", 0), block = s.number("block", 64);
+  const double masks = s.size("block_mask", -3), block = s.number("block", 64);
   const double pair = 2 * K + 4 * V + 4 + (s.number("softcap", 0) > 0 ? 3 : 0);
   double pairs = 0;
   for (double h = 0; h < std::max(1.0, masks); ++h) pairs += pairs_of_attention(s, block, h);

@@ -157,17 +157,75 @@ TEST_CASE("recording: a recomputed block runs again for its gradients alone") {
 }
 
 TEST_CASE("recording: a node remembers who made it, and owns what its backward takes") {
-  const Var x = Var::leaf(normal({64, 64}, 1, "x"));
+  // Notes for whom it allocates during backward.
+  struct Asking final : Node {
+    explicit Asking(std::vector<std::string>* owners) : Node("asking"), to(owners) {}
+    std::vector<std::string>* to;
+    std::vector<Tensor> backward(std::vector<Tensor> dy) override {
+      to->push_back(current_owner());
+      return dy;
+    }
+    void release() override {}
+  };
+  std::vector<std::string> owners;
+  const auto asking = [&](const Var& x) {
+    const auto node = std::make_shared<Asking>(&owners);
+    node->inputs.emplace_back(x);
+    return Var::made_by(node, 0, x.value());
+  };
+  const auto owned = [&](const std::string& owner, const Var& x) {
+    const OwnerScope scope(owner);
+    return asking(x);
+  };
+  const Var x = Var::leaf(normal({3}, 1, "x"));
+  const std::string nobody = current_owner();
+  const auto block = [&](const std::vector<Var>& in) {
+    return std::vector<Var>{asking(owned("inner", in[0]))};
+  };
+  Var y = owned("second", asking(owned("first", x)));
+  {
+    const OwnerScope scope("outer");
+    y = recompute(block, {y})[0];
+  }
+  owners.clear();
+  {
+    const OwnerScope scope("the caller");
+    backward(sum(y));
+    CHECK(current_owner() == "the caller");
+  }
+  CHECK(owners == std::vector<std::string>{"outer", "inner", "second", nobody, "first"});
+}
+
+TEST_CASE("recording: at the peak of a backward pass its memory is that of the parts") {
+  const auto part = [](const std::string& owner, const Var& x) {
+    const OwnerScope scope(owner);
+    return scale(x, 2);
+  };
+  Var x = Var::leaf(normal({64, 64}, 1, "x"));
+  const int64_t size = 64 * 64 * 8;
+  Var y = sum(part("second", part("first", x)));  // nothing that they made is left
+  allocator(kCpu).reset_peak();
+  backward(y);
+  int64_t first = 0, second = 0;
+  for (const Owned& o : allocator(kCpu).stats().at_peak) {
+    if (o.owner == "first") first = o.bytes;
+    if (o.owner == "second") second = o.bytes;
+  }
+  // The gradient that the second made is there until the first has made its own.
+  CHECK(first + second >= size);
+}
+
+TEST_CASE("recording: a gradient that is not finite is named with its node's owner") {
+  const Var x = Var::leaf(full({3}, 1, Dtype::f64));
+  const FiniteCheck check;
   Var y;
   {
-    const OwnerScope owner("a part of the model");
-    y = scale(x, 2);
+    const OwnerScope scope("layers.5.mlp");
+    y = scale(x, 1e10);
   }
-  allocator(kCpu).reset_peak();
-  backward(sum(y));
-  bool found = false;
-  for (const Owned& o : allocator(kCpu).stats().at_peak) found |= o.owner == "a part of the model";
-  CHECK(found);
+  const OwnerScope caller("the caller");
+  CHECK_THROWS_WITH(backward({{y, full({3}, 1e305, Dtype::f64)}}),
+                    ContainsSubstring("the gradient of scale in layers.5.mlp is not finite"));
 }
 
 TEST_CASE("gradcheck: an error is held to the largest gradient of the input") {

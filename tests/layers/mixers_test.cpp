@@ -191,3 +191,53 @@ TEST_CASE("mixers: the meta device foresees the state of generation to the byte"
     CHECK(bytes(kCpu) > 0);
   }
 }
+
+// A convolution with one tap, that of the token itself, leaves its input as it is. Mixers that can
+// do without a convolution then give the same without one; its silu stays.
+TEST_CASE("mixers: a convolution that sees its own token alone is none, whatever its length") {
+  const auto taps_of = [](const Made& m) {
+    std::vector<Parameter> list;
+    for (const Parameter& p : m.parameters)
+      if (p.name.find("conv1d.weight") != std::string::npos) list.push_back(p);
+    return list;
+  };
+  std::vector<std::string> with_convolution;
+  for (const std::string& mixer : mixer_names()) {
+    MixerCase c{mixer, mixer, mixer == "mamba" ? "state = 3\n" : "heads = 2\n"};
+    if (mixer == "mamba2") c.toml = "head_dim = 6\nstate = 3\n";
+    if (mixer == "block_sparse") c.toml += "block = 4\n";
+    if (taps_of(made(c)).empty()) continue;
+    with_convolution.push_back(mixer);
+    const bool can_be_none = !mixer.starts_with("mamba");
+    const std::string table = c.toml;
+    const auto of_length = [&](int64_t taps) {
+      c.toml = table + concat("conv = ", taps, "\n");
+      Made m = made(c);
+      for (const Parameter& p : taps_of(m)) {
+        p.var.value().zero();
+        p.var.value().slice(1, taps - 1, taps).fill(1);
+      }
+      for (const Parameter& p : m.parameters)
+        if (p.name.find("conv1d.bias") != std::string::npos) p.var.value().zero();
+      CHECK(taps_of(m).empty() == (taps == 0));
+      return m;
+    };
+    const Made least = of_length(can_be_none ? 0 : 1);
+    const Tensor x = sample({2, 23, c.width}, "x");
+    const Var in = Var::leaf(x);
+    const Var y = run(*least.layer, in);
+    autograd::backward(weighted(y));
+    for (const int64_t taps : {1, 2, 3, 4, 5}) {
+      INFO(mixer << ", conv = " << taps);
+      const Made m = of_length(taps);
+      const Var same = Var::leaf(x);
+      const Var z = run(*m.layer, same);
+      autograd::backward(weighted(z));
+      CHECK(distance(z.value(), y.value()) < 1e-12);
+      CHECK(distance(same.grad(), in.grad()) < 1e-11);
+      CHECK(distance(in_calls(*m.layer, x, {5, 1}), in_calls(*least.layer, x, {5, 1})) < 1e-12);
+    }
+  }
+  CHECK(with_convolution ==
+        std::vector<std::string>{"delta", "gated_delta", "kda", "mamba", "mamba2", "simple_gla"});
+}

@@ -1,7 +1,9 @@
 // What a model's parts are to each other, by numbers that can be had in another way.
 #include <algorithm>
 #include <cmath>
+#include <set>
 
+#include "autograd/tape.h"
 #include "core/random.h"
 #include "layers/model.h"
 #include "tests/catch.h"
@@ -66,6 +68,21 @@ double last_of(const Model& m, const Tensor& tokens, int64_t v) {
   return last.data<double>()[v];
 }
 
+// The operations of each name between the loss and the parameters, counted on the tape.
+std::map<std::string, int> operations_of(const Var& loss) {
+  std::map<std::string, int> count;
+  std::set<const autograd::Node*> seen;
+  std::vector<std::shared_ptr<autograd::Node>> open{autograd::Edge(loss).node};
+  while (!open.empty()) {
+    const auto node = open.back();
+    open.pop_back();
+    if (!node || !seen.insert(node.get()).second) continue;
+    ++count[node->name];
+    for (const autograd::Edge& e : node->inputs) open.push_back(e.node);
+  }
+  return count;
+}
+
 }  // namespace
 
 TEST_CASE("model: capped logits are cap * tanh(logit / cap), for the loss and for generation") {
@@ -104,6 +121,38 @@ TEST_CASE(
   const Tensor table = value(plain, "embedding.weight");
   table.copy_from(autograd::scale(Var(table.clone()), std::sqrt(8.0)).value());
   CHECK(distance(scaled.logits(tokens), plain.logits(tokens)) < 1e-12);
+}
+
+TEST_CASE("model: the norm that the recipe names stands in every place of a norm") {
+  for (const std::string norm : {"rms", "layer"})
+    for (const std::string position : {"pre", "post", "both"})
+      for (const std::string mlp : {"swiglu", "gelu", "moe", "none"}) {
+        const Model m = model_of(recipe("norm = \"" + norm + "\"\nnorm_position = \"" + position +
+                                            "\"\nmlp = \"" + mlp + "\"\nlayers = 2\n",
+                                        mlp == "moe" ? "[moe]\nexperts = 2\n" : ""));
+        int places = 0;
+        for (const Parameter& p : m.parameters()) places += p.name.ends_with("norm.weight");
+        CHECK(places == 1 + 2 * (mlp == "none" ? 1 : 2) * (position == "both" ? 2 : 1));
+        const Tensor tokens = tokens_of(2, 9, "tokens"), targets = tokens_of(2, 9, "targets");
+        auto count = operations_of(m.loss({tokens, targets, {}}).total);
+        INFO(norm << ", " << position << ", " << mlp);
+        CHECK(count["rms_norm"] == (norm == "rms" ? places : 0));
+        CHECK(count["layer_norm"] == (norm == "layer" ? places : 0));
+      }
+}
+
+TEST_CASE("model: what the head sees has a mean of zero with norm = \"layer\" alone") {
+  for (const std::string norm : {"rms", "layer"}) {
+    const Model m = model_of(recipe("tied_embeddings = false\nnorm = \"" + norm + "\"\n", ""));
+    value(m, "norm.weight").fill(1);
+    value(m, "head.weight").fill(1);
+    double most = 0;
+    for (const double x : to_doubles(m.logits(tokens_of(2, 9, "tokens"))))
+      most = std::max(most, std::abs(x));
+    CHECK((most < 1e-12) == (norm == "layer"));
+    CHECK((most > 0.1) == (norm == "rms"));
+    CHECK((std::abs(last_of(m, tokens_of(1, 9, "tokens"), 3)) < 1e-12) == (norm == "layer"));
+  }
 }
 
 TEST_CASE("moe: experts that are shared are one MLP of their joint width, and count once") {

@@ -72,10 +72,10 @@ class Operation {
   virtual BenchCase bench(int64_t length) const = 0;
   // Index tensors that forward() writes: makes room in `in` for those that are not given, and
   // returns their names.
-  virtual std::vector<std::string> prepare_written(Tensors& in, Settings& settings) const = 0;
-  virtual bool has_cuda_form() const = 0;
+  virtual std::vector<std::string> prepare_written(Tensors&, Settings&) const { return {}; }
+  virtual bool has_cuda_form() const { return false; }
   // The shapes of the benchmark on a GPU; none where the operation names none.
-  virtual std::vector<GpuShape> gpu_shapes() const = 0;
+  virtual std::vector<GpuShape> gpu_shapes() const { return {}; }
 
   // Throws Error on a tensor or setting that the operation does not have (naming the nearest), and
   // on a form that it lacks.

@@ -5,7 +5,7 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "kernels/contract/operation.h"
+#include "kernels/contract/agreement.h"
 #include "tests/catch.h"
 
 using namespace weft;
@@ -123,4 +123,30 @@ TEST_CASE("bench: the least is the larger of products and bytes at the machine's
   CHECK(least(slow_products, {"window=16"}) == Approx(3 * c.forward_flops * (136.0 + 768) / 2080));
   CHECK(least(slow_products, {"window=1"}) == Approx(3 * c.forward_flops * 64 / 2080));
   CHECK(least(slow_products, {"window=1000"}) == Approx(3 * c.forward_flops));
+}
+
+// What the meta device allocates for one forward and backward pass is the peak, to the byte.
+TEST_CASE("bench: the memory is what forward and backward take beside their inputs") {
+  using namespace kernels;
+  const auto rows = bench({.lengths = {32, 64}, .budget = 0}, {.flops = 1, .bytes = 1}, nullptr);
+  int compared = 0;
+  for (const Operation* op : operations())
+    for (const BenchRow& row : rows) {
+      if (row.name != op->name()) continue;
+      ++compared;
+      const BenchCase c = op->bench(row.length);
+      Tensors in = rounded_to(Dtype::f32, c.inputs, op->inputs());
+      for (auto& [name, t] : in)
+        if (is_float(t.dtype())) t = t.to(kMeta);
+      const Tensors y = op->forward(Form::chunkwise, in, c.settings);
+      const std::string first = op->outputs()[0].name;
+      const Tensors dy = {{gradient_name(first), empty(y.at(first).shape(), Dtype::f32, kMeta)}};
+      Allocator& memory = allocator(kMeta);
+      memory.reset_peak();
+      const int64_t before = memory.stats().current;
+      op->backward(Form::chunkwise, in, c.settings, dy);
+      INFO(row.name << " at " << row.length);
+      CHECK(row.memory == memory.stats().peak - before);
+    }
+  CHECK(compared >= 14);
 }

@@ -1,14 +1,14 @@
 // Every number that the program reads, with what is no number, too small, too large, or no number
 // at all. The keys are those that the readers name, so that a new one is tried too.
+#include <iterator>
 #include <set>
+#include <sstream>
 
 #include "core/text.h"
 #include "core/toml.h"
-#include "layers/model.h"
 #include "tests/catch.h"
 #include "tests/train/program.h"
-#include "train/recipe.h"
-#include "train/source.h"
+#include "tests/train/whole_recipe.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -16,38 +16,9 @@ using namespace weft::train;
 
 namespace {
 
-constexpr const char* kText = "[data]\nsource = \"text.txt\"\n";
-constexpr const char* kTask = "[data]\ntask = \"mqar\"\nvocabulary = 32\n";
-
-// A recipe with every mixer, every MLP, and the patterns of block_sparse that have keys of their
-// own.
-std::string recipe(const std::string& data) {
-  std::string pattern;
-  for (const std::string& name : layers::mixer_names()) pattern += "\"" + name + "\", ";
-  return "[model]\nwidth = 8\ncontext = 16\npattern = [" + pattern +
-         "\"strided\"]\nmlp = [\"swiglu\", \"moe\", \"none\"]\n"
-         "[attention]\nheads = 2\n[block_sparse]\nheads = 2\nblock = 8\n"
-         "[strided]\ntype = \"block_sparse\"\nheads = 2\nblock = 8\npattern = \"strided\"\n"
-         "[linear_attention]\nheads = 2\n[retention]\nheads = 2\n[simple_gla]\nheads = 2\n"
-         "[gated_linear]\nheads = 2\n[delta]\nheads = 2\n[gated_delta]\nheads = 2\n[kda]\nheads = "
-         "2\n"
-         "[mamba2]\nhead_dim = 8\n[moe]\nexperts = 2\ntop_k = 2\nwidth = 8\n" +
-         data + "[train]\nbatch = 2\neval_batches = 1\nsteps = 1\n[sample]\ntokens = 2\n";
-}
-
-// Reads a recipe as `inspect` and `train` do.
-Recipe read(const std::string& text, const std::vector<std::string>& set = {}) {
-  Recipe r = recipe_from_text(text, "r.toml", set);
-  const DataSettings data = read_data(r.toml.table("data"));
-  const layers::Model m(r.toml, data.vocabulary, Dtype::f32, kMeta, 1);
-  r.finish();
-  batch_shape(data, r, m.context());
-  return r;
-}
-
 std::string refusal(const std::string& text, const std::string& set) {
   try {
-    read(text, {set});
+    read_whole(text, {set});
   } catch (const Error& error) {
     return error.what();
   }
@@ -65,16 +36,16 @@ TEST_CASE("keys: a number is taken or refused by its name, whatever stands there
   f.write("text.txt", words);
   int keys = 0;
   std::set<std::string> tried;
-  for (const std::string data : {kText, kTask}) {
-    const std::string text = recipe(data);
+  for (const std::string data : {kWholeText, kWholeTask}) {
+    const std::string text = whole_recipe(data);
     f.write("r.toml", text);
     std::vector<std::string> taken{"train", "r.toml", "--overwrite"};
-    for (const TomlKey& key : read(text).toml.known()) {
+    for (const TomlKey& key : read_whole(text).toml.known()) {
       const bool number = key.type == TomlType::integer || key.type == TomlType::number;
       if (!number || !tried.insert(key.path).second) continue;
       ++keys;
       for (const char* value : {"nan", "inf", "-inf", "-1", "0", "1e308", "4611686018427387904",
-                                "text", "[\"text\"]"}) {
+                                "text", "12abc", "1.5x", "[\"text\"]"}) {
         const std::string set = key.path + "=" + value, why = refusal(text, set);
         INFO(set << ": " << why);
         const bool plain = std::string(value) == "0" || std::string(value).size() == 19;
@@ -95,7 +66,7 @@ TEST_CASE("keys: a number is taken or refused by its name, whatever stands there
 }
 
 TEST_CASE("keys: sizes that do not fit each other are refused by name") {
-  const std::string text = recipe(kText);
+  const std::string text = whole_recipe(kWholeText);
   const auto refused = [&](const std::string& set, const std::string& name) {
     const std::string why = refusal(text, set);
     INFO(set << ": " << why);
@@ -115,7 +86,7 @@ TEST_CASE("keys: sizes that do not fit each other are refused by name") {
 }
 
 TEST_CASE("keys: more layers than there can be are refused at once") {
-  const std::string text = recipe(kText);
+  const std::string text = whole_recipe(kWholeText);
   for (const char* set :
        {"model.layers=1000000000000", "model.layers=10001",
         "model.pattern=[attention*1000000000000]", "model.pattern=[attention*10001]",
@@ -130,7 +101,7 @@ TEST_CASE("keys: a table that nothing names is refused as unused, and dropped un
   const std::string base =
       "[model]\nwidth = 8\ncontext = 16\npattern = [\"attention\"]\n"
       "[attention]\nheads = 2\n" +
-      std::string(kText);
+      std::string(kWholeText);
   CHECK_THAT(refusal(base + "[gated_linear]\nheads = 2\n", "train.steps=1"),
              ContainsSubstring("r.toml:9:2: [gated_linear] is not used") &&
                  ContainsSubstring("model.pattern"));
@@ -145,9 +116,10 @@ TEST_CASE("keys: a table that nothing names is refused as unused, and dropped un
              ContainsSubstring("\"random_blocks\" in [block_sparse] is not used"));
 
   // What an override makes useless is not in the recipe of the run.
-  const Recipe other = read(base, {"model.pattern=[delta]", "model.mlp=none", "mlp.width=64"});
+  const Recipe other =
+      read_whole(base, {"model.pattern=[delta]", "model.mlp=none", "mlp.width=64"});
   CHECK_THAT(other.toml.to_text(), !ContainsSubstring("attention") && !ContainsSubstring("[mlp]"));
-  CHECK_NOTHROW(read(other.toml.to_text()));
+  CHECK_NOTHROW(read_whole(other.toml.to_text()));
   CHECK_THAT(refusal(base + "[gated_linaer]\nheads = 2\n", "model.pattern=[delta]"),
              ContainsSubstring("unknown key \"gated_linaer\""));
 }
@@ -156,12 +128,13 @@ TEST_CASE("keys: data are of one kind, that of the override where there is one")
   const std::string base =
       "[model]\nwidth = 8\ncontext = 16\npattern = [\"mamba\"]\n"
       "[data]\nsource = \"text.txt\"\ndocument = \"line\"\npacked = true\n";
-  const Recipe task = read(base, {"data.task=mqar", "data.vocabulary=32"});
+  const Recipe task = read_whole(base, {"data.task=mqar", "data.vocabulary=32"});
   CHECK_THAT(task.toml.to_text(), !ContainsSubstring("source") && !ContainsSubstring("packed"));
   CHECK_THAT(refusal(base + "task = \"mqar\"\n", "train.steps=1"),
              ContainsSubstring("\"source\" in [data] is not used"));
   CHECK_THAT(refusal(base, "data.pairs=[4]"), ContainsSubstring("\"pairs\" in [data] is not used"));
-  CHECK(read(base + "tokenizer = \"sentencepiece\"\nvocabulary = 999\n", {"data.tokenizer=bytes"})
+  CHECK(read_whole(base + "tokenizer = \"sentencepiece\"\nvocabulary = 999\n",
+                   {"data.tokenizer=bytes"})
             .toml.to_text()
             .find("999") == std::string::npos);
 }
@@ -172,7 +145,7 @@ TEST_CASE("keys: a run's folder may look like a date, and is that after a resume
   for (int i = 0; i < 100; ++i) words += concat("word ", i, " of the text\n");
   f.write("text.txt", words);
   f.write("r.toml", "[model]\nwidth = 8\ncontext = 16\npattern = [\"mamba\"]\nmlp = \"none\"\n" +
-                        std::string(kText) + "[train]\nsteps = 1\nbatch = 2\n");
+                        std::string(kWholeText) + "[train]\nsteps = 1\nbatch = 2\n");
   const std::vector<std::string> train{"train", "r.toml", "--set", "train.out=2026-11-28"};
   const Ran ran = run_weft(f, train);
   INFO(ran.text);
@@ -189,7 +162,7 @@ TEST_CASE("keys: a run's folder may look like a date, and is that after a resume
 
 TEST_CASE("keys: flags with numbers are held to their ranges like keys") {
   const Folder f;
-  f.write("r.toml", recipe(kText));
+  f.write("r.toml", whole_recipe(kWholeText));
   const auto refused = [&](std::vector<std::string> words, const std::string& flag,
                            const std::string& value) {
     words.insert(words.end(), {flag, value});
@@ -213,4 +186,40 @@ TEST_CASE("keys: flags with numbers are held to their ranges like keys") {
     refused({"data", "r.toml", "--out", "x.h5"}, "--vocabulary", value);
   }
   for (const char* value : {"-1", "nan", "inf"}) refused({"bench", "matmul"}, "--budget", value);
+}
+
+// The flags are those of the help texts, so that a new one is tried too.
+TEST_CASE("keys: letters behind a flag's number are refused, whatever the verb") {
+  const Folder f;
+  const auto words = [&](const std::string& text) {
+    std::istringstream in(text);
+    return std::vector<std::string>(std::istream_iterator<std::string>(in), {});
+  };
+  std::set<std::string> verbs, flags;
+  for (const std::string& word : words(run_weft(f, {"--help"}).text)) {
+    if (word.find_first_not_of("abcdefghijklmnopqrstuvwxyz") != std::string::npos) continue;
+    if (word != "help" && run_weft(f, {"help", word}).status == 0) verbs.insert(word);
+  }
+  for (const std::string& verb : verbs) {
+    const std::vector<std::string> help = words(run_weft(f, {verb, "--help"}).text);
+    for (size_t i = 0; i + 1 < help.size(); ++i) {
+      const std::string& type = help[i + 1];  // "INT", "UINT:NONNEGATIVE=1"
+      const bool number =
+          type.starts_with("INT") || type.starts_with("UINT") || type.starts_with("FLOAT");
+      if (!help[i].starts_with("--") || !number) continue;
+      flags.insert(help[i]);
+      for (const char* value : {"12abc", "1x", "3 4", "1e", "", " ", "--1", "0x1g"}) {
+        const Ran ran = run_weft(f, {verb, concat(help[i], "=", value)}, 60);
+        INFO(verb << " " << help[i] << "=\"" << value << "\": " << ran.text);
+        CHECK(ran.status == 2);
+        CHECK_THAT(ran.text, ContainsSubstring(help[i]));
+      }
+    }
+  }
+  CHECK(verbs.size() >= 10);
+  for (const char* flag : {"--batches", "--tokens", "--temperature", "--top-k", "--top-p", "--seed",
+                           "--vocabulary", "--steps", "--lengths", "--budget"}) {
+    INFO(flag);
+    CHECK(flags.count(flag) == 1);
+  }
 }

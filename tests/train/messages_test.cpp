@@ -120,6 +120,22 @@ TEST_CASE("messages: an older checkpoint is gone on from only where the later on
             .status == 0);
 }
 
+TEST_CASE("messages: a checkpoint to go on from is refused without --resume, and nothing is lost") {
+  const Folder f;
+  REQUIRE(train(f, recipe()).status == 0);
+  const std::string path = "run/checkpoints/step-0000000004.h5", good = f.read(path);
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{}, {"--overwrite"}, {"--set", "train.out=other"}}) {
+    for (const char* from : {path.c_str(), "none.h5"}) {
+      std::vector<std::string> words{"--from", from};
+      words.insert(words.end(), more.begin(), more.end());
+      refused(train(f, recipe(), words), {"--from needs --resume"});
+    }
+  }
+  CHECK(f.read(path) == good);
+  CHECK_FALSE(std::filesystem::exists(f / "other"));
+}
+
 TEST_CASE("messages: damaged and foreign checkpoints name the file and the tensor") {
   const Folder f;
   REQUIRE(train(f, recipe()).status == 0);

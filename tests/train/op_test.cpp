@@ -217,6 +217,41 @@ TEST_CASE("op: a size of 2^62 or more is clamped where all is meant, else refuse
   }
 }
 
+// The options are those of the list, so that a new one is tried too.
+TEST_CASE("op: letters behind an option's number are refused by its name, in every operation") {
+  const Folder folder;
+  const std::string in = folder / "in.h5", out = folder / "out.h5";
+  int options = 0;
+  for (const kernels::Operation* op : kernels::operations()) {
+    const kernels::NamedCase c = op->cases().front();
+    write(in, c.inputs);
+    for (const kernels::Setting& s : op->settings()) {
+      const bool number = s.standard.find_first_of("0123456789") != std::string::npos;
+      const bool choice = s.standard == "true" || s.standard == "false";
+      if (s.tensor || (!number && !choice)) continue;
+      ++options;
+      const std::string least = number ? "1" : "true";
+      for (const std::string behind : {"abc", "x", " 2", " ", ".0.0", "e", ",5"}) {
+        const std::string value = least + behind;
+        INFO(op->name() << " --" << s.name << " \"" << value << "\"");
+        CHECK_THAT(refusal({op->name(), in, out, "--" + s.name, value}),
+                   ContainsSubstring(s.name + ": \"" + value + "\" is not "));
+      }
+      for (const std::string value : {"", "abc", "nanx"})
+        CHECK_THAT(refusal({op->name(), in, out, "--" + s.name + "=" + value}),
+                   ContainsSubstring(s.name + ": \"" + value + "\" is not "));
+      Hdf5Writer file(in);
+      for (const auto& [name, t] : c.inputs) file.tensor("inputs/" + name, t.contiguous());
+      file.attribute("options", s.name, least + "abc");
+      file.commit();
+      CHECK_THAT(refusal({op->name(), in, out}), ContainsSubstring(s.name));
+      write(in, c.inputs);
+    }
+  }
+  CHECK(options > 30);
+  CHECK_FALSE(fs::exists(out));
+}
+
 TEST_CASE("op: says what is wrong with names, files and flags") {
   const Folder folder;
   const std::string in = folder / "in.h5", out = folder / "out.h5";

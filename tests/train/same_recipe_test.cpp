@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "core/error.h"
 #include "tests/catch.h"
 #include "tests/train/small_run.h"
+#include "tests/train/whole_recipe.h"
 #include "train/checkpoint.h"
+#include "train/optimizer.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -322,4 +325,105 @@ TEST_CASE("resume: each key that changes a number is compared, and each that cha
     INFO(set);
     CHECK(with(set) == "");
   }
+}
+
+TEST_CASE("resume: a run that lies in the folder of its text goes on with the same data") {
+  const Folder f;
+  f.write("recipe.toml", recipe({{"\"text.txt\"", "\"texts\""}, {"\"run\"", "\"texts/run\""}}));
+  fs::create_directory(f / "texts");
+  f.write("texts/text.txt", words());
+  done(run_train(f, {"--set", "train.steps=2"}));
+  done(run_train(f, {"--resume"}));
+  const std::string inside = f.read("texts/run/metrics.jsonl");
+  f.write("recipe.toml", recipe({{"\"text.txt\"", "\"texts/text.txt\""}}));
+  done(run_train(f, {"--set", "train.steps=2"}));
+  done(run_train(f, {"--resume"}));
+  const auto last_hash = [](const std::string& metrics) {
+    return metrics.substr(metrics.rfind("\"hash\":"), 25);
+  };
+  CHECK(last_hash(inside) == last_hash(f.read("run/metrics.jsonl")));
+}
+
+// The rates of a run say which of the schedule's keys do something beside which type.
+TEST_CASE("resume: a key of the schedule is compared where it changes a rate, and nowhere else") {
+  for (const std::string type : {"cosine", "wsd", "constant"}) {
+    const std::string there = "[schedule]\ntype = \"" + type + "\"\nwarmup = 3\n" + kRecipe;
+    const train::Recipe before = train::recipe_from_text(there, "there");
+    for (const std::string set :
+         {"schedule.warmup=5", "schedule.final=0.5", "schedule.decay=0.5"}) {
+      const train::Recipe ours = train::recipe_from_text(there, "here", {set});
+      bool changed = false;
+      for (int64_t step = 0; step < 20; ++step)
+        changed |= train::schedule_factor(before.schedule, step, 20) !=
+                   train::schedule_factor(ours.schedule, step, 20);
+      const std::string said = difference(there, ours.toml.to_text());
+      INFO(type << ", " << set << ": " << said);
+      CHECK(said.empty() == !changed);
+      const std::string key = set.substr(0, set.find('='));
+      if (changed) CHECK_THAT(said, ContainsSubstring(key + " is "));
+    }
+  }
+}
+
+// The keys are those that the readers ask for, so that a new one is compared too.
+TEST_CASE("resume: another value of any key of the model, the data or the optimizer is told") {
+  const std::set<std::string> no_number = {"name",
+                                           "model.recompute",
+                                           "train.steps",
+                                           "train.log_every",
+                                           "train.eval_every",
+                                           "train.eval_batches",
+                                           "train.checkpoint_every",
+                                           "train.keep",
+                                           "train.out",
+                                           "train.device",
+                                           "train.dtype",
+                                           "train.tf32",
+                                           "schedule.decay",   // the type is cosine
+                                           "data.vocabulary",  // of bytes
+                                           "data.method"};     // of a tokenizer that is trained
+  std::set<std::string> tried;
+  for (const std::string data : {kWholeText, kWholeTask}) {
+    const std::string there = whole_recipe(data);
+    const train::Recipe recipe = read_whole(there);
+    const auto values = recipe.toml.values();
+    for (const TomlKey& key : recipe.toml.known()) {
+      const bool listed = key.path == "model.pattern" || key.path == "model.mlp" ||
+                          key.path == "data.source" || key.path == "data.dataset";
+      const bool task = data == kWholeTask;
+      if (listed || key.path.starts_with("sample.") || values.count(key.path) == 0 ||
+          key.path.ends_with(".type") ||
+          !tried.insert(key.path + (task ? " of a task" : "")).second)
+        continue;
+      std::vector<std::string> others = {"layer",         "post",   "learned", "gelu",
+                                         "relu",          "window", "line",    "wsd",
+                                         "sentencepiece", "copy",   "unigram"};
+      if (key.type == TomlType::boolean) others = {"true", "false"};
+      if (key.type == TomlType::integer) others = {"1", "2", "3", "4", "8", "16", "24", "64"};
+      if (key.type == TomlType::number) others = {"0.25", "0.5", "500"};
+      if (key.list) others = {"[3]"};
+      bool told = false;
+      for (const std::string& other : others) {
+        std::string here;
+        try {
+          const train::Recipe ours = read_whole(there, {key.path + "=" + other});
+          if (ours.toml.values().at(key.path).text == values.at(key.path).text) continue;
+          here = ours.toml.to_text();
+        } catch (const Error&) {
+          continue;  // what is no value of this key
+        }
+        const std::string said = difference(there, here);
+        INFO(key.path << " = " << other << ": " << said);
+        const bool counts =
+            no_number.count(key.path) == 0 || (task && key.path == "data.vocabulary");
+        if (counts) CHECK_THAT(said, ContainsSubstring(key.path + " is "));
+        if (!counts) CHECK(said.empty());
+        told = true;
+        break;
+      }
+      INFO(key.path << ": no other value was taken");
+      CHECK((told || no_number.count(key.path) == 1));
+    }
+  }
+  CHECK(tried.size() > 120);
 }

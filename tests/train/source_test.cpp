@@ -2,6 +2,8 @@
 // evaluated.
 #include "train/source.h"
 
+#include <filesystem>
+
 #include "core/error.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
@@ -165,4 +167,31 @@ TEST_CASE("source: the shape of a batch is rows of the context, or one row packe
   const DataSettings data = read_data(wide.toml.table("data"));
   CHECK(batch_shape(data, wide, 1).tokens == Shape{1073741824, 1});
   CHECK_THROWS_WITH(batch_shape(data, wide, 2), ContainsSubstring("batch = 1073741824"));
+}
+
+// When a run first lists its text its folder holds a lock alone, so that it does not look like one.
+TEST_CASE(
+    "source: the run's own folder in the folder of its text is no text, however it is named") {
+  const Folder f;
+  std::filesystem::create_directories(f / "texts/runs/one");
+  f.write("texts/a.txt", text());
+  f.write("texts/runs/one/run.lock", "process 1\n");
+  f.write("texts/runs/two.txt", text());
+  const auto of = [&](const std::string& sources, const std::string& out) {
+    Recipe r = recipe("source = " + sources + "\n");
+    r.train.out = out;
+    return source_of(r).describe();
+  };
+  const std::string texts = "\"" + (f / "texts") + "\"";
+  const std::string here = of(texts, f / "texts/runs/one"), elsewhere = of(texts, f / "nowhere");
+  INFO(here);
+  CHECK_THAT(here,
+             ContainsSubstring("left out: 1 folders of runs") && ContainsSubstring("runs/one"));
+  CHECK_THAT(elsewhere, !ContainsSubstring("left out"));
+  std::filesystem::create_directory_symlink(f / "texts", f / "link");
+  for (const char* name : {"texts/runs/one/", "texts/../texts/./runs/one", "link/runs/one"})
+    CHECK(of(texts, f / name) == here);
+  CHECK_THAT(
+      of("[\"" + (f / "texts/a.txt") + "\", \"" + (f / "texts/runs") + "\"]", f / "texts/runs/one"),
+      ContainsSubstring("runs/one"));
 }

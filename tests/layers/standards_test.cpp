@@ -43,6 +43,21 @@ double mixer_flops(const std::string& mixer, const std::string& table, int64_t T
 
 }  // namespace
 
+TEST_CASE(
+    "standards: a lookup is no work: tables of embeddings and positions count as the head alone") {
+  const auto model = [](const std::string& more) {
+    return Model(toml_from_text(recipe("attention", 8, 16, more, "heads = 2\n"), "r"), 11,
+                 Dtype::f32, kMeta, 1);
+  };
+  const Model tied = model(""), apart = model("tied_embeddings = false\n"),
+              learned = model("positions = \"learned\"\n"),
+              both = model("tied_embeddings = false\npositions = \"learned\"\n");
+  CHECK(apart.parameter_count() == tied.parameter_count() + 11 * 8);
+  CHECK(learned.parameter_count() == tied.parameter_count() + 16 * 8);
+  for (const Model* m : {&apart, &learned, &both})
+    CHECK(m->flops_per_token() == tied.flops_per_token());
+}
+
 TEST_CASE("standards: a mixer's table that says nothing has the manual's settings") {
   const Values softmax{{"bias", "false"},          {"head_dim", "12"},   {"heads", "4"},
                        {"key_heads", "4"},         {"qk_norm", "false"}, {"rotary", "true"},

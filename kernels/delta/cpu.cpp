@@ -7,6 +7,7 @@
 #include "kernels/delta/wy.h"
 #include "kernels/delta_rule/form.h"
 #include "kernels/tokens/checks.h"
+#include "kernels/tokens/cuts.h"
 #include "kernels/tokens/pieces.h"
 
 namespace weft::kernels {
@@ -15,7 +16,9 @@ namespace {
 const Registered<Delta> registered;
 
 // Work within a chunk grows with its length, memory for states shrinks with it.
-int64_t chunk_length(int64_t K, int64_t V) { return std::max(K, V) <= 32 ? 32 : 64; }
+int64_t chunk_length(int64_t K, int64_t V) {
+  return std::max(K, V) <= delta::kNarrow ? delta::kShortChunk : kMaxChunk;
+}
 
 template <class Real>
 struct Operands {
@@ -141,8 +144,7 @@ void Delta::cpu_forward(const Inputs<Tensor>& in, const Options& options, Output
     const View<Real> o = view<Real>(y.o), final_state = view<Real>(y.final_state);
     const View<Real> states = saved ? view<Real>(saved->states) : View<Real>{};
     if (x.L == 1) {
-      const int64_t grain = std::max<int64_t>(1, 32768 / (x.K * x.V));
-      return parallel_ranges(x.B * x.H, grain, [&](int64_t from, int64_t to) {
+      return parallel_ranges(x.B * x.H, head_grain(x.K, x.V), [&](int64_t from, int64_t to) {
         Real* const part = scratch.data<Real>() + thread_index() * size;
         for (int64_t i = from; i < to; ++i)
           decode(x, i / x.H, i % x.H, part, part + x.V, o.at(i / x.H, 0, i % x.H), final_state);

@@ -11,6 +11,10 @@
 
 namespace weft::kernels::delta {
 
+// Heads up to this width have shorter chunks than the others.
+inline constexpr int64_t kNarrow = 32;
+inline constexpr int64_t kShortChunk = 32;
+
 template <class Real>
 struct Tiles {
   // Tiles for C tokens, K and V columns.

@@ -4,6 +4,7 @@
 #include "kernels/gated_linear/problem.h"
 #include "kernels/gated_linear/reference.h"
 #include "kernels/tokens/checks.h"
+#include "kernels/tokens/cuts.h"
 
 namespace weft::kernels {
 namespace {
@@ -87,9 +88,7 @@ class Forward {
 template <class Real>
 void step(const Problem<Real>& p, const Outputs<GatedLinear, View<Real>>& y) {
   const int64_t K = p.K, V = p.V;
-  // A few heads of a small model are not worth waking a thread for.
-  const int64_t grain = std::max<int64_t>(1, (1 << 15) / (K * V));
-  parallel_ranges(p.B * p.H, grain, [&](int64_t from, int64_t to) {
+  parallel_ranges(p.B * p.H, head_grain(K, V), [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       const int64_t b = i / p.H, h = i % p.H, hk = h / p.group;
       Real* const o = y.o.at(b, 0, h);

@@ -4,6 +4,7 @@
 #include "kernels/kda/problem.h"
 #include "kernels/kda/reference.h"
 #include "kernels/tokens/checks.h"
+#include "kernels/tokens/cuts.h"
 
 namespace weft::kernels {
 namespace {
@@ -100,8 +101,7 @@ void Kda::cpu_forward(const Inputs<Tensor>& in, const Options& options, Outputs<
     if (p.L == 1) {
       const Tensor scratch = empty({thread_count(), tiled(p.V)}, dtype, device);
       if (device.is_meta()) return;
-      const int64_t grain = std::max<int64_t>(1, 32768 / (p.K * p.V));
-      return parallel_ranges(p.B * p.H, grain, [&](int64_t from, int64_t to) {
+      return parallel_ranges(p.B * p.H, head_grain(p.K, p.V), [&](int64_t from, int64_t to) {
         Real* const written = scratch.data<Real>() + thread_index() * scratch.size(1);
         for (int64_t i = from; i < to; ++i)
           decode(p, i / p.H, i % p.H, written, o.at(i / p.H, 0, i % p.H), final_state);

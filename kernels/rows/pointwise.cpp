@@ -110,7 +110,7 @@ Tensor reduced_to(const Tensor& a_in, const Tensor& b_in, int dim, Dtype dtype) 
   if (out.is_meta()) return out;
   if (a.dtype() != dtype) return out.copy_from(reduced_to(a, b, dim, a.dtype())), out;
   for_dtype(a.dtype(), [&]<class Real>() {
-    parallel_ranges(s.size, 16, [&](int64_t begin, int64_t end) {
+    parallel_ranges(s.size, cuts::kReducedGrain, [&](int64_t begin, int64_t end) {
       std::vector<double> total(static_cast<size_t>(end - begin), 0.0);
       for (int64_t r = 0; r < s.before; ++r)
         for (int64_t j = begin; j < end; ++j) {

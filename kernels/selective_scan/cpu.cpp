@@ -173,7 +173,7 @@ void SelectiveScan::cpu_forward(const Inputs<Tensor>& in, const Options& options
     const View<Real> o = view<Real>(y.o), final_state = view<Real>(y.final_state);
     const View<Real> states = saved ? view<Real>(saved->states) : View<Real>{};
     // A decode step of a small model is shorter than waking a thread.
-    const int64_t grain = std::max<int64_t>(1, 2048 / (x.L * x.K));
+    const int64_t grain = std::max<int64_t>(1, selective_scan::kStepGrain / (x.L * x.K));
     parallel_ranges(x.B * x.groups, grain, [&](int64_t from, int64_t to) {
       for (int64_t task = from; task < to; ++task) {
         const int64_t b = task / x.groups, i = task % x.groups;

@@ -10,5 +10,7 @@ inline constexpr int64_t kSegment = 64;   // tokens between two states that are 
 inline constexpr int64_t kBlock = 64;     // channels of a block at least
 inline constexpr int64_t kBlocks = 16;    // blocks at most, each with sums of dB and dC of its own
 inline constexpr int64_t kSumRows = 256;  // tokens of those sums that a thread takes
+inline constexpr int64_t kStepGrain =
+    2048;  // states times tokens of a lane that are worth a thread
 
 }  // namespace weft::kernels::selective_scan

@@ -30,7 +30,7 @@ struct Table {
   Table(const Rotary::Options& o, int64_t T, int64_t K, Dtype dtype, Device device)
       : offset(o.offset + (o.position && !device.is_meta() ? *o.position.data<int32_t>() : 0)),
         pairs(width_of(o, K) / 2),
-        block(T <= 512 ? 16 : 64),
+        block(T <= cuts::kRotaryShort ? cuts::kRotaryFew : cuts::kRotaryMany),
         tokens(T),
         magnitude(o.magnitude),
         rate(empty({pairs}, Dtype::f64, device)),
@@ -59,7 +59,7 @@ struct Table {
 
   template <class Real>
   void add_angles() const {
-    const int64_t grain = std::max<int64_t>(64, cuts::kRowGrain / pairs);
+    const int64_t grain = std::max(cuts::kRotaryTokens, cuts::kRowGrain / pairs);
     parallel_ranges(tokens, grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const double* __restrict__ ca = coarse.data<double>() + t / block * 2 * pairs;

@@ -187,11 +187,11 @@ void parallel_gemm(int64_t m, int64_t n, int64_t k, Real alpha, Matrix<const Rea
   // Panels of the longer side of c. A panel packs the other operand again, so it must not be thin.
   const bool rows = m >= n;
   const int64_t length = rows ? m : n;
-  if (length < 2 * kGemmPanel / 3 || m * n * k < 64 * 64 * 64)
+  if (length < 2 * kGemmPanel / 3 || m * n * k < kGemmTerms)
     return gemm(m, n, k, alpha, a, b, beta, c);
   // Even in number, so that two threads have the same to do.
   const int64_t panels = (length + 2 * kGemmPanel - 1) / (2 * kGemmPanel) * 2;
-  const int64_t width = ((length + panels - 1) / panels + 15) / 16 * 16;
+  const int64_t width = ((length + panels - 1) / panels + kGemmStep - 1) / kGemmStep * kGemmStep;
   parallel_for((length + width - 1) / width, [&](int64_t i) {
     const int64_t at = i * width, size = std::min(width, length - at);
     if (rows) {

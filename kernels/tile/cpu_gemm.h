@@ -26,6 +26,10 @@ inline constexpr int64_t kSumPart = 1024 / static_cast<int64_t>(sizeof(Real));
 // Rows of a that meet a copied part of b before the next; rows or columns of c that a thread takes.
 inline constexpr int64_t kGemmRows = 192, kGemmPanel = 192;
 
+// A product of fewer terms stays on one thread; panels are as many rows or columns as such steps.
+inline constexpr int64_t kGemmTerms = 64 * 64 * 64;
+inline constexpr int64_t kGemmStep = 16;
+
 // c[m, n] = alpha * a[m, k] b[k, n] + beta * c.  beta = 0 does not read c. Real is float or double.
 template <class Real>
 void gemm(int64_t m, int64_t n, int64_t k, Real alpha, Matrix<const Real> a, Matrix<const Real> b,

@@ -11,6 +11,7 @@
 
 #include "core/text.h"
 #include "kernels/contract/agreement.h"
+#include "kernels/delta/wy.h"
 #include "kernels/gated_linear/problem.h"
 #include "kernels/kda/problem.h"
 #include "kernels/linear/problem.h"
@@ -21,6 +22,7 @@
 #include "kernels/softmax/cuts.h"
 #include "kernels/tile/cpu_gemm.h"
 #include "kernels/tokens/chunk.h"
+#include "kernels/tokens/cuts.h"
 #include "kernels/tokens/vector_gates.h"
 #include "tests/catch.h"
 #include "tests/gap.h"
@@ -63,6 +65,13 @@ void add_scans(List& list) {
   for (const int64_t segments : {1, 2})
     list.add(base(0, 3), "T", around(segments * selective_scan::kSegment));
   list.add(base(0, 3), "T", around(pieces(selective_scan::kSumRows, 2)));
+  // A step whose channels, two to a lane at least, are worth one thread, and then two.
+  Sized step = base(1, 0);
+  step.sizes["B"] = step.sizes["N"] = 1;
+  step.sizes["K"] = 512;
+  for (const int64_t lanes : {kLanes<double>, kLanes<float>})
+    for (const int64_t tasks : {1, 2})
+      list.add(step, "E", around(tasks * selective_scan::kStepGrain / 512 * lanes));
 }
 
 void add_softmax(List& list) {
@@ -82,6 +91,18 @@ void add_softmax(List& list) {
   wide.sizes["T"] = 1;
   wide.sizes["S"] = kSoftmaxTile + 1;  // two parts
   list.add(wide, "K", around(kSoftmaxSumGrain));
+}
+
+// One token of as many heads as are worth a thread, and as two.
+void add_steps(List& list) {
+  constexpr int64_t K = 128, V = 64;
+  constexpr int64_t heads = kStateGrain / (K * V);
+  for (const char* op : {"linear", "gated_linear", "delta", "kda"})
+    for (const int64_t threads : {1, 2})
+      for (const int64_t H : around(threads * heads))
+        list.add(
+            {op, {{"B", 1}, {"H", H}, {"Hk", H}, {"K", K}, {"V", V}, {"N", 1}}, {"initial_state"}},
+            "T", {1});
 }
 
 void add_recurrences(List& list) {
@@ -104,6 +125,13 @@ void add_recurrences(List& list) {
          std::set<int64_t>{kMaxChunk, linear::kChunk, gated_linear::kChunk, kda::kChunk})
       add(chunks * chunk);
   for (const int64_t subs : {1, 2, 3}) add(subs * kSub);
+  add_steps(list);
+  for (const char* letter : {"K", "V"})
+    for (const int64_t width : around(delta::kNarrow)) {
+      Sized s = base("delta", {"g"});
+      s.sizes[letter] = width;
+      for (const int64_t chunk : {delta::kShortChunk, kMaxChunk}) list.add(s, "T", around(chunk));
+    }
 }
 
 void add_convolutions(List& list) {
@@ -149,6 +177,12 @@ void add_rows(List& list) {
     list.add({op, {{"D", 3}}}, "R", {2 * cuts::kActivationGrain / 3 + 1});
   }
   list.add({"rotary", {{"B", 1}, {"H", 2}, {"K", 4}}}, "T", around(cuts::kRowGrain / 8));
+  for (const int64_t T : {cuts::kRotaryFew, cuts::kRotaryShort, cuts::kRotaryMany,
+                          cuts::kRotaryShort + cuts::kRotaryMany})
+    list.add({"rotary", {{"B", 1}, {"H", 1}, {"K", 2}}}, "T", around(T));
+  const int64_t wide = 4 * cuts::kRowGrain / cuts::kRotaryTokens;  // more angles than are cut
+  for (const int64_t n : {1, 2})
+    list.add({"rotary", {{"B", 1}, {"H", 1}, {"K", wide}}}, "T", around(n * cuts::kRotaryTokens));
 }
 
 void add_scatters(List& list) {
@@ -170,6 +204,14 @@ void add_products(List& list) {
   list.add({"matmul", {{"I", 2}, {"O", 3}}}, "R", around(kGemmRows));
   list.add({"matmul", {{"I", 27}, {"O", 26}}}, "R", {2 * kGemmPanel + 1});
   list.add({"matmul", {{"I", 27}, {"R", 26}}}, "O", {2 * kGemmPanel + 1});
+  constexpr int64_t kLong = 2 * kGemmPanel;  // two panels where there are terms enough
+  for (const char* side : {"R", "O"}) {
+    const Sized s{"matmul", {{"R", 16}, {"O", 16}, {side, kLong}}};
+    list.add(s, "I", around(pieces(kGemmTerms, 16 * kLong)));
+    Sized steps{"matmul", {{"R", 16}, {"O", 16}, {"I", 64}}};
+    for (const int64_t n : {0, 1, 2}) list.add(steps, side, around(kLong + 2 * n * kGemmStep));
+    list.add(steps, side, around(2 * kGemmPanel / 3));
+  }
   for (const int64_t tiles : {1, 2}) {
     const int64_t rows = tiles * cuts::kExpertTile;
     list.add({"grouped_matmul", {{"E", 1}, {"I", 3}, {"O", 2}}}, "R", around(rows));
@@ -260,6 +302,23 @@ TEST_CASE("borders: sums and products of any length are those of a loop") {
     }
 }
 
+TEST_CASE("borders: sums along a dimension of any size are those of a loop") {
+  for (const int64_t pieces : {1, 2})
+    for (const int64_t n : around(pieces * cuts::kReducedGrain)) {
+      const Tensor a = normal({3, n, 5}, 1, "a"), b = normal({3, n, 5}, 1, "b");
+      const std::vector<double> u = to_doubles(a), v = to_doubles(b);
+      std::vector<double> sum(static_cast<size_t>(n)), product(sum.size());
+      for (size_t i = 0; i < u.size(); ++i) {
+        const size_t j = i / 5 % sum.size();
+        sum[j] += u[i];
+        product[j] += u[i] * v[i];
+      }
+      INFO(n << " numbers");
+      CHECK(tests::gap(to_doubles(reduced_to(a, {}, 1, Dtype::f64)), sum).widest < 1e-13);
+      CHECK(tests::gap(to_doubles(reduced_to(a, b, 1, Dtype::f64)), product).widest < 1e-13);
+    }
+}
+
 TEST_CASE("borders: a norm counts every number of every gradient") {
   for (const Dtype dtype : {Dtype::f32, Dtype::f64})
     for (const int64_t pieces : {1, 2})
@@ -315,6 +374,26 @@ TEST_CASE("borders: a constant that cuts work brings its sizes") {
     }
   }
   CHECK(found > 25);
+}
+
+// A number without a name brings no sizes.
+TEST_CASE("borders: what a thread takes at least has a name") {
+  namespace fs = std::filesystem;
+  const std::regex bare(
+      R"((grain|block|chunk|panels?|width)\w* ?(=|\()[^;{]*[^\w.](\d{2,}|1 << \d+)\b)"
+      R"(|parallel_ranges\([^;{]*, ?\d{2,},)");
+  int found = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(tests::source_path("kernels"))) {
+    if (entry.path().extension() != ".cpp") continue;
+    std::ifstream in(entry.path());
+    for (std::string line; std::getline(in, line);) {
+      found += line.find("parallel_") != std::string::npos;
+      if (line.find("require(") != std::string::npos) continue;
+      INFO(entry.path() << ": " << line);
+      CHECK_FALSE(std::regex_search(line, bare));
+    }
+  }
+  CHECK(found > 40);
 }
 
 }  // namespace weft::kernels

@@ -36,7 +36,7 @@ void check_sums(Device device, const std::vector<Dtype>& dtypes, double bound) {
           sum["offset"] = concat(position + offset);
           Tensors unplaced = plain;
           unplaced.erase("position");
-          const auto same = [&](const Tensors& got, const Tensors& expected) {
+          const auto same = [bound](const Tensors& got, const Tensors& expected) {
             REQUIRE(got.size() == expected.size());
             for (const auto& [name, t] : expected)
               CHECK(difference(got.at(name), t, 0).error <= bound);

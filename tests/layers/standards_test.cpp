@@ -223,6 +223,50 @@ TEST_CASE("standards: tables that are looked up cost nothing, the head's does") 
   CHECK(flops(gelu) == flops(tied) + 2 * (2 * 5 * 8 + 8));  // two matrices and a norm
 }
 
+TEST_CASE(
+    "standards: every matrix starts at init, those into the residual stream by depth smaller") {
+  const double init = 0.3;
+  const int64_t layers = 8;
+  int inner = 0, outer = 0;
+  const auto check = [&](const std::string& mixer, const std::string& more,
+                         const std::string& tables) {
+    const std::string table = mixer == "mamba"    ? ""
+                              : mixer == "mamba2" ? "head_dim = 8\n"
+                                                  : "heads = 4\n";
+    const Model m(toml_from_text(recipe(mixer, 48, 16,
+                                        concat("layers = ", layers, "\ninit = ", init, "\n", more),
+                                        table + tables),
+                                 "r"),
+                  97, Dtype::f64, kCpu, 1);
+    for (const Parameter& p : m.parameters()) {
+      const auto ends = [&](const char* end) { return p.name.ends_with(end); };
+      const Tensor& t = p.var.value();
+      if (t.dims() < 2 || t.numel() < 500 || ends("conv1d.weight")) continue;
+      const bool out = ends("o_proj.weight") || ends("out_proj.weight") || ends("fc2.weight") ||
+                       ends("down_proj.weight") || ends("down_proj");
+      double expected = out ? init / std::sqrt(2.0 * layers) : init;
+      if (mixer.starts_with("mamba") && p.name.find(".mixer.") != std::string::npos) {
+        if (!ends("in_proj.weight") && !ends("out_proj.weight")) continue;
+        // Uniform up to 1 / sqrt(inputs); a layer of the papers has one residual part.
+        expected = 1 / std::sqrt(3.0 * static_cast<double>(t.size(1)) * (out ? layers : 1));
+      }
+      double squares = 0;
+      for (const double x : to_doubles(t)) squares += x * x;
+      INFO(mixer << ", " << p.name);
+      CHECK(std::sqrt(squares / static_cast<double>(t.numel())) == Approx(expected).epsilon(0.15));
+      ++(out ? outer : inner);
+    }
+  };
+  for (const std::string& mixer : mixer_names()) check(mixer, "mlp = \"none\"\n", "");
+  check("attention", "tied_embeddings = false\npositions = \"learned\"\n", "");
+  check("attention", "mlp = \"gelu\"\n", "");
+  for (const char* kind : {"swiglu", "gelu"})
+    check("attention", "mlp = \"moe\"\n",
+          concat("[moe]\nexperts = 2\nshared = 1\nactivation = \"", kind, "\"\n"));
+  CHECK(inner > 250);
+  CHECK(outer > 100);
+}
+
 TEST_CASE("standards: the numbers of state spaces start where the papers start them") {
   const auto parameters = [](const std::string& mixer, const std::string& table) {
     const Model m(toml_from_text(recipe(mixer, 64, 16, "layers = 4\nmlp = \"none\"\n", table), "r"),

@@ -148,8 +148,18 @@ struct Outline {
   std::vector<std::string> pattern, mlps;  // both are repeated to fill the layers
   Norm::Kind norm = Norm::Kind::rms;
   bool norm_bias = false;
-  Wiring wiring;
-  bool tied = true, learned = false;  // embeddings, positions
+  Wiring wiring;                       // but for the places of norms
+  std::vector<std::string> positions;  // of norms, repeated too
+  bool tied = true, learned = false;   // embeddings, positions
+
+  Wiring wiring_of(size_t layer) const {
+    Wiring w = wiring;
+    const std::string& position = positions[layer % positions.size()];
+    w.before = position != "post";
+    w.after = position == "post" || position == "both";
+    w.normed = position == "residual";
+    return w;
+  }
 
   // A norm of the residual stream.
   void make_norm(std::optional<Norm>& n, const Builder& b) const {
@@ -167,11 +177,11 @@ void read_wiring(const TomlTable& t, Outline& o) {
   else
     t.unused("norm_bias", "an RMS norm has no bias; set norm = \"layer\", or leave it out",
              t.overridden("norm"));
-  const std::string position =
-      t.one_of("norm_position", {"pre", "post", "both", "residual"}, "pre");
-  o.wiring.before = position != "post";
-  o.wiring.after = position == "post" || position == "both";
-  o.wiring.normed = position == "residual";
+  const std::vector<std::string> known = {"pre", "post", "both", "residual"};
+  o.positions = spelled_out(t, "norm_position", t.one_or_more("norm_position", "pre"));
+  for (const std::string& name : o.positions)
+    if (!contains(known, name))
+      t.refuse("norm_position", unknown_name("position of norms", name, known));
   o.wiring.branch = t.number("branch_scale", kFactor, 1);
   o.wiring.skip = t.number("skip_scale", kFactor, 1);
 }
@@ -206,22 +216,23 @@ Block make_block(const TomlTable& recipe, const Outline& o, int64_t layer, const
   Spec spec = o.spec;
   spec.layer = layer;
   Block block;
-  block.wiring = o.wiring;
+  block.wiring = o.wiring_of(index);
+  const Wiring& wiring = block.wiring;
   block.name = concat("layers.", layer);
   const Builder own = b.within(block.name);
   const auto norm = [&](bool wanted, std::optional<Norm>& n, const char* path) {
     if (wanted) o.make_norm(n, own.part("norm").within(path));
   };
-  norm(o.wiring.before, block.mixer_norm, "mixer_norm");
+  norm(wiring.before, block.mixer_norm, "mixer_norm");
   block.mixer =
       maker_of(recipe, mixer)(spec, recipe.table(mixer), own.part("mixer").within("mixer"));
-  norm(o.wiring.after, block.mixer_post_norm, "mixer_post_norm");
+  norm(wiring.after, block.mixer_post_norm, "mixer_post_norm");
   if (mlp == "none") return block;
-  norm(o.wiring.before && !o.wiring.parallel, block.mlp_norm, "mlp_norm");
+  norm(wiring.before && !wiring.parallel, block.mlp_norm, "mlp_norm");
   block.mlp_begin = b.made();
   block.mlp = make_mlp(mlp, spec, recipe, own.part("mlp").within("mlp"));
   block.mlp_end = b.made();
-  norm(o.wiring.after, block.mlp_post_norm, "mlp_post_norm");
+  norm(wiring.after, block.mlp_post_norm, "mlp_post_norm");
   return block;
 }
 

@@ -371,6 +371,8 @@ TEST_CASE("model: a wrong recipe is told where, what is known and what is near")
   CHECK_THAT(refusal(good + "[attention]\nheads = 0\n"), ContainsSubstring("at least 1"));
   CHECK_THAT(refusal(good + "mlp = \"moe\"\n[moe]\nexperts = 2\ntop_k = 3\n"),
              ContainsSubstring("top_k is 3 of 2 experts"));
+  CHECK_THAT(refusal(good + "norm_position = [\"pre\", \"bth\"]\n"),
+             ContainsSubstring("did you mean \"both\"?"));
   CHECK_THAT(refusal(good + "norm_bias = true\n"), ContainsSubstring("an RMS norm has no bias"));
   CHECK_THAT(refusal(good + "parallel = true\nmlp = \"none\"\n"),
              ContainsSubstring("r.toml:5:") && ContainsSubstring("no layer has an MLP"));

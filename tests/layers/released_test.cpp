@@ -80,6 +80,30 @@ Named gpt2(const Named& in) {
   return out;
 }
 
+// OLMo-Hybrid: norms before the parts of its first layer, after those of the second; q, k and v of
+// widths 8, 8 and 12 in one convolution.
+Named olmo_hybrid(const Named& in) {
+  Named rest = plain(in), first, out;
+  for (const auto& [name, t] : rest)
+    if (name.starts_with("model.layers.0.")) first[name] = t;
+  for (const auto& [name, t] : first) rest.erase(name);
+  out = usual(kAfter)(rest);
+  for (const auto& [name, t] : usual({{"linear_attn.", "mixer."}})(first)) {
+    const size_t conv = name.find("conv1d.");
+    if (conv == std::string::npos) {
+      out[name] = t;
+      continue;
+    }
+    int64_t begin = 0;
+    for (const auto& [part, channels] : {std::pair{"q_", 8}, {"k_", 8}, {"v_", 12}}) {
+      out[name.substr(0, conv) + part + name.substr(conv)] =
+          t.slice(0, begin, begin + channels).contiguous();
+      begin += channels;
+    }
+  }
+  return out;
+}
+
 // Qwen3-Next: one key head of width 4, two value heads of width 3, projections fused.
 Named qwen3_next(const Named& in) {
   Named rest = in, out;
@@ -238,6 +262,18 @@ TEST_CASE("released: OLMo 2, with norms after its parts and over all heads, is t
                 "[attention]\nheads = 2\nkey_heads = 1\nrotary_base = 50\nqk_norm = true\n"
                 "qk_norm_whole = true\n[mlp]\nwidth = 12\n"),
           usual(kAfter));
+}
+
+TEST_CASE(
+    "released: OLMo-Hybrid, whose layers differ in the place of their norms, is transformers'") {
+  compare("olmo_hybrid",
+          sized(2, "[\"gated_delta\", \"attention\"]",
+                "norm_position = [\"pre\", \"post\"]\ntied_embeddings = false",
+                "[gated_delta]\nheads = 2\nkey_width = 4\nvalue_width = 6\n"
+                "negative_eigenvalues = true\n"
+                "[attention]\nheads = 2\nkey_heads = 1\nrotary = false\nqk_norm = true\n"
+                "qk_norm_whole = true\n[mlp]\nwidth = 12\n"),
+          olmo_hybrid);
 }
 
 TEST_CASE("released: Qwen3-Next, gated attention after Gated DeltaNet, is transformers'") {

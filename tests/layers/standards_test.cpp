@@ -152,7 +152,7 @@ TEST_CASE("standards: [model], [mlp] and [moe] that say nothing have the manual'
                         {"model.norm", "\"rms\""},
                         {"model.norm_eps", "0.0"},
                         {"model.norm_plus_one", "false"},
-                        {"model.norm_position", "\"pre\""},
+                        {"model.norm_position", "[\"pre\"]"},
                         {"model.parallel", "false"},
                         {"model.positions", "\"none\""},
                         {"model.recompute", "false"},

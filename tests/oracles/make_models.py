@@ -14,7 +14,8 @@ from transformers import (Cohere2Config, Cohere2ForCausalLM, Gemma3ForCausalLM, 
 from common import HERE, Random, i32, in_fp64, version, without_fla, write
 
 with without_fla():
-    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+    from transformers import (OlmoHybridConfig, OlmoHybridForCausalLM, Qwen3NextConfig,
+                              Qwen3NextForCausalLM)
 
 VOCABULARY, ROWS, TOKENS = 11, 2, 13
 
@@ -116,6 +117,13 @@ model("olmo2", Olmo2ForCausalLM, lambda common: Olmo2Config(
     max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 50.0}, **common))
 
 with without_fla():
+    model("olmo_hybrid", OlmoHybridForCausalLM, lambda common: OlmoHybridConfig(
+        hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, layer_types=["linear_attention", "full_attention"],
+        linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=4, linear_value_head_dim=6,
+        linear_conv_kernel_dim=4, max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": None}, **common),
+          "; no rotary positions, as released")
     model("qwen3_next", Qwen3NextForCausalLM, lambda common: Qwen3NextConfig(
         hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=8, layer_types=["linear_attention", "full_attention"],

@@ -33,12 +33,13 @@ SelectBlocks Selection::options(const Context& c) const {
   return o;
 }
 
-Var Selection::attend(const HeadProjections::Result& x, const Tensor& mask,
+Var Selection::attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block,
                       const Context& c) const {
   BlockSparse::Options o;
   o.block_mask = mask;
   o.block = block_;
   o.by_token = true;
+  o.alike = by_block ? block_ : 1;
   o.softcap = softcap_;
   o.cu_seqlens = c.cu_seqlens;
   o.position = c.place;

@@ -10,6 +10,7 @@
 #include "kernels/contract/operation.h"
 #include "kernels/selection/block_means.h"
 #include "tests/catch.h"
+#include "tests/paths.h"
 #include "train/workbench/operation_file.h"
 
 using namespace weft;
@@ -139,6 +140,19 @@ TEST_CASE("selection: each query sees the blocks of the definition, ties by numb
     INFO(c.name);
     const Drawn d = drawn(c);
     CHECK(equal(select(d, c.o), chosen(d.q, d.k, c.o)));
+  }
+}
+
+TEST_CASE("selection: MoBA's published code sees the same blocks") {
+  for (const char* file : {"moba", "moba_packed"}) {
+    INFO(file);
+    const Tensors in = train::read_operation_file(
+                           tests::source_path(concat("tests/oracles/block_sparse_", file, ".h5")),
+                           operation("block_sparse"))
+                           .inputs;
+    SelectBlocks o{.block = 4, .top_k = 3};
+    if (in.count("cu_seqlens")) o.cu_seqlens = in.at("cu_seqlens");
+    CHECK(equal(select({in.at("q"), in.at("k")}, o), in.at("block_mask")));
   }
 }
 

@@ -40,6 +40,9 @@ struct BlockSparse {
     // The mask then has a row for each row of q, in place of one for each block of positions: the
     // choice of a single query. Where not causal, q may then be longer than k.
     bool by_token = false;
+    // With by_token: that many queries, counted from the start of the sequence or document, have
+    // rows of the mask that are equal. The CPU takes them as one tile; it refuses rows that differ.
+    int64_t alike = 1;
     double scale = 0;
     bool causal = true;
     double softcap = 0;
@@ -55,6 +58,7 @@ struct BlockSparse {
         "[1 or B or N?, 1 .. H, rows, columns] u8, 1 where a block's queries see a block's keys");
       f("block", block, "tokens in a block");
       f("by_token", by_token, "a row of the mask is that of one query, not of a block of them");
+      f("alike", alike, "by_token: queries in a block of them whose rows of the mask are equal");
       f("scale", scale, "factor of q.k; 0: K^-1/2");
       f("causal", causal, "a query sees no key after it");
       f("softcap", softcap, "bound on the scores, by tanh; 0: none");

@@ -89,9 +89,12 @@ void for_lines(const Piece& p, int64_t position, int64_t block, const F& f) {
 // What the tiles read of the mask: runs of its rows (of its columns, backward), and its units.
 struct MaskLines {
   MaskLines(const BlockSparse::Options& o, const SoftmaxCall& s, BlockRuns::Line line)
-      : runs(o, s.H, line, s.q.device()), block(block_of(o, s.S)), by_token(o.by_token) {}
+      : runs(o, s.H, line, s.q.device()),
+        block(block_of(o, s.S)),
+        alike(o.alike),
+        by_token(o.by_token) {}
   BlockRuns runs;
-  int64_t block;
+  int64_t block, alike;
   bool by_token;
 
   // Calls f(begin, end, line) for the parts of a piece of queries whose rows of the mask are one.
@@ -99,8 +102,11 @@ struct MaskLines {
   void for_rows(const SoftmaxCall& s, const Piece& p, int64_t h, const F& f) const {
     if (!by_token) return for_lines(p, s.position(p.document, p.begin), block, f);
     for (int64_t t = p.begin, next = 0; t < p.end; t = next) {
-      next = t + 1;
-      while (next < p.end && runs.same(p.document, h, t, next)) ++next;
+      const int64_t at = s.position(p.document, t);
+      next = alike > 1 ? std::min(p.end, t + alike - at % alike) : t + 1;
+      for (int64_t other = t + 1; other < next; ++other)
+        require(runs.same(p.document, h, t, other), "block_sparse: alike is ", alike, ", but rows ",
+                t, " and ", other, " of block_mask differ; expected equal ones, or alike = 1");
       f(t, next, t);
     }
   }
@@ -186,6 +192,8 @@ void BlockSparse::check(const Inputs<Tensor>& x, const Options& o) {
   require(T <= S || (o.by_token && !o.causal), "block_sparse: q has ", T, " tokens and k ", S,
           "; expected at most as many");
   require(o.block >= 1, "block_sparse: block is ", o.block, ", expected 1 or more");
+  require(o.alike >= 1 && (o.alike == 1 || (o.by_token && T <= S)), "block_sparse: alike is ",
+          o.alike, ", expected 1, or more with by_token and no more queries than keys");
   require(static_cast<bool>(o.block_mask),
           "block_sparse: block_mask [1 or H, rows, columns] is missing");
   const Shape& mask = o.block_mask.shape();

@@ -14,15 +14,17 @@ using namespace softmax;
 
 struct BlockMask {
   const uint8_t* data = nullptr;  // [batches, heads, rows, columns]
-  int batches = 1, heads = 1, rows = 0, columns = 0;
-  int group = 1;  // heads of queries that share one of the mask
+  int heads = 1, rows = 0, columns = 0;
+  int step = 0;        // lines of heads from one row of the batch to the next; 0: all share one
+  unsigned share = 0;  // 2^31 / heads of queries that share one of the mask, rounded up
   int block = 64;
   bool by_token = false;  // rows are those of the queries, not of blocks
 
+  // What the mask has for a head of queries: h / group, without a division in the loops.
+  __device__ int head(int h) const { return static_cast<int>(__umulhi(2u * h, share)); }
   __device__ int row(int t, int i) const { return by_token ? t : i / block; }
-  __device__ bool at(int batch, int head, int row, int column) const {
-    const int64_t line = batches == 1 ? head : int64_t{batch} * heads + head;
-    return data[(line * rows + row) * columns + column] != 0;
+  __device__ bool at(int line, int row, int column) const {
+    return data[(int64_t{line} * rows + row) * columns + column] != 0;
   }
 };
 
@@ -39,18 +41,17 @@ struct ListWalk {
 struct ListedMask {
   Band band;
   BlockMask mask;
-  const int* lists = nullptr;  // [batches, mask.heads, tiles, others + 1]: a count, then entries
-  int batches = 1, tiles = 0, others = 0;
+  const int* lists = nullptr;           // [lines, tiles, others + 1]: a count, then entries
+  int step = 0, tiles = 0, others = 0;  // step: that of the mask, but 0 where documents share a row
 
   __device__ Range keys(int t) const { return band.keys(t); }
   __device__ Range queries(int j) const { return band.queries(j); }
   __device__ Bounds bounds_of_rows(int t, int count) const { return band.bounds_of_rows(t, count); }
   __device__ Bounds bounds_of_keys(int j, int count) const { return band.bounds_of_keys(j, count); }
-  __device__ int head(int h) const { return mask.heads == 1 ? 0 : h / mask.group; }
   __device__ int sink(int h, int) const { return h; }
 
   __device__ ListWalk walk(int b, int h, int tile) const {
-    const int64_t line = batches == 1 ? head(h) : int64_t{b} * mask.heads + head(h);
+    const int64_t line = b * step + mask.head(h);
     const int* const list = lists + (line * tiles + tile) * (others + 1);
     return {list + 1, *list};
   }
@@ -67,7 +68,7 @@ struct ListedMask {
     const int n = band.cu ? document_at(band.cu, band.documents, j) : b;
     const int start = band.cu ? band.cu[n] : 0;
     const int row = mask.row(t, t + band.S - band.T - start);
-    return mask.at(n, head(h), row, (j - start) / mask.block);
+    return mask.at(n * mask.step + mask.head(h), row, (j - start) / mask.block);
   }
 };
 
@@ -112,7 +113,7 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int b
     for (int j = max(keys.begin, in.begin), j_next = 0; j < min(keys.end, in.end); j = j_next) {
       const int column = (j - in.begin) / mask.block;
       j_next = in.begin + (column + 1) * mask.block;
-      const bool set = mask.at(n, head, row, column);
+      const bool set = mask.at(n * mask.step + head, row, column);
       found.any |= set;
       found.all &= set;
     }
@@ -125,11 +126,11 @@ __device__ inline Overlap overlap(const Band& band, const BlockMask& mask, int b
 // reverse. The tile of M is that of `groups` warpgroups. `position`: as in OneRowMask, or null.
 template <bool kRows>
 __global__ void __launch_bounds__(128)
-    list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int batches, int tiles,
+    list_tiles(Band band, const BlockMask mask, int M, int N, int groups, int64_t lines, int tiles,
                int others, int* lists, const int* position) {
   if (position) band.S = *position + 1;
   const int64_t line = blockIdx.x * int64_t{4} + tile::warp_index();  // of the lists
-  if (line >= int64_t{batches} * mask.heads * tiles) return;
+  if (line >= lines * tiles) return;
   const int own = static_cast<int>(line % tiles);
   const int head = static_cast<int>(line / tiles % mask.heads);
   const int b = static_cast<int>(line / tiles / mask.heads);
@@ -181,15 +182,14 @@ inline Tensor list_memory(const ListShape& shape, const Tensor& mask, bool packe
 inline ListedMask find_lists(const ListShape& shape, const Tensor& memory, const Band& band,
                              const BlockMask& mask, const int* position = nullptr) {
   const int tiles = shape.tiles(band.T, band.S), others = shape.others(band.T, band.S);
-  const int batches = band.cu ? 1 : mask.batches;
   int* const lists = dptr<int>(memory);
-  launch(shape.rows ? list_tiles<true> : list_tiles<false>,
-         (int64_t{batches} * mask.heads * tiles + 3) / 4, 128, 0, band, mask, shape.M, shape.N,
-         shape.groups, batches, tiles, others, lists, position);
+  launch(shape.rows ? list_tiles<true> : list_tiles<false>, (memory.size(0) * tiles + 3) / 4, 128,
+         0, band, mask, shape.M, shape.N, shape.groups, memory.size(0), tiles, others, lists,
+         position);
   return {.band = band,
           .mask = mask,
           .lists = lists,
-          .batches = batches,
+          .step = band.cu ? 0 : mask.step,
           .tiles = tiles,
           .others = others};
 }
@@ -201,12 +201,14 @@ inline Tensor placed_mask(const Tensor& mask, Device device) {
 
 // `H`: heads of queries.
 inline BlockMask mask_of(const Tensor& mask, const BlockSparse::Options& o, int64_t H) {
+  const auto heads = static_cast<int>(mask.size(1));
+  const int64_t group = H / heads;
   return {.data = dptr<const uint8_t>(mask),
-          .batches = static_cast<int>(mask.size(0)),
-          .heads = static_cast<int>(mask.size(1)),
+          .heads = heads,
           .rows = static_cast<int>(mask.size(2)),
           .columns = static_cast<int>(mask.size(3)),
-          .group = static_cast<int>(H / mask.size(1)),
+          .step = mask.size(0) == 1 ? 0 : heads,
+          .share = static_cast<unsigned>(((int64_t{1} << 31) + group - 1) / group),
           .block = static_cast<int>(std::min<int64_t>(o.block, 1 << 30)),
           .by_token = o.by_token};
 }

@@ -175,6 +175,21 @@ struct Reference<BlockSparse> {
             o};
   }
 
+  // Each query's row of the mask becomes that of the first of its block of `alike`.
+  static void share(Case<BlockSparse>& c, int64_t alike) {
+    c.o.alike = alike;
+    const Tensor& mask = c.o.block_mask;
+    const int64_t T = mask.size(2), shift = c.x.k.size(1) - T;
+    const std::vector<int64_t> cu =
+        c.o.cu_seqlens ? to_ints(c.o.cu_seqlens) : std::vector<int64_t>{0, T + shift};
+    for (size_t n = 0; n + 1 < cu.size(); ++n)
+      for (int64_t i = cu[n]; i < cu[n + 1]; ++i)
+        if (const int64_t first = i - (i - cu[n]) % alike; first >= shift && first < i)
+          mask.select(2, i - shift).copy_from(mask.select(2, first - shift));
+        else if (i > shift && first < shift)
+          mask.select(2, i - shift).copy_from(mask.select(2, 0));
+  }
+
   static std::vector<Case<BlockSparse>> cases() {
     std::vector<Case<BlockSparse>> list = {
         sample("one token", {.B = 2, .H = 2, .density = 1}),
@@ -203,6 +218,8 @@ struct Reference<BlockSparse> {
         sample("by token, one query", {.B = 2, .T = 1, .S = 77, .H = 2, .block = 16}),
         sample("packed, by token", {.T = 70, .H = 4, .Hk = 2, .heads = 2}),
         sample("by token, more queries than keys", {.T = 75, .S = 9, .H = 2, .block = 1}),
+        sample("packed, by token, alike", {.T = 70, .H = 2, .heads = 2}),
+        sample("by token, alike, keys ahead", {.B = 2, .T = 30, .S = 75, .H = 2}),
         sample("by token, blocks of 64", {.T = 150, .block = 64, .density = 0.7}),
     };
     for (Case<BlockSparse>& c : list) {
@@ -216,6 +233,7 @@ struct Reference<BlockSparse> {
       c.o.by_token = c.name.find("by token") != std::string::npos;
       if (c.o.by_token) c.o.block_mask = random_mask({B, heads, c.x.q.size(1), n}, 0.4);
       if (c.name.ends_with("more queries than keys")) c.o.causal = false;
+      if (c.name.find("alike") != std::string::npos) share(c, 4);
       if (c.name == "bigbird") c.o.block_mask = bigbird_blocks(2, 12, 2, 1, 0);
     }
     return list;

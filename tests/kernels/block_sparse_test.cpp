@@ -345,6 +345,23 @@ TEST_CASE("block_sparse: a mask by token that repeats a mask of blocks is that m
     CHECK(difference(b.dx.q, a.dx.q) < 1e-6);
     CHECK(difference(b.dx.k, a.dx.k) < 1e-6);
     CHECK(difference(b.dx.v, a.dx.v) < 1e-6);
+    by_token.alike = block;  // the same tiles, and so the same bits
+    CHECK(same_bits(run<BlockSparse>(x, by_token, dy).y.o, a.y.o));
+  }
+}
+
+TEST_CASE("block_sparse: rows of the mask that are said to be alike, and are not, are named") {
+  const auto x = sample({.T = 20}, Dtype::f32);
+  Settled o = masked(full({1, 20, 3}, 1, Dtype::u8), 8);
+  o.by_token = true;
+  o.alike = 4;
+  run<BlockSparse>(x, o);
+  view<uint8_t>(o.block_mask)(0, 14, 0) = 0;
+  try {
+    run<BlockSparse>(x, o);
+    CHECK(false);
+  } catch (const Error& e) {
+    CHECK_THAT(std::string(e.what()), ContainsSubstring("rows 12 and 14 of block_mask differ"));
   }
 }
 

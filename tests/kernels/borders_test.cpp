@@ -176,6 +176,7 @@ void add_rows(List& list) {
     list.add({op, {{"D", 1}}}, "R", around(cuts::kActivationGrain));
     list.add({op, {{"D", 3}}}, "R", {2 * cuts::kActivationGrain / 3 + 1});
   }
+  list.add({"block_means", {{"B", 1}, {"H", 2}, {"K", 3}}}, "T", around(64));
   list.add({"rotary", {{"B", 1}, {"H", 2}, {"K", 4}}}, "T", around(cuts::kRowGrain / 8));
   for (const int64_t T : {cuts::kRotaryFew, cuts::kRotaryShort, cuts::kRotaryMany,
                           cuts::kRotaryShort + cuts::kRotaryMany})

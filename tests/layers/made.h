@@ -59,6 +59,18 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"block_sparse, random", "block_sparse", "heads = 2\npattern = \"random\"\nblock = 4"},
       {"block_sparse, longformer", "block_sparse",
        "heads = 2\npattern = \"longformer\"\nblock = 4\nglobal_blocks = 2"},
+      {"moba", "moba", "heads = 2\nblock = 4\ntop_k = 3"},
+      {"moba, all settings", "moba",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\ntop_k = 2\nsoftcap = 3.0\nqk_norm = "
+       "true\n"
+       "bias = true\nrotary = false"},
+      {"moba, standard", "moba", "heads = 2"},
+      {"topk", "topk", "heads = 2\nblock = 4\ntop_k = 3"},
+      {"topk, all settings", "topk",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\ntop_k = 5\nfirst_blocks = "
+       "2\nrecent_blocks = "
+       "2\nindex_width = 3\nsoftcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
+      {"topk, no first block", "topk", "heads = 2\nblock = 5\ntop_k = 2\nfirst_blocks = 0"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

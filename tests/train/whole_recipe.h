@@ -20,6 +20,7 @@ inline std::string whole_recipe(const std::string& data) {
          "\"strided\"]\nmlp = [\"swiglu\", \"moe\", \"none\"]\n"
          "[attention]\nheads = 2\n[block_sparse]\nheads = 2\nblock = 8\n"
          "[strided]\ntype = \"block_sparse\"\nheads = 2\nblock = 8\npattern = \"strided\"\n"
+         "[moba]\nheads = 2\nblock = 4\n[topk]\nheads = 2\nblock = 4\n"
          "[linear_attention]\nheads = 2\n[retention]\nheads = 2\n[simple_gla]\nheads = 2\n"
          "[gated_linear]\nheads = 2\n[delta]\nheads = 2\n[gated_delta]\nheads = 2\n[kda]\nheads = "
          "2\n"

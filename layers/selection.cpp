@@ -1,0 +1,56 @@
+#include "layers/selection.h"
+
+#include "autograd/kernel_op.h"
+#include "kernels/block_sparse/block_sparse.h"
+#include "kernels/block_sparse/patterns.h"
+#include "kernels/selection/block_means.h"
+
+namespace weft::layers {
+
+using namespace kernels;
+
+Selection::Selection(const Spec& spec, const TomlTable& t)
+    : block_(t.integer("block", kSize, 64)),
+      top_k_(t.integer("top_k", kSize, 8)),
+      softcap_(t.number("softcap", kCap, 0)) {
+  constexpr int64_t kMost = 8192;  // blocks, for a mask has a column for each
+  const int64_t n = block_count(spec.context, block_);
+  if (n > kMost)
+    t.refuse("block", "a context of ", spec.context, " has ", n, " blocks of ", block_,
+             ", expected at most ", kMost, "; set a larger block");
+}
+
+Var Selection::means(const Var& x, const Context& c) const {
+  return autograd::apply<BlockMeans>({x}, {block_, c.cu_seqlens, c.place}).y;
+}
+
+SelectBlocks Selection::options(const Context& c) const {
+  SelectBlocks o;
+  o.block = block_;
+  o.top_k = top_k_;
+  o.cu_seqlens = c.cu_seqlens;
+  o.position = c.place;
+  return o;
+}
+
+Var Selection::attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block,
+                      const Context& c) const {
+  BlockSparse::Options o;
+  o.block_mask = mask;
+  o.block = block_;
+  o.by_token = true;
+  o.alike = by_block ? block_ : 1;
+  o.softcap = softcap_;
+  o.cu_seqlens = c.cu_seqlens;
+  o.position = c.place;
+  return autograd::apply<BlockSparse>({x.q, x.k, x.v}, o).o;
+}
+
+double Selection::keys_seen(int64_t T) const {
+  double sum = 0;
+  for (int64_t i = 0; i < T; ++i)
+    sum += static_cast<double>(std::min(i / block_, top_k_ - 1) * block_ + i % block_ + 1);
+  return sum / static_cast<double>(T);
+}
+
+}  // namespace weft::layers

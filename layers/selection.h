@@ -1,0 +1,32 @@
+// What the mixers share whose blocks of keys the data choose: their settings, and the choice.
+#pragma once
+
+#include "kernels/selection/select_blocks.h"
+#include "layers/softmax.h"
+
+namespace weft::layers {
+
+// Reads block, top_k and softcap.
+class Selection {
+ public:
+  Selection(const Spec& spec, const TomlTable& t);
+
+  // The means of complete blocks of x [B, S, heads, width], all that there is up to now.
+  Var means(const Var& x, const Context& c) const;
+  // For rows of q that stand at the end of what there is up to now.
+  kernels::SelectBlocks options(const Context& c) const;
+  // Softmax attention of q [B, T, H, K] over the blocks that `mask` has for each of its rows; with
+  // by_block those of a block are equal.
+  Var attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block,
+             const Context& c) const;
+  // Mean number of keys that a token sees of a text of T.
+  double keys_seen(int64_t T) const;
+
+  int64_t block() const { return block_; }
+
+ private:
+  int64_t block_, top_k_;
+  double softcap_;
+};
+
+}  // namespace weft::layers

@@ -150,24 +150,23 @@ int run_plot(const PlotArguments& a) {
     require(contains(metrics, a.metric), "--metric: ", unknown_name("metric", a.metric, metrics));
     metrics = {a.metric};
   }
-  const bool printed = a.out.empty() && (a.csv || a.json);
-  const std::string out = !a.out.empty() ? a.out
-                          : printed      ? "/dev/stdout"
-                          : a.svg        ? "plot.svg"
-                                         : "plot.html";
+  const bool printed = a.out.empty() && (a.csv || a.json);  // on standard output
+  const std::string out = !a.out.empty() ? a.out : a.svg ? "plot.svg" : "plot.html";
   std::vector<std::string> inputs;
   for (const RunMetrics& r : runs) inputs.push_back(r.path);
-  require_page_output(out, inputs, a.overwrite);
+  if (!printed) require_page_output(out, inputs, a.overwrite);
   const std::string text =
       a.csv    ? csv_of(runs, metrics)
       : a.json ? json_line(data_of(runs, metrics, false)) + "\n"
       : a.svg  ? picture_of(runs, contains(metrics, "loss") ? "loss" : metrics[0], a.against)
                : page_of(runs, metrics, a.against);
-  if (a.csv || a.json)
+  if (printed)
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  else if (a.csv || a.json)
     write_file(out, text);
   else
     write_page(out, text, "plot fewer runs, or one --metric");
-  if (!is_standard_output(out))
+  if (!printed && !is_standard_output(out))
     std::printf("%s: %s, %s\n", out.c_str(),
                 runs.size() == 1 ? "1 run" : concat(runs.size(), " runs").c_str(),
                 bytes_text(double(text.size())).c_str());

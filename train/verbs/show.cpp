@@ -291,25 +291,25 @@ void check(const ShowArguments& a) {
 
 int run_show(const ShowArguments& a) {
   check(a);
-  const std::string out = !a.out.empty() ? a.out
-                          : a.json       ? "/dev/stdout"
-                          : a.svg        ? "show.svg"
-                                         : "show.html";
+  const bool printed = a.out.empty() && a.json;  // on standard output
+  const std::string out = !a.out.empty() ? a.out : a.svg ? "show.svg" : "show.html";
   std::vector<std::string> inputs;
   for (const std::string& c : a.checkpoints) inputs.push_back(find_checkpoint(c));
-  require_page_output(out, inputs, a.overwrite);
+  if (!printed) require_page_output(out, inputs, a.overwrite);
   Shown shown;
   for (const std::string& c : a.checkpoints) look_into(c, a, shown);
   const std::string text = a.json  ? json_line(data_of(shown, /*packed=*/false)) + "\n"
                            : a.svg ? picture_of(shown, a.text)
                                    : page_of(shown, a.text);
-  if (a.json)
+  if (printed)
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  else if (a.json)
     write_file(out, text);
   else
     write_page(out, text, "choose a --layer, a --head or a shorter --text");
   size_t matrices = 0;
   for (const LayerView& view : shown.layers) matrices += view.panels.size();
-  if (!is_standard_output(out))
+  if (!printed && !is_standard_output(out))
     std::printf("%s: %zu matrices of %zu tokens, %s\n", out.c_str(), matrices,
                 shown.texts[0].size(), bytes_text(double(text.size())).c_str());
   return 0;

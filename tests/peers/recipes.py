@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Trains every recipe and prints one table of what came out; draws the curves of the losses.
+"""Trains every recipe and prints one table of what came out.
+`weft plot runs/recipes/*` draws the curves of the losses.
 
-    tests/peers/recipes.py [--program build/release/weft] [--runs DIR] [--svg losses.svg] [--json] [NAME ...]
+    tests/peers/recipes.py [--program build/release/weft] [--runs DIR] [--json] [NAME ...]
 
 A run that is finished already is not repeated. Needs Python alone.
 """
 import argparse
 import json
-import math
 import pathlib
 import subprocess
 import tomllib
@@ -60,73 +60,10 @@ def row(f):
             f"{f['peak_bytes'] / 2**20:.1f} MiB", exact]
 
 
-COLOURS = ["#1b6ca8", "#c0392b", "#1e8449", "#8e44ad", "#b9770e", "#148f77", "#7f8c8d", "#d81b60",
-           "#5d4037", "#283593", "#689f38", "#ef6c00", "#00838f", "#6a1b9a"]
-
-
-def draw(curves, path):
-    """Bits a byte over bytes read, one line a recipe; held-out losses as dots.
-
-    A curve is (name, [(bytes, training loss)], [(bytes, held-out loss)]), losses in nats.
-    """
-    width, height, left, top, right, bottom = 860, 400, 60, 20, 170, 50
-    bits = 1 / math.log(2)
-    longest = max(points[-1][0] for _, points, _ in curves)
-    low, high = 1.0, 6.0
-
-    def place(x, y):
-        px = left + (width - left - right) * x / longest
-        py = top + (height - top - bottom) * (high - min(max(y * bits, low), high)) / (high - low)
-        return px, py
-
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-           'font-family="sans-serif" font-size="12">',
-           f'<rect width="{width}" height="{height}" fill="white"/>']
-    for y in range(int(low), int(high) + 1):
-        _, py = place(0, y / bits)
-        out.append(f'<line x1="{left}" x2="{width - right}" y1="{py:.1f}" y2="{py:.1f}" '
-                   f'stroke="#ddd"/><text x="{left - 8}" y="{py + 4:.1f}" text-anchor="end">{y}</text>')
-    for i in range(5):
-        x = longest * i / 4
-        out.append(f'<text x="{place(x, low)[0]:.1f}" y="{height - bottom + 18}" '
-                   f'text-anchor="middle">{x / 1e6:.1f} M</text>')
-    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 12}" text-anchor="middle">'
-               'bytes of the King James Bible read</text>')
-    out.append(f'<text x="16" y="{height / 2}" text-anchor="middle" '
-               f'transform="rotate(-90 16 {height / 2})">bits a byte</text>')
-    for i, (name, points, held) in enumerate(sorted(curves, key=lambda c: c[2][-1][1])):
-        colour = COLOURS[i % len(COLOURS)]
-        line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
-        out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.4" points="{line}"/>')
-        for x, y in held:
-            px, py = place(x, y)
-            out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{colour}"/>')
-            if len(curves) == 1:
-                out.append(f'<text x="{px:.1f}" y="{py - 10:.1f}" text-anchor="middle">'
-                           f'{y * bits:.2f}</text>')
-        y = top + 14 + 20 * i
-        out.append(f'<line x1="{width - right + 12}" x2="{width - right + 32}" y1="{y - 4}" '
-                   f'y2="{y - 4}" stroke="{colour}" stroke-width="3"/>')
-        out.append(f'<text x="{width - right + 38}" y="{y}">{name} {held[-1][1] * bits:.2f}</text>')
-    y = height - bottom
-    out.append(f'<circle cx="{width - right + 22}" cy="{y - 4}" r="4" fill="#444"/>'
-               f'<text x="{width - right + 38}" y="{y}">held-out text</text>')
-    out.append("</svg>")
-    pathlib.Path(path).write_text("\n".join(out) + "\n")
-
-
-def curve(name, out):
-    steps, evals = read(out)
-    at = {x["step"]: x["tokens"] for x in steps}
-    return (name, [(x["tokens"], x["loss"]) for x in steps],
-            [(at[x["step"]], x["eval_loss"]) for x in evals if x["step"] in at])
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--program", default=str(ROOT / "build/release/weft"))
     p.add_argument("--runs", default=str(ROOT / "runs/recipes"))
-    p.add_argument("--svg")
     p.add_argument("--json", action="store_true", help="one JSON object a recipe")
     p.add_argument("names", nargs="*")
     a = p.parse_args()
@@ -136,16 +73,11 @@ def main():
     if not a.json:
         print("| recipe | parameters | steps | loss | held-out loss | result | tokens/s | peak | "
               "peak as planned |\n|---|---|---|---|---|---|---|---|---|")
-    curves = []
     for recipe in recipes:
         out = pathlib.Path(a.runs) / recipe.stem
         train(a.program, recipe, out)
         f = figures(a.program, recipe, out)
         print(json.dumps(f) if a.json else "| " + " | ".join(row(f)) + " |", flush=True)
-        if not recipe.stem.startswith("mqar"):
-            curves.append(curve(recipe.stem, out))
-    if a.svg:
-        draw(curves, a.svg)
 
 
 if __name__ == "__main__":

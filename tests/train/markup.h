@@ -25,7 +25,7 @@ inline std::string markup_fault(std::string text) {
       at = from;
     }
   }
-  static const std::set<std::string> alone = {"meta", "input"};
+  static const std::set<std::string> alone = {"meta", "input", "br"};
   static const std::regex tag(
       "<(?:!doctype html|!--[^<>]*--|(/?)([a-z0-9]+)((?: [a-zA-Z-]+(?:=\"[^\"<>]*\")?)*)(/?))>");
   std::vector<std::string> open;

@@ -129,13 +129,27 @@ TEST_CASE("outputs: a standard output that takes nothing ends every verb with a 
   write_operation(f);
   write_small_run(f);
   REQUIRE(run_shell(f, "$WEFT train recipe.toml && $WEFT data text.txt --out d.h5").status == 0);
-  for (const char* verb :
-       {"--help", "train --help", "op --list", "op attention --help", "version", "doctor",
-        "inspect recipe.toml", "inspect recipe.toml --json", "data --describe d.h5",
-        "data text.txt --out d.h5", "eval run --batches 1", "generate run --prompt a --tokens 2",
-        "export recipe.toml --steps 1 --out e.h5", "op attention in.h5 o.h5",
-        "gradcheck --op rms_norm", "gradcheck --op rms_norm --json",
-        "bench rms_norm --lengths 16 --budget 0 --json"}) {
+  for (const char* verb : {"--help",
+                           "train --help",
+                           "op --list",
+                           "op attention --help",
+                           "version",
+                           "doctor",
+                           "inspect recipe.toml",
+                           "inspect recipe.toml --json",
+                           "data --describe d.h5",
+                           "data text.txt --out d.h5",
+                           "eval run --batches 1",
+                           "generate run --prompt a --tokens 2",
+                           "export recipe.toml --steps 1 --out e.h5",
+                           "plot run --csv",
+                           "plot run",
+                           "show run --text ab --json",
+                           "show run --text ab",
+                           "op attention in.h5 o.h5",
+                           "gradcheck --op rms_norm",
+                           "gradcheck --op rms_norm --json",
+                           "bench rms_norm --lengths 16 --budget 0 --json"}) {
     INFO(verb);
     REQUIRE(run_shell(f, concat("$WEFT ", verb, " >/dev/null")).status == 0);
     says(run_shell(f, concat("$WEFT ", verb, " >/dev/full")), 2, {"output", "No space left"});

@@ -68,6 +68,9 @@ struct Frame {
       y = {0, 1};
     }
     if (x.size() == 0) x = {x.low - 0.5, x.high + 0.5};
+    const bool dots = std::all_of(chart.curves.begin(), chart.curves.end(),
+                                  [](const Curve& c) { return c.dots; });
+    if (dots) x = {x.low - 0.05 * x.size(), x.high + 0.05 * x.size()};  // off the edges
     // As flat as it is, a line stands in the middle.
     const double least = std::max(1e-12, 1e-6 * std::abs(y.high));
     if (y.size() < least) y = {y.low - std::max(least, 0.05 * std::abs(y.low)), y.high + least};

@@ -40,6 +40,7 @@ label{margin-right:.7rem;white-space:nowrap}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--line)}
+small{white-space:nowrap}
 th:first-child,td:first-child{text-align:left;white-space:nowrap}
 .key{display:inline-block;width:1.4em;height:.25em;margin-right:.4em;vertical-align:middle;
  background:currentColor}

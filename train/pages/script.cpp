@@ -81,20 +81,23 @@ if (box) {
     now = i;
     const m = data.matrices[i], T = (tokens = data.texts[m.text]).length, side = 1000 / T;
     head.textContent = m.label;
-    const big = svg('svg', {viewBox: '-90 -90 1100 1100', tabindex: 0, role: 'img',
-                            'aria-label': m.label});
+    const size = Math.min(22, Math.max(9, side)), every = Math.ceil(size / side * .9);
+    const names = tokens.map(k => k.replaceAll(' ', '·').slice(0, 8));
+    const longest = Math.max(...names.map(k => k.length)), edge = 12 + longest * size * .65;
+    const big = svg('svg', {viewBox: `${-edge} ${-edge} ${1010 + edge} ${1010 + edge}`,
+                            tabindex: 0, role: 'img', 'aria-label': m.label});
     const copy = svg('svg', {x: 0, y: 0, width: 1000, height: 1000, viewBox: `0 0 ${T} ${T}`,
                              preserveAspectRatio: 'none'});
     copy.innerHTML = document.querySelector(`[data-matrix="${i}"] svg`).innerHTML;
     cursor = svg('rect', {width: 1, height: 1, class: 'cursor', 'stroke-width': T / 300});
     copy.append(cursor);
     big.append(copy);
-    const size = Math.min(22, Math.max(9, side)), every = Math.ceil(size / side * .9);
     for (let k = 0; k < T; k += every) {
-      const a = svg('text', {x: -6, y: (k + .75) * side, class: 'end', 'font-size': size}),
-            b = svg('text', {transform: `translate(${(k + .75) * side},-6) rotate(-90)`,
-                             'font-size': size});
-      a.textContent = b.textContent = tokens[k].replaceAll(' ', '␣').slice(0, 8);
+      const at = (k + .5) * side, turned = longest > 1 ? ' rotate(-90)' : '';
+      const a = svg('text', {x: -6, y: at + size / 3, class: 'end', 'font-size': size}),
+            b = svg('text', {transform: `translate(${at + (turned ? size / 3 : 0)},-6)${turned}`,
+                             class: turned ? '' : 'mid', 'font-size': size});
+      a.textContent = b.textContent = names[k];
       big.append(a, b);
     }
     stage.replaceChildren(big);

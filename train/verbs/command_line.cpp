@@ -11,6 +11,7 @@
 #include "train/verbs/doctor.h"
 #include "train/verbs/verbs.h"
 #include "train/workbench/bench.h"
+#include "train/workbench/bench_diff.h"
 #include "train/workbench/certificate.h"
 #include "train/workbench/op.h"
 
@@ -48,6 +49,7 @@ struct Arguments {
   ExportArguments export_;
   PlotArguments plot;
   ShowArguments show;
+  CompareArguments compare;
 };
 
 void add_train(CLI::App& app, TrainArguments& a, int& status) {
@@ -185,6 +187,26 @@ void add_show(CLI::App& app, ShowArguments& a, int& status) {
   verb->callback([&] { status = run_show(a); });
 }
 
+void add_compare(CLI::App& app, CompareArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand(
+      "compare", "train recipes on the same data, tokens and seeds; a page of what came out");
+  verb->footer(
+      "Example:\n  weft compare recipes/delta.toml recipes/mamba.toml --tokens 500000 --seeds 3\n"
+      "The same command goes on where it was stopped; finished runs stay.");
+  verb->add_option("recipes", a.recipes, "the recipes, TOML files")->required();
+  add_set(verb, a.set);
+  verb->add_option("--tokens", a.tokens, "tokens of training for each run (standard: the first's)")
+      ->check(in_64_bits);
+  verb->add_option("--seeds", a.seeds, "runs of each recipe, from seeds 1, 2, ...")
+      ->capture_default_str()
+      ->check(in_64_bits);
+  verb->add_option("--out", a.out, "the folder of the runs, compare.html and compare.json")
+      ->capture_default_str();
+  verb->add_flag("--overwrite", a.overwrite, "train anew what lies in that folder");
+  add_device(verb, a.device);
+  verb->callback([&] { status = run_compare(a); });
+}
+
 void add_doctor(CLI::App& app, DoctorArguments& a, int& status) {
   CLI::App* verb =
       app.add_subcommand("doctor", "what this machine has, what is missing, and what to do");
@@ -238,6 +260,7 @@ void add_bench(CLI::App& app, int& status) {
   verb->footer(
       "Example:\n  weft bench linear delta --lengths 2048,4096\n"
       "  weft bench attention --set window=256\n"
+      "  weft bench --diff before.jsonl after.jsonl\n"
       "OMP_NUM_THREADS sets the threads.");
   verb->add_option("names", a->names, "operations (standard: the mechanisms)");
   verb->add_option("--lengths", a->lengths, "lengths T (standard: 512,1024,2048,4096,8192)")
@@ -257,7 +280,21 @@ void add_bench(CLI::App& app, int& status) {
   verb->add_option("--peers", a->peers, "with cuda: times of tests/peers/cuda_ops.py, to compare")
       ->type_name("FILE");
   verb->add_flag("--json", a->json, "print a JSON object a line instead of a table");
-  verb->callback([a, &status] { status = run_bench(*a, std::cout); });
+  const auto diff = std::make_shared<std::vector<std::string>>();
+  verb->add_option("--diff", *diff, "compare two saved outputs of --json, and time nothing")
+      ->type_name("BEFORE AFTER")
+      ->expected(2);
+  verb->callback([a, diff, &status] {
+    if (diff->empty()) {
+      status = run_bench(*a, std::cout);
+      return;
+    }
+    require(a->names.empty() && a->lengths.empty() && a->set.empty() && a->without.empty() &&
+                a->peers.empty(),
+            "bench --diff compares two files and times nothing; leave out operations and their "
+            "flags");
+    status = run_bench_diff(diff->front(), diff->back(), a->json, std::cout);
+  });
 }
 
 // `weft help VERB` is `weft VERB --help`, `weft --version` is `weft version`.
@@ -309,6 +346,7 @@ int run_command(int argc, char** argv) {
   add_export(app, a.export_, status);
   add_plot(app, a.plot, status);
   add_show(app, a.show, status);
+  add_compare(app, a.compare, status);
   add_gradcheck(app, status);
   add_op(app, status);
   add_bench(app, status);

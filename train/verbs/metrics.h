@@ -15,6 +15,7 @@ struct MetricSeries {
 struct RunMetrics {
   std::string name;  // the folder's own
   std::string path;  // of the file
+  int colour = 0;    // in pictures
   // By the key of the file: "loss", "eval_loss", "lr", "norm", "tokens_per_second", "peak_bytes"...
   std::map<std::string, MetricSeries> metrics;
   std::vector<std::string> skipped;  // lines that could not be read, each with its place and why

@@ -27,6 +27,7 @@ struct Panel {
   std::string head;  // "head 3", "channel 7", "mean of 256 channels"
   std::vector<double> values;
   double largest = 0;
+  int colour = -1;  // of the head's gates
 };
 
 struct LayerView {
@@ -59,9 +60,10 @@ std::vector<double> mean_of(const Tensor& matrices) {
   return mean;
 }
 
-void add_panel(LayerView& view, const std::string& head, std::vector<double> values) {
+void add_panel(LayerView& view, const std::string& head, std::vector<double> values,
+               int colour = -1) {
   const double largest = largest_of(values);
-  view.panels.push_back({head, std::move(values), largest});
+  view.panels.push_back({head, std::move(values), largest, colour});
 }
 
 void add_panels(LayerView& view, const layers::Mixing& m, const ShowArguments& a) {
@@ -77,7 +79,8 @@ void add_panels(LayerView& view, const layers::Mixing& m, const ShowArguments& a
   }
   require(a.head < n, "--head ", a.head, ": ", view.title(), " has heads 0 to ", n - 1);
   for (int64_t h = 0; h < n; ++h)
-    if (a.head < 0 || a.head == h) add_panel(view, concat("head ", h), numbers_of(m.matrix, h));
+    if (a.head < 0 || a.head == h)
+      add_panel(view, concat("head ", h), numbers_of(m.matrix, h), static_cast<int>(h));
 }
 
 void add_gates(LayerView& view, const layers::Mixing& m, const ShowArguments& a) {
@@ -194,7 +197,7 @@ ordered_json data_of(const Shown& shown, bool packed) {
 std::string square(const Panel& p, size_t T, const std::string& label) {
   return concat("<svg viewBox=\"0 0 ", T, " ", T, "\" role=\"img\" aria-label=\"", escaped(label),
                 "\">\n", matrix_inside(p.values, T, p.largest), "<path class=\"frame\" ",
-                "vector-effect=\"non-scaling-stroke\" d=\"M0 0V", T, "H", T, "Z\"/></svg>");
+                "vector-effect=\"non-scaling-stroke\" d=\"M0 0V", T, "H", T, "\"/></svg>");
 }
 
 std::string section_of(const LayerView& view, size_t T, size_t& index) {
@@ -205,6 +208,9 @@ std::string section_of(const LayerView& view, size_t T, size_t& index) {
   for (const Panel& p : view.panels)
     s += concat("<figure><button class=\"open\" data-matrix=\"", index++, "\" aria-label=\"open ",
                 escaped(p.head), "\">", square(p, T, p.head), "</button><figcaption>",
+                p.colour < 0 || view.gates.empty()
+                    ? ""
+                    : concat("<span class=\"key c", p.colour % 8, "\"></span>"),
                 escaped(p.head), ", largest ", number_text("%.3g", p.largest),
                 "</figcaption></figure>\n");
   s += "</div>\n";
@@ -285,25 +291,25 @@ void check(const ShowArguments& a) {
 
 int run_show(const ShowArguments& a) {
   check(a);
-  const std::string out = !a.out.empty() ? a.out
-                          : a.json       ? "/dev/stdout"
-                          : a.svg        ? "show.svg"
-                                         : "show.html";
+  const bool printed = a.out.empty() && a.json;  // on standard output
+  const std::string out = !a.out.empty() ? a.out : a.svg ? "show.svg" : "show.html";
   std::vector<std::string> inputs;
   for (const std::string& c : a.checkpoints) inputs.push_back(find_checkpoint(c));
-  require_page_output(out, inputs, a.overwrite);
+  if (!printed) require_page_output(out, inputs, a.overwrite);
   Shown shown;
   for (const std::string& c : a.checkpoints) look_into(c, a, shown);
   const std::string text = a.json  ? json_line(data_of(shown, /*packed=*/false)) + "\n"
                            : a.svg ? picture_of(shown, a.text)
                                    : page_of(shown, a.text);
-  if (a.json)
+  if (printed)
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  else if (a.json)
     write_file(out, text);
   else
     write_page(out, text, "choose a --layer, a --head or a shorter --text");
   size_t matrices = 0;
   for (const LayerView& view : shown.layers) matrices += view.panels.size();
-  if (!is_standard_output(out))
+  if (!printed && !is_standard_output(out))
     std::printf("%s: %zu matrices of %zu tokens, %s\n", out.c_str(), matrices,
                 shown.texts[0].size(), bytes_text(double(text.size())).c_str());
   return 0;

@@ -78,6 +78,17 @@ struct ShowArguments {
 };
 int run_show(const ShowArguments& a);
 
+struct CompareArguments {
+  std::string device;  // empty: the recipes', else a GPU where there is one
+  std::vector<std::string> recipes;
+  std::vector<std::string> set;      // of every recipe
+  int64_t tokens = 0;                // of training, for each run; 0: as the first recipe
+  int64_t seeds = 1;                 // 1, 2, ...
+  std::string out = "runs/compare";  // a folder
+  bool overwrite = false;            // train anew what lies there
+};
+int run_compare(const CompareArguments& a);
+
 int run_version();
 
 }  // namespace weft::train

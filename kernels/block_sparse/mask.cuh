@@ -63,12 +63,13 @@ struct ListedMask {
   __device__ ListWalk query_tiles(int b, int h, int tile) const {
     return walk(b, h, tile);
   }
-  // Both in one document, and within the band.
+  // Both in one document, and within the band. Rows without documents have a path of their own,
+  // whose line and row are known before the loops.
   __device__ bool sees(int b, int h, int t, int j) const {
-    const int n = band.cu ? document_at(band.cu, band.documents, j) : b;
-    const int start = band.cu ? band.cu[n] : 0;
-    const int row = mask.row(t, t + band.S - band.T - start);
-    return mask.at(n * mask.step + mask.head(h), row, (j - start) / mask.block);
+    const int i = t + band.S - band.T, head = mask.head(h);
+    if (band.cu == nullptr) return mask.at(b * mask.step + head, mask.row(t, i), j / mask.block);
+    const int n = document_at(band.cu, band.documents, j), start = band.cu[n];
+    return mask.at(n * mask.step + head, mask.row(t, i - start), (j - start) / mask.block);
   }
 };
 

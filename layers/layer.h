@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -107,6 +108,11 @@ class Layer {
   virtual double flops_per_token(int64_t T) const = 0;
   // Parameters a token actually meets (less than all in a mixture of experts); -1 means all.
   virtual int64_t active_parameters() const { return -1; }
+  // The longest text that the layer can be fed.
+  virtual int64_t longest_text() const { return std::numeric_limits<int32_t>::max(); }
+  // `step` optimizer steps were taken; for layers that draw numbers anew every so many of them. It
+  // is called between steps, and what it does depends on the number alone, not on earlier calls.
+  virtual void at_step(int64_t step) { static_cast<void>(step); }
 };
 
 // What a maker may know of the model around it.

@@ -464,7 +464,14 @@ Tensor Model::step(const Tensor& token, Generation& generation) const {
 }
 
 int64_t Model::longest_text() const {
-  return parts_->positions ? context_ : std::numeric_limits<int32_t>::max();
+  int64_t longest = parts_->positions ? context_ : std::numeric_limits<int32_t>::max();
+  for (const Block& block : parts_->blocks)
+    longest = std::min(longest, block.mixer->longest_text());
+  return longest;
+}
+
+void Model::at_step(int64_t step) {
+  for (const Block& block : parts_->blocks) block.mixer->at_step(step);
 }
 
 double Model::flops_per_token() const {

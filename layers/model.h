@@ -52,9 +52,12 @@ class Model {
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   int64_t context() const { return context_; }
-  // The most tokens of a text that can be fed: the context where positions are learned, else as
-  // many as 32 bits number.
+  // The most tokens of a text that can be fed: the context where positions are learned, what the
+  // layers say, else as many as 32 bits number.
   int64_t longest_text() const;
+  // Says that `step` optimizer steps were taken: before a step of training, and before the model is
+  // used as it was after them.
+  void at_step(int64_t step);
   int64_t vocabulary() const { return vocabulary_; }
   int64_t width() const { return width_; }
   // Forward FLOPs a token at the context's length: 2 a parameter met, plus the mixers' own.

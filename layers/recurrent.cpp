@@ -2,10 +2,11 @@
 
 namespace weft::layers {
 
-HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v) {
+HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v,
+                     bool shared) {
   HeadSizes s;
   s.H = t.integer("heads", kSize, 4);
-  s.Hk = t.integer("key_heads", kSize, s.H);
+  s.Hk = shared ? t.integer("key_heads", kSize, s.H) : s.H;
   if (s.H % s.Hk != 0)
     t.refuse("key_heads", s.H, " heads cannot share ", s.Hk, " key heads evenly");
   const auto width = [&](const char* key, double expand) {

@@ -19,8 +19,10 @@ struct HeadSizes {
 };
 
 // Reads heads, key_heads, key_width and value_width; the widths, per head, are by default such that
-// all heads together have expand_k and expand_v times the model's width.
-HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v);
+// all heads together have expand_k and expand_v times the model's width. Where heads cannot share
+// keys, there is no key_heads to read.
+HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, double expand_v,
+                     bool shared = true);
 
 // q, k [B, T, Hk, K] and v [B, T, H, V]: projections q_proj, k_proj, v_proj, each through a short
 // convolution q_conv1d, k_conv1d, v_conv1d and silu.

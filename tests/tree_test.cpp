@@ -41,8 +41,8 @@ const std::vector<std::set<std::string>> kFloors = {
     {"tokens"},
     {"rows"},
     {"lookup"},
-    {"products", "experts", "sequence", "optimizer", "generation", "softmax", "selection",
-     "delta_rule"}};
+    {"products", "experts", "sequence", "features", "optimizer", "generation", "softmax",
+     "selection", "delta_rule"}};
 const std::size_t kMechanisms = kFloors.size();
 
 std::size_t floor_of(const std::string& room) {

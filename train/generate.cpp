@@ -26,10 +26,10 @@ void check_length(const layers::Model& model, int64_t prompt, int64_t count) {
           model.context(), "; shorten the prompt");
   // The last token is fed to no step.
   const int64_t most = model.longest_text() - prompt + 1;
-  const bool learned = model.longest_text() == model.context();
+  const bool context = model.longest_text() == model.context();
   require(count <= most, count, " tokens after a prompt of ", prompt, " go beyond ",
-          learned ? concat("the context of ", model.context(),
-                           ", and the model has learned no position past it")
+          context ? concat("the context of ", model.context(),
+                           ", and the model knows no position past it")
                   : concat(model.longest_text(), " tokens, the longest text there can be"),
           "; ask for at most ", most);
 }

@@ -230,6 +230,7 @@ auto Trainer::guarded(const F& f) {
 }
 
 void Trainer::begin_step() {
+  model_->at_step(state_.step);
   guarded([&] { stepper_->begin(state_.step, [&] { return source_->next(kCpu); }); });
   ++state_.step;
   ++under_way_;
@@ -285,6 +286,7 @@ void Trainer::beside(const char* what, const F& f) {
 
 void Trainer::evaluate_now() {
   beside("not evaluated", [&] {
+    model_->at_step(state_.step);  // as `weft eval` will find it
     const Evaluation e = evaluate(*model_, *source_->held_out(), recipe_.train.eval_batches,
                                   recipe_.train.device, [] { return stop_signal != 0; });
     abandoned_ = !e.whole;
@@ -308,6 +310,7 @@ void Trainer::evaluate_now() {
 void Trainer::sample_now() {
   if (!source_->is_text() || recipe_.sample.tokens == 0 || !no_samples().empty()) return;
   beside("no sample", [&] {
+    model_->at_step(state_.step);
     const SamplingSettings s{recipe_.sample.temperature, recipe_.sample.top_k, recipe_.sample.top_p,
                              recipe_.train.seed + static_cast<uint64_t>(state_.step),
                              source_->tokenizer()->vocabulary()};

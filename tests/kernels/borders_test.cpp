@@ -12,6 +12,7 @@
 #include "core/text.h"
 #include "kernels/contract/agreement.h"
 #include "kernels/delta/wy.h"
+#include "kernels/features/random_features.h"
 #include "kernels/gated_linear/problem.h"
 #include "kernels/kda/problem.h"
 #include "kernels/linear/problem.h"
@@ -186,6 +187,23 @@ void add_rows(List& list) {
     list.add({"rotary", {{"B", 1}, {"H", 1}, {"K", wide}}}, "T", around(n * cuts::kRotaryTokens));
 }
 
+void add_features(List& list) {
+  for (const char* kind : {"positive", "trigonometric"})
+    for (const int64_t blocks : {1, 2})
+      list.add({"random_features",
+                {{"B", 1}, {"T", 3}, {"H", 2}, {"K", 3}},
+                {"shift"},
+                {{"kind", kind}}},
+               "M", around(blocks * kFeatureBlock));
+  list.add({"random_features", {{"B", 1}, {"H", 2}, {"K", 2}, {"M", cuts::kRowGrain / 32}}}, "T",
+           around(8));
+  for (const int64_t T :
+       {cuts::kRowGrain / 8, cuts::kBlockRows, cuts::kRowBlocks * cuts::kBlockRows})
+    list.add({"cosine_features", {{"B", 1}, {"H", 2}, {"K", 4}}}, "T", around(T));
+  list.add({"forget_gate", {{"D", 1}}, {}, {{"bound", "0.3"}}}, "R",
+           around(cuts::kActivationGrain));
+}
+
 void add_scatters(List& list) {
   // One strip and a part, two and a part; fewer numbers than are cut, just as many, and more.
   for (const int64_t D : {cuts::kScatterStrip - 1, cuts::kScatterStrip, cuts::kScatterStrip + 1,
@@ -237,6 +255,7 @@ const std::vector<Sized>& borders() {
     add_recurrences(list);
     add_convolutions(list);
     add_rows(list);
+    add_features(list);
     add_scatters(list);
     add_products(list);
     add_losses(list);

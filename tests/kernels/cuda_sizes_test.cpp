@@ -51,6 +51,14 @@ std::vector<Sized> widths_of_models() {
   list.push_back(heads("gated_linear", {{"T", 150}, {"K", 64}, {"V", 128}}, {"initial_state"}));
   list.push_back(heads("kda", {{"T", 150}, {"K", 128}, {"V", 64}}, {"initial_state"}));
   list.push_back(heads("rotary", {{"T", 50}, {"K", 128}}));
+  for (const int64_t K : {64, 128, 256}) {
+    list.push_back(heads("random_features", {{"T", 70}, {"K", K}, {"M", 200}}, {"shift"}));
+    list.push_back(heads("cosine_features", {{"B", 2}, {"T", 200}, {"K", K}}));
+  }
+  list.push_back(heads("random_features", {{"T", 70}, {"K", 64}, {"M", 256}}, {},
+                       {{"kind", "trigonometric"}}));
+  list.push_back(heads("cosine_features", {{"T", 200}, {"K", 64}}, {}, {}, packed));
+  list.push_back({"forget_gate", {{"R", 37}, {"D", 768}}, {}, {{"bound", "0.5"}}});
   const std::vector<std::string> all = {"D", "z", "dt_bias", "initial_state"};
   list.push_back({"selective_scan", {{"B", 2}, {"T", 300}, {"E", 160}, {"K", 16}, {"N", 2}}, all});
   list.push_back(

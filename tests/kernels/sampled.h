@@ -72,6 +72,9 @@ inline kernels::NamedCase sampled(const Sized& s, uint64_t seed = 1) {
     if (setting.name == "block_mask")
       c.inputs["block_mask"] =
           kernels::longformer_blocks(kernels::block_count(s.sizes.at("S"), 64), 3, 1);
+    if (setting.name == "projection")
+      c.inputs["projection"] =
+          kernels::normal({s.sizes.at("H"), s.sizes.at("M"), s.sizes.at("K")}, seed, "projection");
     if (setting.name == "ids" || setting.name == "targets") {
       std::vector<int32_t> ids(static_cast<size_t>(s.sizes.at("R")));
       for (size_t i = 0; i < ids.size(); ++i)

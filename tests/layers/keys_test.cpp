@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kVocabulary = 11, kLength = 40, kPrompt = 9;
 
 // What a key changes: logits (and so the loss), the loss alone, memory alone, the longest text, or
-// where the parameters start and nothing else.
-enum class Changes { logits, loss, memory, length, start };
+// where the parameters start, or nothing before the model has taken steps.
+enum class Changes { logits, loss, memory, length, start, later };
 
 struct Other {
   const char* value;
@@ -101,6 +101,16 @@ const std::map<std::string, Other>& others() {
       {"stride", {"3"}},
       {"feature_map", {"relu"}},
       {"normalize", {"false"}},
+      {"fast_weights.normalize", {"true"}},
+      {"fast_weights.output_norm", {"false"}},
+      {"fast_weights.eps", {"0.5", Changes::logits, {{"fast_weights.normalize", "true"}}}},
+      {"alpha", {"softplus"}},
+      {"features", {"5"}},
+      {"orthogonal", {"false"}},
+      {"redraw", {"3", Changes::later}},
+      {"horizon", {"80"}},
+      {"learned_horizon", {"true"}},
+      {"lower_bound", {"0.7"}},
       {"eps", {"0.5"}},
       {"output_norm", {"true"}},
       {"conv", {"2"}},
@@ -145,6 +155,8 @@ std::vector<Base> bases() {
                     "heads = 2\nhead_dim = 8\nrotary_base = 10\nrotary_scaling = \"yarn\"\n"
                     "rotary_factor = 4\nrotary_context = 16\nrotary_truncate = false\n"
                     "qk_norm = true\n"});
+  for (const char* map : {"favor+", "cosine"})
+    list.push_back({"linear_attention", "", concat("heads = 2\nfeature_map = \"", map, "\"\n")});
   for (const char* pattern : {"strided", "dilated"})
     list.push_back(
         {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});

@@ -21,6 +21,7 @@ namespace weft::layers {
 struct MixerCase {
   std::string name, mixer, toml;
   int64_t width = 12;
+  int64_t layer = 0;  // of 2
 };
 
 // At least one for each mixer and each setting that changes what it computes.
@@ -76,14 +77,39 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},
       {"linear_attention, no feature map", "linear_attention",
        "heads = 2\nfeature_map = \"none\"\noutput_norm = true"},
+      {"linear_attention, relu", "linear_attention",
+       "heads = 2\nfeature_map = \"relu\"\neps = 0.01"},
+      {"linear_attention, favor+", "linear_attention",
+       "heads = 2\nfeature_map = \"favor+\"\nfeatures = 7"},
+      {"linear_attention, favor+, all settings", "linear_attention",
+       "heads = 4\nkey_heads = 2\nkey_width = 5\nvalue_width = 3\nfeature_map = \"favor+\"\n"
+       "features = 9\northogonal = false\nredraw = 0\noutput_norm = true"},
+      {"linear_attention, trigonometric", "linear_attention",
+       "heads = 4\nkey_heads = 2\nfeature_map = \"trigonometric\"\nfeatures = 5"},
+      {"linear_attention, cosine", "linear_attention",
+       "heads = 2\nfeature_map = \"cosine\"\nhorizon = 256\neps = 0.01"},
+      {"linear_attention, cosine, learned, no divisor", "linear_attention",
+       "heads = 4\nkey_heads = 2\nfeature_map = \"cosine\"\nhorizon = 300\n"
+       "learned_horizon = true\nnormalize = false"},
+      {"fast_weights", "fast_weights", "heads = 2"},
+      {"fast_weights, all settings", "fast_weights",
+       "heads = 4\nkey_heads = 2\nkey_width = 5\nvalue_width = 3\nfeature_map = \"relu\"\n"
+       "alpha = \"softplus\"\nnormalize = true\neps = 0.1\noutput_norm = true"},
+      {"fast_weights, favor+", "fast_weights", "heads = 2\nfeature_map = \"favor+\"\nfeatures = 5"},
       {"retention", "retention", "heads = 2"},
       {"retention, groups", "retention",
        "heads = 4\nkey_heads = 2\nkey_width = 4\nvalue_width = 3"},
+      {"lightning", "lightning", "heads = 2"},
+      {"lightning, all settings", "lightning",
+       "heads = 4\nkey_heads = 2\nkey_width = 5\nvalue_width = 3\nnorm_eps = 1e-3"},
       {"simple_gla", "simple_gla", "heads = 2"},
       {"simple_gla, no convolution", "simple_gla", "heads = 2\nkey_heads = 1\nconv = 0"},
       {"gated_linear", "gated_linear", "heads = 2\ngate_rank = 3"},
       {"gated_linear, groups", "gated_linear",
        "heads = 4\nkey_heads = 2\ngate_rank = 2\nkey_width = 3"},
+      {"hgrn2", "hgrn2", "heads = 2"},
+      {"hgrn2, all settings", "hgrn2",
+       "heads = 3\nkey_width = 2\nvalue_width = 5\nlower_bound = 0.3\nnorm_eps = 1e-3"},
       {"delta", "delta", "heads = 2"},
       {"delta, all settings", "delta",
        "heads = 4\nkey_heads = 2\nkey_width = 3\nvalue_width = 5\nconv = 2\nuse_gate = true\n"
@@ -128,6 +154,7 @@ inline Made made(const MixerCase& c, Dtype dtype = Dtype::f64, Device device = k
   Spec spec;
   spec.width = c.width;
   spec.context = context;
+  spec.layer = c.layer;
   spec.layers = 2;
   const Builder b(dtype, device, 3, &m.parameters);
   const TomlTable table = toml_from_text(c.toml, c.name);

@@ -80,6 +80,36 @@ TEST_CASE("oracles: linear attention, retention and GLA are fla's") {
   compare("fla_gated_linear_attention", {"", "gated_linear", "heads = 2\ngate_rank = 3", 12});
 }
 
+TEST_CASE("oracles: linear transformer, cosFormer and fast weights are their quadratic forms") {
+  compare("linear_transformer", {"", "linear_attention", "heads = 2"});
+  compare("linear_transformer_relu",
+          {"", "linear_attention", "heads = 2\nfeature_map = \"relu\"\neps = 1e-2"});
+  Made cosine = made({"", "linear_attention", "heads = 2\nfeature_map = \"cosine\"\nhorizon = 40"},
+                     Dtype::f64, kCpu, 40);
+  compare("cosformer", *cosine.layer, cosine.parameters);
+  compare("fast_weights", {"", "fast_weights", "heads = 2"});
+}
+
+TEST_CASE("oracles: Lightning attention is MiniMax's, in the first layer and in the last") {
+  const int64_t H = 4, K = 3;
+  for (const int64_t layer : {0, 1})
+    compare(concat("minimax_lightning_", layer), {"", "lightning", "heads = 4", 12, layer},
+            [&](const Named& in) {
+              Named out = in;
+              const Tensor qkv = in.at("qkv_proj.weight");
+              out.erase("qkv_proj.weight");
+              out["q_proj.weight"] = rows_of_blocks(qkv, H, 0, K);
+              out["k_proj.weight"] = rows_of_blocks(qkv, H, K, K);
+              out["v_proj.weight"] = rows_of_blocks(qkv, H, 2 * K, K);
+              return out;
+            });
+}
+
+TEST_CASE("oracles: HGRN2 is GLA under its own gates, with the bound of each layer") {
+  for (const int64_t layer : {0, 1})  // of two: the second keeps at least a half
+    compare(concat("fla_hgrn2_", layer), {"", "hgrn2", "heads = 2", 12, layer});
+}
+
 TEST_CASE("oracles: DeltaNet and Gated DeltaNet are fla's") {
   compare("fla_delta_net", {"", "delta", "heads = 2", 12});
   compare("fla_gated_delta_net",

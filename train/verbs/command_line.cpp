@@ -13,6 +13,7 @@
 #include "train/workbench/bench.h"
 #include "train/workbench/bench_diff.h"
 #include "train/workbench/certificate.h"
+#include "train/workbench/features.h"
 #include "train/workbench/op.h"
 
 namespace weft::train {
@@ -297,6 +298,24 @@ void add_bench(CLI::App& app, int& status) {
   });
 }
 
+void add_features(CLI::App& app, int& status) {
+  const auto a = std::make_shared<FeaturesArguments>();
+  CLI::App* verb =
+      app.add_subcommand("features", "show how well random features stand for softmax attention");
+  verb->footer("Example:\n  weft features --width 64 --features 64,256\n  weft features --size 2");
+  verb->add_option("--width", a->width, "numbers of a query and a key")->capture_default_str();
+  verb->add_option("--features", a->features, "rows of a projection (standard: 16,64,256,1024)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  verb->add_option("--size", a->size, "deviation of the numbers of queries and keys")
+      ->capture_default_str();
+  verb->add_option("--pairs", a->pairs, "pairs of a query and a key")->capture_default_str();
+  verb->add_option("--draws", a->draws, "projections that are drawn")->capture_default_str();
+  verb->add_option("--seed", a->seed, "of pairs and projections")->capture_default_str();
+  verb->add_flag("--json", a->json, "print a JSON object a line instead of a table");
+  verb->callback([a, &status] { status = run_features(*a, std::cout); });
+}
+
 // `weft help VERB` is `weft VERB --help`, `weft --version` is `weft version`.
 std::vector<std::string> words_of(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
@@ -350,6 +369,7 @@ int run_command(int argc, char** argv) {
   add_gradcheck(app, status);
   add_op(app, status);
   add_bench(app, status);
+  add_features(app, status);
   add_doctor(app, a.doctor, status);
   app.set_version_flag("--version", WEFT_VERSION, "what `weft version` prints");
   add_version(app, status);

@@ -35,6 +35,7 @@ Loaded load(const std::string& where, const std::string& device) {
   l.model = std::make_unique<layers::Model>(l.recipe.toml, l.data.vocabulary, l.recipe.train.dtype,
                                             l.recipe.train.device, l.recipe.train.seed);
   load_parameters(file, l.model->parameters());
+  l.model->at_step(l.state.step);
   return l;
 }
 

@@ -146,6 +146,10 @@ double attention(const Sizes& s) {
 double plain(const std::string& operation, const Sizes& s) {
   if (operation == "matmul") return 2 * s.size("x", 0) * s.size("x", 1) * s.size("w", 0);
   if (operation == "grouped_matmul") return 2 * s.size("x", 0) * s.size("x", 1) * s.size("w", 1);
+  if (operation == "random_features") {
+    const double K = s.size("x", 3), M = s.size("projection", 1);
+    return s.size("x", 0) * s.size("x", 1) * s.size("x", 2) * (3 * K + M * (2 * K + 4) + 4);
+  }
   if (operation == "cross_entropy")
     return s.size("x", 0) * s.size("w", 0) * (2 * s.size("x", 1) + 6);
   double elements = 0;

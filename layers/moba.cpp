@@ -16,7 +16,8 @@ class Moba final : public Layer {
 
   Var forward(const Var& x, Context& c) const override {
     const auto all = heads_(x, c, /*window=*/0);
-    return heads_.out(selection_.attend(all, chosen(all, c), /*by_block=*/false, c));
+    return heads_.out(selection_.attend(all, chosen(all, c), /*by_block=*/false, heads_.scale(), c),
+                      all.gate);
   }
 
   double flops_per_token(int64_t T) const override {

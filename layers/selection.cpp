@@ -34,12 +34,13 @@ SelectBlocks Selection::options(const Context& c) const {
 }
 
 Var Selection::attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block,
-                      const Context& c) const {
+                      double scale, const Context& c) const {
   BlockSparse::Options o;
   o.block_mask = mask;
   o.block = block_;
   o.by_token = true;
   o.alike = by_block ? block_ : 1;
+  o.scale = scale;
   o.softcap = softcap_;
   o.cu_seqlens = c.cu_seqlens;
   o.position = c.place;

@@ -16,8 +16,8 @@ class Selection {
   // For rows of q that stand at the end of what there is up to now.
   kernels::SelectBlocks options(const Context& c) const;
   // Softmax attention of q [B, T, H, K] over the blocks that `mask` has for each of its rows; with
-  // by_block those of a block are equal.
-  Var attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block,
+  // by_block those of a block are equal. `scale`: factor of q.k; 0: K^-1/2.
+  Var attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block, double scale,
              const Context& c) const;
   // Mean number of keys that a token sees of a text of T.
   double keys_seen(int64_t T) const;

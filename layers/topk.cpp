@@ -39,8 +39,9 @@ class TopK final : public Layer {
     const Embeddings e = embedded(x, c);
     const auto all = heads_(x, c, /*window=*/0);
     const Var queries = selection_.means(e.q, c), keys = selection_.means(e.k, c);
-    const Var sparse = selection_.attend(all, chosen(queries, keys, all, c), /*by_block=*/true, c);
-    return heads_.out(autograd::add(sparse, coarse(x, queries, keys, all, c)));
+    const Var sparse =
+        selection_.attend(all, chosen(queries, keys, all, c), /*by_block=*/true, heads_.scale(), c);
+    return heads_.out(autograd::add(sparse, coarse(x, queries, keys, all, c)), all.gate);
   }
 
   double flops_per_token(int64_t T) const override {

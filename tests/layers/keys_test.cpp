@@ -99,6 +99,9 @@ const std::map<std::string, Other>& others() {
       {"global_blocks", {"2"}},
       {"random_blocks", {"1"}},
       {"stride", {"3"}},
+      {"block_sparse.density.first", {"0.3"}},
+      {"block_sparse.density.last", {"0.9"}},
+      {"block_sparse.density.power", {"2", Changes::logits, {{"model.layers", "3"}}}},
       {"feature_map", {"relu"}},
       {"normalize", {"false"}},
       {"eps", {"0.5"}},
@@ -145,6 +148,9 @@ std::vector<Base> bases() {
                     "heads = 2\nhead_dim = 8\nrotary_base = 10\nrotary_scaling = \"yarn\"\n"
                     "rotary_factor = 4\nrotary_context = 16\nrotary_truncate = false\n"
                     "qk_norm = true\n"});
+  list.push_back({"block_sparse", "",
+                  "heads = 2\nblock = 4\npattern = \"window\"\n"
+                  "density = {first = 0.1, last = 0.5}\n"});
   for (const char* pattern : {"strided", "dilated"})
     list.push_back(
         {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});

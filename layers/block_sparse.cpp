@@ -5,6 +5,7 @@
 #include "kernels/block_sparse/block_sparse.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "autograd/kernel_op.h"
 #include "kernels/block_sparse/patterns.h"
@@ -20,7 +21,8 @@ using namespace kernels;
 struct Pattern {
   int64_t window = 1, dilation = 1, stride = 0, global = 0, random = 0;
 
-  Pattern(const TomlTable& t) {
+  // n blocks in the context.
+  Pattern(const TomlTable& t, const Spec& spec, int64_t n) {
     const std::string name = t.one_of(
         "pattern", {"window", "dilated", "strided", "random", "longformer", "bigbird"}, "bigbird");
     const bool bigbird = name == "bigbird";
@@ -33,9 +35,28 @@ struct Pattern {
     const bool dilated = name == "dilated";
     const int64_t step = of(dilated || name == "strided", "stride", kSize, dilated ? 2 : 4);
     (dilated ? dilation : stride) = step;
-    window = t.integer("window_blocks", kSize, bigbird ? 3 : name == "random" ? 1 : 2);
+    const bool by_depth = t.has("density");
+    if (!by_depth)
+      window = t.integer("window_blocks", kSize, bigbird ? 3 : name == "random" ? 1 : 2);
     global = of(bigbird || name == "longformer", "global_blocks", kCount, 1);
     random = of(bigbird || name == "random", "random_blocks", kCount, 2);
+    if (!by_depth) return;
+    if (name == "strided") t.refuse("density", "a strided row has as many blocks as it is long");
+    t.unused("window_blocks", "density says how wide the window is; leave one of them out",
+             t.overridden("density"));
+    window = std::max<int64_t>(1, blocks_at_depth(t.table("density"), spec, n) - global - random);
+  }
+
+  // The blocks of a row at this depth: from the part `first` of the context's to the part `last`.
+  static int64_t blocks_at_depth(const TomlTable& t, const Spec& spec, int64_t n) {
+    constexpr Numbers kPart{.least = 0, .most = 1, .above = true};
+    const double first = t.number("first", kPart, 1.0 / 16), last = t.number("last", kPart, 0.5),
+                 power = t.number("power", {.least = 0, .most = 100, .above = true}, 1);
+    const double depth =
+        spec.layers < 2 ? 0
+                        : static_cast<double>(spec.layer) / static_cast<double>(spec.layers - 1);
+    const double part = first + (last - first) * std::pow(depth, power);
+    return std::llround(part * static_cast<double>(n));
   }
 
   Tensor mask(int64_t n, int64_t heads, int64_t layer) const {
@@ -60,8 +81,8 @@ class BlockSparseMixer final : public Layer {
  public:
   BlockSparseMixer(const Spec& spec, const TomlTable& t, const Builder& b)
       : heads_(spec, t, b),
-        pattern_(t),
         block_(t.integer("block", kSize, 64)),
+        pattern_(t, spec, block_count(spec.context, block_)),
         softcap_(t.number("softcap", kCap, 0)),
         layer_(spec.layer),
         mask_(pattern_.mask(blocks_of(spec, t), heads_.H(), layer_)),
@@ -106,8 +127,8 @@ class BlockSparseMixer final : public Layer {
   }
 
   HeadProjections heads_;
-  Pattern pattern_;
   int64_t block_;
+  Pattern pattern_;
   double softcap_;
   int64_t layer_;
   mutable Tensor mask_;    // u8 [1 or H, n, n], on the host

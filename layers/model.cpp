@@ -244,6 +244,7 @@ LayerNames layer_names(const TomlTable& recipe) {
   for (size_t i = 0; i < static_cast<size_t>(o.spec.layers); ++i) {
     names.mixers.push_back(o.pattern[i % o.pattern.size()]);
     names.mlps.push_back(o.mlps[i % o.mlps.size()]);
+    names.norms.push_back(o.positions[i % o.positions.size()]);
   }
   return names;
 }

@@ -29,9 +29,10 @@ struct Generation {
   int64_t bytes() const;
 };
 
-// The mixer and the MLP of each layer, by the names that the recipe gives them.
+// The mixer, the MLP and the place of the norms of each layer, by the names that the recipe gives
+// them.
 struct LayerNames {
-  std::vector<std::string> mixers, mlps;
+  std::vector<std::string> mixers, mlps, norms;
 };
 LayerNames layer_names(const TomlTable& recipe);
 

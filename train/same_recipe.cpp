@@ -33,7 +33,7 @@ using Facts = std::map<std::string, Fact>;
 // What a run reads of a recipe.
 struct Reading {
   layers::LayerNames layers;
-  std::string pattern, mlp, data;  // as written
+  std::string pattern, mlp, norms, data;  // as written
   Facts facts;
 };
 
@@ -84,12 +84,14 @@ Reading read(const std::string& text, const std::string& name,
   const Values values = recipe.toml.values();
   r.pattern = text_of(values, "model.pattern");
   r.mlp = text_of(values, "model.mlp");
+  r.norms = text_of(values, "model.norm_position");
   r.data = text_of(values, data.is_task                           ? "data.task"
                            : data::is_token_dataset(data.sources) ? "data.dataset"
                                                                   : "data.source");
   for (const char* table : {"model", "mlp", "moe", "train", "optimizer", "schedule", "data"})
     put(values, table, table, r.facts);
-  for (const char* compared_apart : {"model.pattern", "model.mlp", "data.source", "data.dataset"})
+  for (const char* compared_apart :
+       {"model.pattern", "model.mlp", "model.norm_position", "data.source", "data.dataset"})
     r.facts.erase(compared_apart);
   // The name of a mixer's table has no effect, so its keys stand under the layer.
   for (size_t i = 0; i < r.layers.mixers.size(); ++i)
@@ -139,6 +141,7 @@ class Comparison {
     if (there.mixers.size() != here.mixers.size())
       differ("model.layers", concat(there.mixers.size()), concat(here.mixers.size()));
     if (there.mlps != here.mlps) differ("model.mlp", there_.mlp, here_.mlp);
+    if (there.norms != here.norms) differ("model.norm_position", there_.norms, here_.norms);
     for (size_t i = 0; i < here.mixers.size(); ++i) {
       const std::string type = concat("layer ", i, ".type");
       const Fact &a = there_.facts.at(type), &b = here_.facts.at(type);

@@ -99,6 +99,9 @@ const std::map<std::string, Other>& others() {
       {"global_blocks", {"2"}},
       {"random_blocks", {"1"}},
       {"stride", {"3"}},
+      {"block_sparse.density.first", {"0.3"}},
+      {"block_sparse.density.last", {"0.9"}},
+      {"block_sparse.density.power", {"2", Changes::logits, {{"model.layers", "3"}}}},
       {"feature_map", {"relu"}},
       {"normalize", {"false"}},
       {"fast_weights.normalize", {"true"}},
@@ -157,6 +160,9 @@ std::vector<Base> bases() {
                     "qk_norm = true\n"});
   for (const char* map : {"favor+", "cosine"})
     list.push_back({"linear_attention", "", concat("heads = 2\nfeature_map = \"", map, "\"\n")});
+  list.push_back({"block_sparse", "",
+                  "heads = 2\nblock = 4\npattern = \"window\"\n"
+                  "density = {first = 0.1, last = 0.5}\n"});
   for (const char* pattern : {"strided", "dilated"})
     list.push_back(
         {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});

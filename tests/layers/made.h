@@ -51,6 +51,8 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "heads = 4\nkey_heads = 2\nhead_dim = 4\npattern = \"window\"\nblock = 3\nwindow_blocks = "
        "2\n"
        "softcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
+      {"block_sparse, density by depth", "block_sparse",
+       "heads = 2\nblock = 4\npattern = \"window\"\ndensity = {first = 0.2, last = 0.5}"},
       {"block_sparse, output gate", "block_sparse",
        "heads = 2\nblock = 4\noutput_gate = true\nscale = 0.7\nrotary_interleaved = true"},
       {"block_sparse, dilated", "block_sparse",

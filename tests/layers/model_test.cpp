@@ -413,4 +413,11 @@ TEST_CASE("model: a key of attention that does nothing is refused, and so is hal
   CHECK_THAT(told("rotary_fraction = 0.5"), ContainsSubstring("is 3 columns"));
   CHECK_THAT(told("rotary_fraction = 0.4"), ContainsSubstring("even number"));
   CHECK_THAT(told("qk_norm_whole = true"), ContainsSubstring("qk_norm = false"));
+  const std::string blocks =
+      "[model]\nwidth = 8\ncontext = 16\npattern = [\"block_sparse\"]\n"
+      "[block_sparse]\nheads = 2\nblock = 4\ndensity = {}\n";
+  CHECK(refusal(blocks).empty());
+  CHECK_THAT(refusal(blocks + "window_blocks = 2\n"), ContainsSubstring("density says how wide"));
+  CHECK_THAT(refusal(blocks + "pattern = \"strided\"\n"),
+             ContainsSubstring("r.toml:8:") && ContainsSubstring("a strided row"));
 }

@@ -101,6 +101,42 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
             {"conv", "4"}, {"expand", "2"}, {"groups", "1"}, {"head_dim", "48"}, {"state", "128"}});
 }
 
+TEST_CASE("standards: the density of a layer's blocks grows with its depth") {
+  // Of 16 blocks: the blocks of a long row in each of five layers, one more where two are needed.
+  const auto pairs = [](const std::string& density) {
+    std::vector<double> all;
+    for (int64_t layer = 0; layer < 5; ++layer) {
+      Spec spec;
+      spec.width = 8;
+      spec.context = 64;
+      spec.layers = 5;
+      spec.layer = layer;
+      std::vector<Parameter> parameters;
+      const TomlTable t =
+          toml_from_text("heads = 2\nblock = 4\npattern = \"window\"\ndensity = " + density, "t");
+      const auto made =
+          mixer_maker("block_sparse")(spec, t, Builder(Dtype::f32, kMeta, 1, &parameters));
+      t.finish();
+      all.push_back(made->flops_per_token(64));
+    }
+    return all;
+  };
+  const auto window = [&](int64_t blocks) {
+    return mixer_flops(
+        "block_sparse",
+        concat("heads = 2\nblock = 4\npattern = \"window\"\nwindow_blocks = ", blocks, "\n"), 64);
+  };
+  const auto windows = [&](const std::vector<int64_t>& blocks) {
+    std::vector<double> all;
+    for (const int64_t n : blocks) all.push_back(window(n));
+    return all;
+  };
+  CHECK(pairs("{}") == windows({1, 3, 5, 6, 8}));  // a sixteenth to a half: 1, 2.75, 4.5, 6.25, 8
+  CHECK(pairs("{first = 0.125, last = 1, power = 2}") == windows({2, 3, 6, 10, 16}));
+  CHECK(pairs("{first = 0.5, last = 0.25}") == windows({8, 7, 6, 5, 4}));
+  CHECK(pairs("{first = 0.001, last = 0.001}") == windows({1, 1, 1, 1, 1}));
+}
+
 TEST_CASE("standards: what follows from another key follows from that") {
   CHECK(standards("attention", "heads = 6\n").at("head_dim") == "8");
   CHECK(standards("attention", "heads = 6\n").at("key_heads") == "6");

@@ -151,29 +151,3 @@ TEST_CASE("bench: the memory is what forward and backward take beside their inpu
     }
   CHECK(compared >= 14);
 }
-
-// What the meta device allocates for one forward and backward pass is the peak, to the byte.
-TEST_CASE("bench: the memory is what forward and backward take beside their inputs") {
-  using namespace kernels;
-  const auto rows = bench({.lengths = {32, 64}, .budget = 0}, {.flops = 1, .bytes = 1}, nullptr);
-  int compared = 0;
-  for (const Operation* op : operations())
-    for (const BenchRow& row : rows) {
-      if (row.name != op->name()) continue;
-      ++compared;
-      const BenchCase c = op->bench(row.length);
-      Tensors in = rounded_to(Dtype::f32, c.inputs, op->inputs());
-      for (auto& [name, t] : in)
-        if (is_float(t.dtype())) t = t.to(kMeta);
-      const Tensors y = op->forward(Form::chunkwise, in, c.settings);
-      const std::string first = op->outputs()[0].name;
-      const Tensors dy = {{gradient_name(first), empty(y.at(first).shape(), Dtype::f32, kMeta)}};
-      Allocator& memory = allocator(kMeta);
-      memory.reset_peak();
-      const int64_t before = memory.stats().current;
-      op->backward(Form::chunkwise, in, c.settings, dy);
-      INFO(row.name << " at " << row.length);
-      CHECK(row.memory == memory.stats().peak - before);
-    }
-  CHECK(compared >= 14);
-}

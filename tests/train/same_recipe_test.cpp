@@ -150,6 +150,7 @@ TEST_CASE("resume: recipes that mean the same are the same, however they are wri
   CHECK(difference({{"[\"attention\", \"local\"]", "[\"attention\", \"near\"]"},
                     {"[local]", "[near]"}}) == "");
   CHECK(difference({{"context = 16", "context = 16\nmlp = [\"swiglu\", \"swiglu\"]"}}) == "");
+  CHECK(difference({{"context = 16", "context = 16\nnorm_position = \"pre*2\""}}) == "");
   CHECK(difference({{"context = 16", "context = 16\nrecompute = true\nnorm = \"rms\""}}) == "");
   CHECK(difference({{"heads = 2", "heads = 2\ntype = \"attention\"\nhead_dim = 4"}}) == "");
   CHECK(difference({{"[train]", "[schedule]\ntype = \"cosine\"\ndecay = 0.5\n[train]"}}) == "");
@@ -176,6 +177,8 @@ TEST_CASE("resume: every kind of difference is told by the key that makes it") {
         "model.pattern is [\"attention\", \"local\"] there and [\"retention\", \"local\"]");
   tells(difference({{"context = 16", "context = 16\nmlp = \"gelu\""}}),
         "model.mlp is [\"swiglu\"] there and [\"gelu\"]");
+  tells(difference({{"context = 16", "context = 16\nnorm_position = [\"pre\", \"post\"]"}}),
+        "model.norm_position is [\"pre\"] there and [\"pre\", \"post\"]");
   tells(difference({{"[train]", "[schedule]\ntype = \"wsd\"\ndecay = 0.5\n[train]"}}),
         "schedule.type is \"cosine\" there and \"wsd\"");
   tells(difference({{"[train]", "[schedule]\nwarmup = 3\n[train]"}}),

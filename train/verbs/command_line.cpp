@@ -164,6 +164,8 @@ void add_plot(CLI::App& app, PlotArguments& a, int& status) {
   verb->add_flag("--svg", a.svg, "write a picture instead of a page");
   verb->add_flag("--csv", a.csv, "write CSV: run, metric, step, tokens, seconds, value");
   verb->add_flag("--json", a.json, "write JSON");
+  verb->add_flag("--tensorboard", a.tensorboard,
+                 "write event files of TensorBoard to the folder --out (standard: tensorboard)");
   add_page(verb, a.out, "plot.html, or plot.svg; CSV and JSON: standard output", a.overwrite);
   verb->callback([&] { status = run_plot(a); });
 }

@@ -11,6 +11,7 @@
 #include "core/units.h"
 #include "train/pages/page.h"
 #include "train/verbs/curves.h"
+#include "train/verbs/event_file.h"
 #include "train/verbs/verbs.h"
 
 namespace weft::train {
@@ -137,11 +138,32 @@ Runs read_all(const std::vector<std::string>& paths) {
   return runs;
 }
 
+// One folder for each run, as TensorBoard wants them.
+void write_event_files(const PlotArguments& a, const Runs& runs,
+                       const std::vector<std::string>& metrics) {
+  const std::string out = a.out.empty() ? "tensorboard" : a.out;
+  std::vector<std::string> paths;
+  for (const RunMetrics& r : runs) {
+    std::string name = r.name;
+    std::replace(name.begin(), name.end(), '/', '_');
+    make_folders(concat(out, "/", name));
+    paths.push_back(concat(out, "/", name, "/events.out.tfevents.0.weft"));
+    require_page_output(paths.back(), {r.path}, a.overwrite);
+  }
+  for (size_t i = 0; i < runs.size(); ++i) {
+    RunMetrics run = runs[i];
+    std::erase_if(run.metrics, [&](const auto& m) { return !contains(metrics, m.first); });
+    write_file(paths[i], event_file(run));
+  }
+  std::printf("%s: event files of %zu runs; look at them with tensorboard --logdir %s\n",
+              out.c_str(), runs.size(), out.c_str());
+}
+
 }  // namespace
 
 int run_plot(const PlotArguments& a) {
-  require(a.svg + a.csv + a.json <= 1,
-          "--svg, --csv and --json each name the form of the output; "
+  require(a.svg + a.csv + a.json + a.tensorboard <= 1,
+          "--svg, --csv, --json and --tensorboard each name the form of the output; "
           "expected one of them");
   require_axis(a.against);
   const Runs runs = read_all(a.runs);
@@ -149,6 +171,10 @@ int run_plot(const PlotArguments& a) {
   if (!a.metric.empty()) {
     require(contains(metrics, a.metric), "--metric: ", unknown_name("metric", a.metric, metrics));
     metrics = {a.metric};
+  }
+  if (a.tensorboard) {
+    write_event_files(a, runs, metrics);
+    return 0;
   }
   const bool printed = a.out.empty() && (a.csv || a.json);  // on standard output
   const std::string out = !a.out.empty() ? a.out : a.svg ? "plot.svg" : "plot.html";

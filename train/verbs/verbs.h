@@ -64,7 +64,7 @@ struct PlotArguments {
   std::string out;                // empty: plot.html, plot.svg, or standard output
   std::string against = "steps";  // what the page shows first and a picture shows
   std::string metric;             // empty: all; a picture: the loss
-  bool svg = false, csv = false, json = false, overwrite = false;
+  bool svg = false, csv = false, json = false, tensorboard = false, overwrite = false;
 };
 int run_plot(const PlotArguments& a);
 

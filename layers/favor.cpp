@@ -2,6 +2,8 @@
 // came before it. The projections of a layer are drawn anew every `redraw` steps; each draw is a
 // function of seed, layer, head and number, so a run that goes on draws what it would have drawn.
 // Source: arXiv:2009.14794.
+#include <algorithm>
+
 #include "autograd/kernel_op.h"
 #include "kernels/features/projection.h"
 #include "kernels/features/random_features.h"
@@ -14,11 +16,12 @@ using kernels::RandomFeatures;
 
 class Favor : public FeatureMap {
  public:
-  Favor(const Spec& spec, const TomlTable& t, const Builder& b, const HeadSizes& size)
+  // `most`: rows of a projection as a standard, for the kernels of a GPU take 256 features.
+  Favor(const Spec& spec, const TomlTable& t, const Builder& b, const HeadSizes& size, int64_t most)
       : size_(size),
         redraw_(t.integer("redraw", kCount, 1000)),
         draw_{.heads = size.Hk,
-              .features = t.integer("features", kSize, features_of(size.K)),
+              .features = t.integer("features", kSize, std::min(most, features_of(size.K))),
               .width = size.K,
               .orthogonal = t.boolean("orthogonal", true),
               .seed = spec.seed,
@@ -72,7 +75,8 @@ class Favor : public FeatureMap {
 // so far. They are constants, for what does not depend on them has no gradient by them.
 class Positive final : public Favor {
  public:
-  using Favor::Favor;
+  Positive(const Spec& spec, const TomlTable& t, const Builder& b, const HeadSizes& size)
+      : Favor(spec, t, b, size, 256) {}
   Result operator()(const Var& q, const Var& k, Context& c) const override {
     const auto keys = kernels::running_shift(exponents(k), remembered(c, "shift"), c.cu_seqlens,
                                              size_.H / size_.Hk);
@@ -88,7 +92,8 @@ class Positive final : public Favor {
 
 class Trigonometric final : public Favor {
  public:
-  using Favor::Favor;
+  Trigonometric(const Spec& spec, const TomlTable& t, const Builder& b, const HeadSizes& size)
+      : Favor(spec, t, b, size, 128) {}
   Result operator()(const Var& q, const Var& k, Context&) const override {
     return {features(q, "trigonometric"), features(k, "trigonometric"), {}};
   }

@@ -29,7 +29,7 @@ void check_length(const layers::Model& model, int64_t prompt, int64_t count) {
   const bool context = model.longest_text() == model.context();
   require(count <= most, count, " tokens after a prompt of ", prompt, " go beyond ",
           context ? concat("the context of ", model.context(),
-                           ", and the model knows no position past it")
+                           ", past which no position was learned or has a weight")
                   : concat(model.longest_text(), " tokens, the longest text there can be"),
           "; ask for at most ", most);
 }

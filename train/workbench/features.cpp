@@ -1,5 +1,6 @@
 #include "train/workbench/features.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -42,6 +43,7 @@ FeaturesRow measured(const FeaturesArguments& a, const Tensor& q, const Tensor& 
                      FeaturesRow row) {
   const double scale = 1 / std::sqrt(static_cast<double>(a.width));
   double squares = 0, sum = 0;
+  std::vector<double> sizes;
   for (int64_t draw = 0; draw < a.draws; ++draw) {
     const RandomFeatures::Options o{.kind = row.kind,
                                     .projection = random_projection({.features = row.features,
@@ -57,12 +59,16 @@ FeaturesRow measured(const FeaturesArguments& a, const Tensor& q, const Tensor& 
           scale * product(q.data<double>() + i * a.width, k.data<double>() + i * a.width, a.width));
       const double off = product(f.data<double>() + i * M, g.data<double>() + i * M, M) / exact - 1;
       sum += off;
+      sizes.push_back(std::abs(off));
       squares += off * off;
     }
   }
   const auto n = static_cast<double>(a.draws * a.pairs);
   row.error = std::sqrt(squares / n);
   row.bias = sum / n;
+  const auto middle = sizes.begin() + static_cast<std::ptrdiff_t>(sizes.size() / 2);
+  std::nth_element(sizes.begin(), middle, sizes.end());
+  row.median = *middle;
   return row;
 }
 
@@ -95,17 +101,20 @@ int run_features(const FeaturesArguments& a, std::ostream& out) {
       j["orthogonal"] = r.orthogonal;
       j["features"] = r.features;
       j["error"] = r.error;
+      j["median"] = r.median;
       j["bias"] = r.bias;
       out << json_line(j) << "\n";
     }
     lines.push_back({r.kind, r.orthogonal ? "right angles" : "by chance",
                      std::to_string(r.features), text_of("%.4f", r.error),
-                     text_of("%+.4f", r.bias)});
+                     text_of("%.4f", r.median), text_of("%+.4f", r.bias)});
   }
   if (a.json) return 0;
-  print_table(out, {"features", "rows", "number", "error", "bias"}, lines);
-  out << "\nerror and bias: root mean square and mean of estimate / exp(q.k / sqrt " << a.width
-      << ") - 1, over " << a.pairs << " pairs and " << a.draws << " draws; numbers of q and k have "
+  print_table(out, {"features", "rows", "number", "error", "median", "bias"}, lines);
+  out << "\nerror, median and bias: root mean square, median size and mean of estimate / exp(q.k / "
+         "sqrt "
+      << a.width << ") - 1, over " << a.pairs << " pairs and " << a.draws
+      << " draws; numbers of q and k have "
       << "deviation " << a.size << "\n";
   return 0;
 }

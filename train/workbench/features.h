@@ -13,7 +13,7 @@ struct FeaturesArguments {
   int64_t width = 64;             // K
   std::vector<int64_t> features;  // none: 16 to 1024, by fours
   double size = 0.5;              // of the numbers of q and k, which are normal
-  int64_t pairs = 64, draws = 16;
+  int64_t pairs = 64, draws = 32;
   uint64_t seed = 1;
   bool json = false;
 };
@@ -23,7 +23,8 @@ struct FeaturesRow {
   std::string kind;  // "positive", "trigonometric"
   bool orthogonal = false;
   int64_t features = 0;  // rows drawn; trigonometric ones give two features each
-  double error = 0;      // root of the mean square
+  double error = 0;      // root of the mean square: a few far off weigh most
+  double median = 0;     // of its size
   double bias = 0;       // mean
 };
 std::vector<FeaturesRow> features(const FeaturesArguments& a);

@@ -2,6 +2,8 @@
 // that used its outputs have been visited.
 #include "autograd/tape.h"
 
+#include "autograd/leaves.h"
+
 #include <atomic>
 #include <cmath>
 #include <queue>
@@ -104,6 +106,14 @@ Edge::Edge(const Var& from) {
   if (from.body_->leaf) leaf = from.body_;
   node = from.body_->node;
   index = from.body_->index;
+}
+
+void move_value(const Var& var, const Tensor& place) {
+  const Edge to(var);
+  require(to.leaf && place.shape() == var.shape() && place.dtype() == var.dtype(),
+          "move_value: not a place for this leaf");
+  place.copy_from(var.value());
+  to.leaf->value = place;
 }
 
 Tensor Edge::sum() const {

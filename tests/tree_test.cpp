@@ -253,11 +253,14 @@ TEST_CASE("tree: an outside library is included by its one file") {
     std::string start;             // of the header's name
     std::vector<std::string> who;  // paths, or starts of paths, that may include it
   };
-  const std::vector<Library> libraries = {
-      {"toml++/", {"core/toml.cpp"}}, {"hdf5", {"core/hdf5_"}},
-      {"H5", {"core/hdf5_"}},         {"sentencepiece", {"data/tokenizer.cpp"}},
-      {"CLI/", {"train/"}},           {"nccl", {"train/distributed.cpp"}},
-      {"catch2/", {"tests/catch.h"}}};
+  const std::vector<Library> libraries = {{"toml++/", {"core/toml.cpp"}},
+                                          {"hdf5", {"core/hdf5_"}},
+                                          {"H5", {"core/hdf5_"}},
+                                          {"sentencepiece", {"data/tokenizer.cpp"}},
+                                          {"CLI/", {"train/"}},
+                                          {"nccl", {"core/ranks_nccl.cu"}},
+                                          {"gloo/", {"core/ranks_gloo.cpp"}},
+                                          {"catch2/", {"tests/catch.h"}}};
   for (const File& file : files()) {
     for (const Include& include : includes(file)) {
       for (const Library& library : libraries) {
@@ -394,7 +397,9 @@ TEST_CASE(
   const std::regex call(R"re((^|[^.\w])(exit|_exit|_Exit|quick_exit)\s*\()re");
   for (const File& file : files()) {
     if (!is_code(file.path) || file.path == "train/verbs/main.cpp" ||
-        file.path == "core/child.cpp" || starts_with(file.path, "tests/"))
+        file.path == "core/child.cpp" || file.path == "train/verbs/start_ranks.cpp" ||
+        // A rank that waits for a device that never answers can be ended in no other way.
+        file.path == "core/ranks_meeting.cpp" || starts_with(file.path, "tests/"))
       continue;
     for (std::size_t i = 0; i < file.lines.size(); ++i)
       if (std::regex_search(without_words(file.lines[i]), call))

@@ -1,6 +1,8 @@
 #include "train/checkpoint.h"
 
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "autograd/tape.h"
 
@@ -17,18 +19,26 @@ void check_known(const Hdf5Reader& file, const std::string& group,
             "\" is not in the recipe's model: the checkpoint is of another recipe");
 }
 
-void load(const Hdf5Reader& file, const std::string& name, const Tensor& into) {
+void check_shape(const Hdf5Reader& file, const std::string& name, const Shape& shape) {
   const TensorInfo info = file.info(name);
-  require(info.shape == into.shape(), file.path(), ": tensor \"", name, "\" has shape ", info.shape,
-          ", the recipe's model expects ", into.shape());
+  require(info.shape == shape, file.path(), ": tensor \"", name, "\" has shape ", info.shape,
+          ", the recipe's model expects ", shape);
+}
+
+void load(const Hdf5Reader& file, const std::string& name, const Tensor& into) {
+  check_shape(file, name, into.shape());
   into.copy_from(file.tensor(name));
 }
 
 }  // namespace
 
-void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer) {
-  require_own(path);
-  Hdf5Writer file(path);
+namespace {
+
+using Kind = AdamW::Kind;
+constexpr std::pair<const char*, Kind> kKinds[] = {
+    {"parameters/", Kind::master}, {"optimizer/m/", Kind::m}, {"optimizer/v/", Kind::v}};
+
+void put_state(Hdf5Writer& file, const RunState& state) {
   file.attribute("", "format", std::string(kFormat));
   file.attribute("", "version", std::string(WEFT_VERSION));
   file.attribute("", "step", state.step);
@@ -42,20 +52,44 @@ void save_checkpoint(const std::string& path, const RunState& state, const AdamW
   if (!state.tokenizer.empty())
     file.tensor("tokenizer/model", Dtype::u8, {static_cast<int64_t>(state.tokenizer.size())},
                 state.tokenizer.data());
-  const auto put = [&](const std::string& name, const Tensor& t) {
-    const Tensor here = t.to(kCpu);
-    require(autograd::all_finite(here), path, ": ", name,
-            " holds a value that is not finite; such a state is not saved");
-    file.tensor(name, here);
+}
+
+// Calls f(name, tensor) for each tensor of the state, in order; on ranks other than 0, which send
+// theirs, the tensors are absent.
+template <class F>
+void each_tensor(const AdamW& optimizer, const F& f) {
+  for (size_t i = 0; i < optimizer.parameters().size(); ++i)
+    for (const auto& [group, kind] : kKinds)
+      f(group + optimizer.parameters()[i].name, optimizer.whole(i, kind));
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer) {
+  std::optional<Hdf5Writer> file;
+  std::string failed;
+  const auto attempt = [&](const auto& f) {
+    if (!failed.empty() || !optimizer.ranks().first()) return;
+    try {
+      f();
+    } catch (const std::exception& e) {  // the other ranks still send theirs
+      failed = e.what();
+    }
   };
-  const auto& parameters = optimizer.parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const std::string& name = parameters[i].name;
-    put("parameters/" + name, parameters[i].master);
-    put("optimizer/m/" + name, optimizer.moments()[i].m);
-    put("optimizer/v/" + name, optimizer.moments()[i].v);
-  }
-  file.commit();
+  attempt([&] {
+    require_own(path);
+    put_state(file.emplace(path), state);
+  });
+  each_tensor(optimizer, [&](const std::string& name, const Tensor& here) {
+    attempt([&] {
+      require(autograd::all_finite(here), path, ": ", name,
+              " holds a value that is not finite; such a state is not saved");
+      file->tensor(name, here);
+    });
+  });
+  attempt([&] { file->commit(); });
+  failed = optimizer.ranks().exchange("a checkpoint", failed)[0];
+  require(failed.empty(), failed);
 }
 
 Hdf5Reader open_checkpoint(const std::string& path) {
@@ -92,8 +126,9 @@ void load_parameters(const Hdf5Reader& file, std::vector<layers::Parameter>& par
     const std::string name = "parameters/" + p.name;
     require(file.has_tensor(name), file.path(), ": tensor \"", name,
             "\" is missing: the checkpoint is of another recipe");
-    load(file, name, p.master);
-    if (!p.var.value().shares_memory(p.master)) p.var.value().copy_from(p.master);
+    if (p.master) load(file, name, p.master);
+    if (!p.master) load(file, name, p.var.value());  // its exact numbers are shared out
+    if (p.master && !p.var.value().shares_memory(p.master)) p.var.value().copy_from(p.master);
     known.insert(name);
   }
   check_known(file, "parameters", known);
@@ -101,13 +136,16 @@ void load_parameters(const Hdf5Reader& file, std::vector<layers::Parameter>& par
 
 void load_optimizer(const Hdf5Reader& file, const AdamW& optimizer) {
   std::set<std::string> known;
-  for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
-    const std::string m = "optimizer/m/" + optimizer.parameters()[i].name;
-    const std::string v = "optimizer/v/" + optimizer.parameters()[i].name;
-    load(file, m, optimizer.moments()[i].m);
-    load(file, v, optimizer.moments()[i].v);
-    known.insert({m, v});
-  }
+  for (size_t i = 0; i < optimizer.parameters().size(); ++i)
+    for (const auto& [group, kind] : kKinds) {
+      const layers::Parameter& p = optimizer.parameters()[i];
+      const std::string name = group + p.name;
+      // Numbers that the model holds were read with it.
+      if (kind == Kind::master && p.master) continue;
+      check_shape(file, name, p.var.shape());
+      optimizer.set(i, kind, file.tensor(name));
+      if (kind != Kind::master) known.insert(name);
+    }
   check_known(file, "optimizer", known);
 }
 

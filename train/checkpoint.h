@@ -29,7 +29,8 @@ struct RunState {
   std::string tokenizer;  // bytes of a trained tokenizer's model; empty for bytes
 };
 
-// Throws Error, with an older file at `path` untouched, if it cannot be written.
+// Throws Error, with an older file at `path` untouched, if it cannot be written. All ranks call it;
+// rank 0 writes the file, a parameter at a time, and it is the same file for any number of ranks.
 void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer);
 
 // Reads the file once from end to end. Throws Error for a missing, foreign or damaged file.

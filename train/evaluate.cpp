@@ -8,9 +8,14 @@
 namespace weft::train {
 namespace {
 
-// Adds the rows' hits and labelled positions, by slice.
-void count_hits(const Tensor& logits, const data::Batch& batch,
-                std::map<int64_t, std::pair<double, double>>& by_slice) {
+// What one batch adds.
+struct Sums {
+  double nats = 0, labelled = 0, bytes = 0;
+  std::map<int64_t, std::pair<double, double>> hits;  // by slice: hits and labelled positions
+};
+
+// Counts the rows' hits and labelled positions, by slice.
+void count_hits(const Tensor& logits, const data::Batch& batch, Sums& sums) {
   const Tensor x = logits.to(kCpu).to(Dtype::f32).contiguous();
   const int64_t B = batch.tokens.size(0), T = batch.tokens.size(1), V = x.size(-1);
   const Tensor targets = batch.targets.to(kCpu);
@@ -20,52 +25,126 @@ void count_hits(const Tensor& logits, const data::Batch& batch,
       const int64_t row = b * T + t;
       if (target[row] == data::kIgnored) continue;
       const float* const l = x.data<float>() + row * V;
-      auto& [hits, all] = by_slice[batch.slices.empty() ? 0 : batch.slices[static_cast<size_t>(b)]];
+      auto& [hits, all] =
+          sums.hits[batch.slices.empty() ? 0 : batch.slices[static_cast<size_t>(b)]];
       hits += std::max_element(l, l + V) - l == target[row];
       all += 1;
     }
 }
 
+Sums sums_of(const layers::Model& model, const data::Batch& batch) {
+  Sums s;
+  if (batch.labelled == 0) return s;
+  s.labelled = static_cast<double>(batch.labelled);
+  if (!batch.slices.empty())  // a task
+    count_hits(model.logits(batch.tokens, batch.cu_seqlens), batch, s);
+  s.nats =
+      model.loss({batch.tokens, batch.targets, batch.cu_seqlens}).cross_entropy.item() * s.labelled;
+  s.bytes = static_cast<double>(batch.target_bytes);
+  return s;
+}
+
+// As numbers: how many, then nats, labelled, bytes, and three for each slice.
+void append(std::vector<double>& to, const Sums& s) {
+  to.push_back(3 + 3 * static_cast<double>(s.hits.size()));
+  to.insert(to.end(), {s.nats, s.labelled, s.bytes});
+  for (const auto& [slice, n] : s.hits)
+    to.insert(to.end(), {static_cast<double>(slice), n.first, n.second});
+}
+
+Sums taken(const std::vector<double>& from, size_t& at) {
+  const size_t end = at + 1 + static_cast<size_t>(from[at]);
+  Sums s{from[at + 1], from[at + 2], from[at + 3], {}};
+  for (at += 4; at < end; at += 3)
+    s.hits[static_cast<int64_t>(from[at])] = {from[at + 1], from[at + 2]};
+  return s;
+}
+
+// The sums of this rank's batches among `count`: each n-th. Clears `whole` where stop() ended
+// it.
+std::vector<Sums> own_sums(const layers::Model& model, data::BatchSource& held_out, int64_t count,
+                           Device device, const std::function<bool()>& stop, const Ranks& ranks,
+                           bool& whole) {
+  std::vector<Sums> sums;
+  if (ranks.size() == 1) held_out.rewind();
+  data::HostBatch host;
+  for (int64_t i = ranks.rank(); i < count && whole; i += ranks.size()) {
+    if (stop && stop()) {
+      whole = false;
+      break;
+    }
+    if (ranks.size() == 1) {
+      sums.push_back(sums_of(model, held_out.next(device)));
+      continue;
+    }
+    held_out.batches().make(i, host);
+    sums.push_back(sums_of(model, data::to_tensors(host, held_out.batches(), device)));
+  }
+  return sums;
+}
+
+// The sums of all batches, in order. All ranks have them, or throw what one of them met.
+std::vector<Sums> all_sums(Ranks& ranks, int64_t count, bool& whole,
+                           const std::function<std::vector<Sums>()>& own) {
+  if (ranks.size() == 1) return own();
+  std::vector<Sums> mine;
+  std::string failed;
+  try {
+    mine = own();
+  } catch (const std::exception& e) {
+    failed = concat(ranks.name(ranks.rank()), ": ", e.what());
+  }
+  for (const std::string& f : ranks.exchange("an evaluation", failed)) require(f.empty(), f);
+  std::vector<double> numbers{whole ? 1.0 : 0.0};
+  for (const Sums& s : mine) append(numbers, s);
+  const auto all = ranks.exchange_numbers("the sums of an evaluation", numbers);
+  for (const auto& x : all) whole = whole && x[0] != 0;
+  std::vector<Sums> sums;
+  std::vector<size_t> at(all.size(), 1);
+  for (int64_t i = 0; i < count && whole; ++i) {
+    const auto r = static_cast<size_t>(i % ranks.size());
+    sums.push_back(taken(all[r], at[r]));
+  }
+  return sums;
+}
+
 }  // namespace
 
 Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
-                    Device device, const std::function<bool()>& stop) {
+                    Device device, const std::function<bool()>& stop, Ranks* ranks) {
   const autograd::NoGrad no_grad;
   int64_t count = held_out.batches().count();
   if (batches > 0) count = std::min(count, batches);
-  held_out.rewind();
+  Ranks alone;
+  Ranks& all = ranks ? *ranks : alone;
   Evaluation e;
-  double nats = 0, bytes = 0;
-  std::map<int64_t, std::pair<double, double>> hits;
-  for (int64_t i = 0; i < count; ++i) {
-    if (stop && stop()) {
-      e.whole = false;
-      return e;
+  const std::vector<Sums> sums = all_sums(all, count, e.whole, [&] {
+    return own_sums(model, held_out, count, device, stop, all, e.whole);
+  });
+  if (!e.whole) return e;
+  Sums total;
+  for (const Sums& s : sums) {
+    total.nats += s.nats, total.labelled += s.labelled, total.bytes += s.bytes;
+    for (const auto& [slice, n] : s.hits) {
+      total.hits[slice].first += n.first;
+      total.hits[slice].second += n.second;
     }
-    data::Batch batch = held_out.next(device);
-    if (batch.labelled == 0) continue;
-    const auto labelled = static_cast<double>(batch.labelled);
-    if (!batch.slices.empty())  // a task
-      count_hits(model.logits(batch.tokens, batch.cu_seqlens), batch, hits);
-    nats +=
-        model.loss({batch.tokens, batch.targets, batch.cu_seqlens}).cross_entropy.item() * labelled;
-    bytes += static_cast<double>(batch.target_bytes);
-    e.tokens += labelled;
   }
+  e.tokens = total.labelled;
   require(e.tokens > 0, "the held-out part has no token to predict in ", count,
           count == 1 ? " batch" : " batches",
           " (no document of it has two tokens); hold out more with data.held_out, or cut documents "
           "otherwise with data.document");
-  e.loss = nats / e.tokens;
+  e.loss = total.nats / e.tokens;
   e.perplexity = std::exp(e.loss);
-  if (bytes > 0) e.bits_per_byte = nats / std::numbers::ln2 / bytes;
-  double right = 0, all = 0;
-  for (const auto& [slice, n] : hits) {
+  if (total.bytes > 0) e.bits_per_byte = total.nats / std::numbers::ln2 / total.bytes;
+  double right = 0, seen = 0;
+  for (const auto& [slice, n] : total.hits) {
     e.slices[slice] = n.first / n.second;
     right += n.first;
-    all += n.second;
+    seen += n.second;
   }
-  if (all > 0) e.accuracy = right / all;
+  if (seen > 0) e.accuracy = right / seen;
   return e;
 }
 

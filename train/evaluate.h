@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "core/ranks.h"
 #include "train/source.h"
 
 namespace weft::train {
@@ -19,9 +20,11 @@ struct Evaluation {
   std::string text() const;
 };
 
+// Several ranks share the batches; the numbers, added in the batches' order, are those of one rank.
 // At most `batches` batches (0: all there are), from the first, always the same. Between two of
 // them stop() may end it. Throws Error where no token of them can be predicted.
 Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
-                    Device device, const std::function<bool()>& stop = nullptr);
+                    Device device, const std::function<bool()>& stop = nullptr,
+                    Ranks* ranks = nullptr);
 
 }  // namespace weft::train

@@ -25,20 +25,88 @@ double schedule_factor(const ScheduleSettings& s, int64_t step, int64_t steps) {
 }
 
 AdamW::AdamW(const OptimizerSettings& settings, const std::vector<layers::Parameter>& parameters)
-    : settings_(settings), parameters_(parameters) {
+    : settings_(settings),
+      parameters_(parameters),
+      ranks_(std::make_shared<Ranks>()),
+      slices_(parameters, 1) {
   const OwnerScope owner("optimizer");
-  for (const layers::Parameter& p : parameters_)
+  for (const layers::Parameter& p : parameters_) {
+    masters_.push_back(p.master);
     moments_.push_back({zeros_like(p.master), zeros_like(p.master)});
+  }
+}
+
+AdamW::AdamW(const OptimizerSettings& settings, std::vector<layers::Parameter>& parameters,
+             std::shared_ptr<Ranks> ranks)
+    : settings_(settings), ranks_(std::move(ranks)), slices_(parameters, ranks_->size()) {
+  if (ranks_->alone()) {
+    *this = AdamW(settings, parameters);
+    return;
+  }
+  weights_.emplace(parameters, slices_);
+  const OwnerScope owner("optimizer");
+  for (const View& view : views()) {
+    const layers::Parameter& p = parameters[view.parameter];
+    const Tensor part = part_of(p.master, view);
+    masters_.push_back(p.var.value().shares_memory(p.master) ? part : part.clone());
+    moments_.push_back({zeros_like(part), zeros_like(part)});
+  }
+  for (layers::Parameter& p : parameters)
+    if (!p.var.value().shares_memory(p.master)) p.master = Tensor();
+  parameters_ = parameters;
 }
 
 std::vector<kernels::AdamwTensor> AdamW::tensors() const {
   std::vector<kernels::AdamwTensor> list;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const layers::Parameter& p = parameters_[i];
-    const Tensor copy = p.var.value().shares_memory(p.master) ? Tensor() : p.var.value();
-    list.push_back({p.master, moments_[i].m, moments_[i].v, p.var.grad(), copy, p.decay});
+  for (size_t i = 0; i < views().size(); ++i) {
+    const View& view = views()[i];
+    const layers::Parameter& p = parameters_[view.parameter];
+    const bool whole = view.end - view.begin == p.var.value().numel();
+    const auto part = [&](const Tensor& t) { return whole ? t : part_of(t, view); };
+    const Tensor copy = p.var.value().shares_memory(masters_[i]) ? Tensor() : part(p.var.value());
+    const Shape shape = copy ? copy.shape() : part(p.var.value()).shape();
+    const Moments& m = moments_[i];
+    list.push_back({masters_[i].reshape(shape), m.m.reshape(shape), m.v.reshape(shape),
+                    part(p.var.grad()), copy, p.decay});
   }
   return list;
+}
+
+void AdamW::gather_weights() const {
+  if (weights_) weights_->gather(*ranks_);
+}
+
+const Tensor& AdamW::held(size_t view, Kind kind) const {
+  if (kind == Kind::master) return masters_[view];
+  return kind == Kind::m ? moments_[view].m : moments_[view].v;
+}
+
+Tensor AdamW::whole(size_t parameter, Kind kind) const {
+  const layers::Parameter& p = parameters_[parameter];
+  if (ranks_->size() == 1) return held(parameter, kind).to(kCpu).reshape(p.var.shape());
+  Tensor all;
+  std::vector<Part> sends, receives;
+  const Dtype dtype = p.var.dtype() == Dtype::bf16 ? Dtype::f32 : p.var.dtype();
+  if (ranks_->first()) all = empty(p.var.shape(), dtype, p.var.value().device());
+  for (int r = 0; r < ranks_->size(); ++r)
+    for (const View& view : slices_.of(r))
+      if (ranks_->first() && view.parameter == parameter && r > 0)
+        receives.push_back({r, part_of(all, view)});
+  for (size_t i = 0; i < views().size(); ++i) {
+    if (views()[i].parameter != parameter) continue;
+    if (ranks_->first())
+      part_of(all, views()[i]).copy_from(held(i, kind));
+    else
+      sends.push_back({0, held(i, kind)});
+  }
+  ranks_->transfer(sends, receives);
+  return ranks_->first() ? all.to(kCpu) : Tensor();
+}
+
+void AdamW::set(size_t parameter, Kind kind, const Tensor& whole) const {
+  for (size_t i = 0; i < views().size(); ++i)
+    if (views()[i].parameter == parameter)
+      held(i, kind).copy_from(part_of(whole, views()[i]).reshape(held(i, kind).shape()));
 }
 
 kernels::AdamwSettings AdamW::settings() const {
@@ -55,11 +123,11 @@ std::string AdamW::not_finite() const {
     return concat(kind, " ", name, number ? " is infinite" : " is not a number", " in ", bad,
                   " of its ", x.size(), " values");
   };
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const std::string& name = parameters_[i].name;
-    for (const std::string& found : {of("the parameter", name, parameters_[i].master),
-                                     of("the first moment of", name, moments_[i].m),
-                                     of("the second moment of", name, moments_[i].v)})
+  for (size_t i = 0; i < views().size(); ++i) {
+    const std::string& name = parameters_[views()[i].parameter].name;
+    for (const std::string& found :
+         {of("the parameter", name, masters_[i]), of("the first moment of", name, moments_[i].m),
+          of("the second moment of", name, moments_[i].v)})
       if (!found.empty()) return found;
   }
   return "";

@@ -19,11 +19,12 @@ int64_t owned_by(const std::vector<Owned>& owners, const std::string& name) {
 
 }  // namespace
 
-Plan make_plan(Recipe& recipe) {
+Plan make_plan(Recipe& recipe, int ranks, int rank) {
+  require_shards(recipe, ranks);
   const DataSettings data = read_data(recipe.toml.table("data"));
   layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype,
                       meta_of(recipe.train.device), recipe.train.seed);
-  AdamW optimizer(recipe.optimizer, model.parameters());
+  AdamW optimizer(recipe.optimizer, model.parameters(), Ranks::planned(rank, ranks));
   recipe.finish();
 
   Plan plan;
@@ -59,7 +60,7 @@ Plan make_plan(Recipe& recipe) {
   return plan;
 }
 
-std::string smaller_batch(const Recipe& recipe) {
+std::string smaller_batch(const Recipe& recipe, int ranks) {
   constexpr double kUsable = 0.95;  // the rest is the driver's
   const auto memory = static_cast<double>(memory_of(recipe.train.device));
   for (int64_t parts = 2; recipe.train.batch / parts > 0; parts *= 2) {
@@ -70,7 +71,7 @@ std::string smaller_batch(const Recipe& recipe) {
         recipe_from_text(recipe.toml.to_text(), recipe.name,
                          {concat("train.batch=", batch), concat("train.accumulate=", accumulate),
                           concat("train.device=\"", recipe.train.device, "\"")});
-    const auto peak = static_cast<double>(make_plan(smaller).peak);
+    const auto peak = static_cast<double>(make_plan(smaller, ranks).peak);
     if (peak < kUsable * memory)
       return concat("train.batch = ", batch, " with train.accumulate = ", accumulate,
                     " would need ", bytes_text(peak), " of ", bytes_text(memory));

@@ -24,11 +24,12 @@ struct Plan {
   Shape batch;
 };
 
-// Reads the rest of the recipe; throws Error where it cannot be trained.
-Plan make_plan(Recipe& recipe);
+// What rank `rank` of `ranks` needs. Reads the rest of the recipe; throws Error where it cannot be
+// trained.
+Plan make_plan(Recipe& recipe, int ranks = 1, int rank = 0);
 
 // "train.batch = 16 with train.accumulate = 2 would need 31.02 GiB of 79.10 GiB": the largest half,
 // quarter, ... of the recipe's batch that fits the device, by a plan. Empty where none does.
-std::string smaller_batch(const Recipe& recipe);
+std::string smaller_batch(const Recipe& recipe, int ranks = 1);
 
 }  // namespace weft::train

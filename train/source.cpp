@@ -89,6 +89,30 @@ data::BatchShape rank_shape(const Recipe& recipe, int64_t context) {
   return {.rows = recipe.train.batch, .length = context, .rank = 0, .world = 1};
 }
 
+// One rank's part of the micro-batches of all, `per_step` of each step.
+class SharedBatches final : public data::Batches {
+ public:
+  SharedBatches(data::BatchesPtr all, int64_t per_step, const Share& share)
+      : Batches(all->shape(), all->packed()),
+        all_(std::move(all)),
+        per_step_(per_step),
+        share_(share) {
+    fingerprint_ = all_->fingerprint();
+  }
+  void make(int64_t n, data::HostBatch& batch) const override {
+    const int64_t step = n / per_step_, within = n % per_step_;
+    all_->make((step * share_.size + share_.rank) * per_step_ + within, batch);
+  }
+  int64_t count() const override { return -1; }
+  int64_t vocabulary() const override { return all_->vocabulary(); }
+  double epoch_steps() const override { return all_->epoch_steps() / share_.size; }
+
+ private:
+  data::BatchesPtr all_;
+  int64_t per_step_;
+  Share share_;
+};
+
 }  // namespace
 
 data::TextOptions text_options(const std::string& document) {
@@ -152,18 +176,34 @@ layers::Batch MetaBatches::next() {
 layers::Batch model_batch(data::Batch&& b) { return {b.tokens, b.targets, b.cu_seqlens}; }
 
 Source::Source(const DataSettings& settings, const Recipe& recipe, int64_t context,
-               const data::TokenizerPtr& tokenizer)
-    : tokenizer_(tokenizer) {
+               const data::TokenizerPtr& tokenizer, const Share& share)
+    : share_(share), tokenizer_(tokenizer) {
   if (settings.is_task)
     open_task(settings, recipe, context);
   else
     open_text(settings, recipe, context);
 }
 
+void Source::set_training(data::BatchesPtr all, int64_t shards) {
+  if (share_.size > 1)
+    all = std::make_shared<SharedBatches>(std::move(all), shards / share_.size, share_);
+  train_ = std::make_unique<data::BatchSource>(std::move(all));
+}
+
+std::map<std::string, int64_t> Source::state() const {
+  std::map<std::string, int64_t> state = train_->state();
+  state.at("step") *= share_.size;
+  return state;
+}
+
+void Source::restore(std::map<std::string, int64_t> state) {
+  if (const auto step = state.find("step"); step != state.end()) step->second /= share_.size;
+  train_->restore(state);
+}
+
 void Source::open_task(const DataSettings& s, const Recipe& recipe, int64_t context) {
   const data::BatchShape shape = rank_shape(recipe, context);
-  train_ =
-      std::make_unique<data::BatchSource>(data::training_task(s.task, shape, recipe.train.seed));
+  set_training(data::training_task(s.task, shape, recipe.train.seed), recipe.train.accumulate);
   data::HostBatch first;
   train_->batches().make(0, first);
   require(first.labelled > 0, "task ", s.task.name,
@@ -194,9 +234,9 @@ void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t cont
           " documents has two tokens, so that no token follows another; cut documents otherwise "
           "with data.document, or set data.packed = false, which leaves their borders out");
   const data::BatchShape shape = rank_shape(recipe, context);
-  train_ = std::make_unique<data::BatchSource>(
-      s.packed ? data::training_packed(training, shape, recipe.train.seed)
-               : data::training_windows(training, shape, recipe.train.seed));
+  set_training(s.packed ? data::training_packed(training, shape, recipe.train.seed)
+                        : data::training_windows(training, shape, recipe.train.seed),
+               recipe.train.accumulate);
   const bool nothing = s.held_out > 0 && s.packed && !data::has_targets(rest);
   if (s.held_out > 0 && !nothing)
     held_out_ = std::make_unique<data::BatchSource>(s.packed ? data::held_out_packed(rest, shape)

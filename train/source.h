@@ -47,15 +47,22 @@ class MetaBatches {
   Tensor room_;  // stands for the memory of cu_seqlens, whose numbers must be readable
 };
 
+// Which of a step's micro-batches are whose: rank `rank` of `size` has train.accumulate / size of
+// them, one behind the other.
+struct Share {
+  int rank = 0, size = 1;
+};
+
 class Source {
  public:
   // Opens text, dataset or task. Throws Error for what is missing, or too short for one batch.
   Source(const DataSettings& settings, const Recipe& recipe, int64_t context,
-         const data::TokenizerPtr& tokenizer = nullptr);
+         const data::TokenizerPtr& tokenizer = nullptr, const Share& share = {});
 
   layers::Batch next(Device device);  // of training
-  std::map<std::string, int64_t> state() const { return train_->state(); }
-  void restore(const std::map<std::string, int64_t>& state) { train_->restore(state); }
+  // The place in the training data between two steps, the same on all ranks.
+  std::map<std::string, int64_t> state() const;
+  void restore(std::map<std::string, int64_t> state);
 
   // The held-out part; null where the recipe holds nothing out, or nothing that can be predicted.
   data::BatchSource* held_out() { return held_out_.get(); }
@@ -67,9 +74,11 @@ class Source {
   const std::string& describe() const { return description_; }
 
  private:
+  void set_training(data::BatchesPtr all, int64_t shards);
   void open_task(const DataSettings& settings, const Recipe& recipe, int64_t context);
   void open_text(const DataSettings& settings, const Recipe& recipe, int64_t context);
 
+  Share share_;
   std::unique_ptr<data::BatchSource> train_, held_out_;
   data::TokenizerPtr tokenizer_;
   std::string description_;

@@ -40,11 +40,15 @@ class Stepper {
   virtual std::string how() const { return ""; }
 };
 
-// How many of a step's micro-batches are walked. On a meta device it is at most two: memory is
-// after the second what it is after all others.
-int64_t micro_batches(const Recipe& recipe, Device device);
+// Throws Error unless so many ranks can share the recipe's micro-batches; it names the numbers that
+// can.
+void require_shards(const Recipe& recipe, int ranks);
 
-// For the device on which the model's parameters lie.
+// How many of a step's micro-batches one of `ranks` walks. On a meta device it is at most two:
+// memory is after the second what it is after all others.
+int64_t micro_batches(const Recipe& recipe, Device device, int ranks);
+
+// For the device on which the model's parameters lie, and the optimizer's ranks.
 std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,
                                       const Recipe& recipe);
 // Steps on a GPU, or a plan of them; in builds that have CUDA.
@@ -65,7 +69,17 @@ class NotFinite : public Error {
 // What a step throws whose update left something not finite.
 [[noreturn]] void refuse_update(const AdamW& optimizer, int64_t step);
 
+// Rank `owner` calls f, which throws; all ranks throw NotFinite with its words, or Error if `lost`.
+[[noreturn]] void refuse_together(Ranks& ranks, int owner, bool lost,
+                                  const std::function<void()>& f);
+
 // A 64-bit hash of all parameters, in order, names included.
 uint64_t parameter_hash(const std::vector<layers::Parameter>& parameters);
+// The same of an optimizer's. All of its ranks call it, and rank 0 has it.
+uint64_t parameter_hash(const AdamW& optimizer);
+
+// Throws RankFault that names the first rank whose weights are not those of rank 0, the parameter
+// and the step. All ranks call it.
+void require_equal_weights(const AdamW& optimizer, int64_t step);
 
 }  // namespace weft::train

@@ -13,6 +13,7 @@
 #include "core/cuda_graph.cuh"
 #include "core/mirror.h"
 #include "kernels/rows/pointwise.h"
+#include "train/gradients.h"
 #include "train/step.h"
 
 namespace weft::train {
@@ -34,11 +35,18 @@ class CudaStepper final : public Stepper {
       : model_(model),
         optimizer_(optimizer),
         recipe_(recipe),
-        device_(model.parameters().front().var.value().device()) {
-    place_gradients();
+        ranks_(optimizer.ranks()),
+        device_(model.parameters().front().var.value().device()),
+        gradients_(model.parameters(), optimizer.slices(), ranks_, recipe.train.accumulate) {
     const OwnerScope owner("optimizer");
-    fused_.emplace(optimizer_.tensors(), optimizer_.settings());
+    count_pieces();
+    fused_.emplace(optimizer_.tensors(), optimizer_.settings(),
+                   kernels::AdamwShare{piece_borders_[own()], piece_borders_.back(), device_});
     numbers_ = zeros({kernels::kStepNumbers}, Dtype::f32, device_);
+    if (!ranks_.alone()) {
+      losses_ = zeros({recipe_.train.accumulate, 2}, Dtype::f32, device_);
+      failed_ = zeros({ranks_.size()}, Dtype::f32, device_);
+    }
     if (device_.is_meta()) return;
     copies_.emplace(device_);
     for (Slot& s : slots_) {
@@ -47,10 +55,6 @@ class CudaStepper final : public Stepper {
       s.done.emplace(device_);
     }
   }
-  ~CudaStepper() override {
-    for (const layers::Parameter& p : model_.parameters()) p.var.drop_grad();
-  }
-
   int64_t ahead() const override { return device_.is_meta() ? 0 : 1; }
   std::string how() const override { return how_; }
 
@@ -71,18 +75,9 @@ class CudaStepper final : public Stepper {
     --under_way_;
     if (device_.is_meta()) return slot.result;
     slot.done->wait();
+    ranks_.check();  // what a rank that is gone left undone is no result
     const StepNumbers& n = slot.numbers->as<StepNumbers>()[1];
-    if (n.failed != 0) {
-      if (std::isfinite(n.loss) && std::isfinite(n.total) && std::isfinite(n.norm))
-        refuse_update(optimizer_, slot.result.step);
-      layers::Batch batch = slot.batches.back();
-      batch.tokens = batch.tokens.to(device_);
-      batch.targets = batch.targets.to(device_);
-      const bool of_loss = !std::isfinite(n.loss) || !std::isfinite(n.total);
-      refuse_step(model_, batch, recipe_.train.accumulate, slot.result.step,
-                  of_loss ? static_cast<double>(std::isfinite(n.loss) ? n.total : n.loss) : 0.0,
-                  n.norm);
-    }
+    if (n.failed != 0) refuse(slot, n);
     slot.result.loss = n.loss;
     slot.result.norm = n.norm;
     return slot.result;
@@ -98,28 +93,24 @@ class CudaStepper final : public Stepper {
     StepResult result;
   };
 
-  // One block of memory for all gradients, so that one fill clears them.
-  void place_gradients() {
-    const OwnerScope owner("gradients");
-    constexpr int64_t kUnit = 64;  // floats: each gradient begins on 256 bytes
-    int64_t total = 0;
-    for (const layers::Parameter& p : model_.parameters())
-      total += ceil_div(p.var.value().numel(), kUnit) * kUnit;
-    gradients_ = empty({total}, Dtype::f32, device_);
-    int64_t begin = 0;
-    for (const layers::Parameter& p : model_.parameters()) {
-      const int64_t n = p.var.value().numel();
-      p.var.set_grad(gradients_.slice(0, begin, begin + n).reshape(p.var.shape()));
-      begin += ceil_div(n, kUnit) * kUnit;
+  size_t own() const { return static_cast<size_t>(ranks_.rank()); }
+
+  // Where each rank's pieces begin among those of all.
+  void count_pieces() {
+    piece_borders_.push_back(0);
+    for (int r = 0; r < ranks_.size(); ++r) {
+      int64_t n = piece_borders_.back();
+      for (const View& v : optimizer_.slices().of(r)) n += kernels::adamw_pieces(v.end - v.begin);
+      piece_borders_.push_back(n);
     }
   }
 
   void take_batches(Slot& slot, const std::function<layers::Batch()>& next) {
     const OwnerScope owner("batch");
     slot.batches.clear();
-    for (int64_t i = 0; i < micro_batches(recipe_, device_); ++i) {
+    for (int64_t i = 0; i < micro_batches(recipe_, device_, ranks_.size()); ++i) {
       slot.batches.push_back(next());
-      slot.result.tokens += static_cast<double>(slot.batches.back().tokens.numel());
+      slot.result.tokens += static_cast<double>(slot.batches.back().tokens.numel() * ranks_.size());
     }
     if (!inputs_) make_room(slot.batches);
     if (device_.is_meta()) return;
@@ -148,7 +139,8 @@ class CudaStepper final : public Stepper {
     const int64_t n = batches[0].tokens.numel();
     const bool packed = batches[0].cu_seqlens.defined();
     const int64_t borders = packed ? static_cast<int64_t>(std::bit_ceil(uint64_t(n))) + 1 : 0;
-    inputs_ = empty({recipe_.train.accumulate, 2 * n + borders}, Dtype::i32, device_);
+    inputs_ =
+        empty({recipe_.train.accumulate / ranks_.size(), 2 * n + borders}, Dtype::i32, device_);
     for (Slot& s : slots_) {
       s.arriving = empty_like(inputs_);
       if (!device_.is_meta()) s.tokens.emplace(static_cast<size_t>(inputs_.numel()) * 4, device_);
@@ -208,13 +200,33 @@ class CudaStepper final : public Stepper {
     peak_ = memory.stats().peak;
   }
 
+  [[noreturn]] void refuse(const Slot& slot, const StepNumbers& n) {
+    const int64_t step = slot.result.step;
+    if (std::isfinite(n.loss) && std::isfinite(n.total) && std::isfinite(n.norm)) {
+      const bool lost = !optimizer_.not_finite().empty();
+      const auto all = ranks_.exchange_numbers("a lost update", std::vector<char>{lost});
+      int owner = 0;
+      while (owner + 1 < ranks_.size() && !all[static_cast<size_t>(owner)][0]) ++owner;
+      refuse_together(ranks_, owner, /*lost=*/true, [&] { refuse_update(optimizer_, step); });
+    }
+    refuse_together(ranks_, ranks_.size() - 1, /*lost=*/false, [&] {
+      layers::Batch batch = slot.batches.back();
+      batch.tokens = batch.tokens.to(device_);
+      batch.targets = batch.targets.to(device_);
+      const bool of_loss = !std::isfinite(n.loss) || !std::isfinite(n.total);
+      refuse_step(model_, batch, recipe_.train.accumulate, step,
+                  of_loss ? static_cast<double>(std::isfinite(n.loss) ? n.total : n.loss) : 0.0,
+                  n.norm);
+    });
+  }
+
   // All of a step that runs on the device.
   void work(const Slot& slot) {
     const int64_t count = recipe_.train.accumulate;
     const double factor = 1.0 / static_cast<double>(count);
-    gradients_.zero();
+    gradients_.begin_step();
     numbers_.slice(0, at(&StepNumbers::loss), at(&StepNumbers::norm)).zero();
-    for (int64_t i = 0; i < micro_batches(recipe_, device_); ++i) {
+    for (int64_t i = 0; i < micro_batches(recipe_, device_, ranks_.size()); ++i) {
       layers::Batch batch = slot.batches[static_cast<size_t>(i)];
       const Shape shape = batch.tokens.shape();
       const Tensor row = inputs_.select(0, i);
@@ -226,27 +238,70 @@ class CudaStepper final : public Stepper {
         batch.cu_seqlens = slot.borders[static_cast<size_t>(i)];
         borders.emplace(batch.cu_seqlens, row.slice(0, 2 * n, 2 * n + batch.cu_seqlens.numel()));
       }
+      gradients_.begin_shard();
       layers::Loss loss = model_.loss(batch);
-      add(&StepNumbers::loss, loss.cross_entropy, factor);
-      add(&StepNumbers::total, loss.total.value(), factor);
+      add(&StepNumbers::loss, i, loss.cross_entropy, factor);
+      add(&StepNumbers::total, i, loss.total.value(), factor);
       const Var total = count == 1 ? loss.total : autograd::scale(loss.total, factor);
       loss = {};
       autograd::backward(total);
+      gradients_.end_shard();
     }
-    fused_->step(numbers_);
+    gradients_.end_step();
+    if (ranks_.alone())
+      fused_->step(numbers_);
+    else
+      update_together();
     for (const layers::Parameter& p : model_.parameters()) p.var.value().mark_written();
   }
 
-  void add(float StepNumbers::*member, const Tensor& value, double factor) {
-    const Tensor place = numbers_.slice(0, at(member), at(member) + 1);
-    place.add_from(kernels::scaled(value, factor).reshape({1}));
+  // Adds a micro-batch's number to the step's; of several ranks, notes it for the sum of all.
+  void add(float StepNumbers::*member, int64_t i, const Tensor& value, double factor) {
+    const Tensor x = kernels::scaled(value, factor).reshape({1});
+    if (ranks_.alone()) return numbers_.slice(0, at(member), at(member) + 1).add_from(x);
+    const int64_t shard = ranks_.rank() * (recipe_.train.accumulate / ranks_.size()) + i;
+    const int64_t column = member == &StepNumbers::loss ? 0 : 1;
+    losses_.select(0, shard).slice(0, column, column + 1).copy_from(x);
+  }
+
+  // This rank's slice is updated; what all must know goes round.
+  void update_together() {
+    const int64_t per_rank = recipe_.train.accumulate / ranks_.size();
+    std::vector<int64_t> shards, one;
+    for (int r = 0; r <= ranks_.size(); ++r) shards.push_back(r * per_rank), one.push_back(r);
+    fused_->sum_squares();
+    share({{losses_, shards}, {fused_->squares(), piece_borders_}});
+    kernels::sum_losses(losses_, numbers_);
+    fused_->update(numbers_);
+    const int64_t flag = at(&StepNumbers::failed);
+    failed_.slice(0, ranks_.rank(), ranks_.rank() + 1).copy_from(numbers_.slice(0, flag, flag + 1));
+    share({{failed_, one}});
+    kernels::join_failed(failed_, numbers_);
+    optimizer_.gather_weights();
+  }
+
+  // Of each tensor, every rank's rows go to all others.
+  void share(const std::vector<std::pair<Tensor, std::vector<int64_t>>>& tensors) {
+    std::vector<Part> sends, receives;
+    for (const auto& [t, borders] : tensors)
+      for (int r = 0; r < ranks_.size(); ++r) {
+        if (r == ranks_.rank()) continue;
+        const auto i = static_cast<size_t>(r);
+        sends.push_back({r, t.slice(0, borders[own()], borders[own() + 1])});
+        receives.push_back({r, t.slice(0, borders[i], borders[i + 1])});
+      }
+    ranks_.transfer(sends, receives);
   }
 
   const layers::Model& model_;
   AdamW& optimizer_;
   const Recipe& recipe_;
+  Ranks& ranks_;
   Device device_;
-  Tensor gradients_, numbers_, inputs_;
+  Gradients gradients_;
+  std::vector<int64_t> piece_borders_;  // of the optimizer's pieces, by rank
+  Tensor numbers_, inputs_;
+  Tensor losses_, failed_;  // of all ranks, where there are several
   std::optional<kernels::CudaAdamw> fused_;
   std::map<int64_t, Graph> graphs_;  // by the number of documents, 0 where rows are whole
   std::array<Slot, kSlots> slots_;

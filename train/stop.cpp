@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kTogether = 1'000'000'000;  // nanoseconds within which two signals are one
 
-std::atomic<bool> noted{false};
+std::atomic<bool> noted{false}, silent{false};
 std::atomic<int64_t> first_urgent{0};  // when the first INT or TERM came; 0: none did
 
 int64_t now() {
@@ -37,7 +37,8 @@ void end_of(int signal) {
 void stop(int signal) {
   if (!noted) {
     constexpr const char* kText = "weft: stopped before the first step; nothing was changed\n";
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, std::strlen(kText));
+    if (!silent) [[maybe_unused]]
+      const ssize_t written = write(STDERR_FILENO, kText, std::strlen(kText));
     return end_of(signal);
   }
   if (signal == SIGINT || signal == SIGTERM) {
@@ -52,7 +53,8 @@ void stop(int signal) {
 
 }  // namespace
 
-void catch_stop_signals() {
+void catch_stop_signals(bool tells) {
+  silent = !tells;
   std::signal(SIGPIPE, SIG_IGN);
   struct sigaction action {};
   action.sa_handler = stop;

@@ -22,15 +22,19 @@ namespace weft::train {
 
 namespace fs = std::filesystem;
 
-Trainer::Trainer(Recipe recipe) : recipe_(std::move(recipe)) {
+Trainer::Trainer(Recipe recipe, std::shared_ptr<Ranks> ranks)
+    : ranks_(std::move(ranks)), recipe_(std::move(recipe)) {
+  require_shards(recipe_, ranks_->size());
+  ranks_->use_device(recipe_.train.device);
   set_products(recipe_.train);
   data_settings_ = read_data(recipe_.toml.table("data"));
   model_ = std::make_unique<layers::Model>(recipe_.toml, vocabulary_of(data_settings_),
                                            recipe_.train.dtype, recipe_.train.device,
                                            recipe_.train.seed);
   recipe_.finish();
-  optimizer_ = std::make_unique<AdamW>(recipe_.optimizer, model_->parameters());
-  source_ = std::make_unique<Source>(data_settings_, recipe_, model_->context());
+  optimizer_ = std::make_unique<AdamW>(recipe_.optimizer, model_->parameters(), ranks_);
+  source_ = std::make_unique<Source>(data_settings_, recipe_, model_->context(), nullptr,
+                                     Share{ranks_->rank(), ranks_->size()});
   state_.seed = recipe_.train.seed;
   state_.best_loss = std::numeric_limits<double>::infinity();
   state_.recipe = recipe_.toml.to_text();
@@ -70,7 +74,8 @@ std::string Trainer::no_samples() const {
 void Trainer::announce() const {
   show_line(concat(recipe_.name, ": ", count_text(double(model_->parameter_count())),
                    " parameters, context ", model_->context(), ", ", source_->describe(), "; ",
-                   recipe_.train.device, " ", recipe_.train.dtype, ", ", thread_count(),
+                   recipe_.train.device, " ", recipe_.train.dtype, ", ",
+                   ranks_->size() == 1 ? "" : concat(ranks_->size(), " ranks, "), thread_count(),
                    " threads, seed ", recipe_.train.seed));
   if (const std::string why = no_samples(); !why.empty()) show_line(why);
   show_line(concat("run folder: ", recipe_.train.out,
@@ -108,40 +113,89 @@ void Trainer::make_folder() const {
     write_file(out + "/recipe.toml", state_.recipe);
 }
 
+void Trainer::require_same_on_all() const {
+  if (ranks_->size() == 1) return;
+  const std::vector<std::pair<std::string, std::string>> facts = {
+      {"program", to_hex(hash64(read_file("/proc/self/exe")))},
+      {"recipe", state_.recipe},
+      {"data", concat(source_->state().at("fingerprint"))},
+      {"step to go on from", concat(state_.step)}};
+  for (const auto& [name, fact] : facts) {
+    const auto all = ranks_->exchange("the " + name, to_hex(hash64(fact)));
+    for (int r = 1; r < ranks_->size(); ++r)
+      if (all[static_cast<size_t>(r)] != all[0])
+        throw RankFault(concat("the ", name, " of ", ranks_->name(r), " is not that of ",
+                               ranks_->name(0), "; give all ranks the same"),
+                        r, 1);
+  }
+}
+
 int Trainer::run() {
-  make_folder();
+  try {
+    return run_steps();
+  } catch (const RankFault& e) {
+    if (progress_) progress_->finish();
+    throw RankFault(concat(e.what(), ". ", good_checkpoint(true)), e.rank, e.status);
+  }
+}
+
+int Trainer::run_steps() {
+  // One rank prints, and writes the run's folder.
+  if (ranks_->first()) make_folder();
   announce();
   const int64_t steps = recipe_.train.steps;
   progress_ = std::make_unique<Progress>(steps, state_.step);
-  settle_folder();
-  metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step);
-  if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
-  // A run that was stopped after a save and before what comes after it.
-  const bool owed = metrics_->lacks_evaluation() && evaluation_due();
+  bool owed = false;
+  if (ranks_->first()) {
+    settle_folder();
+    metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step);
+    if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
+    // A run that was stopped after a save and before what comes after it.
+    owed = metrics_->lacks_evaluation() && evaluation_due();
+  }
+  owed = ranks_->exchange_numbers("the begin", std::vector<char>{owed})[0][0];
   if (state_.step >= steps && !owed) {
     show_line(concat("the run is finished: step ", state_.step, " of ", steps));
-    return best_is_kept() ? 0 : 2;
+    return kept_all() ? 0 : 2;
   }
   stepper_ = make_stepper(*model_, *optimizer_, recipe_);
   save_time_ = std::chrono::steady_clock::now();
   if (owed) evaluate_now();
   const int64_t first = state_.step;
-  while (state_.step < steps && !stop_signal) {
+  for (agree(); state_.step < steps && !signal_; agree()) {
     profile_steps(state_.step - first);
     take_step();
   }
   finish_steps(0);
   profile_steps(-1);
-  const int signal = stop_signal;
+  const int signal = signal_;
   const bool done = state_.step >= steps && !abandoned_;
   if (signal && !done && saved_step_ != state_.step) save();
   if (done) sample_now();
   progress_->finish();
-  if (!saved_ || !best_is_kept()) return 2;
+  if (!kept_all()) return 2;
   if (done) return 0;
   show_line(concat("stopped at step ", state_.step, abandoned_ ? ", before its evaluation" : "",
                    "; go on with --resume"));
   return 128 + signal;
+}
+
+// What the ranks must see alike: a signal that any of them got, rank 0's clock. A rank alone has
+// seen it already.
+void Trainer::agree() {
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - save_time_;
+  const bool due = save_is_due(recipe_.train, state_.step + 1, since.count());
+  const auto all = ranks_->exchange_numbers(concat("the begin of step ", state_.step + 1),
+                                            std::vector<int>{stop_signal, due});
+  save_due_ = all[0][1] != 0;
+  for (const std::vector<int>& numbers : all)
+    if (signal_ == 0) signal_ = numbers[0];
+}
+
+// Does the folder hold what it should? Rank 0 knows.
+bool Trainer::kept_all() {
+  const bool all = saved_ && best_is_kept();
+  return ranks_->exchange_numbers("the end of the run", std::vector<char>{all})[0][0] != 0;
 }
 
 // A step and what is due after it. A checkpoint comes first, as what follows may fail or be
@@ -150,8 +204,7 @@ void Trainer::take_step() {
   begin_step();
   const bool last = state_.step == recipe_.train.steps;
   const bool evaluate = evaluation_due(), sample = !last && is_due(recipe_.sample.every);
-  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - save_time_;
-  const bool checkpoint = last || save_is_due(recipe_.train, state_.step, since.count());
+  const bool checkpoint = last || save_due_;
   finish_steps(evaluate || sample || checkpoint ? 0 : stepper_->ahead());
   if (last) progress_->finish();
   if (checkpoint) save();
@@ -218,7 +271,7 @@ auto Trainer::guarded(const F& f) {
     return f();
   } catch (const OutOfMemory& e) {
     progress_->finish();
-    const std::string smaller = smaller_batch(recipe_);
+    const std::string smaller = smaller_batch(recipe_, ranks_->size());
     fail(e.what(), smaller.empty() ? "" : concat("\n", smaller, "."), "\n", good_checkpoint(true));
   } catch (const NotFinite& e) {
     progress_->finish();
@@ -252,15 +305,18 @@ void Trainer::log(const StepResult& r, bool due) {
   std::snprintf(text, sizeof text, "loss %.4f | norm %.2f | lr %.2e", r.loss, r.norm, r.lr);
   progress_->step(r.step + 1, text, r.tokens, due);
   if (!due) return;
+  // On a GPU it would wait for a copy of all parameters, and steps are under way: at the end only.
+  const bool compared = stepper_->ahead() == 0 || r.step + 1 == recipe_.train.steps;
+  if (compared) require_equal_weights(*optimizer_, r.step + 1);
+  const uint64_t hash = compared ? parameter_hash(*optimizer_) : 0;
+  if (!ranks_->first()) return;
   nlohmann::ordered_json j;
   j["step"] = r.step + 1;
   j["loss"] = r.loss;
   j["lr"] = r.lr;
   j["norm"] = r.norm;
   j["tokens"] = state_.tokens;
-  // On a GPU it would wait for a copy of all parameters, and steps are under way: at the end only.
-  if (stepper_->ahead() == 0 || r.step + 1 == recipe_.train.steps)
-    j["hash"] = to_hex(parameter_hash(model_->parameters()));
+  if (compared) j["hash"] = to_hex(hash);
   j["peak_bytes"] = r.peak_bytes;
   j["tokens_per_second"] = progress_->tokens_per_second();
   keep_metrics(metrics_->write(json_line(j)));
@@ -279,6 +335,8 @@ template <class F>
 void Trainer::beside(const char* what, const F& f) {
   try {
     f();
+  } catch (const RankFault&) {
+    throw;
   } catch (const std::exception& e) {
     progress_->say(concat("step ", state_.step, ": ", what, ": ", e.what(), "; the run goes on"));
   }
@@ -287,8 +345,9 @@ void Trainer::beside(const char* what, const F& f) {
 void Trainer::evaluate_now() {
   beside("not evaluated", [&] {
     model_->at_step(state_.step);  // as `weft eval` will find it
-    const Evaluation e = evaluate(*model_, *source_->held_out(), recipe_.train.eval_batches,
-                                  recipe_.train.device, [] { return stop_signal != 0; });
+    const Evaluation e = evaluate(
+        *model_, *source_->held_out(), recipe_.train.eval_batches, recipe_.train.device,
+        [] { return stop_signal != 0; }, ranks_.get());
     abandoned_ = !e.whole;
     if (abandoned_) return;
     if (e.loss < state_.best_loss) {
@@ -296,6 +355,7 @@ void Trainer::evaluate_now() {
       state_.best_step = state_.step;
       save();
     }
+    if (!ranks_->first()) return;
     nlohmann::ordered_json j;
     j["step"] = state_.step;
     j["eval_loss"] = e.loss;
@@ -308,6 +368,7 @@ void Trainer::evaluate_now() {
 }
 
 void Trainer::sample_now() {
+  if (!ranks_->first()) return;
   if (!source_->is_text() || recipe_.sample.tokens == 0 || !no_samples().empty()) return;
   beside("no sample", [&] {
     model_->at_step(state_.step);
@@ -327,10 +388,12 @@ void Trainer::sample_now() {
 void Trainer::save() {
   state_.data = source_->state();
   const std::string path = checkpoint_path(recipe_.train.out, state_.step);
-  keep_metrics(metrics_->flush());
+  if (ranks_->first()) keep_metrics(metrics_->flush());
   try {
     save_checkpoint(path, state_, *optimizer_);
     saved_ = true;
+  } catch (const RankFault&) {
+    throw;
   } catch (const std::exception& e) {
     saved_ = false;
     progress_->say(
@@ -348,6 +411,7 @@ void Trainer::save() {
 // checkpoints beyond train.keep. What cannot be done is told, and tried again at the next
 // checkpoint.
 void Trainer::settle_folder() {
+  if (!ranks_->first()) return;
   const std::string& out = recipe_.train.out;
   std::string why;
   const auto attempt = [&](const auto& f) {

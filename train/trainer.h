@@ -20,8 +20,9 @@ bool save_is_due(const RunSettings& settings, int64_t step, double seconds);
 
 class Trainer {
  public:
-  // Builds model, optimizer and data from the recipe. Throws Error for what is wrong in it.
-  explicit Trainer(Recipe recipe);
+  // Builds model, optimizer and data from the recipe. Throws Error for what is wrong in it. Of
+  // several ranks, each has a trainer, and all of them are called alike.
+  explicit Trainer(Recipe recipe, std::shared_ptr<Ranks> ranks = std::make_shared<Ranks>());
 
   // Goes on from a checkpoint, as the run that made it would have.
   void resume(const std::string& checkpoint);
@@ -29,15 +30,18 @@ class Trainer {
   void require_inputs_stay() const;
   // Has run() write a trace of a few steady steps.
   void profile_to(const std::string& path);
-  // Runs to the last step or to a stop signal. Returns the exit status: 0; 128 and the signal's
-  // number where it was stopped; 2 where the last state could not be saved, or best.h5 not be
-  // renewed.
+  // Throws RankFault that names the first rank whose program, recipe, data or step is not rank 0's.
+  void require_same_on_all() const;
+  // Runs to the last step or to a stop signal at any rank. Returns the exit status: 0; 128 and the
+  // signal's number where it was stopped; 2 where the last state could not be saved, or best.h5 not
+  // be renewed.
   int run();
 
   int64_t step() const { return state_.step; }
   const layers::Model& model() const { return *model_; }
 
  private:
+  int run_steps();
   std::string good_checkpoint(bool begins_well) const;
   void make_folder() const;
   void announce() const;
@@ -48,6 +52,8 @@ class Trainer {
   void begin_step();
   void finish_steps(int64_t left);  // until `left` are under way
   void take_step();
+  void agree();
+  bool kept_all();
   void log(const StepResult& r, bool due);
   void keep_metrics(int code);
   bool is_due(int64_t every) const;
@@ -64,6 +70,7 @@ class Trainer {
   void keep_best();
   bool best_is_kept() const { return state_.best_step < 0 || best_kept_ == state_.best_step; }
 
+  std::shared_ptr<Ranks> ranks_;
   Recipe recipe_;
   DataSettings data_settings_;
   std::unique_ptr<layers::Model> model_;
@@ -80,6 +87,8 @@ class Trainer {
   std::string last_good_;    // the last one from which a step was taken
   int64_t saved_step_ = -1;  // what this process saved last
   bool saved_ = true;        // did the last save succeed?
+  int signal_ = 0;           // the stop signal that all ranks know of
+  bool save_due_ = false;    // by rank 0's clock, if saves are due by time
   bool abandoned_ = false;   // a stop signal came during the last evaluation
   std::chrono::steady_clock::time_point save_time_;
   int64_t under_way_ = 0;  // steps begun and not finished

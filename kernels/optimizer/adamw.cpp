@@ -10,6 +10,7 @@ namespace weft::kernels {
 namespace {
 
 constexpr int64_t kPiece = cuts::kAdamwPiece;
+static_assert(kAdamwCut % kPiece == 0);
 
 // Is every value finite? The difference of a number from itself is 0, that of infinity or NaN is
 // not.
@@ -23,24 +24,29 @@ bool finite(const Real* x, int64_t begin, int64_t end) {
 
 }  // namespace
 
-double gradient_norm(const std::vector<AdamwTensor>& list) {
-  double total = 0;
-  std::vector<double> partial;
+std::vector<double> gradient_squares(const std::vector<AdamwTensor>& list) {
+  std::vector<double> squares;
   for (const AdamwTensor& t : list) {
     if (t.grad.is_meta()) continue;
     for_real(t.grad.dtype(), [&]<class Real>() {
       const Real* const x = t.grad.data<Real>();
-      partial.assign(static_cast<size_t>((t.grad.numel() + kPiece - 1) / kPiece), 0.0);
+      const size_t before = squares.size();
+      squares.resize(before + static_cast<size_t>((t.grad.numel() + kPiece - 1) / kPiece));
       parallel_ranges(t.grad.numel(), kPiece, [&](int64_t begin, int64_t end) {
         double sum = 0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = begin; i < end; ++i)
           sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
-        partial[static_cast<size_t>(begin / kPiece)] = sum;
+        squares[before + static_cast<size_t>(begin / kPiece)] = sum;
       });
-      for (const double s : partial) total += s;
     });
   }
+  return squares;
+}
+
+double gradient_norm(const std::vector<AdamwTensor>& list) {
+  double total = 0;
+  for (const double square : gradient_squares(list)) total += square;
   return std::sqrt(total);
 }
 

@@ -74,7 +74,7 @@ __device__ bool finite(float p, float m, float v) {
 
 // What is not finite afterwards is seen here, in registers; blocks that begin later may then change
 // nothing, which makes no difference to a state that is lost.
-__global__ void update(const Piece* pieces, StepNumbers* numbers, Betas b) {
+__global__ void update_pieces(const Piece* pieces, StepNumbers* numbers, Betas b) {
   if (numbers->failed != 0) return;
   const Piece p = pieces[blockIdx.x];
   const float rate = numbers->rate, root = numbers->root, factor = numbers->factor;
@@ -112,10 +112,34 @@ __global__ void update(const Piece* pieces, StepNumbers* numbers, Betas b) {
   if (!good) numbers->failed = numbers->step;
 }
 
+__global__ void add_losses(const float* losses, int64_t n, StepNumbers* numbers) {
+  float loss = 0, total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    loss += losses[2 * i];
+    total += losses[2 * i + 1];
+  }
+  numbers->loss = loss;
+  numbers->total = total;
+}
+
+__global__ void take_failed(const float* failed, int64_t n, StepNumbers* numbers) {
+  for (int64_t i = 0; i < n; ++i)
+    if (failed[i] != 0 && (numbers->failed == 0 || failed[i] < numbers->failed))
+      numbers->failed = failed[i];
+}
+
 }  // namespace
 
-CudaAdamw::CudaAdamw(const std::vector<AdamwTensor>& list, const AdamwSettings& settings)
-    : settings_(settings) {
+static_assert(kAdamwCut % kPiece == 0);
+int64_t adamw_pieces(int64_t numel) { return ceil_div(numel, kPiece); }
+
+CudaAdamw::CudaAdamw(const std::vector<AdamwTensor>& list, const AdamwSettings& settings,
+                     const AdamwShare& share)
+    : settings_(settings), first_(share.first) {
+  if (list.empty()) {  // more ranks than pieces
+    partial_ = empty({share.all}, Dtype::f32, share.device);
+    return;
+  }
   const Device device = list.front().master.device();
   std::vector<Piece> pieces;
   for (const AdamwTensor& t : list)
@@ -128,23 +152,47 @@ CudaAdamw::CudaAdamw(const std::vector<AdamwTensor>& list, const AdamwSettings& 
     }
   pieces_ = static_cast<int64_t>(pieces.size());
   table_ = upload(pieces, device);
-  partial_ = empty({pieces_}, Dtype::f32, device);
+  partial_ = empty({share.all < 0 ? pieces_ : share.all}, Dtype::f32, device);
 }
 
 void CudaAdamw::step(const Tensor& numbers) const {
-  if (table_.is_meta()) return;
-  const cudaStream_t stream = cuda_stream(table_.device());
-  const auto* const pieces = reinterpret_cast<const Piece*>(table_.raw());
+  sum_squares();
+  update(numbers);
+}
+
+void CudaAdamw::sum_squares() const {
+  if (pieces_ == 0 || table_.is_meta()) return;
+  square_sums<<<static_cast<unsigned>(pieces_), kThreads, 0, cuda_stream(table_.device())>>>(
+      reinterpret_cast<const Piece*>(table_.raw()), dptr<float>(partial_) + first_);
+  check_launch("adamw's norm");
+}
+
+void CudaAdamw::update(const Tensor& numbers) const {
+  if (numbers.is_meta()) return;
+  const cudaStream_t stream = cuda_stream(numbers.device());
   auto* const n = reinterpret_cast<StepNumbers*>(numbers.raw());
-  const auto blocks = static_cast<unsigned>(pieces_);
-  square_sums<<<blocks, kThreads, 0, stream>>>(pieces, dptr<float>(partial_));
-  decide<<<1, kThreads, 0, stream>>>(dptr<const float>(partial_), pieces_,
+  decide<<<1, kThreads, 0, stream>>>(dptr<const float>(partial_), partial_.numel(),
                                      static_cast<float>(settings_.clip), n);
-  update<<<blocks, kThreads, 0, stream>>>(
-      pieces, n,
-      {static_cast<float>(settings_.beta1), static_cast<float>(settings_.beta2),
-       static_cast<float>(settings_.eps)});
+  if (pieces_ > 0)
+    update_pieces<<<static_cast<unsigned>(pieces_), kThreads, 0, stream>>>(
+        reinterpret_cast<const Piece*>(table_.raw()), n,
+        {static_cast<float>(settings_.beta1), static_cast<float>(settings_.beta2),
+         static_cast<float>(settings_.eps)});
   check_launch("adamw");
+}
+
+void sum_losses(const Tensor& losses, const Tensor& numbers) {
+  if (numbers.is_meta()) return;
+  add_losses<<<1, 1, 0, cuda_stream(numbers.device())>>>(
+      dptr<const float>(losses), losses.size(0), reinterpret_cast<StepNumbers*>(numbers.raw()));
+  check_launch("the sum of losses");
+}
+
+void join_failed(const Tensor& failed, const Tensor& numbers) {
+  if (numbers.is_meta()) return;
+  take_failed<<<1, 1, 0, cuda_stream(numbers.device())>>>(
+      dptr<const float>(failed), failed.numel(), reinterpret_cast<StepNumbers*>(numbers.raw()));
+  check_launch("the ranks' failures");
 }
 
 }  // namespace weft::kernels

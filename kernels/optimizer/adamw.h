@@ -23,7 +23,11 @@ struct AdamwSettings {
   double clip = 0;  // largest norm; 0: none. GPU only
 };
 
-// The norm of all gradients together; sums run in f64 over fixed pieces, in order. CPU.
+// Sums of the squares of the gradients, one a fixed piece of each tensor, in order. A tensor may
+// be cut at multiples of kAdamwCut: its parts have the pieces that it has. CPU.
+std::vector<double> gradient_squares(const std::vector<AdamwTensor>& list);
+inline constexpr int64_t kAdamwCut = 1 << 14;
+// The norm of all gradients together: those sums added in order. CPU.
 double gradient_norm(const std::vector<AdamwTensor>& list);
 // One step with all gradients multiplied by `factor`. `step` counts from 1. Returns false where a
 // value of master, m or v is not finite afterwards: then all of them are lost. CPU.
@@ -48,17 +52,39 @@ struct StepNumbers {
 inline constexpr int64_t kStepNumbers = sizeof(StepNumbers) / sizeof(float);
 StepNumbers step_numbers(const AdamwSettings& s, int64_t step, double lr);
 
+// How many pieces the fused form makes of so many elements. A tensor that is cut at multiples of
+// kAdamwCut has the pieces of its parts.
+int64_t adamw_pieces(int64_t numel);
+
+// The pieces of one rank among those of all.
+struct AdamwShare {
+  int64_t first = 0;      // pieces of the ranks before
+  int64_t all = -1;       // of all ranks; -1: these are all
+  Device device = kCuda;  // where this rank has none
+};
+
 // The fused form: a table of all tensors on the device, made once; their addresses must stay.
 class CudaAdamw {
  public:
-  CudaAdamw(const std::vector<AdamwTensor>& list, const AdamwSettings& settings);
+  CudaAdamw(const std::vector<AdamwTensor>& list, const AdamwSettings& settings,
+            const AdamwShare& share = {});
   // Enqueues norm, clipping and update. `numbers` f32 [kStepNumbers] on the device.
   void step(const Tensor& numbers) const;
+  // The two halves of it. Between them the other ranks' sums come into squares(), f32 [pieces of
+  // all], where the first half leaves its own.
+  void sum_squares() const;
+  void update(const Tensor& numbers) const;
+  const Tensor& squares() const { return partial_; }
 
  private:
   AdamwSettings settings_;
-  int64_t pieces_ = 0;
+  int64_t pieces_ = 0, first_ = 0;
   Tensor table_, partial_;
 };
+
+// On a GPU: loss and total of the step, from `losses` f32 [shards, 2], added in order.
+void sum_losses(const Tensor& losses, const Tensor& numbers);
+// On a GPU: the first step that failed on any rank, from their own, f32 [ranks].
+void join_failed(const Tensor& failed, const Tensor& numbers);
 
 }  // namespace weft::kernels

@@ -40,6 +40,7 @@ class Running {
     return true;
   }
   void send(int signal) const { kill(child_, signal); }
+  int process() const { return child_; }
   // Nobody reads any more.
   void close_output() {
     if (from_ >= 0) close(from_);

@@ -40,6 +40,12 @@ void add_set(CLI::App* verb, std::vector<std::string>& set) {
       ->type_name("KEY=VALUE");
 }
 
+void add_ranks(CLI::App* verb, RankArguments& a) {
+  verb->add_option("--ranks", a.ranks, "share the work among so many processes on the CPU")
+      ->check(in_64_bits);
+  verb->add_option("--gpus", a.gpus, "share the work among so many GPUs, or all")->type_name("N");
+}
+
 struct Arguments {
   TrainArguments train;
   EvalArguments eval;
@@ -69,6 +75,7 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   verb->add_flag("--overwrite", a.overwrite,
                  "start anew where an earlier run lies; with --from: give up what came after it");
   add_device(verb, a.device);
+  add_ranks(verb, a.ranks);
   verb->callback([&] { status = run_train(a); });
 }
 
@@ -79,6 +86,7 @@ void add_eval(CLI::App& app, EvalArguments& a, int& status) {
   verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
   verb->add_option("--batches", a.batches, "how many batches (standard: all)")->check(in_64_bits);
   add_device(verb, a.device);
+  add_ranks(verb, a.ranks);
   verb->callback([&] { status = run_eval(a); });
 }
 
@@ -111,6 +119,8 @@ void add_inspect(CLI::App& app, InspectArguments& a, int& status) {
   verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
   add_set(verb, a.set);
   verb->add_flag("--json", a.json, "print JSON");
+  verb->add_option("--ranks", a.ranks, "the memory of each of so many ranks")
+      ->check(CLI::Range(1, 4096));
   add_device(verb, a.device);
   verb->callback([&] { status = run_inspect(a); });
 }

@@ -7,12 +7,17 @@
 
 namespace weft::train {
 
-int run_eval(const EvalArguments& a) {
+namespace {
+
+int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
+            const std::string& device) {
   require(a.batches >= 0, "--batches ", a.batches, ": expected at least 1, or 0 for all");
-  Loaded l = load(a.checkpoint, a.device);
+  Loaded l = load(a.checkpoint, device);
   if (!a.data.empty()) {
     require(!l.data.is_task, l.path, ": was trained on a task; --data takes text");
-    l.data = {.sources = {a.data}, .document = l.data.document, .packed = l.data.packed};
+    const DataSettings given{
+        .sources = {a.data}, .document = l.data.document, .packed = l.data.packed};
+    l.data = given;
     const data::TokenDataset all =
         data::open_data(l.data.sources, text_options(l.data.document), l.tokenizer);
     if (!all.left_out().empty()) std::printf("left out: %s\n", all.left_out().c_str());
@@ -20,16 +25,28 @@ int run_eval(const EvalArguments& a) {
     data::BatchSource held_out(l.data.packed ? data::held_out_packed(all.all(), shape)
                                              : data::held_out_windows(all.all(), shape));
     std::printf("%s\n",
-                evaluate(*l.model, held_out, a.batches, l.recipe.train.device).text().c_str());
+                evaluate(*l.model, held_out, a.batches, l.recipe.train.device, nullptr, ranks.get())
+                    .text()
+                    .c_str());
     return 0;
   }
   Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
   require(source.held_out() != nullptr, l.path,
           ": the recipe holds out nothing that can be predicted; name a text with --data");
-  const Evaluation e = evaluate(*l.model, *source.held_out(), a.batches, l.recipe.train.device);
+  const Evaluation e = evaluate(*l.model, *source.held_out(), a.batches, l.recipe.train.device,
+                                nullptr, ranks.get());
   std::printf("%s, step %ld: %s\n", l.path.c_str(), static_cast<long>(l.state.step),
               e.text().c_str());
   return 0;
+}
+
+}  // namespace
+
+int run_eval(const EvalArguments& a) {
+  return on_ranks(a.ranks, a.device,
+                  {nullptr, [&](const std::shared_ptr<Ranks>& ranks, const std::string& device) {
+                     return eval_on(a, ranks, device);
+                   }});
 }
 
 }  // namespace weft::train

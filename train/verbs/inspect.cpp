@@ -56,7 +56,7 @@ void print_text(const Recipe& recipe, const Plan& p) {
 
 int run_inspect(const InspectArguments& a) {
   Recipe recipe = read_recipe(a.recipe, a.set, a.device, /*planned=*/true);
-  const Plan plan = make_plan(recipe);
+  const Plan plan = make_plan(recipe, static_cast<int>(a.ranks));
   if (a.json)
     print_json(recipe, plan);
   else

@@ -1,4 +1,6 @@
 // `weft train`: starts a run, or goes on with one, in its folder.
+#include <optional>
+
 #include "core/file.h"
 #include "train/run_lock.h"
 #include "train/stop.h"
@@ -29,32 +31,54 @@ void give_up_later(const std::string& out, int64_t step, const std::vector<Saved
   remove_checkpoints(out, step, best_too);
 }
 
-}  // namespace
-
-int run_train(const TrainArguments& a) {
-  catch_stop_signals();
-  Recipe recipe = read_recipe(a.recipe, a.set, a.device);
-  const std::string out = recipe.train.out;
-  require(a.from.empty() || a.resume, "--from needs --resume");
-  const RunLock lock(out);
-  const auto earlier = checkpoints_of(out);
+// What rank 0 alone can say: where the run goes on, empty for a new one. Nothing is removed yet.
+std::string checkpoint_of(const TrainArguments& a, const std::string& out,
+                          const std::vector<SavedStep>& earlier) {
   require(a.resume || a.overwrite || !holds_run(out, earlier), out,
           " holds a run already (newest: ", newest_of(out, earlier),
           "). Go on with --resume, start anew with --overwrite, or choose another folder with "
           "--set train.out=FOLDER");
   require(!a.resume || !a.from.empty() || !earlier.empty(), out,
           ": holds no checkpoint to go on from; start the run without --resume");
-  Trainer trainer(std::move(recipe));
-  if (a.resume) trainer.resume(a.from.empty() ? earlier.back().path : a.from);
-  trainer.require_inputs_stay();
-  if (!a.profile.empty()) trainer.profile_to(a.profile);
+  if (!a.resume) return "";
+  return a.from.empty() ? earlier.back().path : a.from;
+}
+
+int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
+             const std::string& device) {
+  Recipe recipe = read_recipe(a.recipe, a.set, device);
+  const std::string out = recipe.train.out;
+  require(a.from.empty() || a.resume, "--from needs --resume");
+  std::optional<RunLock> lock;  // of the rank that writes the folder
+  std::vector<SavedStep> earlier;
+  std::string from;
+  if (ranks->first()) {
+    lock.emplace(out);
+    earlier = checkpoints_of(out);
+    from = checkpoint_of(a, out, earlier);
+  }
+  from = ranks->exchange("the checkpoint to go on from", from)[0];
+  Trainer trainer(std::move(recipe), ranks);
+  if (!from.empty()) trainer.resume(from);
+  if (ranks->first()) trainer.require_inputs_stay();
+  if (!a.profile.empty() && ranks->first()) trainer.profile_to(a.profile);
+  trainer.require_same_on_all();
   note_stop_signals();
   // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
-  if (a.resume)
-    give_up_later(out, trainer.step(), earlier, a);
-  else
-    remove_checkpoints(out, -1, /*with_best=*/true);
+  if (ranks->first() && a.resume) give_up_later(out, trainer.step(), earlier, a);
+  if (ranks->first() && !a.resume) remove_checkpoints(out, -1, /*with_best=*/true);
   return trainer.run();
+}
+
+}  // namespace
+
+int run_train(const TrainArguments& a) {
+  catch_stop_signals();
+  return on_ranks(a.ranks, a.device,
+                  {[&](int ranks) { require_shards(read_recipe(a.recipe, a.set, "cpu"), ranks); },
+                   [&](const std::shared_ptr<Ranks>& ranks, const std::string& device) {
+                     return train_on(a, ranks, device);
+                   }});
 }
 
 }  // namespace weft::train

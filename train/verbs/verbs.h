@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "train/verbs/ranks.h"
+
 namespace weft::train {
 
 struct TrainArguments {
@@ -16,6 +18,7 @@ struct TrainArguments {
   std::string from;        // resume from this checkpoint instead of the newest
   bool overwrite = false;  // start anew where a run lies already; after `from`, where one is given
   std::string profile;     // a file for the trace of a few steps
+  RankArguments ranks;
 };
 int run_train(const TrainArguments& a);
 
@@ -24,6 +27,7 @@ struct EvalArguments {
   std::string checkpoint;
   std::string data;     // a text file or folder instead of the recipe's held-out part
   int64_t batches = 0;  // 0: all of the held-out part
+  RankArguments ranks;
 };
 int run_eval(const EvalArguments& a);
 
@@ -41,6 +45,7 @@ struct InspectArguments {
   std::string recipe;
   std::vector<std::string> set;
   bool json = false;
+  int64_t ranks = 1;
 };
 int run_inspect(const InspectArguments& a);
 

@@ -213,7 +213,7 @@ void RankMeeting::gather_all(const Place& place) {
       fail(missing.size() == 1 ? "rank " : "ranks ", joined(missing), " of ", size_,
            " did not come to port ", place.port, " within ", place.patience, " s",
            place.source.empty() ? ""
-                                : concat(" (", place.source, " says that there are ", size_,
+                                : concat(" (", place.source, " say that there are ", size_,
                                          " ranks; --ranks 1 trains alone)"),
            "; WEFT_RANKS_WAIT sets the seconds");
     }

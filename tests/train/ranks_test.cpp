@@ -12,7 +12,7 @@
 #include "core/ranks.h"
 #include "tests/catch.h"
 #include "tests/train/running.h"
-#include "tests/train/small_run.h"
+#include "tests/train/shell.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -105,6 +105,89 @@ TEST_CASE("ranks: a number of micro-batches that is no power of two has one orde
   std::string recipe = kSmallModel + kRun;
   recipe.replace(recipe.find("accumulate = 4"), 14, "accumulate = 6");
   require_same_numbers(recipe, {1, 2, 3, 6});
+}
+
+TEST_CASE("ranks: inspect plans the memory of rank 0 to the byte") {
+  skip_without_ranks();
+  const Folder f;
+  write_run(f, kSmallModel + kRun);
+  for (const int n : {1, 2, 4}) {
+    const std::string out = "run" + std::to_string(n);
+    REQUIRE(run_weft(f, words(out, n)).status == 0);
+    const auto plan = nlohmann::json::parse(
+        run_weft(f, {"inspect", "recipe.toml", "--json", "--ranks", std::to_string(n)}).text);
+    std::istringstream in(read_file(f / (out + "/metrics.jsonl")));
+    std::string line;
+    std::getline(in, line);
+    CHECK(nlohmann::json::parse(line)["peak_bytes"] == plan["peak_bytes"]);
+  }
+}
+
+TEST_CASE("ranks: a number that does not divide the micro-batches is refused with those that do") {
+  skip_without_ranks();
+  const Folder f;
+  write_run(f, kSmallModel + kRun);
+  const Ran ran = run_weft(f, words("run", 3));
+  CHECK(ran.status == 2);
+  CHECK_THAT(ran.text, ContainsSubstring("3 ranks cannot share 4") && ContainsSubstring("1, 2, 4"));
+  CHECK(!std::filesystem::exists(f / "run"));
+}
+
+TEST_CASE("ranks: a rank that is killed is named, and the run ends with status 1") {
+  skip_without_ranks();
+  const Folder f;
+  std::string recipe = kSmallModel + kRun;
+  recipe.replace(recipe.find("steps = 6"), 9, "steps = 100000");
+  write_run(f, recipe);
+  for (const size_t victim : {0, 1}) {
+    Running run(f, words("run", 2, {"--overwrite"}));
+    REQUIRE(run.says("step 4/"));
+    const std::vector<int> ranks = processes_of(run.process());
+    REQUIRE(ranks.size() == 2);
+    kill(ranks[victim], SIGKILL);
+    CHECK(run.end() == 1);
+    CHECK_THAT(run.text(), ContainsSubstring("rank " + std::to_string(victim) + " of 2 (process " +
+                                             std::to_string(ranks[victim])) &&
+                               ContainsSubstring("checkpoint: run/checkpoints/step-"));
+  }
+}
+
+TEST_CASE("ranks: a signal at any rank stops all after one step and one save") {
+  skip_without_ranks();
+  const Folder f;
+  std::string recipe = kSmallModel + kRun;
+  recipe.replace(recipe.find("steps = 6"), 9, "steps = 100000");
+  write_run(f, recipe);
+  for (const auto& [signal, status] : {std::pair{SIGTERM, 143}, std::pair{SIGINT, 130}}) {
+    Running run(f, words("run", 2, {"--overwrite"}));
+    REQUIRE(run.says("step 2/"));
+    const std::vector<int> ranks = processes_of(run.process());
+    REQUIRE(ranks.size() == 2);
+    kill(ranks[1], signal);
+    CHECK(run.end() == status);
+    CHECK_THAT(run.text(), ContainsSubstring("go on with --resume"));
+  }
+}
+
+TEST_CASE("ranks: started by torchrun's variables they meet, and with other recipes they do not") {
+  skip_without_ranks();
+  const Folder f;
+  write_run(f, kSmallModel + kRun);
+  const std::string port = std::to_string(20000 + getpid() % 12000);
+  const auto both = [&](const std::string& out, const std::string& of_second) {
+    const std::string one = "WORLD_SIZE=2 MASTER_PORT=" + port +
+                            " WEFT_RANKS_WAIT=60 $WEFT train " +
+                            "recipe.toml --set train.out=" + out;
+    return run_shell(f, "RANK=1 " + one + of_second + " & RANK=0 " + one + "; s=$?; wait; exit $s");
+  };
+  const Ran same = both("same", "");
+  INFO(same.text);
+  CHECK(same.status == 0);
+  REQUIRE(run_weft(f, words("one", 1)).status == 0);
+  CHECK(numbers_of(f, "same") == numbers_of(f, "one"));
+  const Ran other = both("other", " --set optimizer.lr=0.5");
+  CHECK(other.status == 1);
+  CHECK_THAT(other.text, ContainsSubstring("the recipe of rank 1 of 2"));
 }
 
 TEST_CASE("ranks: delta rule, mixture of experts, packed documents and f64 agree to the bit") {

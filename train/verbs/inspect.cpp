@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "core/parallel.h"
 #include "core/units.h"
 #include "train/planner.h"
 #include "train/verbs/verbs.h"
@@ -56,6 +57,7 @@ void print_text(const Recipe& recipe, const Plan& p) {
 
 int run_inspect(const InspectArguments& a) {
   Recipe recipe = read_recipe(a.recipe, a.set, a.device, /*planned=*/true);
+  if (a.ranks > 1) omp_set_num_threads(threads_of_rank(static_cast<int>(a.ranks)));  // as they have
   const Plan plan = make_plan(recipe, static_cast<int>(a.ranks));
   if (a.json)
     print_json(recipe, plan);

@@ -26,6 +26,10 @@ struct RankedVerb {
 // all. One rank prints: what the others met is told by it.
 int on_ranks(const RankArguments& arguments, const std::string& device, const RankedVerb& verb);
 
+// The threads of each of `count` ranks that one machine starts: its processors shared out, unless
+// OMP_NUM_THREADS says otherwise.
+int threads_of_rank(int count);
+
 // Starts `count` processes of this command line and waits for them.
 int start_ranks(int count);
 

@@ -76,8 +76,7 @@ std::vector<std::string> environment_of(int rank, int count, int port, int liste
                                   concat("LOCAL_RANK=", rank), "MASTER_ADDR=127.0.0.1",
                                   concat("MASTER_PORT=", port)};
   if (rank == 0) all.push_back(concat("WEFT_LISTENER=", listener));
-  if (!std::getenv("OMP_NUM_THREADS"))
-    all.push_back(concat("OMP_NUM_THREADS=", std::max(1, thread_count() / count)));
+  all.push_back(concat("OMP_NUM_THREADS=", threads_of_rank(count)));
   const size_t own = all.size();
   for (char** e = environ; *e; ++e) {
     const std::string one = *e, name = one.substr(0, one.find('=') + 1);
@@ -160,6 +159,10 @@ int Children::status() const {
 }
 
 }  // namespace
+
+int threads_of_rank(int count) {
+  return std::getenv("OMP_NUM_THREADS") ? thread_count() : std::max(1, thread_count() / count);
+}
 
 int start_ranks(int count) {
   note_stop_signals();

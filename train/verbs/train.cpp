@@ -75,7 +75,10 @@ int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
 int run_train(const TrainArguments& a) {
   catch_stop_signals();
   return on_ranks(a.ranks, a.device,
-                  {[&](int ranks) { require_shards(read_recipe(a.recipe, a.set, "cpu"), ranks); },
+                  {[&](int ranks) {
+                     const std::string kind = a.ranks.gpus.empty() ? "cpu" : "cuda";
+                     require_shards(read_recipe(a.recipe, a.set, kind, /*planned=*/true), ranks);
+                   },
                    [&](const std::shared_ptr<Ranks>& ranks, const std::string& device) {
                      return train_on(a, ranks, device);
                    }});

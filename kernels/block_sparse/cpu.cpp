@@ -219,8 +219,13 @@ void BlockSparse::check(const Inputs<Tensor>& x, const Options& o) {
   const int64_t batches = mask.dims() == 3 ? 1 : mask[0];
   const bool packed = o.cu_seqlens && !o.by_token;
   const int64_t rows = packed ? o.cu_seqlens.size(0) - 1 : x.q.size(0);
-  require(batches == 1 || batches == rows, "block_sparse: block_mask has shape ", mask,
-          ", expected a batch of 1 or of ", rows, packed ? " documents" : " as q");
+  int64_t least_rows = packed ? 0 : rows;  // empty documents at the end need no mask
+  while (packed && least_rows < rows &&
+         o.cu_seqlens.data<int32_t>()[least_rows] < o.cu_seqlens.data<int32_t>()[least_rows + 1])
+    ++least_rows;
+  require(batches == 1 || (batches >= least_rows && batches <= rows),
+          "block_sparse: block_mask has shape ", mask, ", expected a batch of 1 or of ", rows,
+          packed ? " documents" : " as q");
 }
 
 Outputs<BlockSparse> BlockSparse::outputs(const Inputs<Tensor>& x, const Options&) {

@@ -10,6 +10,9 @@
 #include "kernels/contract/reference.h"
 #include "kernels/delta/delta.h"
 #include "kernels/experts/routing.h"
+#include "kernels/features/cosine_features.h"
+#include "kernels/features/forget_gate.h"
+#include "kernels/features/random_features.h"
 #include "kernels/gated_linear/gated_linear.h"
 #include "kernels/kda/kda.h"
 #include "kernels/linear/linear.h"
@@ -18,6 +21,7 @@
 #include "kernels/products/matmul.h"
 #include "kernels/rows/activation.h"
 #include "kernels/rows/norms.h"
+#include "kernels/selection/block_means.h"
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/sequence/rotary.h"
 #include "kernels/sequence/short_conv.h"
@@ -40,12 +44,13 @@ struct List {
   }
 };
 
-using All = List<kernels::Activation, kernels::Attention, kernels::BlockSparse,
-                 kernels::CombineRows, kernels::CrossEntropy, kernels::Delta, kernels::Embedding,
-                 kernels::GatedActivation, kernels::GatedLinear, kernels::GatedNorm,
-                 kernels::GroupedMatmul, kernels::Kda, kernels::L2Norm, kernels::LayerNorm,
-                 kernels::Linear, kernels::Matmul, kernels::PermuteRows, kernels::RmsNorm,
-                 kernels::Rotary, kernels::Router, kernels::SelectiveScan, kernels::ShortConv>;
+using All = List<kernels::Activation, kernels::Attention, kernels::BlockMeans, kernels::BlockSparse,
+                 kernels::CombineRows, kernels::CosineFeatures, kernels::CrossEntropy,
+                 kernels::Delta, kernels::Embedding, kernels::ForgetGate, kernels::GatedActivation,
+                 kernels::GatedLinear, kernels::GatedNorm, kernels::GroupedMatmul, kernels::Kda,
+                 kernels::L2Norm, kernels::LayerNorm, kernels::Linear, kernels::Matmul,
+                 kernels::PermuteRows, kernels::RandomFeatures, kernels::RmsNorm, kernels::Rotary,
+                 kernels::Router, kernels::SelectiveScan, kernels::ShortConv>;
 
 template <class M>
 kernels::Options<M> options_of(const NamedCase& c) {

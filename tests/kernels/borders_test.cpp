@@ -341,8 +341,8 @@ TEST_CASE("borders: sums along a dimension of any size are those of a loop") {
 
 TEST_CASE("borders: a norm counts every number of every gradient") {
   for (const Dtype dtype : {Dtype::f32, Dtype::f64})
-    for (const int64_t pieces : {1, 2})
-      for (const int64_t n : around(pieces * cuts::kAdamwPiece)) {
+    for (const int64_t border : {cuts::kAdamwPiece, 2 * cuts::kAdamwPiece, kAdamwCut})
+      for (const int64_t n : around(border)) {
         std::vector<AdamwTensor> list(2);
         list[0].grad = normal({n}, 1, "a").to(dtype);
         list[1].grad = normal({3, 5}, 1, "b").to(dtype);

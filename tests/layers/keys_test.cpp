@@ -60,6 +60,10 @@ const std::map<std::string, Other>& others() {
       {"mlp.bias", {"true"}},
       {"moe.experts", {"3"}},
       {"moe.top_k", {"1"}},
+      {"top_k", {"2"}},
+      {"first_blocks", {"2"}},
+      {"recent_blocks", {"2"}},
+      {"index_width", {"5"}},
       {"moe.width", {"5"}},
       {"moe.shared", {"1"}},
       {"moe.normalize", {"false"}},
@@ -77,6 +81,8 @@ const std::map<std::string, Other>& others() {
       {"rotary_base", {"100"}},
       {"attention.rotary_scaling", scaled("attention")},
       {"block_sparse.rotary_scaling", scaled("block_sparse")},
+      {"moba.rotary_scaling", scaled("moba")},
+      {"topk.rotary_scaling", scaled("topk")},
       {"rotary_fraction", {"0.5"}},
       {"rotary_interleaved", {"true"}},
       {"rotary_factor", {"8"}},
@@ -149,6 +155,7 @@ std::vector<Base> bases() {
     if (mixer == "mamba") b.table = "state = 3\n";
     if (mixer == "mamba2") b.table = "state = 3\nhead_dim = 4\n";
     if (mixer == "block_sparse") b.table += "block = 4\n";
+    if (mixer == "moba" || mixer == "topk") b.table += "block = 4\ntop_k = 3\n";
     list.push_back(b);
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});

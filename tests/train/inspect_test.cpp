@@ -65,7 +65,7 @@ TEST_CASE("inspect: the planned peak equals the counted one for every recipe, pa
   CHECK(recipes >= 2);
 }
 
-TEST_CASE("inspect: the plan of many micro-batches is that of few, and what the run counts") {
+TEST_CASE("inspect: the plan of many micro-batches is that of few but for the sums of their tree") {
   const Folder f;
   f.write("text.txt", text());
   f.write("recipe.toml", R"(
@@ -101,6 +101,17 @@ batch = 3
       const auto step = nlohmann::json::parse(f.read("runs/recipe/metrics.jsonl"));
       CHECK(step["peak_bytes"] == planned(count)["peak_bytes"]);
     }
-    CHECK(planned(16777216) == planned(3));
+    // A sum of gradients for each level of the tree, and nothing else.
+    auto many = planned(16777216), few = planned(3);
+    CHECK(many["gradient_bytes"] == 25 * few["parameter_bytes"].get<int64_t>());
+    CHECK(few["gradient_bytes"] == 2 * few["parameter_bytes"].get<int64_t>());
+    CHECK(many["peak_bytes"].get<int64_t>() - few["peak_bytes"].get<int64_t>() ==
+          23 * few["parameter_bytes"].get<int64_t>());
+    for (auto* plan : {&many, &few}) {
+      plan->erase("gradient_bytes");
+      plan->erase("peak_bytes");
+      (*plan)["peak_by_owner"].erase("gradients");
+    }
+    CHECK(many == few);
   }
 }

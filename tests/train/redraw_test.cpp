@@ -71,18 +71,19 @@ TEST_CASE(
   const Folder whole, cut;
   prepare(whole);
   prepare(cut);
-  ran(whole, {"train", "recipe.toml"});
-  ran(cut, {"train", "recipe.toml"});
+  ran(whole, {"train", "recipe.toml", "--device", "cpu"});
+  ran(cut, {"train", "recipe.toml", "--device", "cpu"});
   const std::string metrics = whole.read("run/metrics.jsonl");
   for (const char* later : {"run/checkpoints/step-0000000012.h5", "run/best.h5"})
     std::filesystem::remove(cut / later);
-  ran(cut, {"train", "recipe.toml", "--resume"});  // from 6, between the draws of 4 and 8
+  ran(cut, {"train", "recipe.toml", "--device", "cpu",
+            "--resume"});  // from 6, between the draws of 4 and 8
   CHECK(values(cut.read("run/metrics.jsonl"), "hash") == values(metrics, "hash"));
   CHECK(values(cut.read("run/metrics.jsonl"), "eval_loss") == values(metrics, "eval_loss"));
   CHECK(values(metrics, "eval_loss").size() == 2);
   const Folder never;
   prepare(never);
-  ran(never, {"train", "recipe.toml", "--set", "performer.redraw=0"});
+  ran(never, {"train", "recipe.toml", "--device", "cpu", "--set", "performer.redraw=0"});
   const auto a = values(metrics, "hash"), b = values(never.read("run/metrics.jsonl"), "hash");
   REQUIRE(a.size() == 12);
   CHECK(a[3] == b[3]);
@@ -92,7 +93,7 @@ TEST_CASE(
 TEST_CASE("redraw: a checkpoint is evaluated with the projections that its run had then") {
   const Folder f;
   prepare(f);
-  ran(f, {"train", "recipe.toml"});
+  ran(f, {"train", "recipe.toml", "--device", "cpu"});
   const auto losses = values(f.read("run/metrics.jsonl"), "eval_loss");
   REQUIRE(losses.size() == 2);
   const std::string text = ran(f, {"eval", "run/checkpoints/step-0000000012.h5", "--batches", "3"});

@@ -398,9 +398,12 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
           key.path.ends_with(".type") ||
           !tried.insert(key.path + (task ? " of a task" : "")).second)
         continue;
-      std::vector<std::string> others = {"layer",         "post",   "learned", "gelu",
-                                         "relu",          "window", "line",    "wsd",
-                                         "sentencepiece", "copy",   "unigram"};
+      std::vector<std::string> others = {"layer",   "post",   "learned", "gelu",          "relu",
+                                         "window",  "line",   "wsd",     "sentencepiece", "copy",
+                                         "unigram", "linear", "softplus"};
+      std::vector<std::string> beside;  // what another value needs
+      if (key.path.ends_with(".rotary_scaling"))
+        beside = {key.path.substr(0, key.path.find('.')) + ".rotary_factor=4"};
       if (key.type == TomlType::boolean) others = {"true", "false"};
       if (key.type == TomlType::integer) others = {"1", "2", "3", "4", "8", "16", "24", "64"};
       if (key.type == TomlType::number) others = {"0.25", "0.5", "500"};
@@ -409,7 +412,9 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
       for (const std::string& other : others) {
         std::string here;
         try {
-          const train::Recipe ours = read_whole(there, {key.path + "=" + other});
+          std::vector<std::string> set = beside;
+          set.push_back(key.path + "=" + other);
+          const train::Recipe ours = read_whole(there, set);
           if (ours.toml.values().at(key.path).text == values.at(key.path).text) continue;
           here = ours.toml.to_text();
         } catch (const Error&) {

@@ -20,8 +20,8 @@ Selection::Selection(const Spec& spec, const TomlTable& t)
              ", expected at most ", kMost, "; set a larger block");
 }
 
-Var Selection::means(const Var& x, const Context& c) const {
-  return autograd::apply<BlockMeans>({x}, {block_, c.cu_seqlens, c.place}).y;
+Var Selection::means(const Var& x, const Context& c, const Tensor& held) const {
+  return autograd::apply<BlockMeans>({x}, {block_, c.cu_seqlens, c.place, held}).y;
 }
 
 SelectBlocks Selection::options(const Context& c) const {

@@ -12,7 +12,8 @@ class Selection {
   Selection(const Spec& spec, const TomlTable& t);
 
   // The means of complete blocks of x [B, S, heads, width], all that there is up to now.
-  Var means(const Var& x, const Context& c) const;
+  // `held` lives until the gradient of the means is made.
+  Var means(const Var& x, const Context& c, const Tensor& held = {}) const;
   // For rows of q that stand at the end of what there is up to now.
   kernels::SelectBlocks options(const Context& c) const;
   // Softmax attention of q [B, T, H, K] over the blocks that `mask` has for each of its rows; with

@@ -88,7 +88,11 @@ class TopK final : public Layer {
     const int64_t B = all.q.size(0), T = all.q.size(1), S = all.k.size(1), H = heads_.H();
     kernels::Attention::Options o;
     o.cu_seqlens = kernels::slot_borders(c.cu_seqlens, S, selection_.block());
-    const Var means = selection_.means(all.v, c);
+    // A plan of the CPU counts the borders where it counts all else.
+    Tensor held = o.cu_seqlens;
+    if (held && x.value().is_meta() && !x.value().device().takes_cuda_forms())
+      held = empty(held.shape(), Dtype::i32, x.value().device());
+    const Var means = selection_.means(all.v, c, held);
     const Var y = autograd::apply<kernels::Attention>({queries, keys, means, {}}, o).o;
     const kernels::BlocksBefore before =
         kernels::blocks_before(B, T, S, H, selection_.options(c), y.dtype(), x.value().device());

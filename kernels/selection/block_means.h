@@ -29,6 +29,8 @@ struct BlockMeans {
     Tensor cu_seqlens;
     // i32 [1] on the device of x: x is a cache in which tokens 0 .. position count. No gradient.
     Tensor position;
+    // Nobody reads it: memory that lives until the gradient is made, where a plan wants it counted.
+    Tensor held;
 
     template <class F>
     void each(F&& f) {

@@ -32,7 +32,8 @@ TEST_CASE("inspect: the planned peak equals the counted one for every recipe, pa
     if (entry.path().extension() != ".toml") continue;
     const std::string path = entry.path().string(), name = entry.path().stem().string();
     std::vector<std::string> settings{"--set", "train.steps=2",        "--set", "train.log_every=1",
-                                      "--set", "train.eval_batches=1", "--set", "sample.tokens=0"};
+                                      "--set", "train.eval_batches=1", "--set", "sample.tokens=0",
+                                      "--set", "train.batch=2"};
     const bool task = name.rfind("mqar", 0) == 0;
     for (const bool packed : {false, true}) {
       if (packed && task) continue;

@@ -3,6 +3,7 @@
 
 #include "tests/catch.h"
 #include "tests/train/markup.h"
+#include "tests/train/said.h"
 #include "tests/train/shell.h"
 
 using namespace weft;
@@ -26,12 +27,6 @@ void write_recipes(const Folder& f) {
 Ran compare(const Folder& f, std::vector<std::string> more = {}) {
   more.insert(more.begin(), {"compare", "a.toml", "b.toml", "--out", "all"});
   return run_weft(f, more);
-}
-
-void says(const Ran& ran, int status, const std::vector<std::string>& parts) {
-  INFO(ran.text);
-  CHECK(ran.status == status);
-  for (const std::string& part : parts) CHECK_THAT(ran.text, ContainsSubstring(part));
 }
 
 }  // namespace

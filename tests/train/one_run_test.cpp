@@ -5,6 +5,7 @@
 #include "core/lock.h"
 #include "tests/catch.h"
 #include "tests/train/program.h"
+#include "tests/train/said.h"
 #include "train/run_lock.h"
 
 using namespace weft;
@@ -48,11 +49,6 @@ void prepare(const Folder& f) {
 Ran run_train(const Folder& f, std::vector<std::string> more = {}) {
   more.insert(more.begin(), {"train", "recipe.toml"});
   return run_weft(f, more);
-}
-
-void done(const Ran& ran) {
-  INFO(ran.text);
-  CHECK(ran.status == 0);
 }
 
 void refused(const Ran& ran, const std::vector<std::string>& parts) {

@@ -4,6 +4,7 @@
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/train/said.h"
 #include "tests/train/shell.h"
 
 using namespace weft;
@@ -23,12 +24,6 @@ void write_operation(const Folder& f) {
   const Ran ran = run_shell(f, "$WEFT op attention in.h5 good.h5");
   INFO(ran.text);
   REQUIRE(ran.status == 0);
-}
-
-void says(const Ran& ran, int status, const std::vector<std::string>& parts) {
-  INFO(ran.text);
-  CHECK(ran.status == status);
-  for (const std::string& part : parts) CHECK_THAT(ran.text, ContainsSubstring(part));
 }
 
 }  // namespace

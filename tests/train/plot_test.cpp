@@ -3,6 +3,7 @@
 
 #include "tests/catch.h"
 #include "tests/train/markup.h"
+#include "tests/train/said.h"
 #include "tests/train/shell.h"
 
 using namespace weft;
@@ -29,12 +30,6 @@ std::string without_namespace(std::string text) {
   const std::string name = "http://www.w3.org/2000/svg";
   for (size_t at; (at = text.find(name)) != std::string::npos;) text.erase(at, name.size());
   return text;
-}
-
-void says(const Ran& ran, int status, const std::vector<std::string>& parts) {
-  INFO(ran.text);
-  CHECK(ran.status == status);
-  for (const std::string& part : parts) CHECK_THAT(ran.text, ContainsSubstring(part));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "tests/catch.h"
+#include "tests/train/said.h"
 #include "tests/train/small_run.h"
 #include "tests/train/whole_recipe.h"
 #include "train/checkpoint.h"
@@ -68,11 +69,6 @@ std::string words(int from = 0) {
 Ran run_train(const Folder& f, std::vector<std::string> more = {}) {
   more.insert(more.begin(), {"train", "recipe.toml"});
   return run_weft(f, more);
-}
-
-void done(const Ran& ran) {
-  INFO(ran.text);
-  CHECK(ran.status == 0);
 }
 
 void refused(const Ran& ran, const std::string& says) {

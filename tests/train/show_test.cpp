@@ -4,6 +4,7 @@
 
 #include "tests/catch.h"
 #include "tests/train/markup.h"
+#include "tests/train/said.h"
 #include "tests/train/shell.h"
 
 using namespace weft;
@@ -37,12 +38,6 @@ void make_run(const Folder& f) {
   const Ran ran = run_weft(f, {"train", "recipe.toml"});
   INFO(ran.text);
   REQUIRE(ran.status == 0);
-}
-
-void says(const Ran& ran, int status, const std::vector<std::string>& parts) {
-  INFO(ran.text);
-  CHECK(ran.status == status);
-  for (const std::string& part : parts) CHECK_THAT(ran.text, ContainsSubstring(part));
 }
 
 }  // namespace

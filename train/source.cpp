@@ -19,7 +19,8 @@ constexpr int64_t kMostExamples = (int64_t{1} << 40) - 1;
 std::string kind_of(const TomlTable& t) {
   static const std::vector<std::pair<std::string, std::vector<std::string>>> keys = {
       {"task",
-       {"vocabulary", "pairs", "random_filler", "power", "marks", "examples", "test_examples"}},
+       {"vocabulary", "pairs", "random_filler", "power", "marks", "noise", "motif", "examples",
+        "test_examples"}},
       {"dataset", {"vocabulary", "held_out", "packed"}},
       {"source", {"tokenizer", "vocabulary", "method", "document", "held_out", "packed"}}};
   std::string kind;
@@ -45,12 +46,14 @@ std::string kind_of(const TomlTable& t) {
 void read_task(const TomlTable& t, DataSettings& s) {
   s.is_task = true;
   s.task.name = t.one_of("task", data::task_names(), "");
-  s.task.vocabulary = t.integer("vocabulary", kVocabulary, s.task.name == "mqar" ? 8192 : 16);
+  s.task.vocabulary = t.integer("vocabulary", kVocabulary, data::standard_vocabulary(s.task.name));
   s.task.pairs = t.integers("pairs", {1, 1 << 24}, s.task.pairs);
   if (s.task.pairs.empty()) t.refuse("pairs", "pairs is empty, expected numbers of pairs");
   s.task.random_filler = t.boolean("random_filler", s.task.random_filler);
   s.task.power = t.number("power", {.least = 0, .most = 10, .above = true}, s.task.power);
   s.task.marks = t.integer("marks", {1, 1 << 24}, s.task.marks);
+  s.task.noise = t.number("noise", {.least = 0, .most = 1}, s.task.noise);
+  s.task.motif = t.integer("motif", {1, 1 << 24}, s.task.motif);
   s.task.examples = t.integer("examples", {0, kMostExamples}, s.task.examples);
   s.test_examples = t.integer("test_examples", {1, kMostExamples}, s.test_examples);
   s.vocabulary = s.task.vocabulary;

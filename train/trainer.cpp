@@ -362,6 +362,8 @@ void Trainer::evaluate_now() {
     j["perplexity"] = e.perplexity;
     if (e.bits_per_byte >= 0) j["bits_per_byte"] = e.bits_per_byte;
     if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
+    if (e.slices.size() > 1)
+      for (const auto& [kind, part] : e.slices) j[concat("accuracy_", kind)] = part;
     keep_metrics(metrics_->write(json_line(j)));
     progress_->say(concat("step ", state_.step, ": ", e.text()));
   });

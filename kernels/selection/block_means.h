@@ -29,8 +29,8 @@ struct BlockMeans {
     Tensor cu_seqlens;
     // i32 [1] on the device of x: x is a cache in which tokens 0 .. position count. No gradient.
     Tensor position;
-    // No form reads this tensor. It keeps its memory until the gradient is made, so that the plan of
-    // a CPU counts what the run counts.
+    // No form reads this tensor. It keeps its memory until the gradient is made, so that a CPU's
+    // plan counts what the run counts.
     Tensor held;
 
     template <class F>

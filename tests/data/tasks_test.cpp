@@ -112,8 +112,174 @@ TEST_CASE("tasks: examples depend on seed and number alone, and training and tes
     CHECK(a.tokens != made(*test_task(options, shape, 1, 100), 3).tokens);
     const auto test = test_task(options, shape, 1, 10);
     CHECK(test->count() == 3);
-    CHECK(made(*test, 2).labelled == made(*test, 0).labelled / 2);
+    const HostBatch last = made(*test, 2);  // examples 8 and 9, and two rows of nothing
+    CHECK(last.labelled > 0);
+    CHECK(std::all_of(last.targets.begin() + 2 * 64, last.targets.end(),
+                      [](int32_t target) { return target == kIgnored; }));
   }
+}
+
+TEST_CASE("tasks: in recall a key that comes again wants its value, and no other place does") {
+  for (const std::string name : {"recall", "noisy_recall"}) {
+    INFO(name);
+    const int64_t V = standard_vocabulary(name), keys = name == "recall" ? V / 2 : V / 4;
+    const auto batches = training_task({.name = name}, {.rows = 4, .length = 64}, 1);
+    std::set<std::map<int32_t, int32_t>> maps;
+    int64_t noise = 0, pairs = 0;
+    for (int64_t step = 0; step < 40; ++step) {
+      const HostBatch batch = made(*batches, step);
+      for (size_t row = 0; row < 4; ++row) {
+        std::map<int32_t, int32_t> value;
+        for (size_t i = row * 64; i < (row + 1) * 64; i += 2, ++pairs) {
+          const int32_t key = batch.tokens[i], shown = batch.tokens[i + 1];
+          CHECK(batch.targets[i + 1] == kIgnored);
+          if (key >= V / 2) {
+            CHECK(name == "noisy_recall");
+            CHECK((key < V && shown >= V / 2 && shown < V));
+            CHECK(batch.targets[i] == kIgnored);
+            ++noise;
+            continue;
+          }
+          CHECK((key < keys && shown >= keys && shown < 2 * keys));
+          CHECK(batch.targets[i] == (value.count(key) ? value[key] : kIgnored));
+          if (value.count(key)) CHECK(value[key] == shown);
+          value[key] = shown;
+        }
+        maps.insert(value);
+      }
+    }
+    CHECK(maps.size() == 160);  // a map of its own for each example
+    CHECK(double(noise) / double(pairs) == Approx(name == "recall" ? 0 : 0.2).margin(0.02));
+  }
+}
+
+TEST_CASE("tasks: fuzzy_recall wants the whole value behind a whole key") {
+  const int64_t T = 96;
+  const auto batches = training_task({.name = "fuzzy_recall"}, {.rows = 4, .length = T}, 1);
+  const auto is_key = [](int32_t token) { return token < 8; };
+  std::set<size_t> lengths;
+  for (int64_t step = 0; step < 20; ++step) {
+    const HostBatch batch = made(*batches, step);
+    CHECK(batch.labelled > 4 * 20);
+    for (int64_t row = 0; row < 4; ++row) {
+      const int32_t* tokens = batch.tokens.data() + row * T;
+      const int32_t* targets = batch.targets.data() + row * T;
+      std::map<std::vector<int32_t>, std::vector<int32_t>> value;
+      for (int64_t i = 0; i < T;) {
+        std::vector<int32_t> key, shown;
+        for (; i < T && is_key(tokens[i]); ++i) key.push_back(tokens[i]);
+        const int64_t begin = i;  // of the value
+        for (; i < T && !is_key(tokens[i]); ++i) shown.push_back(tokens[i]);
+        if (shown.empty()) break;  // what fills the end
+        lengths.insert({key.size(), shown.size()});
+        for (int64_t j = begin; j < i; ++j)
+          CHECK(targets[j - 1] == (value.count(key) ? tokens[j] : kIgnored));
+        if (value.count(key)) CHECK(value[key] == shown);
+        value[key] = shown;
+      }
+      for (const auto& [a, ignored] : value)
+        for (const auto& [b, too] : value)
+          CHECK((a == b || a.size() > b.size() || !std::equal(a.begin(), a.end(), b.begin())));
+    }
+  }
+  CHECK(lengths == std::set<size_t>{1, 2, 3});
+}
+
+TEST_CASE("tasks: memorise has one map, in training and test, and another for another seed") {
+  const auto map_of = [](const BatchesPtr& batches) {
+    std::map<int32_t, int32_t> map;
+    for (int64_t step = 0; step < 20; ++step) {
+      const HostBatch batch = made(*batches, step);
+      for (size_t i = 0; i < batch.tokens.size(); ++i) {
+        const int32_t key = batch.tokens[i], value = batch.targets[i];
+        CHECK((key < 128 && value >= 128 && value < 256));
+        CHECK((!map.count(key) || map[key] == value));
+        map[key] = value;
+      }
+    }
+    CHECK(map.size() == 128);
+    return map;
+  };
+  const TaskOptions options{.name = "memorise"};
+  const BatchShape shape{.rows = 4, .length = 64};
+  const auto map = map_of(training_task(options, shape, 1));
+  CHECK(map == map_of(test_task(options, shape, 1, 80)));
+  CHECK(map != map_of(training_task(options, shape, 2)));
+}
+
+TEST_CASE("tasks: copy and reverse want what stood before the marker") {
+  for (const std::string name : {"copy", "reverse"}) {
+    INFO(name);
+    const auto batches = training_task({.name = name, .marks = 5}, {.rows = 2, .length = 14}, 1);
+    for (int64_t step = 0; step < 20; ++step) {
+      const HostBatch batch = made(*batches, step);
+      CHECK(batch.labelled == 10);
+      for (int64_t row = 0; row < 2; ++row) {
+        CHECK(batch.slices[static_cast<size_t>(row)] == 5);
+        const auto tokens = batch.tokens.begin() + row * 14;
+        const auto targets = batch.targets.begin() + row * 14;
+        std::vector<int32_t> shown(tokens + 3, tokens + 8), wanted(targets + 9, targets + 14);
+        if (name == "reverse") std::reverse(wanted.begin(), wanted.end());
+        CHECK(shown == wanted);
+        CHECK(std::all_of(shown.begin(), shown.end(), [](int32_t t) { return t < 14; }));
+        CHECK(tokens[8] == 15);
+        CHECK((std::count(tokens, tokens + 3, 14) == 3 &&
+               std::count(tokens + 9, tokens + 14, 14) == 5));
+      }
+    }
+  }
+}
+
+TEST_CASE("tasks: parity, s5 and stack want what the tokens so far make") {
+  const BatchShape shape{.rows = 4, .length = 33};
+  const auto each = [&](const std::string& name, const auto& check) {
+    const auto batches = training_task({.name = name}, shape, 1);
+    for (int64_t step = 0; step < 20; ++step) {
+      const HostBatch batch = made(*batches, step);
+      for (int64_t row = 0; row < 4; ++row)
+        check(batch.tokens.data() + row * 33, batch.targets.data() + row * 33);
+    }
+  };
+  each("parity", [](const int32_t* tokens, const int32_t* targets) {
+    for (int64_t i = 0, ones = 0; i < 33; ++i) {
+      ones += tokens[i];
+      CHECK(targets[i] == ones % 2);
+    }
+  });
+  // The n-th permutation by the factorial number system, and products by tables.
+  const auto order = [](int64_t n) {
+    std::vector<int> left{0, 1, 2, 3, 4}, p;
+    for (const int64_t factor : {24, 6, 2, 1, 1}) {
+      p.push_back(left[static_cast<size_t>(n / factor)]);
+      left.erase(left.begin() + n / factor);
+      n %= factor;
+    }
+    return p;
+  };
+  each("s5", [&](const int32_t* tokens, const int32_t* targets) {
+    std::vector<int> things{0, 1, 2, 3, 4};
+    for (int64_t i = 0; i < 33; ++i) {
+      const std::vector<int> next = order(tokens[i]);
+      for (int& thing : things) thing = next[static_cast<size_t>(thing)];
+      CHECK(order(targets[i]) == things);
+    }
+  });
+  each("stack", [](const int32_t* tokens, const int32_t* targets) {
+    std::vector<int32_t> stack;
+    int64_t taken = 0;
+    for (int64_t i = 0; i < 33; ++i) {
+      if (tokens[i] < 15) {
+        CHECK(targets[i] == kIgnored);
+        stack.push_back(tokens[i]);
+        continue;
+      }
+      REQUIRE(!stack.empty());
+      CHECK(targets[i] == stack.back());
+      stack.pop_back();
+      ++taken;
+    }
+    CHECK(taken >= 1);
+  });
 }
 
 TEST_CASE("tasks: a fixed number of examples comes again, each once an epoch") {
@@ -139,5 +305,12 @@ TEST_CASE("tasks: sizes that do not fit and unknown names are told") {
   CHECK(contains(make({.name = "mqar", .vocabulary = 8}, 64), "too few keys"));
   CHECK(contains(make({.name = "selective_copy"}, 32), "16 marks do not fit into length 32"));
   CHECK(contains(make({.name = "induction"}, 3), "expected at least 4"));
+  CHECK(contains(make({.name = "recall"}, 65), "length 65, expected an even number"));
+  CHECK(contains(make({.name = "recall", .vocabulary = 1}, 64), "expected at least 2"));
+  CHECK(contains(make({.name = "noisy_recall", .vocabulary = 3}, 64), "expected at least 4"));
+  CHECK(contains(make({.name = "fuzzy_recall"}, 11), "motifs of 3 tokens do not fit"));
+  CHECK(contains(make({.name = "copy"}, 32), "16 marks do not fit into length 32"));
+  CHECK(contains(make({.name = "s5", .vocabulary = 119}, 64), "expected at least 120"));
+  CHECK(contains(make({.name = "stack"}, 1), "expected at least 2"));
   CHECK(contains(make({.name = "mquar"}, 64), "unknown task \"mquar\"; did you mean \"mqar\"?"));
 }

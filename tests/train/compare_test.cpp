@@ -107,3 +107,59 @@ TEST_CASE("compare: a folder that holds another run is not mixed with this one")
   says(compare(f, {"--tokens", "64", "--overwrite"}), 0, {"all/compare.html"});
   CHECK(nlohmann::json::parse(f.read("all/compare.json"))["recipes"][0]["steps"] == 2);
 }
+
+TEST_CASE("compare: files of settings make a table of recipes and tasks") {
+  const Folder f;
+  write_recipes(f);
+  f.write("recall.toml",
+          "[data]\ntask = \"mqar\"\nvocabulary = 16\npairs = [1, 2]\ntest_examples = 20\n");
+  f.write("par.toml", "[data]\ntask = \"parity\"\n[train]\nsteps = 3\n[model]\ncontext = 8\n");
+  const Ran ran = compare(f, {"--with", "recall.toml", "--with", "par.toml", "--seeds", "2"});
+  says(ran, 0,
+       {"run 5 of 8: a on par, seed 1", "| recipe | recall | recall: 1 | recall: 2 | par |"});
+  const auto table = nlohmann::json::parse(f.read("all/table.json"));
+  REQUIRE(table["columns"].size() == 4);
+  CHECK(table["columns"][1]["name"] == "recall: 1");
+  CHECK(table["columns"][0]["tokens"] == 6 * 2 * 16);
+  CHECK(table["columns"][3]["tokens"] == 3 * 2 * 8);
+  const auto one = nlohmann::json::parse(f.read("all/recall/compare.json"));
+  for (size_t row = 0; row < 2; ++row) {
+    const auto& cells = table["recipes"][row]["cells"];
+    REQUIRE(cells.size() == 4);
+    CHECK(cells[0]["mean"] == one["recipes"][row]["accuracy"]["mean"]);
+    CHECK(cells[0]["parameters"] == one["recipes"][row]["parameters"]);
+    // 10 examples of one pair and 10 of two make the answers of all 20.
+    CHECK(cells[0]["mean"].get<double>() ==
+          Approx((cells[1]["mean"].get<double>() + 2 * cells[2]["mean"].get<double>()) / 3));
+  }
+  CHECK(markup_fault(f.read("all/table.html")) == "");
+  CHECK(std::filesystem::exists(f / "all/par/b-seed-2"));
+  // The run is that of the recipe with the same settings.
+  says(run_weft(f, {"train", "b.toml", "--set", "data.task=parity", "--set", "train.steps=2",
+                    "--set", "model.context=8"}),
+       0, {});
+  const auto hash = [&](const std::string& path) {
+    const std::string text = f.read(path);
+    return text.substr(text.rfind("\"hash\""), 26);
+  };
+  CHECK(hash("all/par/b-seed-1/metrics.jsonl") == hash("runs/b/metrics.jsonl"));
+}
+
+TEST_CASE("compare: a file of settings that does not fit is told with its name") {
+  const Folder f;
+  write_recipes(f);
+  f.write("none.toml", "# nothing\n");
+  f.write("wrong.toml", "[data]\ntask = \"parity\"\n[train]\nstepz = 3\n");
+  f.write("lists.toml", "[[data]]\ntask = \"parity\"\n");
+  const auto with = [&](const std::string& name) { return compare(f, {"--with", name}); };
+  says(with("none.toml"), 2, {"none.toml: holds no settings"});
+  says(with("wrong.toml"), 2, {"wrong.toml: its settings do not fit", "stepz", "steps"});
+  says(with("lists.toml"), 2, {"lists.toml: [[data]] is a list of tables"});
+  says(compare(f, {"--with", "none.toml", "--with", "missing.toml"}), 2, {"none.toml"});
+  for (const char* folder : {"sub", "right"}) std::filesystem::create_directory(f / folder);
+  f.write("sub/wrong.toml", "[train]\nsteps = 3\n");
+  f.write("right/wrong.toml", "[train]\nsteps = 3\n");
+  says(compare(f, {"--with", "sub/wrong.toml", "--with", "right/wrong.toml"}), 2,
+       {"another file of settings is called wrong"});
+  CHECK_FALSE(std::filesystem::exists(f / "all"));
+}

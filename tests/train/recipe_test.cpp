@@ -309,6 +309,11 @@ TEST_CASE("recipe: the standards of [data] are those of the manual") {
   CHECK(mqar.test_examples == 512);
   CHECK(data_of("task = \"induction\"\n").vocabulary == 16);
   CHECK(data_of("task = \"selective_copy\"\n").vocabulary == 16);
+  CHECK(data_of("task = \"s5\"\n").vocabulary == 120);
+  CHECK(data_of("task = \"noisy_recall\"\n").task.noise == 0.2);
+  CHECK(data_of("task = \"noisy_recall\"\nnoise = 0.5\n").task.noise == 0.5);
+  CHECK(data_of("task = \"fuzzy_recall\"\n").task.motif == 3);
+  CHECK(data_of("task = \"fuzzy_recall\"\nmotif = 2\n").task.motif == 2);
 }
 
 TEST_CASE("recipe: [data] beyond its bounds is refused by the key") {
@@ -329,6 +334,8 @@ TEST_CASE("recipe: [data] beyond its bounds is refused by the key") {
       {"task = \"mqar\"\npower = 0\n", "power"},
       {"task = \"mqar\"\npower = 10.1\n", "power"},
       {"task = \"mqar\"\nmarks = 0\n", "marks"},
+      {"task = \"noisy_recall\"\nnoise = 1.1\n", "noise"},
+      {"task = \"fuzzy_recall\"\nmotif = 0\n", "motif"},
       {"task = \"mqar\"\nexamples = -1\n", "examples"},
       {"task = \"mqar\"\ntest_examples = 0\n", "test_examples"},
       {"packed = true\n", "needs source"}};

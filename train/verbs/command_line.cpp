@@ -208,6 +208,9 @@ void add_compare(CLI::App& app, CompareArguments& a, int& status) {
       "The same command goes on where it was stopped; finished runs stay.");
   verb->add_option("recipes", a.recipes, "the recipes, TOML files")->required();
   add_set(verb, a.set);
+  verb->add_option("--with", a.with,
+                   "a TOML file of settings for every recipe, as a task and its length; several "
+                   "files make a table of recipes and files");
   verb->add_option("--tokens", a.tokens, "tokens of training for each run (standard: the first's)")
       ->check(in_64_bits);
   verb->add_option("--seeds", a.seeds, "runs of each recipe, from seeds 1, 2, ...")

@@ -4,7 +4,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -13,31 +15,15 @@
 #include "core/units.h"
 #include "train/generate.h"
 #include "train/pages/page.h"
-#include "train/planner.h"
 #include "train/same_recipe.h"
+#include "train/verbs/compare.h"
 #include "train/verbs/curves.h"
 #include "train/verbs/loaded.h"
-#include "train/verbs/verbs.h"
 
 namespace weft::train {
 namespace {
 
 using nlohmann::ordered_json;
-
-struct OneRun {
-  TrainArguments arguments;
-  std::string folder;
-  int64_t seed = 1;
-  RunMetrics metrics;
-};
-
-struct Candidate {
-  std::string name, path;
-  int64_t steps = 0, tokens_a_step = 0, context = 0;
-  Plan plan;
-  double decode_rate = 0;  // tokens a second
-  std::vector<OneRun> runs;
-};
 
 // What the data of two recipes must have in common, by what was read of it.
 std::map<std::string, std::string> data_values(const Recipe& recipe) {
@@ -99,6 +85,27 @@ Candidate candidate_of(const CompareArguments& a, const std::string& path, const
   return c;
 }
 
+// The values of a file of settings as --set takes them: "data.task=\"mqar\"".
+std::vector<std::string> settings_of(const std::string& path) {
+  const TomlTable file = toml_from_file(path);
+  std::vector<std::string> settings;
+  std::istringstream lines(file.to_text());  // a table's name or one value in each line
+  std::string table;
+  for (std::string line; std::getline(lines, line);) {
+    require(line.rfind("[[", 0) != 0, path, ": ", line,
+            " is a list of tables, expected single keys");
+    if (line.empty()) continue;
+    if (line.front() == '[') {
+      table = line.substr(1, line.size() - 2) + ".";
+      continue;
+    }
+    const size_t at = line.find(" = ");
+    settings.push_back(concat(table, line.substr(0, at), "=", line.substr(at + 3)));
+  }
+  require(!settings.empty(), path, ": holds no settings, expected tables and keys of a recipe");
+  return settings;
+}
+
 std::vector<Candidate> candidates_of(const CompareArguments& a, int64_t& tokens) {
   Recipe first = read_recipe(a.recipes.front(), a.set, a.device);
   make_plan(first);
@@ -144,161 +151,10 @@ double decode_rate(const std::string& folder, const std::string& device) {
   return generate(*l.model, {1}, count, greedy).tokens_per_second;
 }
 
-struct Spread {
-  double mean = NAN, least = NAN, most = NAN;
-};
-
-Spread spread_of(const Candidate& c, const std::function<double(const RunMetrics&)>& f) {
-  Spread s;
-  double sum = 0;
-  for (const OneRun& run : c.runs) {
-    const double v = f(run.metrics);
-    sum += v;
-    s.least = std::isnan(s.least) ? v : std::min(s.least, v);
-    s.most = std::isnan(s.most) ? v : std::max(s.most, v);
-  }
-  s.mean = sum / static_cast<double>(c.runs.size());
-  return s;
-}
-
-struct Measure {
-  const char* key;
-  const char* title;
-  const char* format;
-  double unit;  // of the table
-  std::function<double(const RunMetrics&)> of;
-};
-
-const std::vector<Measure>& measures() {
-  static const auto last = [](const char* key) {
-    return [key](const RunMetrics& r) { return last_of(r, key); };
-  };
-  static const std::vector<Measure> all = {
-      {"loss", "training loss", "%.4f", 1, last("loss")},
-      {"eval_loss", "held-out loss", "%.4f", 1, last("eval_loss")},
-      {"bits_per_byte", "bits a byte", "%.3f", 1, last("bits_per_byte")},
-      {"accuracy", "answers right", "%.3f", 1, last("accuracy")},
-      {"tokens_per_second", "tokens a second, training", "%.0f", 1, rate_of},
-      {"peak_bytes", "peak memory, MiB", "%.1f", 1 << 20, last("peak_bytes")}};
-  return all;
-}
-
-ordered_json json_of(const std::vector<Candidate>& all, int64_t tokens, int64_t seeds) {
-  ordered_json j;
-  j["made_by"] = "weft compare";
-  j["tokens"] = tokens;
-  j["seeds"] = seeds;
-  j["recipes"] = ordered_json::array();
-  for (const Candidate& c : all) {
-    ordered_json r;
-    r["name"] = as_utf8(c.name);
-    r["steps"] = c.steps;
-    r["tokens"] = c.steps * c.tokens_a_step;
-    r["context"] = c.context;
-    r["parameters"] = c.plan.parameter_count;
-    r["forward_flops_per_token"] = c.plan.flops_forward;
-    r["state_bytes"] = c.plan.decode_bytes;
-    r["decode_tokens_per_second"] = c.decode_rate;
-    for (const Measure& m : measures()) {
-      const Spread s = spread_of(c, m.of);
-      if (std::isfinite(s.mean))
-        r[m.key] = {{"mean", s.mean}, {"least", s.least}, {"most", s.most}};
-    }
-    for (const OneRun& run : c.runs) {
-      ordered_json one;
-      one["seed"] = run.seed;
-      one["folder"] = as_utf8(run.folder);
-      for (const Measure& m : measures())
-        if (const double v = m.of(run.metrics); std::isfinite(v)) one[m.key] = v;
-      r["runs"].push_back(one);
-    }
-    j["recipes"].push_back(r);
-  }
-  return j;
-}
-
-std::string spread_cell(const Measure& m, const Candidate& c) {
-  const Spread s = spread_of(c, m.of);
-  if (!(s.least < s.most)) return cell(m.format, s.mean / m.unit);
-  const auto text = [&](double v) { return number_text(m.format, v / m.unit); };
-  return concat("<td>", text(s.mean), "<br><small>", text(s.least), " to ", text(s.most),
-                "</small></td>");
-}
-
-std::string table_of(const std::vector<Candidate>& all) {
-  std::string t = "<div class=\"scroll\"><table><tr><th>recipe</th><th>parameters</th>";
-  const auto shown = [&](const Measure& m) {
-    return std::any_of(all.begin(), all.end(),
-                       [&](const Candidate& c) { return std::isfinite(spread_of(c, m.of).mean); });
-  };
-  for (const Measure& m : measures())
-    if (shown(m)) t += concat("<th>", m.title, "</th>");
-  t += "<th>state of a generation</th><th>tokens a second, generation</th><th>context</th></tr>\n";
-  int colour = 0;
-  for (const Candidate& c : all) {
-    t += concat("<tr><td><span class=\"key c", colour++ % 8, "\"></span>", escaped(c.name),
-                "</td><td>", count_text(double(c.plan.parameter_count)), "</td>");
-    for (const Measure& m : measures())
-      if (shown(m)) t += spread_cell(m, c);
-    t += concat("<td>", bytes_text(double(c.plan.decode_bytes)), "</td>",
-                cell("%.0f", c.decode_rate), "<td>", c.context, "</td></tr>\n");
-  }
-  return t + "</table></div>\n";
-}
-
-// Held-out loss over what a recipe pays for it.
-Chart cost_chart(const std::vector<Candidate>& all, const std::string& across,
-                 const std::function<double(const Candidate&)>& cost) {
-  Chart chart{"held-out loss at the end", across, {}};
-  int colour = 0;
-  for (const Candidate& c : all) {
-    Curve dots{c.name, {}, {}, colour++};
-    dots.dots = true;
-    for (const OneRun& run : c.runs) {
-      dots.x.push_back(cost(c));
-      dots.y.push_back(last_of(run.metrics, "eval_loss"));
-    }
-    chart.curves.push_back(std::move(dots));
-  }
-  return chart;
-}
-
-std::string page_of(const std::vector<Candidate>& all, ordered_json& data, int64_t tokens,
-                    int64_t seeds) {
-  Runs runs;
-  std::vector<std::string> names;
-  int colour = 0;
-  for (const Candidate& c : all) {
-    names.push_back(c.name);
-    for (const OneRun& run : c.runs) {
-      runs.push_back(run.metrics);
-      runs.back().colour = colour;
-    }
-    ++colour;
-  }
-  Page page{"compare", "Comparison: " + joined(names), "", "", &data};
-  page.note = concat("The same data, ", count_text(double(tokens)), " tokens of training each, ",
-                     seeds == 1 ? "seed 1."
-                                : concat("seeds 1 to ", seeds,
-                                         ": means, and from the "
-                                         "least to the most."),
-                     " Speeds are of this machine while it did what else it did.");
-  page.body = table_of(all) + switches("tokens") + "<main class=\"grid\">\n";
-  for (const char* metric : {"loss", "tokens_per_second"})
-    page.body += switched_charts(runs, metric);
-  page.body += chart_element(cost_chart(all, "state of a generation, KiB", [](const Candidate& c) {
-    return static_cast<double>(c.plan.decode_bytes) / 1024;
-  }));
-  page.body += chart_element(cost_chart(all, "FLOPs a token, forward",
-                                        [](const Candidate& c) { return c.plan.flops_forward; }));
-  page.body += "</main>\n";
-  return page.text();
-}
-
 // Says which run begins and how long those that are left will take, as fast as those before.
 class Queue {
  public:
-  explicit Queue(int64_t tokens) : left_(tokens) {}
+  explicit Queue(double tokens) : left_(tokens) {}
 
   void begins(const std::string& what, size_t number, size_t of) {
     std::string text = concat("--- run ", number, " of ", of, ": ", what);
@@ -319,25 +175,99 @@ class Queue {
   Clock::time_point begun_;
 };
 
-// 0, or the status with which a run ended before its end.
-int train_all(const CompareArguments& a, std::vector<Candidate>& all) {
-  double tokens = 0;
-  size_t runs = 0, number = 0;
-  for (const Candidate& c : all) {
-    runs += c.runs.size();
-    tokens += static_cast<double>(c.steps * c.tokens_a_step) * static_cast<double>(c.runs.size());
-  }
-  Queue queue(static_cast<int64_t>(tokens));
-  for (Candidate& c : all)
-    for (OneRun& run : c.runs) {
-      const std::string what = concat(c.name, ", seed ", run.seed);
-      const bool finished = is_finished(a, c, run);
-      queue.begins(finished ? what + ", finished before" : what, ++number, runs);
-      if (!finished)
-        if (const int status = run_train(run.arguments)) return status;
-      queue.ended(static_cast<double>(c.steps * c.tokens_a_step), !finished);
+// A comparison for each file of settings, or one. Nothing is trained or written.
+std::vector<Comparison> comparisons_of(const CompareArguments& a) {
+  std::vector<Comparison> comparisons;
+  const std::vector<std::string> none = {""};
+  for (const std::string& path : a.with.empty() ? none : a.with) {
+    Comparison c;
+    c.arguments = a;
+    c.tokens = a.tokens;
+    if (!path.empty()) {
+      c.name = std::filesystem::path(path).stem().string();
+      for (const Comparison& other : comparisons)
+        require(other.name != c.name, path, ": another file of settings is called ", c.name,
+                " too; their runs would lie in one folder");
+      const std::vector<std::string> settings = settings_of(path);
+      c.arguments.set.insert(c.arguments.set.begin(), settings.begin(), settings.end());
+      c.arguments.out = a.out + "/" + c.name;
     }
+    try {
+      c.all = candidates_of(c.arguments, c.tokens);
+    } catch (const Error& e) {
+      if (path.empty()) throw;
+      fail(path, ": its settings do not fit: ", e.what());
+    }
+    comparisons.push_back(std::move(c));
+  }
+  return comparisons;
+}
+
+struct Length {
+  size_t runs = 0;
+  double tokens = 0;
+};
+
+Length length_of(const std::vector<Comparison>& comparisons) {
+  Length l;
+  for (const Comparison& comparison : comparisons)
+    for (const Candidate& c : comparison.all) {
+      l.runs += c.runs.size();
+      l.tokens +=
+          static_cast<double>(c.steps * c.tokens_a_step) * static_cast<double>(c.runs.size());
+    }
+  return l;
+}
+
+// 0, or the status with which a run ended before its end.
+int train_all(std::vector<Comparison>& comparisons) {
+  const Length length = length_of(comparisons);
+  size_t number = 0;
+  Queue queue(length.tokens);
+  for (Comparison& comparison : comparisons)
+    for (Candidate& c : comparison.all)
+      for (OneRun& run : c.runs) {
+        const std::string on = comparison.name.empty() ? "" : " on " + comparison.name;
+        const std::string what = concat(c.name, on, ", seed ", run.seed);
+        const bool finished = is_finished(comparison.arguments, c, run);
+        queue.begins(finished ? what + ", finished before" : what, ++number, length.runs);
+        if (!finished)
+          if (const int status = run_train(run.arguments)) return status;
+        queue.ended(static_cast<double>(c.steps * c.tokens_a_step), !finished);
+      }
   return 0;
+}
+
+void read_results(Comparison& comparison) {
+  for (Candidate& c : comparison.all) {
+    for (OneRun& run : c.runs) {
+      run.metrics = read_metrics(run.folder);
+      for (const std::string& line : run.metrics.skipped)
+        std::fprintf(stderr, "weft: %s\n", line.c_str());
+    }
+    c.decode_rate = decode_rate(c.runs.front().folder, comparison.arguments.device);
+  }
+}
+
+void write_results(const Comparison& comparison) {
+  const std::string path = comparison.arguments.out + "/compare";
+  ordered_json data = comparison_json(comparison);
+  write_page(path + ".html", comparison_page(comparison, data), "compare fewer recipes or seeds");
+  write_file(path + ".json", json_line(data) + "\n");
+  for (const Candidate& c : comparison.all)
+    std::printf("%s: held-out loss %.4f, %.0f tokens a second, state %s\n", c.name.c_str(),
+                spread_of(c, [](const RunMetrics& r) { return last_of(r, "eval_loss"); }).mean,
+                spread_of(c, rate_of).mean, bytes_text(double(c.plan.decode_bytes)).c_str());
+  std::printf("%s.html and %s.json\n", path.c_str(), path.c_str());
+}
+
+void write_table(const CompareArguments& a, const std::vector<Comparison>& comparisons) {
+  const std::string path = a.out + "/table";
+  ordered_json data = table_json(comparisons);
+  write_page(path + ".html", table_page(comparisons, data), "compare fewer recipes");
+  write_file(path + ".json", json_line(data) + "\n");
+  std::printf("%s%s.html and %s.json\n", table_text(comparisons).c_str(), path.c_str(),
+              path.c_str());
 }
 
 }  // namespace
@@ -345,31 +275,25 @@ int train_all(const CompareArguments& a, std::vector<Candidate>& all) {
 int run_compare(const CompareArguments& a) {
   require(a.seeds >= 1 && a.seeds <= 1000, "--seeds ", a.seeds, ": expected 1 to 1000");
   require(a.tokens >= 0, "--tokens ", a.tokens, ": expected at least 1");
-  int64_t tokens = a.tokens;
-  std::vector<Candidate> all = candidates_of(a, tokens);
-  make_folders(a.out);
-  const std::string html = a.out + "/compare.html", json = a.out + "/compare.json";
-  for (const std::string& path : {html, json}) require_page_output(path, a.recipes, a.overwrite);
-  if (const int status = train_all(a, all)) {
+  std::vector<Comparison> comparisons = comparisons_of(a);
+  std::vector<std::string> pages;
+  for (const Comparison& c : comparisons) pages.push_back(c.arguments.out + "/compare");
+  if (!a.with.empty()) pages.push_back(a.out + "/table");
+  std::vector<std::string> inputs = a.recipes;
+  inputs.insert(inputs.end(), a.with.begin(), a.with.end());
+  for (const Comparison& c : comparisons) make_folders(c.arguments.out);
+  for (const std::string& page : pages)
+    for (const char* ending : {".html", ".json"})
+      require_page_output(page + ending, inputs, a.overwrite);
+  if (const int status = train_all(comparisons)) {
     std::fprintf(stderr, "weft compare: stopped; the same command goes on from here\n");
     return status;
   }
-  for (Candidate& c : all) {
-    for (OneRun& run : c.runs) {
-      run.metrics = read_metrics(run.folder);
-      for (const std::string& line : run.metrics.skipped)
-        std::fprintf(stderr, "weft: %s\n", line.c_str());
-    }
-    c.decode_rate = decode_rate(c.runs.front().folder, a.device);
+  for (Comparison& c : comparisons) {
+    read_results(c);
+    write_results(c);
   }
-  ordered_json data = json_of(all, tokens, a.seeds);
-  write_page(html, page_of(all, data, tokens, a.seeds), "compare fewer recipes or seeds");
-  write_file(json, json_line(data) + "\n");
-  for (const Candidate& c : all)
-    std::printf("%s: held-out loss %.4f, %.0f tokens a second, state %s\n", c.name.c_str(),
-                spread_of(c, [](const RunMetrics& r) { return last_of(r, "eval_loss"); }).mean,
-                spread_of(c, rate_of).mean, bytes_text(double(c.plan.decode_bytes)).c_str());
-  std::printf("%s and %s\n", html.c_str(), json.c_str());
+  if (!a.with.empty()) write_table(a, comparisons);
   return 0;
 }
 

@@ -87,6 +87,7 @@ struct CompareArguments {
   std::string device;  // empty: the recipes', else a GPU where there is one
   std::vector<std::string> recipes;
   std::vector<std::string> set;      // of every recipe
+  std::vector<std::string> with;     // files of settings for every recipe: a comparison for each
   int64_t tokens = 0;                // of training, for each run; 0: as the first recipe
   int64_t seeds = 1;                 // 1, 2, ...
   std::string out = "runs/compare";  // a folder

@@ -8,50 +8,12 @@
 #include <set>
 #include <sstream>
 
-#include "core/file.h"
-#include "core/ranks.h"
-#include "tests/catch.h"
-#include "tests/train/running.h"
-#include "tests/train/shell.h"
+#include "tests/train/rank_runs.h"
 
 using namespace weft;
 using namespace weft::tests;
 
 namespace {
-
-const std::string kRun = R"([sample]
-tokens = 0
-[train]
-device = "cpu"
-steps = 6
-batch = 2
-accumulate = 4
-log_every = 1
-eval_every = 3
-eval_batches = 3
-checkpoint_every = 2
-out = "run"
-)";
-
-// What of metrics.jsonl does not depend on the clock or on memory.
-std::string numbers_of(const Folder& f, const std::string& out) {
-  std::istringstream in(read_file(f / (out + "/metrics.jsonl")));
-  std::string all;
-  for (std::string line; std::getline(in, line);) {
-    auto j = nlohmann::ordered_json::parse(line);
-    j.erase("tokens_per_second"), j.erase("peak_bytes");
-    all += j.dump() + "\n";
-  }
-  return all;
-}
-
-std::vector<std::string> words(const std::string& out, int ranks,
-                               const std::vector<std::string>& more = {}) {
-  std::vector<std::string> all = {"train",   "recipe.toml",        "--set", "train.out=" + out,
-                                  "--ranks", std::to_string(ranks)};
-  all.insert(all.end(), more.begin(), more.end());
-  return all;
-}
 
 void require_same_numbers(const std::string& recipe, const std::vector<int>& counts) {
   const Folder f;
@@ -69,15 +31,6 @@ void require_same_numbers(const std::string& recipe, const std::vector<int>& cou
   }
 }
 
-// The processes that a process started.
-std::vector<int> processes_of(int parent) {
-  std::vector<int> list;
-  std::ifstream in("/proc/" + std::to_string(parent) + "/task/" + std::to_string(parent) +
-                   "/children");
-  for (int child = 0; in >> child;) list.push_back(child);
-  return list;
-}
-
 // Ranks whose starter was killed end a moment later.
 void wait_until_gone(const std::string& lock) {
   for (int i = 0; i < 2000 && std::filesystem::exists(lock); ++i) {
@@ -89,20 +42,16 @@ void wait_until_gone(const std::string& lock) {
   }
 }
 
-void skip_without_ranks() {
-  if (const std::string why = why_no_cpu_ranks(); !why.empty()) SKIP(why);
-}
-
 }  // namespace
 
 TEST_CASE("ranks: 1, 2 and 4 give the same losses, norms and weights at every step") {
   skip_without_ranks();
-  require_same_numbers(kSmallModel + kRun, {1, 2, 4});
+  require_same_numbers(kSmallModel + kRanksRun, {1, 2, 4});
 }
 
 TEST_CASE("ranks: a number of micro-batches that is no power of two has one order of sums too") {
   skip_without_ranks();
-  std::string recipe = kSmallModel + kRun;
+  std::string recipe = kSmallModel + kRanksRun;
   recipe.replace(recipe.find("accumulate = 4"), 14, "accumulate = 6");
   require_same_numbers(recipe, {1, 2, 3, 6});
 }
@@ -110,7 +59,7 @@ TEST_CASE("ranks: a number of micro-batches that is no power of two has one orde
 TEST_CASE("ranks: inspect plans the memory of rank 0 to the byte") {
   skip_without_ranks();
   const Folder f;
-  write_run(f, kSmallModel + kRun);
+  write_run(f, kSmallModel + kRanksRun);
   for (const int n : {1, 2, 4}) {
     const std::string out = "run" + std::to_string(n);
     REQUIRE(run_weft(f, words(out, n)).status == 0);
@@ -126,7 +75,7 @@ TEST_CASE("ranks: inspect plans the memory of rank 0 to the byte") {
 TEST_CASE("ranks: a number that does not divide the micro-batches is refused with those that do") {
   skip_without_ranks();
   const Folder f;
-  write_run(f, kSmallModel + kRun);
+  write_run(f, kSmallModel + kRanksRun);
   const Ran ran = run_weft(f, words("run", 3));
   CHECK(ran.status == 2);
   CHECK_THAT(ran.text, ContainsSubstring("3 ranks cannot share 4") && ContainsSubstring("1, 2, 4"));
@@ -136,7 +85,7 @@ TEST_CASE("ranks: a number that does not divide the micro-batches is refused wit
 TEST_CASE("ranks: a rank that is killed is named, and the run ends with status 1") {
   skip_without_ranks();
   const Folder f;
-  std::string recipe = kSmallModel + kRun;
+  std::string recipe = kSmallModel + kRanksRun;
   recipe.replace(recipe.find("steps = 6"), 9, "steps = 100000");
   write_run(f, recipe);
   for (const size_t victim : {0, 1}) {
@@ -155,7 +104,7 @@ TEST_CASE("ranks: a rank that is killed is named, and the run ends with status 1
 TEST_CASE("ranks: a signal at any rank stops all after one step and one save") {
   skip_without_ranks();
   const Folder f;
-  std::string recipe = kSmallModel + kRun;
+  std::string recipe = kSmallModel + kRanksRun;
   recipe.replace(recipe.find("steps = 6"), 9, "steps = 100000");
   write_run(f, recipe);
   for (const auto& [signal, status] : {std::pair{SIGTERM, 143}, std::pair{SIGINT, 130}}) {
@@ -172,7 +121,7 @@ TEST_CASE("ranks: a signal at any rank stops all after one step and one save") {
 TEST_CASE("ranks: started by torchrun's variables they meet, and with other recipes they do not") {
   skip_without_ranks();
   const Folder f;
-  write_run(f, kSmallModel + kRun);
+  write_run(f, kSmallModel + kRanksRun);
   const std::string port = std::to_string(20000 + getpid() % 12000);
   const auto both = [&](const std::string& out, const std::string& of_second) {
     const std::string one = "WORLD_SIZE=2 MASTER_PORT=" + port +
@@ -194,7 +143,7 @@ TEST_CASE("ranks: delta rule, mixture of experts, packed documents and f64 agree
   skip_without_ranks();
   const std::string head = "[model]\nwidth = 16\nlayers = 2\ncontext = 16\n";
   const std::string data = "[data]\nsource = \"text.txt\"\ndocument = \"line\"\n";
-  std::string run = kRun;
+  std::string run = kRanksRun;
   run.replace(run.find("accumulate = 4"), 14, "accumulate = 2");
   require_same_numbers(
       head + "pattern = [\"gated_delta\", \"attention\"]\n[gated_delta]\nheads = 2\n" +
@@ -211,7 +160,7 @@ TEST_CASE("ranks: delta rule, mixture of experts, packed documents and f64 agree
 
 TEST_CASE("ranks: a task's evaluation, with kinds of examples, is shared out to the bit") {
   skip_without_ranks();
-  std::string recipe = kSmallModel + kRun;
+  std::string recipe = kSmallModel + kRanksRun;
   recipe.replace(recipe.find("source = \"text.txt\""), 19,
                  "task = \"mqar\"\nvocabulary = 32\npairs = [2, 3]\ntest_examples = 9");
   require_same_numbers(recipe, {1, 2, 4});
@@ -220,7 +169,7 @@ TEST_CASE("ranks: a task's evaluation, with kinds of examples, is shared out to 
 TEST_CASE("ranks: a run that is killed again and again goes on on 1, 2 and 4 with no bit changed") {
   skip_without_ranks();
   const Folder f;
-  std::string recipe = kSmallModel + kRun;
+  std::string recipe = kSmallModel + kRanksRun;
   recipe.replace(recipe.find("steps = 6"), 9, "steps = 20");
   write_run(f, recipe);
   REQUIRE(run_weft(f, words("whole", 1)).status == 0);

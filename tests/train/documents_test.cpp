@@ -91,5 +91,25 @@ TEST_CASE("documents: every recipe of the recipes' manual and folder is taken") 
   }
   for (const auto& entry :
        std::filesystem::recursive_directory_iterator(tests::source_path("recipes")))
-    if (entry.path().extension() == ".toml") inspect(entry.path().string());
+    if (entry.path().extension() == ".toml" && entry.path().parent_path().stem() != "tasks")
+      inspect(entry.path().string());
+}
+
+TEST_CASE("documents: every file of recipes/tasks gives a recipe a task") {
+  const Folder f;
+  std::vector<std::string> words = {"compare", tests::source_path("recipes/delta.toml")};
+  size_t files = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(tests::source_path("recipes/tasks"))) {
+    words.insert(words.end(), {"--with", entry.path().string()});
+    ++files;
+  }
+  for (const char* setting : {"train.steps=1", "train.batch=1", "data.test_examples=2"})
+    words.insert(words.end(), {"--set", setting});
+  words.insert(words.end(), {"--out", "all"});
+  const Ran ran = run_weft(f, words);
+  INFO(ran.text);
+  CHECK(ran.status == 0);
+  CHECK(files >= 12);
+  CHECK_THAT(ran.text, ContainsSubstring(concat("run ", files, " of ", files)));
 }

@@ -93,6 +93,12 @@ TEST_CASE("outputs: an input is never overwritten, by whatever name") {
   says(run_shell(f, "$WEFT data sub --out sub/t"), 2, {"sub/t", "never overwritten"});
   says(run_shell(f, "$WEFT replay recipe.toml --steps 1 --out recipe.toml"), 2, {"never"});
   says(run_shell(f, "$WEFT replay recipe.toml --steps 1 --out text.txt"), 2, {"never"});
+  says(run_shell(f, "$WEFT train recipe.toml"), 0, {});
+  const std::string best = f.read("run/best.h5");
+  says(run_shell(f, "$WEFT logits run in.h5 in.h5"), 2, {"in.h5", "never"});
+  says(run_shell(f, "$WEFT logits run in.h5 run/best.h5"), 2, {"best.h5", "never"});
+  CHECK(f.read("run/best.h5") == best);
+  says(run_shell(f, "rm -r run"), 0, {});
   CHECK(f.read("in.h5") == in);
   CHECK(f.read("text.txt") == text);
   CHECK(f.read("sub/t") == text);

@@ -54,6 +54,7 @@ struct Arguments {
   DataArguments data;
   DoctorArguments doctor;
   ReplayArguments replay;
+  LogitsArguments logits;
   PlotArguments plot;
   ShowArguments show;
   CompareArguments compare;
@@ -153,6 +154,21 @@ void add_replay(CLI::App& app, ReplayArguments& a, int& status) {
       ->check(in_64_bits);
   verb->add_option("--out", a.out, "the file to write (HDF5)")->required();
   verb->callback([&] { status = run_replay(a); });
+}
+
+void add_logits(CLI::App& app, LogitsArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("logits", "what a checkpoint predicts for given tokens");
+  verb->footer(
+      "Example:\n  weft logits runs/quickstart tokens.h5 logits.h5\n"
+      "tokens.h5 holds tokens, i32 [B, T], and may hold cu_seqlens; logits.h5 gets logits [B, T, "
+      "V].");
+  verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("in", a.in, "the file with the tokens (HDF5)")->required();
+  verb->add_option("out", a.out, "the file to write (HDF5)")->required();
+  verb->add_option("--dtype", a.dtype,
+                   "compute in f32; f64 on the CPU; bf16 on a GPU (standard: the recipe's)");
+  add_device(verb, a.device);
+  verb->callback([&] { status = run_logits(a); });
 }
 
 void add_page(CLI::App* verb, std::string& out, const char* standard, bool& overwrite) {
@@ -378,6 +394,7 @@ int run_command(int argc, char** argv) {
   add_inspect(app, a.inspect, status);
   add_data(app, a.data, status);
   add_replay(app, a.replay, status);
+  add_logits(app, a.logits, status);
   add_plot(app, a.plot, status);
   add_show(app, a.show, status);
   add_compare(app, a.compare, status);

@@ -64,6 +64,13 @@ struct ReplayArguments {
 };
 int run_replay(const ReplayArguments& a);
 
+struct LogitsArguments {
+  std::string device;  // empty: the recipe's, else a GPU where there is one
+  std::string checkpoint, in, out;
+  std::string dtype;  // empty: the recipe's, where the device has it
+};
+int run_logits(const LogitsArguments& a);
+
 struct PlotArguments {
   std::vector<std::string> runs;  // folders of runs, or their metrics.jsonl
   std::string out;                // empty: plot.html, plot.svg, or standard output

@@ -426,3 +426,26 @@ TEST_CASE("safetensors: a file that becomes shorter while it is open is told") {
   says(message([&] { reader.read("a"); }), {"x.safetensors", "\"a\"", "shorter"});
   says(message([&] { reader.read("a", Dtype::f64); }), {"x.safetensors", "\"a\"", "shorter"});
 }
+
+TEST_CASE("safetensors: any bit of a header that is changed is told in one line, or read") {
+  const Folder f;
+  const std::string good = read_file(tests::source_path("tests/oracles/foreign.safetensors"));
+  const size_t header = static_cast<unsigned char>(good[0]) + (size_t{4} << 8) + 8;
+  int told = 0;
+  for (size_t at = 0; at < header; ++at) {
+    std::string bytes = good;
+    bytes[at] = static_cast<char>(bytes[at] ^ 1 << at % 8);
+    f.write("x.safetensors", bytes);
+    const std::string said = message([&] {
+      const SafetensorsReader reader(f / "x.safetensors");
+      for (const SafeTensor& t : reader.entries())
+        if (t.dtype != "F8_E4M3") reader.read(t.name);
+    });
+    if (said == "no error") continue;
+    INFO(at << " " << said);
+    CHECK(said.find('\n') == std::string::npos);
+    CHECK_THAT(said, ContainsSubstring(f / "x.safetensors"));
+    ++told;
+  }
+  CHECK(told > static_cast<int>(header) / 2);  // what is left changed a name, or a blank
+}

@@ -42,6 +42,7 @@ RunSettings read_train(const TomlTable& t, const std::string& name, bool planned
   s.eval_batches = t.integer("eval_batches", kOneUp, s.eval_batches);
   if (t.has("checkpoint_every")) s.checkpoint_every = t.integer("checkpoint_every", kZeroUp, 0);
   s.keep = t.integer("keep", kOneUp, s.keep);
+  s.safetensors = t.boolean("safetensors", s.safetensors);
   s.out = t.string("out", "runs/" + name);
   if (s.out.empty()) t.refuse("out", "out is empty, expected a folder to be made");
   return s;

@@ -25,6 +25,7 @@ struct RunSettings {  // [train]
   int64_t eval_batches = 20;
   int64_t checkpoint_every = -1;  // 0: only at the end and where it is stopped; -1: by time
   int64_t keep = 2;               // newest checkpoints kept, beside the best
+  bool safetensors = false;       // each checkpoint has a twin for other programs
   std::string out;
 };
 

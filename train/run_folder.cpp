@@ -42,6 +42,17 @@ void remove_file(const std::string& path) {
   require(!failed, path, ": cannot be removed: ", failed.message());
 }
 
+// What was removed before is removed; somebody else's is left.
+void remove_twin(const std::string& checkpoint) {
+  const std::string twin = twin_path(checkpoint);
+  if (type_of(twin) == fs::file_type::regular) remove_file(twin);
+}
+
+void remove_with_twin(const std::string& checkpoint) {
+  remove_twin(checkpoint);
+  remove_file(checkpoint);
+}
+
 }  // namespace
 
 std::string checkpoint_path(const std::string& out, int64_t step) {
@@ -49,6 +60,10 @@ std::string checkpoint_path(const std::string& out, int64_t step) {
 }
 
 std::string best_path(const std::string& out) { return (fs::path(out) / "best.h5").string(); }
+
+std::string twin_path(const std::string& checkpoint) {
+  return fs::path(checkpoint).replace_extension(".safetensors").string();
+}
 
 int64_t step_of_name(std::string_view name) {
   constexpr std::string_view kBegin = "step-", kEnd = ".h5";
@@ -99,17 +114,18 @@ std::string find_checkpoint(const std::string& path) {
 void prune_checkpoints(const std::string& out, int64_t keep, int64_t spare) {
   const auto list = checkpoints_of(out);
   for (size_t i = 0; i + static_cast<size_t>(keep) < list.size(); ++i)
-    if (list[i].step != spare) remove_file(list[i].path);
+    if (list[i].step != spare) remove_with_twin(list[i].path);
 }
 
 void remove_checkpoints(const std::string& out, int64_t after, bool with_best) {
   std::optional<SavedStep> last;
   for (const SavedStep& saved : checkpoints_of(out)) {
     if (saved.step <= after) continue;
-    if (last) remove_file(last->path);
+    if (last) remove_with_twin(last->path);
     last = saved;
   }
-  if (with_best && has_best(out)) remove_file(best_path(out));
+  if (last) remove_twin(last->path);
+  if (with_best && has_best(out)) remove_with_twin(best_path(out));
   if (last) remove_file(last->path);
 }
 
@@ -121,6 +137,7 @@ void require_own(const std::string& path) {
 
 void renew_best(const std::string& out, const std::string& checkpoint) {
   require_own(best_path(out));
+  remove_twin(best_path(out));
   share_file(checkpoint, best_path(out));
 }
 

@@ -14,10 +14,11 @@ namespace {
 // machine, which need not have what the checkpoint's had.
 std::vector<std::string> left_out(const RunSettings& ours) {
   std::vector<std::string> all = {
-      "name=none",          "train.steps=1",         "train.log_every=1",
-      "train.eval_every=0", "train.eval_batches=1",  "train.checkpoint_every=0",
-      "train.keep=1",       "train.out=none",        "train.device=cpu",
-      "train.dtype=f32",    "model.recompute=false", "sample={}"};
+      "name=none",          "train.steps=1",           "train.log_every=1",
+      "train.eval_every=0", "train.eval_batches=1",    "train.checkpoint_every=0",
+      "train.keep=1",       "train.out=none",          "train.device=cpu",
+      "train.dtype=f32",    "train.safetensors=false", "model.recompute=false",
+      "sample={}"};
   if (!ours.device.is_cuda() || ours.dtype != Dtype::f32) all.push_back("train.tf32=false");
   return all;
 }

@@ -17,6 +17,7 @@
 #include "train/run_lock.h"
 #include "train/same_recipe.h"
 #include "train/stop.h"
+#include "train/twin.h"
 
 namespace weft::train {
 
@@ -87,7 +88,7 @@ void Trainer::announce() const {
 void Trainer::require_inputs_stay() const {
   const std::string& out = recipe_.train.out;
   for (const std::string& source : data_settings_.sources)
-    for (const char* name : {"recipe.toml", "metrics.jsonl", "best.h5"})
+    for (const char* name : {"recipe.toml", "metrics.jsonl", "best.h5", "best.safetensors"})
       require(fs::is_directory(source) || !same_file(out + "/" + name, source), out,
               ": the run would write ", name, " over its input ", source,
               "; choose another folder with --set train.out=FOLDER");
@@ -194,7 +195,7 @@ void Trainer::agree() {
 
 // Does the folder hold what it should? Rank 0 knows.
 bool Trainer::kept_all() {
-  const bool all = saved_ && best_is_kept();
+  const bool all = saved_ && best_is_kept() && twins_kept_;
   return ranks_->exchange_numbers("the end of the run", std::vector<char>{all})[0][0] != 0;
 }
 
@@ -424,6 +425,7 @@ void Trainer::settle_folder() {
     }
   };
   attempt([&] { keep_best(); });
+  if (recipe_.train.safetensors) attempt([&] { keep_twins(); });
   attempt(
       [&] { prune_checkpoints(out, recipe_.train.keep, best_is_kept() ? -1 : state_.best_step); });
   if (!why.empty() && why != unsettled_)
@@ -472,6 +474,28 @@ void Trainer::keep_best() {
                           " until a step is better"));
   }
   best_kept_ = best;
+}
+
+// The newest checkpoint and best.h5 have their twins. A run that goes on writes them again, as it
+// may have been killed before, or the recipe may want them from now on.
+void Trainer::keep_twins() {
+  const std::string& out = recipe_.train.out;
+  const std::string newest = checkpoint_path(out, state_.step);
+  twins_kept_ = false;
+  if (twin_step_ != state_.step && is_regular(newest)) {
+    save_twin(newest, model_->parameters());
+    twin_step_ = state_.step;
+  }
+  if (best_twin_step_ != best_kept_ && has_best(out)) {
+    const std::string best = best_path(out);
+    require_own(twin_path(best));
+    if (best_kept_ == twin_step_ && same_file(newest, best))
+      share_file(twin_path(newest), twin_path(best));
+    else
+      save_twin(best, model_->parameters());
+    best_twin_step_ = best_kept_;
+  }
+  twins_kept_ = true;
 }
 
 }  // namespace weft::train

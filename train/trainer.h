@@ -68,6 +68,7 @@ class Trainer {
   void settle_folder();
   std::string best_checkpoint() const;
   void keep_best();
+  void keep_twins();
   bool best_is_kept() const { return state_.best_step < 0 || best_kept_ == state_.best_step; }
 
   std::shared_ptr<Ranks> ranks_;
@@ -82,6 +83,8 @@ class Trainer {
   RunState state_;
   int64_t best_kept_ = -1;  // the step of best.h5; -1: there is none, or none that can be read
   bool best_known_ = false;
+  int64_t twin_step_ = -1, best_twin_step_ = -1;  // of the twins that this process wrote last
+  bool twins_kept_ = true;
   std::string last_saved_, unsettled_;
   std::string origin_;       // the folder of the run that was gone on from
   std::string last_good_;    // the last one from which a step was taken

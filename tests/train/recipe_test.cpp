@@ -53,6 +53,7 @@ eval_every = 16
 eval_batches = 17
 checkpoint_every = 18
 keep = 19
+safetensors = true
 out = "there"
 [optimizer]
 lr = 0.21
@@ -88,6 +89,7 @@ top_p = 0.45
   CHECK(r.train.eval_batches == 17);
   CHECK(r.train.checkpoint_every == 18);
   CHECK(r.train.keep == 19);
+  CHECK(r.train.safetensors);
   CHECK(r.train.out == "there");
   CHECK(r.optimizer.lr == 0.21);
   CHECK(r.optimizer.beta1 == 0.22);
@@ -121,6 +123,7 @@ TEST_CASE("recipe: the standards are those of the manual") {
   CHECK(r.train.eval_batches == 20);
   CHECK(r.train.checkpoint_every == -1);
   CHECK(r.train.keep == 2);
+  CHECK_FALSE(r.train.safetensors);
   CHECK(r.train.out == "runs/small");
   CHECK(r.optimizer.lr == 1e-3);
   CHECK(r.optimizer.beta1 == 0.9);

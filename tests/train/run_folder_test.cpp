@@ -116,6 +116,61 @@ TEST_CASE("run folder: steps of more than ten digits are later than shorter ones
   CHECK(steps_of(f) == std::vector<int64_t>{10000000000});
 }
 
+TEST_CASE("run folder: twins go with their checkpoints, and those of others stay") {
+  const Folder f;
+  make_run(f, {2, 4, 6, 8});
+  const auto twin = [&](int64_t step) { return twin_path(checkpoint_path(f / "run", step)); };
+  CHECK(fs::path(twin(4)).filename() == "step-0000000004.safetensors");
+  CHECK(twin_path(best_path(f / "run")) == f / "run/best.safetensors");
+  for (const int64_t step : {2, 3, 4, 6, 8}) write_file(twin(step), "a twin");
+  fs::remove(twin(4));
+  fs::create_symlink("step-0000000006.safetensors", twin(4));
+  write_file(f / "run/best.safetensors", "a twin");
+  write_file(f / "run/checkpoints/other.safetensors", "a user's");
+  prune_checkpoints(f / "run", 2);
+  CHECK(steps_of(f) == std::vector<int64_t>{6, 8});
+  CHECK_FALSE(fs::exists(twin(2)));
+  CHECK(fs::exists(twin(3)));  // of no checkpoint that the run has
+  CHECK(fs::is_symlink(twin(4)));
+  CHECK((fs::exists(twin(6)) && fs::exists(twin(8))));
+  renew_best(f / "run", checkpoint_path(f / "run", 6));
+  CHECK_FALSE(fs::exists(f / "run/best.safetensors"));
+  write_file(f / "run/best.safetensors", "a twin");
+  remove_checkpoints(f / "run", -1, true);
+  CHECK(names_in(f / "run/checkpoints") == std::set<std::string>{"step-0000000003.safetensors",
+                                                                 "step-0000000004.safetensors",
+                                                                 "other.safetensors"});
+  CHECK_FALSE(fs::exists(f / "run/best.safetensors"));
+}
+
+TEST_CASE("run folder: no kill leaves a twin without its checkpoint") {
+  int points = 0;
+  for (int nth = 0;; ++nth) {
+    const Folder f;
+    make_run(f, {2, 4, 6});
+    for (const int64_t step : {2, 4, 6})
+      write_file(twin_path(checkpoint_path(f / "run", step)), "a twin");
+    write_file(f / "run/best.safetensors", "a twin");
+    const bool killed = killed_before(
+        [&] {
+          prune_checkpoints(f / "run", 2);
+          remove_checkpoints(f / "run", -1, true);
+        },
+        nth);
+    for (const std::string& name : names_in(f / "run/checkpoints")) {
+      INFO(nth << " " << name);
+      CHECK((fs::path(name).extension() == ".h5" ||
+             step_of_name(fs::path(name).replace_extension(".h5").string()) >= 0));
+      if (fs::path(name).extension() != ".h5")
+        CHECK(fs::exists(f / ("run/checkpoints/" + fs::path(name).stem().string() + ".h5")));
+    }
+    if (fs::exists(f / "run/best.safetensors")) CHECK(fs::exists(f / "run/best.h5"));
+    if (!killed) break;
+    ++points;
+  }
+  CHECK(points == 8);
+}
+
 TEST_CASE("run folder: pruning keeps the best step that has no best.h5 yet") {
   const Folder f;
   make_run(f, {2, 4, 6, 8});

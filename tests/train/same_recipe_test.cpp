@@ -315,12 +315,26 @@ TEST_CASE("resume: each key that changes a number is compared, and each that cha
     INFO(set << ": " << with(set));
     CHECK_THAT(with(set), ContainsSubstring(key + " is "));
   }
-  for (const char* set :
-       {"name=other", "train.steps=7", "train.log_every=3", "train.eval_every=3",
-        "train.eval_batches=3", "train.checkpoint_every=3", "train.keep=7", "train.out=there",
-        "train.dtype=f64", "train.tf32=true", "train.device=cpu", "model.recompute=true",
-        "sample.every=4", "sample.tokens=4", "sample.temperature=0.1", "sample.top_k=4",
-        "sample.top_p=0.4", "sample.prompt=x", "schedule.decay=0.5"}) {
+  for (const char* set : {"name=other",
+                          "train.steps=7",
+                          "train.log_every=3",
+                          "train.eval_every=3",
+                          "train.eval_batches=3",
+                          "train.checkpoint_every=3",
+                          "train.keep=7",
+                          "train.out=there",
+                          "train.dtype=f64",
+                          "train.tf32=true",
+                          "train.device=cpu",
+                          "model.recompute=true",
+                          "train.safetensors=true",
+                          "sample.every=4",
+                          "sample.tokens=4",
+                          "sample.temperature=0.1",
+                          "sample.top_k=4",
+                          "sample.top_p=0.4",
+                          "sample.prompt=x",
+                          "schedule.decay=0.5"}) {
     INFO(set);
     CHECK(with(set) == "");
   }
@@ -374,6 +388,7 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
                                            "train.eval_batches",
                                            "train.checkpoint_every",
                                            "train.keep",
+                                           "train.safetensors",
                                            "train.out",
                                            "train.device",
                                            "train.dtype",

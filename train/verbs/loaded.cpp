@@ -5,24 +5,31 @@ namespace {
 
 // The checkpoint's recipe, for the device at hand. A checkpoint holds f32 whatever it was trained
 // in.
-Recipe recipe_for(const std::string& text, const std::string& name, const std::string& device) {
+Recipe recipe_for(const std::string& text, const std::string& name, const std::string& device,
+                  const std::string& wanted) {
   TomlTable toml = toml_from_text(text, name);
   const Device at = device_from(device.empty() ? "auto" : device);
+  const std::string other = at.is_cuda() ? "bf16" : "f64";
+  require(wanted.empty() || wanted == "f32" || wanted == other, "--dtype ", wanted,
+          ": expected f32 or ", other, " on ", at);
   const std::string dtype = toml.table("train").string("dtype", "f32");
   std::vector<std::string> set = {
       concat("train.device=\"", at.is_cuda() ? concat(at) : "cpu", "\"")};
-  if (dtype == (at.is_cuda() ? "f64" : "bf16")) set.emplace_back("train.dtype=\"f32\"");
+  if (!wanted.empty())
+    set.push_back(concat("train.dtype=\"", wanted, "\""));
+  else if (dtype == (at.is_cuda() ? "f64" : "bf16"))
+    set.emplace_back("train.dtype=\"f32\"");
   return recipe_from_text(text, name, set);
 }
 
 }  // namespace
 
-Loaded load(const std::string& where, const std::string& device) {
+Loaded load(const std::string& where, const std::string& device, const std::string& dtype) {
   Loaded l;
   l.path = find_checkpoint(where);
   const Hdf5Reader file = open_checkpoint(l.path);
   l.state = read_state(file);
-  l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device);
+  l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device, dtype);
   set_products(l.recipe.train);
   // The vocabulary is the checkpoint's own: the data need not be here.
   l.data = read_data(l.recipe.toml.table("data"));

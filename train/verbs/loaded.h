@@ -19,6 +19,8 @@ struct Loaded {
 };
 
 // `where` is a checkpoint, or the folder of a run. `device` is empty for a GPU where there is one.
-Loaded load(const std::string& where, const std::string& device);
+// `dtype` is what is computed in: f32; f64 on the CPU; bf16 on a GPU; empty for the recipe's where
+// the device has it, else f32.
+Loaded load(const std::string& where, const std::string& device, const std::string& dtype = "");
 
 }  // namespace weft::train

@@ -1,16 +1,11 @@
 #include "train/workbench/certificate.h"
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
 #include <limits>
-#include <map>
-#include <nlohmann/json.hpp>
 
 #include "autograd/gradcheck.h"
 #include "core/file.h"
-#include "core/json.h"
-#include "core/units.h"
 #include "train/workbench/report.h"
 
 namespace weft::train {
@@ -40,30 +35,7 @@ autograd::InputReport differences(const std::string& name, const std::function<d
   return narrow.max_rel < wide.max_rel ? narrow : wide;
 }
 
-// Rows by tensor, form and kind of check; a new result replaces the row where it is worse.
-class Rows {
- public:
-  void add(const CertificateRow& row) {
-    const std::string key = row.tensor + "|" + row.form + "|" + row.against +
-                            std::to_string(static_cast<int>(row.dtype));
-    const auto [found, fresh] = place_.emplace(key, rows.size());
-    if (fresh) rows.push_back(row);
-    CertificateRow& kept = rows[found->second];
-    const int cases = fresh ? 1 : kept.cases + 1;
-    if (badness(row) > badness(kept)) kept = row;
-    kept.cases = cases;
-  }
-  std::vector<CertificateRow> rows;
-
- private:
-  static double badness(const CertificateRow& r) {
-    const double ratio = r.error / r.bound;
-    return std::isfinite(ratio) ? ratio : r.passed() ? 0 : std::numeric_limits<double>::infinity();
-  }
-  std::map<std::string, size_t> place_;
-};
-
-void add_definition(const Operation& op, const NamedCase& c, Dtype dtype, Rows& rows) {
+void add_definition(const Operation& op, const NamedCase& c, Dtype dtype, CertificateRows& rows) {
   const Expected e = expected_of(op, c, dtype);
   for (const Form form : op.forms()) {
     const Tensors y = op.forward(form, e.inputs, c.settings);
@@ -75,7 +47,8 @@ void add_definition(const Operation& op, const NamedCase& c, Dtype dtype, Rows& 
 }
 
 // The CUDA form. A form that throws fails the check in that case's place.
-void add_cuda(const Operation& op, const NamedCase& c, Dtype dtype, Device device, Rows& rows) {
+void add_cuda(const Operation& op, const NamedCase& c, Dtype dtype, Device device,
+              CertificateRows& rows) {
   const Expected e = expected_of(op, c, dtype);
   const Tensors in = on_device(device, e.inputs);
   try {
@@ -102,7 +75,7 @@ double weighted_sum(const Tensors& outputs, const Tensors& weights) {
   return total;
 }
 
-void add_differences(const Operation& op, const NamedCase& c, Rows& rows) {
+void add_differences(const Operation& op, const NamedCase& c, CertificateRows& rows) {
   Tensors in;
   for (const auto& [name, t] : c.inputs) in[name] = t.clone();
   const Tensors weights = random_gradients(op.forward(Form::naive, in, c.settings), 1);
@@ -120,40 +93,6 @@ void add_differences(const Operation& op, const NamedCase& c, Rows& rows) {
   }
 }
 
-std::string place(const std::vector<int64_t>& at) {
-  std::string text;
-  for (const int64_t i : at) text += (text.empty() ? "" : ", ") + std::to_string(i);
-  return "[" + text + "]";
-}
-
-std::string description(const CertificateRow& r) {
-  return concat("case \"", r.case_name, "\": error ", number_text("%.2e", r.error), ", bound ",
-                number_text("%.2e", r.bound), ", at ", place(r.at), " got ",
-                number_text("%.12g", r.got), ", expected ", number_text("%.12g", r.expected));
-}
-
-std::string kind(const CertificateRow& r) { return concat(r.against, " ", name_of(r.dtype)); }
-
-std::string escaped_xml(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
-}
-
-int64_t failures(const std::vector<CertificateRow>& rows) {
-  return std::count_if(rows.begin(), rows.end(),
-                       [](const CertificateRow& r) { return !r.passed(); });
-}
-
 bool has_cuda_form(const Operation* op) { return op->has_cuda_form(); }
 
 void tell_that_cpu_only(const Operation* op) {
@@ -165,7 +104,7 @@ void tell_that_cpu_only(const Operation* op) {
 std::vector<CertificateRow> certify(const Operation& op, Device device,
                                     const std::function<void(double)>& progress,
                                     const std::string& case_text) {
-  Rows rows;
+  CertificateRows rows;
   std::vector<NamedCase> cases = op.cases();
   std::erase_if(cases, [&](const NamedCase& c) { return c.name.find(case_text) == c.name.npos; });
   for (size_t i = 0; i < cases.size(); ++i) {
@@ -180,73 +119,6 @@ std::vector<CertificateRow> certify(const Operation& op, Device device,
       add_definition(op, cases[i], dtype, rows);
   }
   return rows.rows;
-}
-
-void print_certificate(const std::vector<CertificateRow>& rows, std::ostream& out) {
-  const std::vector<std::string> kinds = {"differences f64", "definition f64", "definition f32",
-                                          "definition bf16"};
-  std::vector<std::string> heading = {"operation", "tensor", "form"};
-  for (const std::string& k : kinds) heading.push_back(k + " < bound");
-  heading.emplace_back("verdict");
-  std::vector<std::vector<std::string>> lines;
-  std::map<std::string, size_t> line_of;
-  for (const CertificateRow& r : rows) {
-    const auto [found, fresh] =
-        line_of.emplace(r.operation + "|" + r.tensor + "|" + r.form, lines.size());
-    if (fresh) {
-      lines.emplace_back(heading.size(), "-");
-      lines.back()[0] = r.operation;
-      lines.back()[1] = r.tensor;
-      lines.back()[2] = r.form;
-      lines.back().back() = "passed";
-    }
-    std::vector<std::string>& line = lines[found->second];
-    const auto column = std::find(kinds.begin(), kinds.end(), kind(r)) - kinds.begin();
-    line[static_cast<size_t>(3 + column)] =
-        number_text("%.1e", r.error) + (r.passed() ? " < " : " > ") + number_text("%.1e", r.bound);
-    if (!r.passed()) line.back() = "FAILED";
-  }
-  print_table(out, heading, lines);
-  out << "\n";
-  for (const CertificateRow& r : rows)
-    if (!r.passed())
-      out << "FAILED  " << r.operation << " " << r.tensor << " " << r.form << ", " << kind(r)
-          << ": " << description(r) << "\n";
-  std::map<std::string, int> operations;
-  for (const CertificateRow& r : rows) operations[r.operation] = 1;
-  out << operations.size() << " operations, " << rows.size() << " checks, " << failures(rows)
-      << " failed\n";
-}
-
-std::string certificate_json(const std::vector<CertificateRow>& rows) {
-  std::string text = "[";
-  for (const CertificateRow& r : rows) {
-    const nlohmann::ordered_json row = {
-        {"operation", r.operation},  {"tensor", r.tensor},   {"form", r.form},
-        {"dtype", name_of(r.dtype)}, {"against", r.against}, {"error", r.error},
-        {"bound", r.bound},          {"passed", r.passed()}, {"cases", r.cases},
-        {"worst_case", r.case_name}, {"at", r.at},           {"got", r.got},
-        {"expected", r.expected}};
-    text += (text == "[" ? "\n " : ",\n ") + json_line(row);
-  }
-  return text + "\n]\n";
-}
-
-std::string certificate_junit(const std::vector<CertificateRow>& rows) {
-  std::string text = concat(
-      "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"gradcheck\" "
-      "tests=\"",
-      rows.size(), "\" failures=\"", failures(rows), "\">\n");
-  for (const CertificateRow& r : rows) {
-    text += concat("  <testcase classname=\"", escaped_xml(r.operation), "\" name=\"",
-                   escaped_xml(r.tensor), " ", r.form, " ", kind(r), "\"");
-    if (r.passed())
-      text += "/>\n";
-    else
-      text += concat(">\n    <failure message=\"", escaped_xml(description(r)),
-                     "\"/>\n  </testcase>\n");
-  }
-  return text + "</testsuite>\n";
 }
 
 int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
@@ -282,7 +154,7 @@ int run_gradcheck(const GradcheckArguments& a, std::ostream& out) {
     to << certificate_json(rows);
   else
     print_certificate(rows, to);
-  return failures(rows) ? 1 : 0;
+  return failed_rows(rows) > 0 ? 1 : 0;
 }
 
 }  // namespace weft::train

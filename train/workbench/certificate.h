@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/contract/agreement.h"
+#include "train/workbench/certificate_rows.h"
 
 namespace weft::train {
 
@@ -25,28 +25,11 @@ struct GradcheckArguments {
   std::string case_text;  // cases whose name holds it
 };
 
-// One check: the worst of all cases (by error over bound).
-struct CertificateRow {
-  std::string operation, tensor, form;  // "attention", "dq", "chunkwise"
-  Dtype dtype = Dtype::f64;
-  std::string against;    // "differences" or "definition"
-  std::string case_name;  // the worst
-  double error = 0, bound = 0;
-  std::vector<int64_t> at;  // where; for a random direction its number
-  double got = 0, expected = 0;
-  int cases = 0;
-  bool passed() const { return kernels::within(error, bound); }
-};
-
 // `progress` is called with the part of the operation's work that is done, 0 to 1. Cases whose name
 // does not hold `case_text` are left out.
 std::vector<CertificateRow> certify(const kernels::Operation& operation, Device device = kCpu,
                                     const std::function<void(double)>& progress = nullptr,
                                     const std::string& case_text = "");
-
-void print_certificate(const std::vector<CertificateRow>& rows, std::ostream& out);
-std::string certificate_json(const std::vector<CertificateRow>& rows);
-std::string certificate_junit(const std::vector<CertificateRow>& rows);
 
 // Returns the exit status: 1 where a check fails.
 int run_gradcheck(const GradcheckArguments& arguments, std::ostream& out);

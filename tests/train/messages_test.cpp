@@ -221,7 +221,7 @@ TEST_CASE("messages: help is one text, however it is asked for") {
     CHECK(ran.text == help.text);
   }
   for (const char* verb : {"train", "eval", "generate", "inspect", "data", "export", "gradcheck",
-                           "op", "bench", "doctor", "version"}) {
+                           "cases", "judge", "op", "bench", "doctor", "version"}) {
     const Ran ran = run_weft(f, {"help", verb});
     INFO(verb << ran.text);
     CHECK(ran.status == 0);
@@ -267,8 +267,8 @@ TEST_CASE("messages: the command line's own mistakes exit with 2 and name the ve
   CHECK(run_weft(f, {}).status == 2);
   CHECK(run_weft(f, {"train"}).status == 2);
   CHECK(run_weft(f, {"--help"}).status == 0);
-  for (const char* verb :
-       {"train", "eval", "generate", "gradcheck", "op", "bench", "inspect", "data"}) {
+  for (const char* verb : {"train", "eval", "generate", "gradcheck", "cases", "judge", "op",
+                           "bench", "inspect", "data"}) {
     const Ran ran = run_weft(f, {verb, "--help"});
     CHECK(ran.status == 0);
     CHECK_THAT(ran.text, ContainsSubstring("xample"));

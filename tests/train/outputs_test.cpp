@@ -124,6 +124,10 @@ TEST_CASE("outputs: a standard output that takes nothing ends every verb with a 
   write_operation(f);
   write_small_run(f);
   REQUIRE(run_shell(f, "$WEFT train recipe.toml && $WEFT data text.txt --out d.h5").status == 0);
+  REQUIRE(run_shell(f,
+                    "$WEFT cases l2_norm c --dtype f32 --case odd; cd c; for i in *.h5; "
+                    "do $WEFT op l2_norm $i results/$i; done")
+              .status == 0);
   for (const char* verb : {"--help",
                            "train --help",
                            "op --list",
@@ -144,6 +148,8 @@ TEST_CASE("outputs: a standard output that takes nothing ends every verb with a 
                            "op attention in.h5 o.h5",
                            "gradcheck --op rms_norm",
                            "gradcheck --op rms_norm --json",
+                           "judge c",
+                           "judge c --json",
                            "bench rms_norm --lengths 16 --budget 0 --json"}) {
     INFO(verb);
     REQUIRE(run_shell(f, concat("$WEFT ", verb, " >/dev/null")).status == 0);

@@ -12,8 +12,10 @@
 #include "train/verbs/verbs.h"
 #include "train/workbench/bench.h"
 #include "train/workbench/bench_diff.h"
+#include "train/workbench/cases.h"
 #include "train/workbench/certificate.h"
 #include "train/workbench/features.h"
+#include "train/workbench/judge.h"
 #include "train/workbench/op.h"
 
 namespace weft::train {
@@ -258,6 +260,44 @@ void add_gradcheck(CLI::App& app, int& status) {
   verb->callback([a, &status] { status = run_gradcheck(*a, std::cout); });
 }
 
+void add_dtypes(CLI::App* verb, std::vector<std::string>& dtypes, const char* standard) {
+  verb->add_option("--dtype", dtypes, concat("f64, f32, bf16 (standard: ", standard, ")"))
+      ->delimiter(',')
+      ->allow_extra_args(false);
+}
+
+void add_cases(CLI::App& app, int& status) {
+  const auto a = std::make_shared<CasesArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "cases", "write the cases of gradcheck to files, for a kernel of your own to answer");
+  verb->footer(
+      "Example:\n  weft cases delta kda cases/\n  weft cases all cases/ --dtype f32,bf16\n"
+      "The folder must be new or empty. cases.json in it says what comes back and where.");
+  verb->add_option("words", a->words, "operations, or all; then the folder to make")
+      ->required()
+      ->type_name("OPERATION... DIR");
+  verb->add_option("--case", a->case_text, "only the cases whose name holds it")->type_name("TEXT");
+  add_dtypes(verb, a->dtypes, "all three");
+  verb->callback([a, &status] { status = run_cases(*a, std::cout); });
+}
+
+void add_judge(CLI::App& app, int& status) {
+  const auto a = std::make_shared<JudgeArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "judge", "hold the answers of a kernel of your own to the definition and its bounds");
+  verb->footer(
+      "Example:\n  weft judge cases/\n  weft judge cases/ --dtype bf16 --junit judge.xml\n"
+      "Exits with 1 if an answer is wrong or missing, or if nothing was answered.");
+  verb->add_option("folder", a->folder, "the folder that weft cases made, with answers in results/")
+      ->required()
+      ->type_name("DIR");
+  add_dtypes(verb, a->dtypes, "those of the folder");
+  verb->add_flag("--all", a->all, "an answer that was declined fails too");
+  verb->add_flag("--json", a->json, "print JSON instead of a table");
+  verb->add_option("--junit", a->junit, "also write the checks as JUnit XML")->type_name("FILE");
+  verb->callback([a, &status] { status = run_judge(*a, std::cout); });
+}
+
 // An operation's options are flags too, so the words are read by op_arguments().
 void add_op(CLI::App& app, int& status) {
   CLI::App* verb =
@@ -382,6 +422,8 @@ int run_command(int argc, char** argv) {
   add_show(app, a.show, status);
   add_compare(app, a.compare, status);
   add_gradcheck(app, status);
+  add_cases(app, status);
+  add_judge(app, status);
   add_op(app, status);
   add_bench(app, status);
   add_features(app, status);

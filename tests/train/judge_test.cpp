@@ -269,6 +269,42 @@ TEST_CASE("judge: what was declined is told with its reason and never counts as 
   CHECK_THAT(said(f, all_declined), ContainsSubstring("0 given") && ContainsSubstring(": FAILED"));
 }
 
+TEST_CASE("judge: the gradients of a kernel without one of the outputs are those of the others") {
+  const Folder f;
+  make_cases(f / "c", {"attention"}, {}, "sinks");
+  const auto without_lse = [](const CaseFile& c, Answer& a) {
+    const Question q = question_of(c);
+    kernels::Tensors dy = q.expected.output_gradients;
+    dy.erase("dlse");
+    a.tensors.erase("outputs/lse");
+    for (const auto& [name, t] :
+         c.operation->backward(kernels::Form::chunkwise, q.given, c.named.settings, dy))
+      a.tensors["gradients/" + name] = t;
+    a.declined = "no logarithms";
+  };
+  CHECK_THAT(said(f, without_lse, 0), ContainsSubstring("lse (no logarithms)"));
+  CHECK_THAT(said(f,
+                  [&](const CaseFile& c, Answer& a) {
+                    without_lse(c, a);
+                    a.declined.clear();
+                  }),
+             ContainsSubstring("MISSING  attention f64: lse: ") &&
+                 ContainsSubstring("FAILED  attention dq"));
+  // A wrong form is no decision to do without.
+  CHECK_THAT(said(f,
+                  [&](const CaseFile& c, Answer& a) {
+                    without_lse(c, a);
+                    a.tensors["outputs/lse"] = a.tensors["outputs/o"];
+                  }),
+             ContainsSubstring("lse") && ContainsSubstring("FAILED  attention dq"));
+  CHECK_THAT(said(f,
+                  [&](const CaseFile& c, Answer& a) {
+                    without_lse(c, a);
+                    a.tensors["gradients/dk"] = scaled(a.tensors["gradients/dk"], 0.9);
+                  }),
+             ContainsSubstring("every number is 0.9 times what is expected"));
+}
+
 TEST_CASE("judge: inputs that a kernel has written into are found") {
   const Folder f;
   make_cases(f / "c", {"matmul"}, {"f32"}, "odd");

@@ -128,19 +128,16 @@ Json json_of(const CaseFile& c, const Question& q) {
 const std::vector<std::string> kSteps = {
     "Take each file of `files`. Its tensors lie in inputs/ (integer tensors with them) and in "
     "grad_outputs/, its options are attributes of options/. The numbers are rounded to the dtype "
-    "of "
-    "the file already.",
+    "of the file already.",
     "Compute the outputs, and the gradients of the sum of all outputs times their grad_outputs.",
     "Write outputs/NAME and gradients/NAME to results/FILE, a new HDF5 file of the same name. f64 "
-    "is "
-    "answered in f64, f32 in f32, bf16 in f32 or a 16-bit float type; integer tensors in any "
-    "integer "
-    "type. What reads `f32_beside_bf16` is f32 there.",
+    "is answered in f64, f32 in f32, bf16 in bf16 or f32; integer tensors in any integer type. "
+    "What reads `f32_beside_bf16` is f32 there.",
     "An attribute `declined` at the root of a result says why whatever the file leaves out is left "
-    "out. Without it what is left out counts as missing.",
+    "out. Without it what is left out counts as missing. Where some outputs are declined and "
+    "others answered, the gradients are those of the outputs that are answered.",
     "A group inputs/ in a result may hold the inputs as they were after the run. They must not "
-    "have "
-    "changed.",
+    "have changed.",
     "`weft judge DIR` compares."};
 
 std::string manifest(const CaseSelection& s, const std::vector<Json>& files) {

@@ -113,6 +113,12 @@ TEST_CASE("cases: names of files are plain, and no two cases share one") {
   CHECK(names.size() == files.size());
 }
 
+TEST_CASE("cases: all is every operation") {
+  const Folder f;
+  make_cases(f / "c", {"all"}, {"f32"}, "one expert");
+  CHECK(read_selection(f / "c").operations == kernels::operations());
+}
+
 TEST_CASE("cases: an index that the operation writes is asked for and not given") {
   const kernels::Operation& router = kernels::operation("router");
   for (const CaseFile& c : case_files({{&router}, {Dtype::f32}, ""})) {

@@ -5,6 +5,7 @@
 #include "core/units.h"
 #include "kernels/contract/operation.h"
 #include "tests/catch.h"
+#include "tests/train/said.h"
 #include "tests/train/shell.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
@@ -299,6 +300,32 @@ TEST_CASE("flags: gradcheck takes as many operations as are named, and writes JU
   CHECK_THAT(one.text, ContainsSubstring("\"operation\":\"l2_norm\""));
   CHECK_THAT(f.read("x.xml"), ContainsSubstring("<testsuite name=\"gradcheck\"") &&
                                   ContainsSubstring("failures=\"0\""));
+}
+
+TEST_CASE(
+    "flags: cases writes the operations, dtypes and cases that are named, judge those of them") {
+  const Folder f;
+  const auto files = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"cases"};
+    words.insert(words.end(), more.begin(), more.end());
+    words.insert(words.end(), {"c", "--case", "wide"});
+    says(run_weft(f, words), 0, {"answers go to c/results"});
+    std::set<std::string> names;
+    const auto list = nlohmann::json::parse(f.read("c/cases.json"));
+    for (const auto& file : list["files"]) names.insert(file["file"].get<std::string>());
+    return names;
+  };
+  using Names = std::set<std::string>;
+  CHECK(files({"matmul", "l2_norm", "--dtype", "bf16"}) ==
+        Names{"matmul.bf16.wide.h5", "l2_norm.bf16.wide_rows.h5",
+              "l2_norm.bf16.columns_of_a_wider_matrix.h5"});
+  std::filesystem::remove_all(f / "c");
+  CHECK(files({"matmul", "--dtype", "f32,f64"}) ==
+        Names{"matmul.f32.wide.h5", "matmul.f64.wide.h5"});
+  says(run_weft(f, {"op", "matmul", "c/matmul.f32.wide.h5", "c/results/matmul.f32.wide.h5"}), 0,
+       {});
+  says(run_weft(f, {"judge", "c", "--dtype", "f32"}), 0, {"0 missing: passed"});
+  says(run_weft(f, {"judge", "c"}), 1, {"MISSING  matmul f64: no result: \"wide\""});
 }
 
 TEST_CASE("flags: bench times the lengths, the option and without the input that are named") {

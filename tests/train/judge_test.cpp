@@ -139,6 +139,20 @@ TEST_CASE("judge: cases that fail alone with one input are told by it") {
                        ContainsSubstring("every number is 2 times what is expected"));
 }
 
+TEST_CASE("judge: cases that fail from some length on are told by it") {
+  const kernels::Operation& op = kernels::operation("delta");
+  const std::vector<kernels::NamedCase> cases = op.cases();
+  const auto told = [&](int64_t longest) {
+    std::vector<CaseVerdict> verdicts;
+    for (const kernels::NamedCase& c : cases)
+      verdicts.push_back({&c, c.inputs.at("q").size(1) <= longest});
+    return kind_of_cases(op, verdicts);
+  };
+  CHECK_THAT(told(64), ContainsSubstring("fails from T = ") && ContainsSubstring("passes to T = "));
+  CHECK(told(0).empty());
+  CHECK(told(1000).empty());
+}
+
 TEST_CASE("judge: a number that is not finite passes nothing") {
   const Folder f;
   make_cases(f / "c", {"matmul"}, {}, "odd");

@@ -170,7 +170,7 @@ CaseSelection selection_of(const CasesArguments& a) {
     std::istringstream words(a.words[i]);
     for (std::string name; std::getline(words, name, ',');) names.push_back(name);
   }
-  if (names == std::vector<std::string>{"all"}) {
+  if (contains(names, "all")) {
     s.operations = operations();
   } else {
     std::set<std::string> seen;

@@ -76,15 +76,18 @@ std::string swapped_slices(const Tensor& got, const Tensor& expected, int dim,
                            const std::vector<int64_t>& wrong, const std::string& letter,
                            double scale, double bound) {
   if (got.size(dim) > kFewSlices || wrong.size() < 2) return "";
+  constexpr size_t kShown = 2;
   std::string text;
-  for (const int64_t i : wrong) {
+  for (size_t n = 0; n < wrong.size(); ++n) {
+    const int64_t i = wrong[n];
     std::optional<int64_t> found;
     for (int64_t j = 0; j < got.size(dim) && !found; ++j)
       if (j != i && slice_error(got, i, expected, j, dim, scale) <= bound) found = j;
     if (!found) return "";
-    text += concat(text.empty() ? "" : ", ", letter, " ", i, " holds what belongs to ", letter, " ",
-                   *found);
+    if (n < kShown)
+      text += concat(n ? ", " : "", letter, " ", i, " holds what belongs to ", letter, " ", *found);
   }
+  if (wrong.size() > kShown) text += concat(" and ", wrong.size() - kShown, " more");
   return text;
 }
 

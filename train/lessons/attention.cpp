@@ -5,20 +5,22 @@ namespace weft::train {
 namespace {
 
 constexpr const char* kProblem = R"html(
-<p>A text is a row of tokens: letters, pieces of words, or words. A model holds a list of numbers,
-a <b>vector</b>, for each token. To guess the next token, the model must carry facts from early
-tokens to late ones. In “Anna took the key. Later <i>she</i>”, the token “she” needs something
-from “Anna”, and nobody knows beforehand how far away “Anna” will be.</p>
-<p>Attention solves this by a search. Each token makes three vectors from its own numbers:</p>
+<p>A text is a row of tokens: letters, pieces of words, or words. A model holds a list of
+numbers, a <b>vector</b>, for each token. To guess the next token, the model must carry
+facts from early tokens to late ones. In “Anna took the key. Later <i>she</i>”, the token
+“she” needs something from “Anna”, and nobody knows beforehand how far away “Anna” will
+be.</p>
+<p>Attention solves this by a search. Each token makes three vectors from its own
+numbers:</p>
 <ul>
 <li>a <b>query</b> $q[i]$: what token $i$ looks for;</li>
 <li>a <b>key</b> $k[j]$: what token $j$ can be found by;</li>
 <li>a <b>value</b> $v[j]$: what token $j$ hands over when it is found.</li>
 </ul>
-<p>The <b>dot product</b> $dot(q[i], k[j])$ multiplies the two vectors entry by entry and adds up.
-It is large where both point the same way. So it says how well token $j$ fits the search of token
-$i$. Attention turns these fits into weights that add up to one, and mixes the values with
-them.</p>
+<p>The <b>dot product</b> $dot(q[i], k[j])$ multiplies the two vectors entry by entry and
+adds up. It is large where both point the same way. So it says how well token $j$ fits the
+search of token $i$. Attention turns these fits into weights that add up to one, and mixes
+the values with them.</p>
 <p>A token may look at itself and at tokens before it, never at later ones. This is called
 <b>causal</b>. Without it the model could read the answer that it should guess.</p>
 )html";
@@ -26,8 +28,8 @@ them.</p>
 std::vector<LessonForm> forms() {
   return {{"Naive: as it is written on paper",
            R"html(
-<p>For each token: the scores of all keys that it sees, then one softmax. This makes a number for
-each pair of tokens, so the work grows with the square of the length.</p>)html",
+<p>For each token: the scores of all keys that it sees, then one softmax. This makes a
+number for each pair of tokens, so the work grows with the square of the length.</p>)html",
            R"(for i = 1 .. T
   for j = 1 .. i
     x[i, j] = scale * dot(q[i], k[j])   # score: how well key $j$ fits query $i$
@@ -38,12 +40,12 @@ each pair of tokens, so the work grows with the square of the length.</p>)html",
 )"},
           {"Recurrent: one key after the other",
            R"html(
-<p>The same result as a stream of keys. It keeps the largest score so far and the sums so far.
-$exp(x)$ itself is never formed, because it overflows for large scores; $exp(x - most)$ is at most
-one. When a larger score comes, everything that was gathered is made smaller by one factor,
-`shrink`.</p>
-<p>Attention has no state of fixed size: token $i$ needs the keys and values of all tokens before
-it. A program that writes text keeps them in a cache, which grows with the text.</p>)html",
+<p>The same result as a stream of keys. It keeps the largest score so far and the sums so
+far. $exp(x)$ itself is never formed, because it overflows for large scores; $exp(x - most)$
+is at most one. When a larger score comes, everything that was gathered is made smaller by
+one factor, `shrink`.</p>
+<p>Attention has no state of fixed size: token $i$ needs the keys and values of all tokens
+before it. A program that writes text keeps them in a cache, which grows with the text.</p>)html",
            R"(for i = 1 .. T
   most = -infinity   # the largest score so far
   total = 0   # the sum of weights so far
@@ -61,10 +63,10 @@ it. A program that writes text keeps them in a cache, which grows with the text.
 )"},
           {"Chunkwise: a tile of keys at a time",
            R"html(
-<p>The stream again, but a step is now a tile of $C$ keys. The scores of a tile are a product of
-two matrices, which is what processors do best. Here $C = 2$; the code takes 64 keys for 64
-queries at once. Only one tile of scores exists at a time, so memory grows with the length, not
-with its square.</p>)html",
+<p>The stream again, but a step is now a tile of $C$ keys. The scores of a tile are a
+product of two matrices, which is what processors do best. Here $C = 2$; the code takes 64
+keys for 64 queries at once. Only one tile of scores exists at a time, so memory grows with
+the length, not with its square.</p>)html",
            R"(for i = 1 .. T
   most = -infinity
   total = 0
@@ -87,21 +89,22 @@ with its square.</p>)html",
 LessonForm gradient() {
   return {"",
           R"html(
-<p>Training asks: if a number changes a little, how does the loss change? $dout[i]$ is the answer
-for the result $o[i]$, and it comes from the layers above. We want the same for $q$, $k$ and $v$.
-Three facts are enough.</p>
+<p>Training asks: if a number changes a little, how does the loss change? $dout[i]$ is the
+answer for the result $o[i]$, and it comes from the layers above. We want the same for $q$,
+$k$ and $v$. Three facts are enough.</p>
 <ul>
-<li>$o[i]$ is a sum of $p[i, j] * v[j]$. So $v[j]$ gets $p[i, j] * dout[i]$ from each query $i$
-that sees it, and the weight $p[i, j]$ gets the number $dot(dout[i], v[j])$.</li>
-<li>The weights add up to one. If one score rises, its weight rises and all others fall. The chain
-rule for softmax is: score $x[i, j]$ gets $p[i, j]$ times (its own weight's gradient minus the
-mean of all weights' gradients). That mean is $sum(j = 1 .. i: p[i, j] * dot(dout[i], v[j]))$, and
-this is $dot(dout[i], o[i])$. The code calls it `delta`. No sum over keys is needed for it.</li>
+<li>$o[i]$ is a sum of $p[i, j] * v[j]$. So $v[j]$ gets $p[i, j] * dout[i]$ from each query
+$i$ that sees it, and the weight $p[i, j]$ gets the number $dot(dout[i], v[j])$.</li>
+<li>The weights add up to one. If one score rises, its weight rises and all others fall. The
+chain rule for softmax is: score $x[i, j]$ gets $p[i, j]$ times (its own weight's gradient
+minus the mean of all weights' gradients). That mean is $sum(j = 1 .. i: p[i, j] *
+dot(dout[i], v[j]))$, and this is $dot(dout[i], o[i])$. The code calls it `delta`. No sum
+over keys is needed for it.</li>
 <li>$x[i, j] = scale * dot(q[i], k[j])$, so the query gets the key, and the key gets the
 query.</li>
 </ul>
-<p>The backward pass of the code keeps only $lse$ from the forward pass, and makes each weight
-again as $exp(x[i, j] - lse[i])$, tile by tile.</p>)html",
+<p>The backward pass of the code keeps only $lse$ from the forward pass, and makes each
+weight again as $exp(x[i, j] - lse[i])$, tile by tile.</p>)html",
           R"(for i = 1 .. T
   delta[i] = dot(dout[i], o[i])   # the mean of the weights' gradients
   for j = 1 .. i
@@ -116,9 +119,9 @@ for j = 1 .. T
 std::vector<Experiment> experiments() {
   return {{"Sharp and flat",
            R"html(
-<p>One query meets nine keys; key 5 fits best. With a small $scale$ all weights are nearly equal,
-and the result is a plain mean. With a large one the best key takes everything, and softmax has
-become a look-up. The dots show the fits, the line the weights.</p>)html",
+<p>One query meets nine keys; key 5 fits best. With a small $scale$ all weights are nearly
+equal, and the result is a plain mean. With a large one the best key takes everything, and
+softmax has become a look-up. The dots show the fits, the line the weights.</p>)html",
            {{"$scale$", "scale", 0, 20, 0.5, 3}},
            R"(for j = 1 .. 9
   fit[j] = 1 - (j - 5) * (j - 5) / 16
@@ -189,23 +192,30 @@ Lesson make() {
                {"dout", {{1, 0}, {0.5, -1}, {0, 1}, {1, 1}}}};
   l.settings = {{"scale", "0.7"}};
   l.constants = {{"C", 2}};
-  l.sliders = {{"$scale$: how sharp the search is", "scale", 0, 0.1, 4, 0.1, true}};
+  l.sliders = {
+      {.label = "$scale$: how sharp the search is",
+       .name = "scale",
+       .low = 0.1,
+       .high = 4,
+       .step = 0.1,
+       .setting = true},
+      {.label = "first entry of key 1", .name = "k", .token = 1, .entry = 1, .low = -2, .high = 2}};
   l.forms = forms();
   l.gradient = gradient();
   l.gpu = R"html(
-<p>A block of threads owns a tile of 64 or 128 queries. It keeps their results in registers and
-walks over tiles of keys and values: load a tile, multiply for the scores, take exponentials,
-multiply again with the values. Both products run on tensor cores. The scores never leave the
-chip.</p>
+<p>A block of threads owns a tile of 64 or 128 queries. It keeps their results in registers
+and walks over tiles of keys and values: load a tile, multiply for the scores, take
+exponentials, multiply again with the values. Both products run on tensor cores. The scores
+never leave the chip.</p>
 <p>What limits it? Each key that is loaded meets a whole tile of queries, so there are many
-operations for each byte. The table below shows this: the operations for each byte grow with the
-length. Products are the limit, and softmax's exponentials must hide behind them.</p>)html";
+operations for each byte. The table below shows this: the operations for each byte grow with
+the length. Products are the limit, and softmax's exponentials must hide behind them.</p>)html";
   l.cost =
       R"html(
-<p>A text of $T$ tokens has $T * (T + 1) / 2$ pairs of a query and a key that it sees. Each pair
-costs one dot product of width $K$ and one addition of a value of width $V$; a product and a sum
-are two operations. Twice the length is four times the work. Memory beside inputs and outputs
-grows with the length alone.</p>)html";
+<p>A text of $T$ tokens has $T * (T + 1) / 2$ pairs of a query and a key that it sees. Each
+pair costs one dot product of width $K$ and one addition of a value of width $V$; a product
+and a sum are two operations. Twice the length is four times the work. Memory beside inputs
+and outputs grows with the length alone.</p>)html";
   l.forward_flops = "H * 2 * (T * (T + 1) / 2) * (K + V)";
   l.backward_flops = "H * 2 * (T * (T + 1) / 2) * (3 * K + 2 * V)";
   l.recipe = R"([model]

@@ -97,9 +97,15 @@ std::string called(const Expression& e) {
   return (name.empty() ? "" : concat("<mi>", name, "</mi>")) + in_parentheses(inside);
 }
 
+// "q · k" before another factor would be read as q · (k v).
+bool ends_with_dot(const Expression& e) {
+  if (e.kind == Kind::multiply) return ends_with_dot(e.parts[1]);
+  return e.kind == Kind::call && (e.name == "dot" || e.name == "each");
+}
+
 std::string multiplied(const Expression& e) {
   const Expression &a = e.parts[0], &b = e.parts[1];
-  const bool open = a.kind == Kind::sum || a.kind == Kind::largest;  // would take b along
+  const bool open = a.kind == Kind::sum || a.kind == Kind::largest || ends_with_dot(a);
   const std::string left = open ? in_parentheses(text(a)) : within(a, kProduct);
   const bool numbers = b.kind == Kind::number;
   return left + (numbers ? op("×") : "<mspace width=\"0.25em\"></mspace>") + within(b, kProduct);

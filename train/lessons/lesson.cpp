@@ -49,6 +49,12 @@ std::string name_in(const Field& f, bool gradients) {
   return gradients ? gradient_name(f.name) : std::string(f.name);
 }
 
+bool has_scale(const Operation& op) {
+  for (const Setting& s : op.settings())
+    if (s.name == "scale") return true;
+  return false;
+}
+
 const std::vector<std::vector<double>>* rows_of(const Lesson& l, const std::string& name) {
   const auto found = l.example.find(name);
   return found == l.example.end() ? nullptr : &found->second;
@@ -118,7 +124,7 @@ Values example_numbers(const Lesson& l) {
   const auto scale = l.settings.find("scale");
   if (scale != l.settings.end())
     numbers["scale"][{}] = number_value(std::stod(scale->second));
-  else if (numbers.count("scale") == 0 && numbers.count("K") > 0)
+  else if (has_scale(op) && numbers.count("K") > 0)
     numbers["scale"][{}] = number_value(1 / std::sqrt(numbers["K"][{}].at[0]));
   return numbers;
 }
@@ -128,6 +134,12 @@ void change(Values& numbers, const std::string& name, int64_t token, const Value
   require(found != numbers.end(), "lesson: the example has no ", name);
   for (auto& [index, v] : found->second)
     if (token == 0 || index == Index{token}) v = value;
+}
+
+void change(Values& numbers, const Slider& s, double value) {
+  if (s.entry == 0) return change(numbers, s.name, s.token, number_value(value));
+  for (auto& [index, v] : numbers.at(s.name))
+    if (s.token == 0 || index == Index{s.token}) v.at.at(static_cast<size_t>(s.entry) - 1) = value;
 }
 
 Values numbers_of(const std::vector<Field>& fields, const Tensors& tensors, bool gradients) {

@@ -22,10 +22,11 @@ struct LessonForm {
   std::string title, text, equations;
 };
 
-// Changes one number of the example: input `name` at `token` (0: at every token), or a setting.
+// Changes one number of the example: input `name` at `token` (0: at every token), of a vector its
+// `entry` (from 1), or a setting.
 struct Slider {
   std::string label, name;
-  int64_t token = 0;
+  int64_t token = 0, entry = 0;
   double low = 0, high = 1, step = 0.05;
   bool setting = false;
 };
@@ -106,6 +107,7 @@ kernels::Tensors example_tensors(const Lesson& lesson, const std::vector<kernels
                                  bool gradients = false);
 Values example_numbers(const Lesson& lesson);
 void change(Values& numbers, const std::string& name, int64_t token, const Value& value);
+void change(Values& numbers, const Slider& slider, double value);
 
 // What an operation gave, as equations name it.
 Values numbers_of(const std::vector<kernels::Field>& fields, const kernels::Tensors& tensors,

@@ -29,7 +29,8 @@ ordered_json data_of(const Lesson& l) {
   for (const LessonForm& f : l.forms) j["forms"].push_back(equations_json(f.equations));
   j["gradient"] = equations_json(l.gradient.equations);
   j["sliders"] = ordered_json::array();
-  for (const Slider& s : l.sliders) j["sliders"].push_back({{"name", s.name}, {"token", s.token}});
+  for (const Slider& s : l.sliders)
+    j["sliders"].push_back({{"name", s.name}, {"token", s.token}, {"entry", s.entry}});
   j["checks"] = ordered_json::array();
   for (const std::vector<double>& places : checked_places(l)) {
     const Values example = placed(l, places);

@@ -32,7 +32,9 @@ input[type=range]{accent-color:var(--c0)}
 .check{border-left:3px solid var(--c2);padding-left:.7rem}
 .check.bad{border-color:var(--c1)}
 .display{font-size:1.1rem;padding-left:1rem;overflow-x:auto;max-width:none}
-table.names td,table.names th{text-align:left}
+td{white-space:nowrap}
+table.names td,table.names th{text-align:left;white-space:normal}
+table.names td:nth-child(3){min-width:10rem}
 td output{min-height:0}
 pre{background:var(--none);padding:.5rem .8rem;overflow-x:auto;font-size:.85rem;max-width:75ch}
 code{font-size:.9em}
@@ -67,6 +69,7 @@ if (lesson) {
     dot: inner, inner, outer: (a, b) => a.map(x => b.map(y => x * y)),
     read: (S, a) => columns(S).map(column => inner(column, a)),
     times: (S, b) => S.map(row => inner(row, b)),
+    rows: (A, B) => A.map((row, i) => inner(row, B[i])),
     each: (a, b) => a.map((x, i) => scale(x, b[i])),
     larger: Math.max, smaller: Math.min, at: (v, i) => v[i - 1], vector: (...v) => v,
     zeros: (n, m) => Array.from({length: n}, () => m ? Array(m).fill(0) : 0)};
@@ -145,7 +148,10 @@ if (lesson) {
     const env = copy(lesson.inputs);
     lesson.sliders.forEach((s, i) => {
       for (const key of Object.keys(env[s.name]))
-        if (s.token === 0 || key === String(s.token)) env[s.name][key] = places[i];
+        if (s.token === 0 || key === String(s.token)) {
+          if (s.entry) env[s.name][key][s.entry - 1] = places[i];
+          else env[s.name][key] = places[i];
+        }
     });
     return env;
   };

@@ -304,21 +304,32 @@ std::string exercises_section(const Lesson& l) {
   for (const Exercise& e : l.exercises) {
     s += concat("<li>", with_formulas(e.question), "</li>\n");
   }
-  std::vector<std::string> names;
-  for (const Field& f : operation(l.operation).inputs())
-    if (l.example.count(f.name) > 0) names.push_back(concat(f.name, " ", f.shape));
+  std::vector<std::string> shapes;
+  std::string lines, arguments;
+  for (const Field& f : operation(l.operation).inputs()) {
+    if (l.example.count(f.name) == 0) continue;
+    shapes.push_back(concat(f.name, " ", f.shape));
+    arguments += concat(arguments.empty() ? "" : ", ", f.name);
+    lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
+  }
+  lines += concat("    f[\"outputs/o\"] = my_form(", arguments, ")\n");
+  std::string options;
+  for (const auto& [name, value] : l.settings)
+    if (name != "scale" && name != "return_state")
+      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
+  if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
+  const bool scaled = example_numbers(l).count("scale") > 0;
   s += concat(
-      "<li>Write it yourself, in any language. Draw inputs, compute <code>o</code>, write all to "
-      "an "
-      "HDF5 file, and let the program compare: <code>weft lesson ",
-      l.name, " --check mine.h5</code>. Inputs: <code>", escaped(joined(names)),
-      "</code>, at least 8 tokens (B rows, T tokens, H heads). In Python:\n<pre>import h5py, numpy "
-      "as "
-      "np\nwith h5py.File(\"mine.h5\", \"w\") as f:\n    f.attrs[\"operation\"] = \"",
-      l.operation,
-      "\"\n    f[\"inputs/q\"] = q        # and so on, float64\n    f[\"outputs/o\"] = my_form(q, "
-      "...)</pre>\n<code>weft op ",
-      l.operation, " --help</code> lists all inputs and options.</li>\n</ol>\n");
+      "<li>Write it yourself, in any language. Draw inputs, compute <code>o</code>, write "
+      "all to an HDF5 file, and let the program compare: <code>weft lesson ",
+      l.name, " --check mine.h5</code>. Inputs: <code>", escaped(joined(shapes)),
+      "</code>, float64, at least 8 tokens (B rows, T tokens, H heads; 1 row and 1 head "
+      "will do). ",
+      scaled ? "The scale is 1 over the root of K. " : "",
+      "In Python:\n<pre>import h5py\nwith h5py.File(\"mine.h5\", \"w\") as f:\n    "
+      "f.attrs[\"operation\"] = \"",
+      l.operation, "\"\n", lines, options, "</pre>\n<code>weft op ", l.operation,
+      " --help</code> lists all inputs and options.</li>\n</ol>\n");
   return s;
 }
 

@@ -14,7 +14,7 @@ double start_of(const Values& example, const Slider& s) {
   const auto& values = example.at(s.name);
   const auto found = values.find(s.token == 0 ? values.begin()->first : Index{s.token});
   require(found != values.end(), "lesson: the example has no ", s.name, " ", s.token);
-  return found->second.at[0];
+  return found->second.at.at(s.entry == 0 ? 0 : static_cast<size_t>(s.entry) - 1);
 }
 
 // The sum of the outputs times the example's gradients of them.
@@ -54,8 +54,7 @@ std::vector<std::vector<double>> checked_places(const Lesson& l) {
 
 Values placed(const Lesson& l, const std::vector<double>& sliders) {
   Values example = example_numbers(l);
-  for (size_t i = 0; i < l.sliders.size(); ++i)
-    change(example, l.sliders[i].name, l.sliders[i].token, number_value(sliders.at(i)));
+  for (size_t i = 0; i < l.sliders.size(); ++i) change(example, l.sliders[i], sliders.at(i));
   return example;
 }
 

@@ -73,6 +73,16 @@ Value each(const Value& a, const Value& b) {
   return out;
 }
 
+// Of two tables: the inner product of each row with that row of the other.
+Value rows_of(const Value& a, const Value& b) {
+  require(a.rank == 2 && b.rank == 2 && a.rows == b.rows && a.cols == b.cols,
+          "equations: rows() of two shapes");
+  Value out = vector_value(std::vector<double>(static_cast<size_t>(a.rows)));
+  for (size_t i = 0; i < a.at.size(); ++i)
+    out.at[i / static_cast<size_t>(a.cols)] += a.at[i] * b.at[i];
+  return out;
+}
+
 Value zeros_of(const std::vector<Value>& sizes) {
   Value out = vector_value(std::vector<double>(static_cast<size_t>(sizes.at(0).at[0])));
   if (sizes.size() == 1) return out;
@@ -104,6 +114,7 @@ const std::map<std::string, Function>& functions() {
       {"outer", [](const auto& x) { return outer(x.at(0), x.at(1)); }},
       {"read", [](const auto& x) { return product(x.at(0), x.at(1), true); }},
       {"times", [](const auto& x) { return product(x.at(0), x.at(1), false); }},
+      {"rows", [](const auto& x) { return rows_of(x.at(0), x.at(1)); }},
       {"each", [](const auto& x) { return each(x.at(0), x.at(1)); }},
       {"larger",
        [](const auto& x) { return number_value(std::max(x.at(0).at[0], x.at(1).at[0])); }},

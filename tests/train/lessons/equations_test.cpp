@@ -35,6 +35,7 @@ TEST_CASE("equations: signs bind as on paper, and functions do what their names 
   CHECK(solved("at(times(S, a), 1)") == 5);  // S a
   CHECK(solved("at(each(a, b), 2)") == -2);
   CHECK(solved("at(times(each(a, S), a), 2)") == 22);  // rows of S by a
+  CHECK(solved("at(rows(S, S), 2)") == 25);
   CHECK(solved("inner(S, outer(a, b))") == 1 * 3 - 2 + 3 * 6 - 4 * 2);
   CHECK(solved("sum(i = 1 .. 3: x[i])") == 14);
   CHECK(solved("sum(i = 2 .. 1: x[i])") == 0);

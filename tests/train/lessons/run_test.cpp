@@ -93,3 +93,35 @@ TEST_CASE("lessons: a name of the code stands in the file that the page names") 
       CHECK_THAT(read_file(tests::source_path(n.file)), ContainsSubstring(n.name));
     }
 }
+
+TEST_CASE("lessons: the delta rule's line is learned as the operation learns it") {
+  const Experiment& e = lesson("delta").experiments[0];
+  const Values n = solved_experiment(e, first_places(e));
+  std::vector<double> k, v;
+  for (const auto& [index, value] : n.at("k")) k.insert(k.end(), value.at.begin(), value.at.end());
+  for (const auto& [index, value] : n.at("v")) v.push_back(value.at[0]);
+  const auto T = static_cast<int64_t>(v.size());
+  Tensors in;
+  in["q"] = in["k"] = tensor_of(k).reshape({1, T, 1, 2});
+  in["v"] = tensor_of(v).reshape({1, T, 1, 1});
+  in["beta"] = full({1, T, 1}, n.at("beta").at({}).at[0], Dtype::f64);
+  const std::vector<double> S =
+      to_doubles(operation("delta").forward(Form::naive, in, {}).at("final_state"));
+  CHECK(S[0] == Approx(n.at("learned").at({T}).at[0]));
+  CHECK(S[1] == Approx(n.at("offset").at({T}).at[0]));
+  CHECK(S[0] == Approx(first_places(e)[0]).margin(0.05));  // it has learned
+}
+
+TEST_CASE("lessons: every experiment has numbers to draw, wherever its knobs are") {
+  for (const Lesson& l : lessons())
+    for (const Experiment& e : l.experiments)
+      for (size_t k = 0; k < e.knobs.size(); ++k)
+        for (const double place : {e.knobs[k].low, e.knobs[k].high}) {
+          std::vector<double> places = first_places(e);
+          places[k] = place;
+          const Values n = solved_experiment(e, places);
+          INFO(l.name << ": " << e.title << ", " << e.knobs[k].name << " " << place);
+          for (const Experiment::Curve& c : e.curves)
+            for (const auto& [index, v] : n.at(c.name)) CHECK(std::isfinite(v.at.at(0)));
+        }
+}

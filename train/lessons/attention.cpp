@@ -19,8 +19,10 @@ numbers:</p>
 </ul>
 <p>The <b>dot product</b> $dot(q[i], k[j])$ multiplies the two vectors entry by entry and
 adds up. It is large where both point the same way. So it says how well token $j$ fits the
-search of token $i$. Attention turns these fits into weights that add up to one, and mixes
-the values with them.</p>
+search of token $i$. Attention turns these fits into weights: it takes the exponential of
+each, which is positive and grows fast, and divides by their sum. The weights then add up to
+one. This is called <b>softmax</b>. The result is the sum of the values, each times its
+weight.</p>
 <p>A token may look at itself and at tokens before it, never at later ones. This is called
 <b>causal</b>. Without it the model could read the answer that it should guess.</p>
 )html";
@@ -89,9 +91,11 @@ the length, not with its square.</p>)html",
 LessonForm gradient() {
   return {"",
           R"html(
-<p>Training asks: if a number changes a little, how does the loss change? $dout[i]$ is the
-answer for the result $o[i]$, and it comes from the layers above. We want the same for $q$,
-$k$ and $v$. Three facts are enough.</p>
+<p>The <b>loss</b> is one number that says how wrong a model's guesses are. Training asks:
+if some number in the model grows a little, by how much does the loss grow? The answer is
+the <b>gradient</b> of that number. $dout[i]$ is the answer for the result $o[i]$, and it
+comes from the layers above. We want the same for $q$, $k$ and $v$. Three facts are
+enough.</p>
 <ul>
 <li>$o[i]$ is a sum of $p[i, j] * v[j]$. So $v[j]$ gets $p[i, j] * dout[i]$ from each query
 $i$ that sees it, and the weight $p[i, j]$ gets the number $dot(dout[i], v[j])$.</li>

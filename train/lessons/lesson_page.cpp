@@ -96,7 +96,11 @@ std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
                                            cost_section(l, around.times),
                                            around.reads,
                                            exercises_section(l)};
-  if (!l.first.empty()) page.body += concat("<p>Read before: ", joined(l.first), ".</p>\n");
+  std::vector<std::string> links;
+  for (const std::string& name : l.first)
+    links.push_back(
+        concat("<a href=\"", lesson_file(name), "\">", escaped(lesson(name).title), "</a>"));
+  if (!links.empty()) page.body += concat("<p>Read before: ", joined(links), ".</p>\n");
   page.body += navigation(kTitles);
   for (size_t i = 0; i < bodies.size(); ++i)
     page.body += section(kTitles[i].first, concat(i + 1, ". ", kTitles[i].second), bodies[i]);

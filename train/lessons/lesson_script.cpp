@@ -9,6 +9,7 @@ nav ol{display:grid;gap:.1rem 1.5rem;grid-template-columns:repeat(auto-fill,minm
  padding-left:1.4rem;margin:.6rem 0}
 li{max-width:75ch}.equations li,nav li{max-width:none}
 h2{margin-top:2rem;padding-top:.4rem;border-top:1px solid var(--line)}
+section section h2{border:0;margin-top:.8rem;font-size:1rem}
 h3{margin-top:1.2rem}
 math{font-size:1.08em}
 ol.equations{list-style:none;padding:0;margin:.4rem 0}

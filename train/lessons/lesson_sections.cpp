@@ -117,9 +117,12 @@ std::string lesson_table(const std::vector<std::string>& heading,
 }
 
 std::string equations_section(const Lesson& l) {
-  std::string s =
-      concat("<p>", l.forms[0].text.empty() ? "" : "The definition, line by line. ",
-             "Tokens count from 1.</p>\n", formulas(equations_of(l.forms[0].equations)));
+  std::string s = concat(
+      with_formulas(
+          "<p>The definition, line by line. Tokens count from 1, and $T$ is their number. $K$ "
+          "and $V$ are the numbers of entries of a key and of a value. A symbol with an index "
+          "belongs to a token, as $v[i]$; with two, to a pair of tokens.</p>\n"),
+      formulas(equations_of(l.forms[0].equations)));
   std::vector<std::vector<std::string>> rows;
   for (const CodeName& n : l.names)
     rows.push_back({with_formulas(concat("$", n.formula, "$")),
@@ -231,6 +234,10 @@ std::string gpu_section(const Lesson& l) {
   }
   return concat(
       with_formulas(l.gpu),
+      "<p>Words: a <b>block</b> is a group of threads that share fast memory on the chip. "
+      "<b>Registers</b> hold the numbers that a thread works on; they need no trip to memory. "
+      "<b>Tensor cores</b> multiply small matrices in one go. bf16 is a number of 2 bytes, f32 of "
+      "4.</p>\n"
       "<p>No pass can be faster than its <b>floor</b>: the larger of two times, that of its "
       "operations at the card's rate of matrix products, and that of reading its inputs and "
       "writing "

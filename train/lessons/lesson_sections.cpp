@@ -33,38 +33,35 @@ std::string text_of(const Value& v) {
   return v.rank == 0 ? entries[0] : concat("(", joined(entries), ")");
 }
 
-// One row for each name, a column for each token; what has no tokens has one cell.
+// A row for each name, a column for each token. What has no tokens stands below: "Besides, C = 2."
 std::string numbers_table(const Values& numbers, const std::vector<std::string>& names) {
   std::vector<std::vector<std::string>> rows;
-  size_t tokens = 1;
+  size_t tokens = 0;
+  std::string besides;
   for (const std::string& name : names) {
-    std::vector<std::string> row = {formula(expression_of(name))};
-    for (const auto& [index, v] : numbers.at(name)) row.push_back(text_of(v));
+    const std::map<Index, Value>& values = numbers.at(name);
+    if (const auto alone = values.find({}); alone != values.end()) {
+      besides += concat(besides.empty() ? "" : ", ", formula(name), " = ", text_of(alone->second));
+      continue;
+    }
+    std::vector<std::string> row = {formula(name)};
+    for (const auto& [index, v] : values) row.push_back(text_of(v));
     tokens = std::max(tokens, row.size() - 1);
     rows.push_back(row);
   }
   std::vector<std::string> heading = {"token"};
   for (size_t t = 1; t <= tokens; ++t) heading.push_back(std::to_string(t));
-  for (auto& row : rows) row.resize(tokens + 1);
-  return lesson_table(heading, rows);
+  return lesson_table(heading, rows) +
+         (besides.empty() ? "" : concat("<p>Besides, ", besides, ".</p>\n"));
 }
 
-std::vector<std::string> inputs_of(const Lesson& l) {
+std::vector<std::string> inputs_of(const Lesson& l, const Values& example) {
   std::vector<std::string> names;
   for (const Field& f : operation(l.operation).inputs())
     if (l.example.count(f.name) > 0) names.emplace_back(f.name);
-  return names;
-}
-
-// "scale = 0.7, C = 2": what has no token.
-std::string constants_of(const Lesson& l, const Values& example) {
-  std::vector<std::string> names;
   if (example.count("scale") > 0) names.emplace_back("scale");
   for (const auto& [name, v] : l.constants) names.push_back(name);
-  std::string s;
-  for (const std::string& name : names)
-    s += concat(s.empty() ? "" : ", ", formula(name), " = ", text_of(example.at(name).at({})));
-  return s.empty() ? "" : concat("<p>Besides, ", s, ".</p>\n");
+  return names;
 }
 
 std::string knob(const std::string& label, size_t i, double low, double high, double step,
@@ -136,7 +133,7 @@ std::string forms_section(const Lesson& l) {
   const Values example = example_numbers(l);
   std::string s =
       "<p>The example is small enough to follow with a pencil. These are its inputs:</p>\n" +
-      numbers_table(example, inputs_of(l)) + constants_of(l, example);
+      numbers_table(example, inputs_of(l, example));
   if (!l.sliders.empty()) {
     s += "<fieldset class=\"knobs\" id=\"sliders\"><legend>Change the example</legend>\n";
     const std::vector<double> places = first_places(l);

@@ -7,6 +7,7 @@
 #include "tests/train/markup.h"
 #include "tests/train/said.h"
 #include "tests/train/shell.h"
+#include "train/lessons/formula.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -52,6 +53,14 @@ TEST_CASE("lessons: every page has its sections, is small and whole, and asks fo
     for (const std::string& before : l.first) CHECK_NOTHROW(lesson(before));
   }
   CHECK_THROWS_WITH(lesson("atention"), ContainsSubstring("did you mean \"attention\""));
+}
+
+TEST_CASE("lessons: what belongs to no token stands beside the table of tokens") {
+  const std::string page = lesson_page(lesson("mamba"), {});
+  CHECK_THAT(page,
+             ContainsSubstring("<p>Besides, " + formula(std::string_view("A_log")) + " = (0, −1)"));
+  CHECK(page.find("<td>" + formula(std::string_view("A_log")) + "</td><td>(0") ==
+        std::string::npos);
 }
 
 TEST_CASE("lessons: the index links every lesson") {

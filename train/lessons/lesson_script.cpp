@@ -42,7 +42,8 @@ code{font-size:.9em}
 .exercises li{margin:.5rem 0}
 .experiment svg.chart{max-width:40rem}
 @media(max-width:30rem){ol.equations ol{padding-left:.7rem}.line{padding:.2rem .3rem}}
-@media print{.steps,.knobs,.check{display:none}details:not([open])>*{display:none}
+@media print{html{font-size:11px}.now>.line{background:none;box-shadow:none}
+ .steps,.knobs,.check{display:none}details:not([open])>*{display:none}
  .pair{display:block}.form,.experiment{break-inside:auto}}
 )css";
 

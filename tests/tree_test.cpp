@@ -222,14 +222,30 @@ TEST_CASE("tree: pages need core alone") {
   }
 }
 
-TEST_CASE("tree: a run knows no verb and no page") {
+TEST_CASE("tree: lessons need no run, no verb, no layer and no data") {
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "train/lessons/")) continue;
+    for (const Include& include : includes(file)) {
+      const auto other = parts(include.header);
+      const bool allowed =
+          other.front() == "core" || other.front() == "kernels" || other.front() == "autograd" ||
+          (other.front() == "train" &&
+           (other[1] == "lessons" || other[1] == "pages" || other[1] == "workbench"));
+      if (include.ours && !allowed)
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
+    }
+  }
+}
+
+TEST_CASE("tree: a run knows no verb, no page and no lesson") {
   for (const File& file : files()) {
     if (!starts_with(file.path, "train/") || starts_with(file.path, "train/verbs/") ||
-        starts_with(file.path, "train/pages/"))
+        starts_with(file.path, "train/pages/") || starts_with(file.path, "train/lessons/"))
       continue;
     for (const Include& include : includes(file))
       if (starts_with(include.header, "train/verbs/") ||
-          starts_with(include.header, "train/pages/"))
+          starts_with(include.header, "train/pages/") ||
+          starts_with(include.header, "train/lessons/"))
         FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
   }
 }

@@ -139,14 +139,14 @@ std::string Page::text() const {
   // Nothing is fetched, whatever the text says.
   t += "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
        "'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n";
-  t += concat("<title>", escaped(title), "</title>\n<style>", kPictureStyle, kPageStyle,
+  t += concat("<title>", escaped(title), "</title>\n<style>", kPictureStyle, kPageStyle, more_style,
               "</style>\n<body>\n<h1>", escaped(title), "</h1>\n");
   if (!note.empty()) t += concat("<p>", escaped(note), "</p>\n");
   t += body;
   if (data)
     t +=
         concat("<script type=\"application/json\" id=\"data\">", json_inside(*data), "</script>\n");
-  t += concat("<script>", page_script(), "</script>\n</body>\n</html>\n");
+  t += concat("<script>", page_script(), more_script, "</script>\n</body>\n</html>\n");
   return t;
 }
 

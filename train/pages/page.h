@@ -22,6 +22,7 @@ struct Page {
   std::string note;
   std::string body;  // HTML
   nlohmann::ordered_json* data = nullptr;
+  std::string_view more_style = {}, more_script = {};  // behind those of every page
   std::string text() const;
 };
 

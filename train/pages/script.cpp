@@ -16,13 +16,18 @@ const svg = (name, attributes) => {
 };
 for (const chart of document.querySelectorAll('svg.chart')) {
   const [x0, y0, w, h] = numbers(chart.dataset.box), [xa, xb] = numbers(chart.dataset.x),
-        [ya, yb] = numbers(chart.dataset.y), out = chart.parentNode.querySelector('output');
-  const points = [];
-  for (const c of chart.querySelectorAll('[data-name]')) {
-    const list = (c.getAttribute('d') || '').match(/[-\d.e]+ [-\d.e]+/g) || [];
-    for (const p of list) points.push([...numbers(p), c]);
-  }
-  points.sort((a, b) => a[0] - b[0]);
+        out = chart.parentNode.querySelector('output');
+  let points = [];
+  const read = () => {
+    points = [];
+    for (const c of chart.querySelectorAll('[data-name]')) {
+      const list = (c.getAttribute('d') || '').match(/[-\d.e]+ [-\d.e]+/g) || [];
+      for (const p of list) points.push([...numbers(p), c]);
+    }
+    points.sort((a, b) => a[0] - b[0]);
+  };
+  read();
+  chart.addEventListener('redrawn', read);  // by a page that draws its curves anew
   if (!points.length) continue;
   const mark = svg('circle', {r: 4, class: 'cursor', visibility: 'hidden'});
   chart.append(mark);
@@ -30,7 +35,7 @@ for (const chart of document.querySelectorAll('svg.chart')) {
   const shown = p => getComputedStyle(p[2]).display !== 'none';
   const show = i => {
     at = i;
-    const [x, y, c] = points[i];
+    const [x, y, c] = points[i], [ya, yb] = numbers(chart.dataset.y);
     mark.setAttribute('cx', x); mark.setAttribute('cy', y);
     mark.setAttribute('visibility', 'visible');
     out.textContent = `${c.dataset.name}: ${round(ya + (y0 + h - y) / h * (yb - ya))} at ` +

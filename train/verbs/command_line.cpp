@@ -59,6 +59,7 @@ struct Arguments {
   LogitsArguments logits;
   PlotArguments plot;
   ShowArguments show;
+  LessonArguments lesson;
   CompareArguments compare;
 };
 
@@ -216,6 +217,24 @@ void add_show(CLI::App& app, ShowArguments& a, int& status) {
   verb->add_flag("--json", a.json, "write JSON");
   add_page(verb, a.out, "show.html, or show.svg; JSON: standard output", a.overwrite);
   verb->callback([&] { status = run_show(a); });
+}
+
+void add_lesson(CLI::App& app, LessonArguments& a, int& status) {
+  CLI::App* verb = app.add_subcommand("lesson", "a page that teaches a mechanism, with exercises");
+  verb->footer(
+      "Example:\n  weft lesson\n  weft lesson delta --text \"In the beginning\"\n"
+      "  weft lesson delta --check answers.txt\n"
+      "With --check it exits with 1 if an answer is not right.");
+  verb->add_option("name", a.name, "a lesson (standard: a page that lists all)");
+  verb->add_option("--text", a.text, "a text that the mechanism reads on the page");
+  verb->add_option("--model", a.model, "a checkpoint, or the folder of a run, that reads it")
+      ->type_name("RUN");
+  verb->add_option("--check", a.check, "mark these answers: lines \"1 = 0.25\", or an HDF5 file")
+      ->type_name("FILE");
+  verb->add_option("--budget", a.budget, "seconds of repeats a time; 0: time nothing")
+      ->capture_default_str();
+  add_page(verb, a.out, "lesson-NAME.html, or lessons.html", a.overwrite);
+  verb->callback([&] { status = run_lesson(a); });
 }
 
 void add_compare(CLI::App& app, CompareArguments& a, int& status) {
@@ -437,6 +456,7 @@ int run_command(int argc, char** argv) {
   add_logits(app, a.logits, status);
   add_plot(app, a.plot, status);
   add_show(app, a.show, status);
+  add_lesson(app, a.lesson, status);
   add_compare(app, a.compare, status);
   add_gradcheck(app, status);
   add_cases(app, status);

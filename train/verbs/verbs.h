@@ -90,6 +90,17 @@ struct ShowArguments {
 };
 int run_show(const ShowArguments& a);
 
+struct LessonArguments {
+  std::string name;      // empty: the list of all
+  std::string out;       // empty: lesson-NAME.html, lessons.html
+  std::string text;      // what section 7 reads; empty: a short one of ours
+  std::string model;     // a checkpoint or a folder of a run; empty: a small fresh model
+  std::string check;     // answers to mark
+  double budget = 0.02;  // seconds of repeats a time; 0: nothing is timed
+  bool overwrite = false;
+};
+int run_lesson(const LessonArguments& a);
+
 struct CompareArguments {
   std::string device;  // empty: the recipes', else a GPU where there is one
   std::vector<std::string> recipes;

@@ -1,0 +1,105 @@
+// The pages of lessons: whole, small, and without anything from outside.
+#include "train/lessons/lesson_page.h"
+
+#include <nlohmann/json.hpp>
+
+#include "tests/catch.h"
+#include "tests/train/markup.h"
+#include "tests/train/said.h"
+#include "tests/train/shell.h"
+#include "train/lessons/formula.h"
+
+using namespace weft;
+using namespace weft::tests;
+using namespace weft::train;
+
+namespace {
+
+std::string data_in(const std::string& page) {
+  const std::string begin = "id=\"data\">";
+  const size_t at = page.find(begin) + begin.size();
+  return page.substr(at, page.find("</script>", at) - at);
+}
+
+}  // namespace
+
+TEST_CASE("lessons: every page has its sections, is small and whole, and asks for nothing") {
+  for (const Lesson& l : lessons()) {
+    INFO(l.name);
+    const std::string page = lesson_page(l, {});
+    CHECK(markup_fault(page) == "");
+    CHECK(page.find("<!doctype html>\n<!-- made by weft lesson -->") == 0);
+    CHECK(page.size() < 1'000'000);
+    size_t last = 0;
+    for (const std::string& id : lesson_sections()) {
+      const size_t at = page.find("<section id=\"" + id + "\">");
+      REQUIRE(at != std::string::npos);
+      CHECK(at > last);
+      last = at;
+      CHECK_THAT(page, ContainsSubstring("href=\"#" + id + "\""));
+    }
+    for (const char* outside : {"https:", " src=", "@import", "url(", "href=\"/"})
+      CHECK(page.find(outside) == std::string::npos);
+    CHECK(count_of(page, "http:") == count_of(page, "'http://www.w3.org/2000/svg'"));  // a name
+    CHECK(count_of(page, "class=\"form\"") == l.forms.size() + 1);
+    CHECK(l.forms.size() >= 3);
+    CHECK(l.exercises.size() >= 4);
+    CHECK(page.find('$') == page.find("${"));  // no formula was left as text before the script
+    const auto data = nlohmann::json::parse(data_in(page));
+    CHECK(data["lesson"]["forms"].size() == l.forms.size());
+    CHECK(data["lesson"]["checks"].size() == 1 + 5 * l.sliders.size());
+    for (const auto& check : data["lesson"]["checks"]) CHECK(check["want"].contains("o"));
+    CHECK(page == lesson_page(l, {}));
+    for (const std::string& before : l.first) CHECK_NOTHROW(lesson(before));
+  }
+  CHECK_THROWS_WITH(lesson("atention"), ContainsSubstring("did you mean \"attention\""));
+}
+
+TEST_CASE("lessons: what belongs to no token stands beside the table of tokens") {
+  const std::string page = lesson_page(lesson("mamba"), {});
+  CHECK_THAT(page,
+             ContainsSubstring("<p>Besides, " + formula(std::string_view("A_log")) + " = (0, −1)"));
+  CHECK(page.find("<td>" + formula(std::string_view("A_log")) + "</td><td>(0") ==
+        std::string::npos);
+}
+
+TEST_CASE("lessons: the index links every lesson") {
+  const std::string page = lesson_index();
+  CHECK(markup_fault(page) == "");
+  for (const Lesson& l : lessons())
+    CHECK_THAT(page, ContainsSubstring("href=\"" + lesson_file(l.name) + "\""));
+}
+
+TEST_CASE("lessons: two runs write the same bytes, but for the times of section 6") {
+  const Folder f;
+  for (const char* out : {"a.html", "b.html"})
+    says(run_weft(
+             f, {"lesson", "attention", "--text", "<b> </script>", "--budget", "0", "--out", out}),
+         0, {out, "Softmax attention"});
+  const std::string page = f.read("a.html");
+  CHECK(page == f.read("b.html"));
+  CHECK(markup_fault(page) == "");
+  CHECK_THAT(page, ContainsSubstring("“&lt;b&gt; &lt;/script&gt;”") &&
+                       ContainsSubstring("Nothing was timed") &&
+                       ContainsSubstring("data-matrix=\"1\""));
+  says(run_weft(f, {"lesson", "attention", "--budget", "0.0001"}), 0, {"lesson-attention.html"});
+  const std::string timed = f.read("lesson-attention.html");
+  CHECK_THAT(timed, ContainsSubstring("forward and backward, ms"));
+  CHECK(timed.substr(0, timed.find("<section id=\"cost\">")) ==
+        page.substr(0, page.find("<section id=\"cost\">")));
+  says(run_weft(f, {"lesson"}), 0, {"attention", "lessons.html lists them"});
+}
+
+TEST_CASE("lessons: a mistake is told and writes nothing") {
+  const Folder f;
+  f.write("lesson-attention.html", "theirs");
+  says(run_weft(f, {"lesson", "attention"}), 2, {"--overwrite"});
+  says(run_weft(f, {"lesson", "atention"}), 2, {"did you mean \"attention\""});
+  says(run_weft(f, {"lesson", "--text", "x"}), 2, {"need the name of a lesson"});
+  says(run_weft(f, {"lesson", "attention", "--check", "a", "--out", "b"}), 2, {"leave out --out"});
+  says(run_weft(f, {"lesson", "attention", "--check", "absent"}), 2, {"absent"});
+  says(run_weft(f, {"lesson", "attention", "--budget", "-1", "--out", "b"}), 2, {"--budget"});
+  says(run_weft(f, {"lesson", "attention", "--out", "b", "--text", std::string(201, 'x')}), 2,
+       {"201 tokens", "at most 200"});
+  CHECK(f.names() == std::set<std::string>{"lesson-attention.html"});
+}

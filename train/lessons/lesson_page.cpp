@@ -1,0 +1,134 @@
+#include "train/lessons/lesson_page.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "train/lessons/formula.h"
+#include "train/lessons/lesson_script.h"
+#include "train/lessons/lesson_sections.h"
+#include "train/lessons/run.h"
+#include "train/pages/page.h"
+
+namespace weft::train {
+namespace {
+
+using namespace kernels;
+using nlohmann::ordered_json;
+
+std::string section(const std::string& id, const std::string& title, const std::string& body) {
+  return concat("<section id=\"", id, "\">\n<h2>", title, "</h2>\n", body, "</section>\n");
+}
+
+ordered_json equations_json(const std::string& text) { return json_of(equations_of(text)); }
+
+ordered_json data_of(const Lesson& l) {
+  ordered_json j;
+  j["inputs"] = json_of(example_numbers(l));
+  j["forms"] = ordered_json::array();
+  for (const LessonForm& f : l.forms) j["forms"].push_back(equations_json(f.equations));
+  j["gradient"] = equations_json(l.gradient.equations);
+  j["sliders"] = ordered_json::array();
+  for (const Slider& s : l.sliders)
+    j["sliders"].push_back({{"name", s.name}, {"token", s.token}, {"entry", s.entry}});
+  j["checks"] = ordered_json::array();
+  for (const std::vector<double>& places : checked_places(l)) {
+    const Values example = placed(l, places);
+    Values want = operation_outputs(l, example, Form::naive);
+    ordered_json check{{"at", places}, {"want", json_of(want)}};
+    check["gradients"] = json_of(operation_gradients(l, example));
+    j["checks"].push_back(check);
+  }
+  j["experiments"] = ordered_json::array();
+  for (const Experiment& e : l.experiments) {
+    ordered_json one{{"equations", equations_json(e.equations)},
+                     {"knobs", ordered_json::array()},
+                     {"curves", ordered_json::array()}};
+    Values want = solved_experiment(e, first_places(e)), kept;
+    for (const Experiment::Knob& k : e.knobs) one["knobs"].push_back(k.name);
+    for (const Experiment::Curve& c : e.curves) {
+      one["curves"].push_back({{"name", c.name}, {"dots", c.dots}});
+      kept[c.name] = want.at(c.name);
+    }
+    one["want"] = json_of(kept);
+    j["experiments"].push_back(one);
+  }
+  return j;
+}
+
+std::string navigation(const std::vector<std::pair<std::string, std::string>>& titles) {
+  std::string s = "<nav class=\"switches\" aria-label=\"sections\"><ol>\n";
+  for (const auto& [id, title] : titles)
+    s += concat("<li><a href=\"#", id, "\">", title, "</a></li>\n");
+  return s + "</ol></nav>\n";
+}
+
+const std::vector<std::pair<std::string, std::string>> kTitles = {
+    {"problem", "What problem it solves"},
+    {"equations", "The equations, and their names in the code"},
+    {"forms", "Three forms, step by step"},
+    {"gradient", "The gradient, derived and checked"},
+    {"gpu", "What a GPU does with it"},
+    {"cost", "Cost against length"},
+    {"reads", "What it reads of a text"},
+    {"exercises", "Exercises"}};
+
+}  // namespace
+
+const std::vector<std::string>& lesson_sections() {
+  static const std::vector<std::string> ids = [] {
+    std::vector<std::string> list;
+    for (const auto& [id, title] : kTitles) list.push_back(id);
+    return list;
+  }();
+  return ids;
+}
+
+std::string lesson_file(const std::string& name) { return concat("lesson-", name, ".html"); }
+
+std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
+  Page page{"lesson", l.title, l.summary, "", nullptr};
+  const std::vector<std::string> bodies = {with_formulas(l.problem),
+                                           equations_section(l),
+                                           forms_section(l),
+                                           gradient_section(l),
+                                           gpu_section(l),
+                                           cost_section(l, around.times),
+                                           around.reads,
+                                           exercises_section(l)};
+  std::vector<std::string> links;
+  for (const std::string& name : l.first)
+    links.push_back(
+        concat("<a href=\"", lesson_file(name), "\">", escaped(lesson(name).title), "</a>"));
+  if (!links.empty()) page.body += concat("<p>Read before: ", joined(links), ".</p>\n");
+  page.body += navigation(kTitles);
+  for (size_t i = 0; i < bodies.size(); ++i)
+    page.body += section(kTitles[i].first, concat(i + 1, ". ", kTitles[i].second), bodies[i]);
+  ordered_json data = around.data ? *around.data : ordered_json::object();
+  data["lesson"] = data_of(l);
+  page.data = &data;
+  page.more_style = lesson_style();
+  page.more_script = lesson_script();
+  return page.text();
+}
+
+std::string lesson_index() {
+  std::vector<std::vector<std::string>> rows;
+  for (const Lesson& l : lessons())
+    rows.push_back({concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
+                    escaped(l.summary), concat("<code>weft lesson ", l.name, "</code>")});
+  Page page{"lesson", "Lessons", "", "", nullptr};
+  page.body = concat(
+      "<p>Each lesson teaches one way for the tokens of a text to learn from each other: the "
+      "problem, "
+      "the equations, three forms of one computation with numbers that you can change, the "
+      "gradient, "
+      "the cost, and exercises that the program marks. Nothing but school mathematics is needed. "
+      "Read them from the top.</p>\n",
+      lesson_table({"lesson", "in one sentence", "makes the page"}, rows, "names"),
+      "<p>A link leads to a page beside this one. The command in its row writes that page.</p>\n");
+  page.more_style = lesson_style();
+  return page.text();
+}
+
+}  // namespace weft::train

@@ -1,0 +1,340 @@
+#include "train/lessons/lesson_sections.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "core/units.h"
+#include "train/lessons/formula.h"
+#include "train/lessons/run.h"
+#include "train/pages/chart.h"
+#include "train/pages/page.h"
+
+namespace weft::train {
+namespace {
+
+using namespace kernels;
+std::string number(double v) {
+  const std::string text = number_text("%.4g", v);
+  return text[0] == '-' ? "−" + text.substr(1) : text;
+}
+
+std::string named(const std::string& name, const Index& index) {
+  Expression e{Expression::Kind::name, 0, name, {}};
+  for (const int64_t i : index)
+    e.parts.push_back({Expression::Kind::number, static_cast<double>(i), "", {}});
+  return formula(e);
+}
+
+std::string text_of(const Value& v) {
+  std::vector<std::string> entries;
+  for (const double x : v.at) entries.push_back(number(x));
+  return v.rank == 0 ? entries[0] : concat("(", joined(entries), ")");
+}
+
+// A row for each name, a column for each token. What has no tokens stands below: "Besides, C = 2."
+std::string numbers_table(const Values& numbers, const std::vector<std::string>& names) {
+  std::vector<std::vector<std::string>> rows;
+  size_t tokens = 0;
+  std::string besides;
+  for (const std::string& name : names) {
+    const std::map<Index, Value>& values = numbers.at(name);
+    if (const auto alone = values.find({}); alone != values.end()) {
+      besides += concat(besides.empty() ? "" : ", ", formula(name), " = ", text_of(alone->second));
+      continue;
+    }
+    std::vector<std::string> row = {formula(name)};
+    for (const auto& [index, v] : values) row.push_back(text_of(v));
+    tokens = std::max(tokens, row.size() - 1);
+    rows.push_back(row);
+  }
+  std::vector<std::string> heading = {"token"};
+  for (size_t t = 1; t <= tokens; ++t) heading.push_back(std::to_string(t));
+  return lesson_table(heading, rows) +
+         (besides.empty() ? "" : concat("<p>Besides, ", besides, ".</p>\n"));
+}
+
+std::vector<std::string> inputs_of(const Lesson& l, const Values& example) {
+  std::vector<std::string> names;
+  for (const Field& f : operation(l.operation).inputs())
+    if (l.example.count(f.name) > 0) names.emplace_back(f.name);
+  if (example.count("scale") > 0) names.emplace_back("scale");
+  for (const auto& [name, v] : l.constants) names.push_back(name);
+  return names;
+}
+
+std::string knob(const std::string& label, size_t i, double low, double high, double step,
+                 double value) {
+  return concat("<label>", with_formulas(label), " <input type=\"range\" data-knob=\"", i,
+                "\" min=\"", low, "\" max=\"", high, "\" step=\"", step, "\" value=\"", value,
+                "\"><span class=\"at\">", number(value), "</span></label>\n");
+}
+
+std::string stepper(size_t form, const LessonForm& f) {
+  return concat("<div class=\"form\" data-form=\"", form, "\">\n", "<h3>", f.title, "</h3>\n",
+                with_formulas(f.text), "<div class=\"pair\"><div class=\"scroll\">",
+                formulas(equations_of(f.equations)),
+                "</div>\n<div class=\"steps\"><p><button class=\"back\">one back</button> <button "
+                "class=\"on\">one on</button> <label>step <input type=\"range\" class=\"step\" "
+                "min=\"0\" max=\"0\" value=\"0\" aria-label=\"step\"></label></p>\n<output "
+                "aria-live=\"polite\"></output><div class=\"shown\"></div></div></div>\n</div>\n");
+}
+
+double bytes_of(const GpuShape& shape, const std::vector<Field>& fields, bool outputs) {
+  double bytes = 0;
+  for (const Field& f : fields) {
+    if (outputs && f.optional) continue;
+    if (f.optional && !contains(shape.with, f.name)) continue;
+    double n = f.wide ? 4 : 2;
+    for (const std::string& letter : letters_of(f.shape)) {
+      const auto found = shape.sizes.find(letter);
+      n *= found == shape.sizes.end() ? 1 : static_cast<double>(found->second);
+    }
+    bytes += n;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+std::string lesson_table(const std::vector<std::string>& heading,
+                         const std::vector<std::vector<std::string>>& rows,
+                         const std::string& look) {
+  std::string s = concat("<div class=\"scroll\"><table",
+                         look.empty() ? "" : concat(" class=\"", look, "\""), "><thead><tr>");
+  for (const std::string& h : heading) s += concat("<th>", h, "</th>");
+  s += "</tr></thead>\n<tbody>\n";
+  for (const std::vector<std::string>& row : rows) {
+    s += "<tr>";
+    for (const std::string& cell : row) s += concat("<td>", cell, "</td>");
+    s += "</tr>\n";
+  }
+  return s + "</tbody></table></div>\n";
+}
+
+std::string equations_section(const Lesson& l) {
+  std::string s = concat(
+      with_formulas(
+          "<p>The definition, line by line. Tokens count from 1, and $T$ is their number. $K$ "
+          "and $V$ are the numbers of entries of a key and of a value. A symbol with an index "
+          "belongs to a token, as $v[i]$; with two, to a pair of tokens.</p>\n"),
+      formulas(equations_of(l.forms[0].equations)));
+  std::vector<std::vector<std::string>> rows;
+  for (const CodeName& n : l.names)
+    rows.push_back({with_formulas(concat("$", n.formula, "$")),
+                    concat("<code>", escaped(n.name), "</code>"), with_formulas(n.meaning),
+                    concat("<code>", escaped(n.file), "</code>")});
+  return s + "<h3>The names in the code</h3>\n" +
+         lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names");
+}
+
+std::string forms_section(const Lesson& l) {
+  const Values example = example_numbers(l);
+  std::string s =
+      "<p>The example is small enough to follow with a pencil. These are its inputs:</p>\n" +
+      numbers_table(example, inputs_of(l, example));
+  if (!l.sliders.empty()) {
+    s += "<fieldset class=\"knobs\" id=\"sliders\"><legend>Change the example</legend>\n";
+    const std::vector<double> places = first_places(l);
+    for (size_t i = 0; i < l.sliders.size(); ++i)
+      s += knob(l.sliders[i].label, i, l.sliders[i].low, l.sliders[i].high, l.sliders[i].step,
+                places[i]);
+    s += "<button id=\"reset\">as it was</button></fieldset>\n";
+  }
+  s += "<p class=\"check\" id=\"check\">This line compares the page's own computation with the "
+       "program's numbers. It needs the page's script.</p>\n";
+  s += "<p>Press “one on”, or move the step with the arrow keys: the line that runs is marked, and "
+       "what it gives stands beside it.</p>\n";
+  for (size_t i = 0; i < l.forms.size(); ++i) s += stepper(i, l.forms[i]);
+  const Values program = operation_outputs(l, example, Form::naive);
+  std::vector<std::string> names;
+  for (const auto& [name, values] : program) names.push_back(name);
+  s += concat(
+      "<h3>What the program gives</h3>\n<p>The naive form of <code>", l.operation,
+      "</code>, in f64, on the example as it was. All forms on this page give the same.</p>\n",
+      numbers_table(program, names));
+  for (size_t i = 0; i < l.experiments.size(); ++i) {
+    const Experiment& e = l.experiments[i];
+    s += concat("<div class=\"experiment\" data-experiment=\"", i, "\">\n<h3>Try it: ", e.title,
+                "</h3>\n", with_formulas(e.text),
+                "<fieldset class=\"knobs\"><legend>You choose</legend>\n");
+    for (size_t k = 0; k < e.knobs.size(); ++k)
+      s += knob(e.knobs[k].label, k, e.knobs[k].low, e.knobs[k].high, e.knobs[k].step,
+                e.knobs[k].start);
+    Chart chart{e.upwards, e.across, {}};
+    const Values first = solved_experiment(e, first_places(e));
+    std::string key;
+    for (size_t c = 0; c < e.curves.size(); ++c) {
+      Curve curve{e.curves[c].label, {}, {}, static_cast<int>(c), "", e.curves[c].dots};
+      for (const auto& [index, v] : first.at(e.curves[c].name)) {
+        curve.x.push_back(static_cast<double>(index.at(0)));
+        curve.y.push_back(v.at[0]);
+      }
+      key += concat("<span class=\"key c", c, "\"></span>", escaped(e.curves[c].label), " ");
+      chart.curves.push_back(std::move(curve));
+    }
+    s += concat("</fieldset>\n<div class=\"pair\"><div><p>", key, "</p>\n", chart_element(chart),
+                "</div>\n<details><summary>its equations</summary>\n",
+                formulas(equations_of(e.equations)), "</details></div>\n</div>\n");
+  }
+  return s;
+}
+
+std::string gradient_section(const Lesson& l) {
+  const std::vector<GradientRow> rows = gradient_rows(l);
+  std::map<std::string, std::pair<double, double>> worst;
+  std::vector<std::string> order;
+  std::vector<std::vector<std::string>> all, summary;
+  for (const GradientRow& r : rows) {
+    if (worst.count(r.name) == 0) order.push_back(r.name);
+    auto& [equations, differences] = worst[r.name];
+    equations = std::max(equations, std::abs(r.equations - r.program));
+    differences = std::max(differences, std::abs(r.differences - r.program));
+    std::string what = named(r.name, r.index);
+    if (r.entry > 0) what += concat(", entry ", r.entry);
+    all.push_back({what, number_text("%.9f", r.equations), number_text("%.9f", r.program),
+                   number_text("%.9f", r.differences),
+                   number_text("%.1e", std::abs(r.differences - r.program))});
+  }
+  for (const std::string& name : order)
+    summary.push_back({formula(name), number_text("%.1e", worst[name].first),
+                       number_text("%.1e", worst[name].second)});
+  return concat(
+      with_formulas(l.gradient.text),
+      stepper(l.forms.size(), {"Step by step", "", l.gradient.equations}),
+      with_formulas("<h3>Checked as this page was made</h3>\n<p>The loss is the sum of $dout$ "
+                    "times $o$. Each "
+                    "input's number was moved a little up and down in the program's naive form, "
+                    "and the change "
+                    "of the loss was divided by the change of the number (five points). That needs "
+                    "no formula "
+                    "of a gradient. The program's gradient is that of its chunkwise form.</p>\n"),
+      lesson_table(
+          {"gradient of", "equations − program, largest", "differences − program, largest"},
+          summary),
+      "<details><summary>every number</summary>\n",
+      lesson_table({"input", "equations above", "program", "differences", "off by"}, all),
+      "</details>\n");
+}
+
+std::string gpu_section(const Lesson& l) {
+  const Operation& op = operation(l.operation);
+  std::vector<std::vector<std::string>> rows;
+  for (const GpuShape& shape : op.gpu_shapes()) {
+    const double bytes = bytes_of(shape, op.inputs(), false) + bytes_of(shape, op.outputs(), true);
+    rows.push_back(
+        {escaped(shape.name), count_text(shape.flops.forward), bytes_text(bytes),
+         number_text("%.0f", shape.flops.forward / bytes),
+         concat("<output class=\"floor\" data-flops=\"", number_text("%.17g", shape.flops.forward),
+                "\" data-bytes=\"", number_text("%.17g", bytes), "\"></output>")});
+  }
+  return concat(
+      with_formulas(l.gpu),
+      "<p>Words: a <b>block</b> is a group of threads that share fast memory on the chip. "
+      "<b>Registers</b> hold the numbers that a thread works on; they need no trip to memory. "
+      "<b>Tensor cores</b> multiply small matrices in one go. bf16 is a number of 2 bytes, f32 of "
+      "4.</p>\n"
+      "<p>No pass can be faster than its <b>floor</b>: the larger of two times, that of its "
+      "operations at the card's rate of matrix products, and that of reading its inputs and "
+      "writing "
+      "its outputs once at the card's rate of memory. If the operations for each byte are fewer "
+      "than "
+      "rate / rate, memory is the limit.</p>\n<fieldset class=\"knobs\" id=\"card\"><legend>Rates "
+      "of "
+      "your card</legend><label>products, TFLOP/s <input type=\"number\" min=\"0\" step=\"any\" "
+      "class=\"tflops\"></label> <label>memory, TB/s <input type=\"number\" min=\"0\" "
+      "step=\"any\" class=\"tbytes\"></label></fieldset>\n",
+      rows.empty() ? ""
+                   : lesson_table({"shape of the benchmark, bf16", "operations forward",
+                                   "inputs and outputs", "operations a byte", "floor forward"},
+                                  rows),
+      "<p>This build carries no measured times of a GPU, so the page shows none. On a machine with "
+      "a "
+      "GPU, <code>weft bench ",
+      l.operation,
+      " --device cuda</code> prints the card's two rates and, for these shapes, the times and the "
+      "share of the floor that is reached. <code>BENCHMARKS.md</code> holds saved runs.</p>\n");
+}
+
+std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
+  std::map<std::string, Curve> curves;
+  std::vector<std::vector<std::string>> rows;
+  for (const BenchRow& r : times) {
+    Curve& c = curves[r.name];
+    c.name = r.name;
+    c.x.push_back(static_cast<double>(r.length));
+    c.y.push_back(1e3 * r.both);
+    rows.push_back({escaped(r.name), std::to_string(r.length), number_text("%.3g", 1e3 * r.forward),
+                    number_text("%.3g", 1e3 * r.both), bytes_text(double(r.memory)),
+                    r.time_ratio > 0 ? number_text("%.2f", r.time_ratio) : "–"});
+  }
+  Chart chart{"forward and backward, ms", "tokens", {}};
+  std::string key;
+  for (auto& [name, curve] : curves) {
+    curve.colour = static_cast<int>(chart.curves.size());
+    key += concat("<span class=\"key c", curve.colour, "\"></span>", escaped(name), " ");
+    chart.curves.push_back(curve);
+  }
+  const std::string measured =
+      times.empty()
+          ? "<p>Nothing was timed for this page (<code>--budget 0</code>).</p>\n"
+          : concat(
+                "<p>Measured on this machine's processor as the page was made, briefly, "
+                "in f32, with the sizes of <code>weft bench</code>. x2 is the time over "
+                "that of half the length: 2 is linear, 4 is the square.</p>\n<div "
+                "class=\"pair\"><div><p>",
+                key, "</p>\n", chart_element(chart), "</div>\n",
+                lesson_table({"operation", "tokens", "forward ms", "both ms", "peak memory", "x2"},
+                             rows),
+                "</div>\n");
+  return concat(
+      with_formulas(l.cost),
+      with_formulas("<p>Operations of the forward pass, as the program counts them, for $H$ "
+                    "heads:</p>\n"),
+      "<p class=\"display\">", formula(l.forward_flops),
+      "</p>\n<p>and of the backward pass:</p>\n<p "
+      "class=\"display\">",
+      formula(l.backward_flops), "</p>\n", measured);
+}
+
+std::string exercises_section(const Lesson& l) {
+  std::string s = concat(
+      "<p>The numbers are those of the example in section 3, with what the exercise changes. Write "
+      "your answers to a file <code>answers.txt</code>, one on a line, to three digits:</p>\n"
+      "<pre>1 = 0.25\n2 = -1.5</pre>\n<p>and run <code>weft lesson ",
+      l.name,
+      " --check answers.txt</code>. A wrong answer gets a hint.</p>\n<ol class=\"exercises\">\n");
+  for (const Exercise& e : l.exercises) {
+    s += concat("<li>", with_formulas(e.question), "</li>\n");
+  }
+  std::vector<std::string> shapes;
+  std::string lines, arguments;
+  for (const Field& f : operation(l.operation).inputs()) {
+    if (l.example.count(f.name) == 0) continue;
+    shapes.push_back(concat(f.name, " ", f.shape));
+    arguments += concat(arguments.empty() ? "" : ", ", f.name);
+    lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
+  }
+  lines += concat("    f[\"outputs/o\"] = my_form(", arguments, ")\n");
+  std::string options;
+  for (const auto& [name, value] : l.settings)
+    if (name != "scale" && name != "return_state")
+      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
+  if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
+  const bool scaled = example_numbers(l).count("scale") > 0;
+  s += concat(
+      "<li>Write it yourself, in any language. Draw inputs, compute <code>o</code>, write "
+      "all to an HDF5 file, and let the program compare: <code>weft lesson ",
+      l.name, " --check mine.h5</code>. Inputs: <code>", escaped(joined(shapes)),
+      "</code>, float64, at least 8 tokens (B rows, T tokens, H heads; 1 row and 1 head "
+      "will do). ",
+      scaled ? "The scale is 1 over the root of K. " : "",
+      "In Python:\n<pre>import h5py\nwith h5py.File(\"mine.h5\", \"w\") as f:\n    "
+      "f.attrs[\"operation\"] = \"",
+      l.operation, "\"\n", lines, options, "</pre>\n<code>weft op ", l.operation,
+      " --help</code> lists all inputs and options.</li>\n</ol>\n");
+  return s;
+}
+
+}  // namespace weft::train

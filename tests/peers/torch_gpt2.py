@@ -1,6 +1,6 @@
 """GPT-2 124M in PyTorch, with the weights and the batches of a run of ours.
 
-    weft export recipes/gpu/gpt2_124m.toml --steps 500 --out gpt2.h5
+    weft replay recipes/gpu/gpt2_124m.toml --steps 500 --out gpt2.h5
     python tests/peers/torch_gpt2.py gpt2.h5 [--steps 500] [--eager] [--f32] [--losses FILE]
 
 Trains as the recipe does (AdamW, warm-up and cosine, clipping) under bfloat16 autocast, or with --f32

@@ -173,14 +173,14 @@ TEST_CASE("keys: flags with numbers are held to their ranges like keys") {
   };
   for (const char* value : {"-1", "nan", "text", "99999999999999999999"}) {
     refused({"eval", "run"}, "--batches", value);
-    refused({"export", "r.toml", "--out", "x.h5"}, "--steps", value);
+    refused({"replay", "r.toml", "--out", "x.h5"}, "--steps", value);
     for (const char* flag : {"--tokens", "--top-k", "--seed"})
       refused({"generate", "run", "--prompt", "a"}, flag, value);
   }
   for (const char* value : {"-1", "nan", "inf", "-inf", "text", "1e308", "1e999"})
     for (const char* flag : {"--temperature", "--top-p"})
       refused({"generate", "run", "--prompt", "a"}, flag, value);
-  refused({"export", "r.toml", "--out", "x.h5"}, "--steps", "0");
+  refused({"replay", "r.toml", "--out", "x.h5"}, "--steps", "0");
   for (const char* value : {"0", "-1", "nan", "4611686018427387904"}) {
     refused({"bench", "matmul"}, "--lengths", value);
     refused({"data", "r.toml", "--out", "x.h5"}, "--vocabulary", value);

@@ -220,7 +220,7 @@ TEST_CASE("messages: help is one text, however it is asked for") {
     CHECK(ran.status == 0);
     CHECK(ran.text == help.text);
   }
-  for (const char* verb : {"train", "eval", "generate", "inspect", "data", "export", "gradcheck",
+  for (const char* verb : {"train", "eval", "generate", "inspect", "data", "replay", "gradcheck",
                            "op", "bench", "doctor", "version"}) {
     const Ran ran = run_weft(f, {"help", verb});
     INFO(verb << ran.text);

@@ -91,8 +91,8 @@ TEST_CASE("outputs: an input is never overwritten, by whatever name") {
     says(run_shell(f, concat("$WEFT op attention in.h5 ", out)), 2, {"input", "never overwritten"});
   says(run_shell(f, "$WEFT data text.txt --out ./text.txt"), 2, {"never overwritten"});
   says(run_shell(f, "$WEFT data sub --out sub/t"), 2, {"sub/t", "never overwritten"});
-  says(run_shell(f, "$WEFT export recipe.toml --steps 1 --out recipe.toml"), 2, {"never"});
-  says(run_shell(f, "$WEFT export recipe.toml --steps 1 --out text.txt"), 2, {"never"});
+  says(run_shell(f, "$WEFT replay recipe.toml --steps 1 --out recipe.toml"), 2, {"never"});
+  says(run_shell(f, "$WEFT replay recipe.toml --steps 1 --out text.txt"), 2, {"never"});
   CHECK(f.read("in.h5") == in);
   CHECK(f.read("text.txt") == text);
   CHECK(f.read("sub/t") == text);
@@ -136,7 +136,7 @@ TEST_CASE("outputs: a standard output that takes nothing ends every verb with a 
                            "data text.txt --out d.h5",
                            "eval run --batches 1",
                            "generate run --prompt a --tokens 2",
-                           "export recipe.toml --steps 1 --out e.h5",
+                           "replay recipe.toml --steps 1 --out e.h5",
                            "plot run --csv",
                            "plot run",
                            "show run --text ab --json",

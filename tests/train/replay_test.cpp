@@ -1,4 +1,4 @@
-// What `weft export` writes is what a run starts from and is fed, step by step.
+// What `weft replay` writes is what a run starts from and is fed, step by step.
 #include "core/error.h"
 #include "core/hdf5.h"
 #include "tests/catch.h"
@@ -17,17 +17,17 @@ std::string recipe(const std::string& more) {
 
 }  // namespace
 
-TEST_CASE("export: every micro-batch of every step is written, in the order of the run") {
+TEST_CASE("replay: every micro-batch of every step is written, in the order of the run") {
   const Folder f;
   f.write("text.txt", small_text());
   for (const int64_t accumulate : {1, 3}) {
     f.write("recipe.toml", recipe(concat("accumulate = ", accumulate, "\n")));
-    const Ran ran = run_weft(f, {"export", "recipe.toml", "--steps", "4", "--out", "x.h5"});
+    const Ran ran = run_weft(f, {"replay", "recipe.toml", "--steps", "4", "--out", "x.h5"});
     INFO(ran.text);
     REQUIRE(ran.status == 0);
     CHECK_THAT(ran.text, ContainsSubstring("batches of 4 steps"));
     const Hdf5Reader file(f / "x.h5");
-    CHECK(file.text("", "format") == "weft export 1");
+    CHECK(file.text("", "format") == "weft replay 1");
     Recipe r = recipe_from_text(file.text("", "recipe"), "recipe");
     r.toml.set("data.source", f / "text.txt");
     const DataSettings data = read_data(r.toml.table("data"));
@@ -47,16 +47,16 @@ TEST_CASE("export: every micro-batch of every step is written, in the order of t
   }
 }
 
-TEST_CASE("export: overrides hold, a hundred steps are the standard, packed text is refused") {
+TEST_CASE("replay: overrides hold, a hundred steps are the standard, packed text is refused") {
   const Folder f;
   f.write("text.txt", small_text());
   f.write("recipe.toml", recipe(""));
   REQUIRE(
-      run_weft(f, {"export", "recipe.toml", "--set", "train.batch=1", "--out", "x.h5"}).status ==
+      run_weft(f, {"replay", "recipe.toml", "--set", "train.batch=1", "--out", "x.h5"}).status ==
       0);
   CHECK(Hdf5Reader(f / "x.h5").info("tokens").shape == Shape{100, 1, 16});
   const Ran packed =
-      run_weft(f, {"export", "recipe.toml", "--set", "data.packed=true", "--out", "y.h5"});
+      run_weft(f, {"replay", "recipe.toml", "--set", "data.packed=true", "--out", "y.h5"});
   CHECK(packed.status == 2);
   CHECK_THAT(packed.text, ContainsSubstring("data.packed=false"));
   CHECK_FALSE(std::filesystem::exists(f / "y.h5"));

@@ -53,7 +53,7 @@ struct Arguments {
   InspectArguments inspect;
   DataArguments data;
   DoctorArguments doctor;
-  ExportArguments export_;
+  ReplayArguments replay;
   PlotArguments plot;
   ShowArguments show;
   CompareArguments compare;
@@ -142,17 +142,17 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
   verb->callback([&] { status = run_data(a); });
 }
 
-void add_export(CLI::App& app, ExportArguments& a, int& status) {
+void add_replay(CLI::App& app, ReplayArguments& a, int& status) {
   CLI::App* verb = app.add_subcommand(
-      "export", "write a run's first parameters and batches, for another framework to follow it");
-  verb->footer("Example:\n  weft export recipes/gpt.toml --steps 500 --out gpt.h5");
+      "replay", "write a run's first parameters and batches, for another framework to follow it");
+  verb->footer("Example:\n  weft replay recipes/gpt.toml --steps 500 --out gpt.h5");
   verb->add_option("recipe", a.recipe, "the recipe, a TOML file")->required();
   add_set(verb, a.set);
   verb->add_option("--steps", a.steps, "steps whose batches are written")
       ->capture_default_str()
       ->check(in_64_bits);
   verb->add_option("--out", a.out, "the file to write (HDF5)")->required();
-  verb->callback([&] { status = run_export(a); });
+  verb->callback([&] { status = run_replay(a); });
 }
 
 void add_page(CLI::App* verb, std::string& out, const char* standard, bool& overwrite) {
@@ -377,7 +377,7 @@ int run_command(int argc, char** argv) {
   add_generate(app, a.generate, status);
   add_inspect(app, a.inspect, status);
   add_data(app, a.data, status);
-  add_export(app, a.export_, status);
+  add_replay(app, a.replay, status);
   add_plot(app, a.plot, status);
   add_show(app, a.show, status);
   add_compare(app, a.compare, status);

@@ -1,4 +1,4 @@
-// `weft export`: what a run starts from and what it is fed, for another framework to follow it
+// `weft replay`: what a run starts from and what it is fed, for another framework to follow it
 // number by number: parameters/NAME, and tokens and targets [steps, micro-batches, B, T].
 #include <cstdio>
 
@@ -11,7 +11,7 @@
 
 namespace weft::train {
 
-int run_export(const ExportArguments& a) {
+int run_replay(const ReplayArguments& a) {
   require(a.steps >= 1, "--steps ", a.steps, ": expected at least 1");
   Recipe recipe = read_recipe(a.recipe, a.set, "cpu");
   const DataSettings data = read_data(recipe.toml.table("data"));
@@ -23,18 +23,18 @@ int run_export(const ExportArguments& a) {
   require_output(a.out, inputs);
   Source source(data, recipe, model.context());
   Hdf5Writer file(a.out);
-  file.attribute("", "format", std::string("weft export 1"));
+  file.attribute("", "format", std::string("weft replay 1"));
   file.attribute("", "recipe", recipe.toml.to_text());
   for (const layers::Parameter& p : model.parameters())
     file.tensor("parameters/" + p.name, p.master);
   {
-    TaskProgress line("export");
+    TaskProgress line("replay");
     for (int64_t step = 0; step < a.steps; ++step) {
       line.show(static_cast<double>(step) / static_cast<double>(a.steps), "batches");
       for (int64_t i = 0; i < recipe.train.accumulate; ++i) {
         const layers::Batch batch = source.next(kCpu);
         require(!batch.cu_seqlens,
-                "weft export: packed batches differ in their borders; export "
+                "weft replay: packed batches differ in their borders; run it "
                 "with --set data.packed=false");
         if (step == 0 && i == 0)
           for (const char* name : {"tokens", "targets"})

@@ -57,12 +57,12 @@ struct DataArguments {
 };
 int run_data(const DataArguments& a);
 
-struct ExportArguments {
+struct ReplayArguments {
   std::string recipe, out;
   std::vector<std::string> set;
   int64_t steps = 100;
 };
-int run_export(const ExportArguments& a);
+int run_replay(const ReplayArguments& a);
 
 struct PlotArguments {
   std::vector<std::string> runs;  // folders of runs, or their metrics.jsonl

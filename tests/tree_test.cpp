@@ -222,13 +222,25 @@ TEST_CASE("tree: pages need core alone") {
   }
 }
 
-TEST_CASE("tree: a run knows no verb and no page") {
+TEST_CASE("tree: formats of other programs know no verb, no page and no workbench") {
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "train/exchange/")) continue;
+    for (const Include& include : includes(file))
+      if (starts_with(include.header, "train/verbs/") ||
+          starts_with(include.header, "train/pages/") ||
+          starts_with(include.header, "train/workbench/"))
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
+  }
+}
+
+TEST_CASE("tree: a run knows no verb, no page and no format of other programs") {
   for (const File& file : files()) {
     if (!starts_with(file.path, "train/") || starts_with(file.path, "train/verbs/") ||
-        starts_with(file.path, "train/pages/"))
+        starts_with(file.path, "train/pages/") || starts_with(file.path, "train/exchange/"))
       continue;
     for (const Include& include : includes(file))
       if (starts_with(include.header, "train/verbs/") ||
+          starts_with(include.header, "train/exchange/") ||
           starts_with(include.header, "train/pages/"))
         FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
   }

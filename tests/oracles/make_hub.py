@@ -34,18 +34,19 @@ def draw(model, name):
         p.data = w
 
 
-def hub(name, kind, **config):
+def hub(name, kind, library=transformers, **config):
     if len(sys.argv) > 1 and name not in sys.argv[1:]:
         return
     folder = os.path.join(HERE, "hub", name)
     shutil.rmtree(folder, ignore_errors=True)
-    make = getattr(transformers, CLASSES.get(kind, kind + "ForCausalLM"))
-    configuration = getattr(transformers, CONFIGS.get(kind, kind + "Config"))
+    make = getattr(library, CLASSES.get(kind, kind + "ForCausalLM"))
+    configuration = getattr(library, CONFIGS.get(kind, kind + "Config"))
     common = dict(vocab_size=VOCABULARY, pad_token_id=None, bos_token_id=None, eos_token_id=None)
     torch.manual_seed(0)
     with in_fp64():
         lm = make(configuration(**common, **config, attn_implementation="eager",
-                                experts_implementation="eager")).double().eval()
+                                experts_implementation="eager")).double()
+        lm.train(library is not transformers)  # fla takes other kernels outside of training
         draw(lm, name)
         tokens = Random("hub " + name).integers(VOCABULARY, ROWS, TOKENS)
         with torch.no_grad():
@@ -55,7 +56,7 @@ def hub(name, kind, **config):
     extra = os.path.join(folder, "generation_config.json")
     if os.path.exists(extra):
         os.remove(extra)
-    source = version(transformers, torch) + f": transformers.{make.__name__}"
+    source = version(library, torch) + f": {library.__name__}.{make.__name__}"
     write(os.path.join(folder, "expected.h5"), {"source": source},
           {"inputs": {"tokens": i32(tokens)}, "outputs": {"logits": logits}})
     size = sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder))
@@ -122,3 +123,16 @@ with without_fla():
         rope_parameters=dict(rope_type="default", rope_theta=50.0, partial_rotary_factor=0.25))
     hub("olmo_hybrid", "OlmoHybrid", **DELTA, linear_num_key_heads=2, linear_value_head_dim=6,
         rope_parameters=dict(rope_type="default", rope_theta=None))
+
+# Those of fla (the package flash-linear-attention), on its reference functions.
+from fla_on_cpu import fla  # noqa: E402
+import fla.models  # noqa: E402
+
+fla.models.__version__ = fla.__version__
+FLA = dict(library=fla.models, hidden_size=12, num_hidden_layers=3, intermediate_size=10,
+           max_position_embeddings=64, fuse_swiglu=False)
+SOFTMAX = dict(layers=[1], num_heads=2, num_kv_heads=1, qkv_bias=False, window_size=5, rope_theta=50.0)
+hub("delta_net", "DeltaNet", **FLA, num_heads=2, expand_v=1.5, use_gate=True, allow_neg_eigval=True)
+hub("gated_deltanet", "GatedDeltaNet", **FLA, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1.5,
+    attn=SOFTMAX)
+hub("kda", "KDA", **FLA, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1.5, tie_word_embeddings=True)

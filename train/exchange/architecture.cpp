@@ -103,6 +103,8 @@ Draft draft_of(const Config& config, const Architecture& a) {
 
 Json config_of(const Draft& draft, const Architecture& a) {
   Json config = {{"architectures", {a.class_name}}, {"model_type", a.type}};
+  // Those of a class may lie outside the vocabulary, and a recipe knows none.
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) config[key] = nullptr;
   Draft copy = draft;
   a.keys(Keys::writing(config, copy));
   return config;

@@ -26,13 +26,12 @@ const Json& Config::at(const std::string& key) const {
 int64_t Config::integer(const std::string& key, std::optional<int64_t> standard) const {
   if (standard && !has(key)) return *standard;
   const Json& value = at(key);
-  // Some writers give whole numbers as 4.0.
-  const bool whole = value.is_number_float() && std::abs(value.get<double>()) < 9e15 &&
-                     std::floor(value.get<double>()) == value.get<double>();
-  const bool fits = value.is_number_integer() &&
-                    (!value.is_number_unsigned() || value.get<uint64_t>() <= uint64_t{1} << 62);
-  if (!whole && !fits) refuse(key, "expected a whole number");
-  return whole ? static_cast<int64_t>(value.get<double>()) : value.get<int64_t>();
+  // Some writers give whole numbers as 4.0. What is larger than any size would overflow in
+  // products.
+  const double number = value.is_number() ? value.get<double>() : 0.5;
+  if (std::floor(number) != number || std::abs(number) > 2147483648.0)
+    refuse(key, "expected a whole number of at most 2^31");
+  return static_cast<int64_t>(number);
 }
 
 double Config::number(const std::string& key, std::optional<double> standard) const {

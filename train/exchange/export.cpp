@@ -79,7 +79,7 @@ Dtype dtype_of(const Hdf5Reader& file, const std::string& wanted) {
 
 }  // namespace
 
-int run_export(const ExportArguments& a) {
+std::string export_model(const ExportArguments& a) {
   const std::string path = find_checkpoint(a.checkpoint);
   const Hdf5Reader file = open_checkpoint(path);
   const RunState state = read_state(file);
@@ -109,9 +109,12 @@ int run_export(const ExportArguments& a) {
       [&](const std::string& name, const Tensor& value) { out.tensor(name, value); });
   out.commit();
   folder.commit();
-  std::printf("%s: %s of %s parameters, %s (%s)\n", a.folder.c_str(), format.type.c_str(),
-              count_text(double(model.parameter_count())).c_str(), torch.c_str(),
-              format.class_name.c_str());
+  return concat(a.folder, ": ", format.type, " of ", count_text(double(model.parameter_count())),
+                " parameters, ", torch, " (", format.class_name, ")");
+}
+
+int run_export(const ExportArguments& a) {
+  std::printf("%s\n", export_model(a).c_str());
   return 0;
 }
 

@@ -12,8 +12,10 @@ struct ExportArguments {
   std::string as;          // a model_type; empty: the first that expresses the recipe
   std::string dtype;       // f32, f64 or bf16; empty: as in the checkpoint
 };
-// The folder appears whole or not at all. Throws Error that names the first key of the recipe that
-// the format cannot express.
+// The folder appears whole or not at all. Returns what was written, in words. Throws Error that
+// names the first key of the recipe that the format cannot express.
+std::string export_model(const ExportArguments& a);
+// The same for the command line.
 int run_export(const ExportArguments& a);
 
 }  // namespace weft::train

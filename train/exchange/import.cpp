@@ -11,7 +11,7 @@
 #include "data/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/exchange/architecture.h"
-#include "train/recipe.h"
+#include "train/source.h"
 
 namespace weft::train {
 namespace {
@@ -52,7 +52,7 @@ std::string dtypes_of(const SafetensorsReader& file, Dtype to) {
 
 }  // namespace
 
-int run_import(const ImportArguments& a) {
+std::string import_model(const ImportArguments& a) {
   static const std::vector<std::string> dtypes = {"f32", "f64", "bf16"};
   require(contains(dtypes, a.dtype), "--dtype ", a.dtype, ": expected ", joined(dtypes));
   const Dtype dtype = dtype_from(a.dtype);
@@ -65,20 +65,25 @@ int run_import(const ImportArguments& a) {
   state.seed = 1;
   state.best_loss = std::numeric_limits<double>::infinity();
   const Recipe recipe = recipe_from_text(state.recipe, config.where() + " as a recipe");
-  const layers::Model model(recipe.toml, draft.vocabulary, Dtype::f32, kMeta, 1);
+  const int64_t vocabulary = vocabulary_of(read_data(recipe.toml.table("data")));
+  const layers::Model model(recipe.toml, vocabulary, Dtype::f32, kMeta, 1);
+  recipe.finish();
   const SafetensorsReader file(a.folder);
   TensorMap map(model.parameters());
   format.tensors(draft_of(recipe.toml, model), map);
   map.require_fits(file);
   require_output(a.out, {a.folder});
   if (!a.recipe.empty()) require_output(a.recipe, {a.folder});
-  state.tokenizer = tokenizer_of(a.folder, draft.vocabulary);
+  state.tokenizer = tokenizer_of(a.folder, vocabulary);
   save_start(a.out, state, [&](const TensorMap::Put& put) { map.read(file, dtype, put); });
   if (!a.recipe.empty()) write_file(a.recipe, state.recipe);
-  std::printf("%s: %s of %s parameters in %zu layers, vocabulary %ld (%s)\n", a.out.c_str(),
-              format.type.c_str(), count_text(double(model.parameter_count())).c_str(),
-              draft.layers.size(), static_cast<long>(draft.vocabulary),
-              dtypes_of(file, dtype).c_str());
+  return concat(a.out, ": ", format.type, " of ", count_text(double(model.parameter_count())),
+                " parameters in ", draft.layers.size(), " layers, vocabulary ", vocabulary, " (",
+                dtypes_of(file, dtype), ")");
+}
+
+int run_import(const ImportArguments& a) {
+  std::printf("%s\n", import_model(a).c_str());
   return 0;
 }
 

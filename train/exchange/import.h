@@ -12,7 +12,10 @@ struct ImportArguments {
   std::string recipe;         // a file for the recipe too; empty: none
   std::string dtype = "f32";  // of the parameters: f32, f64 or bf16
 };
-// Throws Error, with nothing written, for the first key or tensor that our layers cannot express.
+// Returns what was made, in words. Throws Error, with nothing written, for the first key or tensor
+// that our layers cannot express.
+std::string import_model(const ImportArguments& a);
+// The same for the command line.
 int run_import(const ImportArguments& a);
 
 }  // namespace weft::train

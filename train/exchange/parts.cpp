@@ -119,6 +119,9 @@ Config rope_table(const Config& c, const char* kind = nullptr) {
   if (!c.has("rope_parameters")) return {Json::object(), c.where()};
   const Config all = c.object("rope_parameters");
   if (!kind) return all;
+  all.ignore({kFull, kSliding});
+  for (const std::string& key : all.unread())
+    all.refuse(key, "expected ", kFull, " and ", kSliding, ", each with its positions");
   return all.has(kind) ? all.object(kind) : Config(Json::object(), all.where());
 }
 

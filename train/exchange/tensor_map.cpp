@@ -58,6 +58,13 @@ TensorMap::TensorMap(const std::vector<layers::Parameter>& parameters) {
   }
 }
 
+std::vector<std::string> TensorMap::under(const std::string& start) const {
+  std::vector<std::string> names;
+  for (const std::string& name : order_)
+    if (name.starts_with(start)) names.push_back(name);
+  return names;
+}
+
 void TensorMap::add(TensorRule rule) {
   for (const std::string& name : rule.ours)
     require(has(name), "the model has no parameter \"", name, "\" for ", weft::joined(rule.theirs));

@@ -48,6 +48,8 @@ class TensorMap {
   void left_out(const std::string& pattern) { left_out_.push_back(pattern); }
 
   bool has(const std::string& ours) const { return shapes_.count(ours) > 0; }
+  // The names of ours that begin so, in the order of the model.
+  std::vector<std::string> under(const std::string& start) const;
   const Shape& shape(const std::string& ours) const { return shapes_.at(ours); }
 
   // From their file: every tensor is used or left out, every parameter is filled, all shapes are as

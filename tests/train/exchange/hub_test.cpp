@@ -1,6 +1,7 @@
 // Models that transformers made (tests/oracles/make_hub.py), imported, run, and exported again.
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/hdf5.h"
 #include "core/safetensors.h"
@@ -64,7 +65,7 @@ TEST_CASE("hub: the logits of an imported model are those of transformers") {
     const Tensor tokens = expected.tensor("inputs/tokens");
     for (const auto& [dtype, bound] : {std::pair{"f64", 1e-9}, std::pair{"f32", 1e-4}}) {
       INFO(dtype);
-      run_import({.folder = hub(name), .out = f / "m.h5", .dtype = dtype});
+      import_model({.folder = hub(name), .out = f / "m.h5", .dtype = dtype});
       const Tensor got = logits_of(f / "m.h5", tokens, dtype_from(dtype));
       CHECK(gap(got.to(Dtype::f64), expected.tensor("outputs/logits")).relative() < bound);
     }
@@ -75,8 +76,8 @@ TEST_CASE("hub: an exported import has the same tensors, bit by bit, and keys of
   for (const std::string& name : names()) {
     INFO(name);
     const Folder f;
-    run_import({.folder = hub(name), .out = f / "m.h5", .dtype = "f64"});
-    run_export({.checkpoint = f / "m.h5", .folder = f / "out"});
+    import_model({.folder = hub(name), .out = f / "m.h5", .dtype = "f64"});
+    export_model({.checkpoint = f / "m.h5", .folder = f / "out"});
     const SafetensorsReader one(hub(name)), other(f / "out");
     CHECK(other.metadata().at("format") == "pt");
     // transformers cuts its convolutions and names a norm otherwise than its readers expect.
@@ -101,10 +102,40 @@ TEST_CASE("hub: an exported import has the same tensors, bit by bit, and keys of
       if (there.contains(key)) CHECK(there.at(key) == value);
     }
     // Read again, it is the same checkpoint.
-    run_import({.folder = f / "out", .out = f / "again.h5", .dtype = "f64"});
+    import_model({.folder = f / "out", .out = f / "again.h5", .dtype = "f64"});
     const Hdf5Reader before = open_checkpoint(f / "m.h5"), after = open_checkpoint(f / "again.h5");
     CHECK(read_state(before).recipe == read_state(after).recipe);
     for (const TensorInfo& t : before.tensors("parameters"))
       CHECK(to_doubles(before.tensor(t.name)) == to_doubles(after.tensor(t.name)));
+  }
+}
+
+TEST_CASE("hub: shards are read as one file is, and --as names the format") {
+  const Folder f;
+  const SafetensorsReader whole(hub("llama"));
+  std::filesystem::create_directory(f / "m");
+  std::filesystem::copy_file(hub("llama") + "/config.json", f / "m/config.json");
+  std::vector<TensorInfo> infos;
+  for (const SafeTensor& t : whole.entries()) infos.push_back({t.name, t.shape, t.nearest()});
+  SafetensorsFolderWriter out(f / "m", infos, {{"format", "pt"}}, /*shard_bytes=*/4000);
+  for (const SafeTensor& t : whole.entries()) out.tensor(t.name, whole.read(t.name));
+  out.commit();
+  CHECK(SafetensorsReader(f / "m").files().size() > 2);
+  import_model({.folder = hub("llama"), .out = f / "one.h5", .dtype = "f64"});
+  import_model({.folder = f / "m", .out = f / "other.h5", .dtype = "f64"});
+  const Hdf5Reader one = open_checkpoint(f / "one.h5"), other = open_checkpoint(f / "other.h5");
+  for (const TensorInfo& t : one.tensors("parameters"))
+    CHECK(to_doubles(one.tensor(t.name)) == to_doubles(other.tensor(t.name)));
+  // Granite is a Llama with factors, which may all be one, but has no scaling of its own here.
+  export_model({.checkpoint = f / "one.h5", .folder = f / "granite", .as = "granite"});
+  CHECK(read_config(f / "granite").text("model_type") == "granite");
+}
+
+TEST_CASE("hub: every format on the list has a model that transformers made") {
+  std::set<std::string> seen;
+  for (const std::string& name : names()) seen.insert(read_config(hub(name)).text("model_type"));
+  for (const std::string& name : architecture_names()) {
+    INFO(name);
+    CHECK(seen.count(name) == 1);
   }
 }

@@ -97,5 +97,7 @@ fla.layers.kda.chunk_kda = kda
 fla.layers.multiscale_retention.chunk_retention = retention
 fla.layers.attn.flash_attn_func = flash_attention
 fla.modules.mlp.swiglu = lambda gate, x: torch.nn.functional.silu(gate) * x
+fla.modules.mlp.SwiGLULinear.forward = lambda self, gate, x, weight, bias: torch.nn.functional.linear(
+    torch.nn.functional.silu(gate) * x, weight, bias)
 for kernel in ("chunk_linear_attn", "fused_chunk_linear_attn", "fused_recurrent_linear_attn"):
     setattr(fla.layers.linear_attn, kernel, linear)

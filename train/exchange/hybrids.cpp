@@ -179,10 +179,14 @@ void olmo_hybrid_keys(const Keys& k) {
   if (k.reads()) {
     for (DraftLayer& layer : k.draft().layers)
       layer.norms = layer.mixer == "attention" ? "post" : "pre";
-    turned = k.in().has("rope_parameters") && k.in().object("rope_parameters").has("rope_theta");
+    // Versions of transformers differ in what no table means.
+    if (!k.in().has("rope_parameters"))
+      k.in().refuse("rope_parameters",
+                    "expected a table whose rope_theta is a number, or null for ", "no positions");
+    turned = k.in().object("rope_parameters").has("rope_theta");
     if (!turned) k.set("attention.rotary", false);
   } else if (!turned) {
-    k.out()["rope_parameters"] = Json();
+    k.out()["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", nullptr}};
   }
   if (turned) rope(k, {.base = 10000});
   delta_sizes(k);

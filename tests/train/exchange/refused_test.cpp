@@ -99,6 +99,12 @@ TEST_CASE("import: the first key that our layers cannot express is told") {
   }
 }
 
+TEST_CASE("import: OLMo-Hybrid says whether it has positions") {
+  const Model m("olmo_hybrid");
+  m.set("rope_parameters", nullptr);
+  m.refused({"rope_parameters is null", "null for no positions"});
+}
+
 TEST_CASE("import: keys that nobody knows are told once, and dropout is named") {
   const Model m("llama");
   m.set("some_new_key", 1);

@@ -237,15 +237,27 @@ TEST_CASE("tree: lessons need no run, no verb, no layer and no data") {
   }
 }
 
-TEST_CASE("tree: a run knows no verb, no page and no lesson") {
+TEST_CASE("tree: formats of other programs know no verb, no page and no workbench") {
   for (const File& file : files()) {
-    if (!starts_with(file.path, "train/") || starts_with(file.path, "train/verbs/") ||
-        starts_with(file.path, "train/pages/") || starts_with(file.path, "train/lessons/"))
-      continue;
+    if (!starts_with(file.path, "train/exchange/")) continue;
     for (const Include& include : includes(file))
       if (starts_with(include.header, "train/verbs/") ||
           starts_with(include.header, "train/pages/") ||
-          starts_with(include.header, "train/lessons/"))
+          starts_with(include.header, "train/workbench/"))
+        FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
+  }
+}
+
+TEST_CASE("tree: a run knows no verb, no page, no lesson and no format of other programs") {
+  const auto apart = [](const std::string& path) {
+    for (const char* room : {"train/verbs/", "train/pages/", "train/lessons/", "train/exchange/"})
+      if (starts_with(path, room)) return true;
+    return false;
+  };
+  for (const File& file : files()) {
+    if (!starts_with(file.path, "train/") || apart(file.path)) continue;
+    for (const Include& include : includes(file))
+      if (apart(include.header))
         FAIL_CHECK(include.where << " includes \"" << include.header << "\"");
   }
 }

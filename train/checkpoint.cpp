@@ -92,6 +92,17 @@ void save_checkpoint(const std::string& path, const RunState& state, const AdamW
   require(failed.empty(), failed);
 }
 
+void save_start(const std::string& path, const RunState& state,
+                const std::function<void(const PutTensor& put)>& each) {
+  require_own(path);
+  Hdf5Writer file(path);
+  put_state(file, state);
+  each([&](const std::string& name, const Tensor& value) {
+    file.tensor("parameters/" + name, value);
+  });
+  file.commit();
+}
+
 Hdf5Reader open_checkpoint(const std::string& path) {
   Hdf5Reader file(path, "checkpoint");
   require(file.has_attribute("", "format") && file.text("", "format") == kFormat, path,
@@ -120,21 +131,39 @@ RunState read_state(const Hdf5Reader& file) {
   return s;
 }
 
-void load_parameters(const Hdf5Reader& file, std::vector<layers::Parameter>& parameters) {
+void require_parameters(const Hdf5Reader& file, const std::vector<layers::Parameter>& parameters) {
   std::set<std::string> known;
-  for (layers::Parameter& p : parameters) {
+  for (const layers::Parameter& p : parameters) {
     const std::string name = "parameters/" + p.name;
     require(file.has_tensor(name), file.path(), ": tensor \"", name,
             "\" is missing: the checkpoint is of another recipe");
-    if (p.master) load(file, name, p.master);
-    if (!p.master) load(file, name, p.var.value());  // its exact numbers are shared out
-    if (p.master && !p.var.value().shares_memory(p.master)) p.var.value().copy_from(p.master);
+    check_shape(file, name, p.var.shape());
     known.insert(name);
   }
   check_known(file, "parameters", known);
 }
 
+void load_parameters(const Hdf5Reader& file, std::vector<layers::Parameter>& parameters) {
+  require_parameters(file, parameters);
+  for (layers::Parameter& p : parameters) {
+    const std::string name = "parameters/" + p.name;
+    if (p.master) load(file, name, p.master);
+    if (!p.master) load(file, name, p.var.value());  // its exact numbers are shared out
+    if (p.master && !p.var.value().shares_memory(p.master)) p.var.value().copy_from(p.master);
+  }
+}
+
+void load_masters(const Hdf5Reader& file, const AdamW& optimizer) {
+  for (size_t i = 0; i < optimizer.parameters().size(); ++i) {
+    const layers::Parameter& p = optimizer.parameters()[i];
+    if (!p.master) optimizer.set(i, Kind::master, file.tensor("parameters/" + p.name));
+  }
+}
+
 void load_optimizer(const Hdf5Reader& file, const AdamW& optimizer) {
+  require(file.has_group("optimizer"), file.path(),
+          ": holds parameters alone, and no optimizer to go on with; begin a run with them by "
+          "--begin");
   std::set<std::string> known;
   for (size_t i = 0; i < optimizer.parameters().size(); ++i)
     for (const auto& [group, kind] : kKinds) {

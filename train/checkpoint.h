@@ -6,6 +6,7 @@
 // A file appears whole or not at all, and a checksum covers every byte of it (core/hdf5.h).
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -33,13 +34,26 @@ struct RunState {
 // rank 0 writes the file, a parameter at a time, and it is the same file for any number of ranks.
 void save_checkpoint(const std::string& path, const RunState& state, const AdamW& optimizer);
 
+// A checkpoint to begin a run with: the parameters that `each` hands to its argument one by one, by
+// their names, and no optimizer.
+using PutTensor = std::function<void(const std::string& name, const Tensor& value)>;
+void save_start(const std::string& path, const RunState& state,
+                const std::function<void(const PutTensor& put)>& each);
+
 // Reads the file once from end to end. Throws Error for a missing, foreign or damaged file.
 Hdf5Reader open_checkpoint(const std::string& path);
 // The state alone. Throws Error for what is missing or of another kind.
 RunState read_state(const Hdf5Reader& checkpoint);
 // Fills the model's parameters; names the first that is missing, too much, or of another shape.
 void load_parameters(const Hdf5Reader& checkpoint, std::vector<layers::Parameter>& parameters);
+// The same without reading them, for a model on the meta device.
+void require_parameters(const Hdf5Reader& checkpoint,
+                        const std::vector<layers::Parameter>& parameters);
+// The moments, and the exact numbers that the optimizer holds. Throws Error for a checkpoint
+// without an optimizer.
 void load_optimizer(const Hdf5Reader& checkpoint, const AdamW& optimizer);
+// The exact numbers alone: the moments stay as they are.
+void load_masters(const Hdf5Reader& checkpoint, const AdamW& optimizer);
 
 // The step of a run's best.h5; -1 where there is none, or none that can be read.
 int64_t step_of_best(const std::string& out);

@@ -1,5 +1,6 @@
 #include "train/same_recipe.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -111,10 +112,25 @@ void leave_out_text_keys(Reading& a, Reading& b) {
       r->facts.erase(key);
 }
 
+// What says nothing of the logits for given parameters.
+void leave_out_training(Reading& r) {
+  static const std::vector<std::string> tables = {"train.", "optimizer.", "schedule.", "data."},
+                                        keys = {"model.context", "model.init", "model.z_loss",
+                                                "moe.balance_loss", "moe.z_loss"};
+  std::erase_if(r.facts, [](const auto& fact) {
+    return contains(keys, fact.first) ||
+           std::any_of(tables.begin(), tables.end(),
+                       [&](const std::string& table) { return fact.first.starts_with(table); });
+  });
+}
+
 class Comparison {
  public:
-  Comparison(const std::string& checkpoint, Reading there, Reading here)
-      : checkpoint_(checkpoint), there_(std::move(there)), here_(std::move(here)) {
+  Comparison(const std::string& checkpoint, Reading there, Reading here, std::string advice)
+      : checkpoint_(checkpoint),
+        there_(std::move(there)),
+        here_(std::move(here)),
+        advice_(std::move(advice)) {
     leave_out_text_keys(there_, here_);
   }
 
@@ -133,8 +149,7 @@ class Comparison {
   [[noreturn]] void differ(const std::string& key, const std::string& there,
                            const std::string& here) const {
     fail(checkpoint_, ": the checkpoint is of another recipe: ", key, " is ", there, " there and ",
-         here, " here; resume with the recipe it was made with, or start anew with another ",
-         "train.out");
+         here, " here; ", advice_);
   }
 
   void require_equal_layers() const {
@@ -168,7 +183,17 @@ class Comparison {
 
   const std::string& checkpoint_;
   Reading there_, here_;
+  std::string advice_;
 };
+
+Reading read_there(const std::string& checkpoint, const std::string& theirs,
+                   const std::vector<std::string>& settings, int64_t vocabulary) {
+  try {
+    return read(theirs, "its recipe", settings, vocabulary);
+  } catch (const Error& e) {
+    fail(checkpoint, ": the checkpoint is of a recipe that this program does not take: ", e.what());
+  }
+}
 
 }  // namespace
 
@@ -177,14 +202,21 @@ void require_same_recipe(const std::string& checkpoint, const std::string& their
   const std::string text = ours.toml.to_text();
   if (text == theirs) return;
   const std::vector<std::string> settings = left_out(ours.train);
-  Reading there;
-  try {
-    there = read(theirs, "its recipe", settings, vocabulary);
-  } catch (const Error& e) {
-    fail(checkpoint, ": the checkpoint is of a recipe that this program does not take: ", e.what());
-  }
-  Comparison(checkpoint, std::move(there), read(text, ours.name, settings, vocabulary))
+  Reading there = read_there(checkpoint, theirs, settings, vocabulary);
+  Comparison(checkpoint, std::move(there), read(text, ours.name, settings, vocabulary),
+             "resume with the recipe it was made with, or start anew with another train.out")
       .require_equal(same_data);
+}
+
+void require_same_model(const std::string& checkpoint, const std::string& theirs,
+                        const Recipe& ours, int64_t vocabulary) {
+  const std::vector<std::string> settings = left_out(ours.train);
+  Reading there = read_there(checkpoint, theirs, settings, vocabulary),
+          here = read(ours.toml.to_text(), ours.name, settings, vocabulary);
+  leave_out_training(there);
+  leave_out_training(here);
+  Comparison(checkpoint, std::move(there), std::move(here), "begin with a recipe of the same model")
+      .require_equal(/*same_data=*/true);
 }
 
 }  // namespace weft::train

@@ -16,4 +16,10 @@ namespace weft::train {
 void require_same_recipe(const std::string& checkpoint, const std::string& theirs,
                          const Recipe& ours, int64_t vocabulary, bool same_data);
 
+// The same of the model alone, whose parameters a run begins with: [train], [optimizer],
+// [schedule], [data] and what changes no logit (model.context, model.init, weights of losses) may
+// differ.
+void require_same_model(const std::string& checkpoint, const std::string& theirs,
+                        const Recipe& ours, int64_t vocabulary);
+
 }  // namespace weft::train

@@ -22,7 +22,8 @@ std::string kind_of(const TomlTable& t) {
        {"vocabulary", "pairs", "random_filler", "power", "marks", "noise", "motif", "examples",
         "test_examples"}},
       {"dataset", {"vocabulary", "held_out", "packed"}},
-      {"source", {"tokenizer", "vocabulary", "method", "document", "held_out", "packed"}}};
+      {"source", {"tokenizer", "vocabulary", "method", "document", "held_out", "packed"}},
+      {"tokens", {}}};
   std::string kind;
   for (const bool overridden : {true, false})
     for (const auto& [name, of_kind] : keys)
@@ -132,6 +133,11 @@ DataSettings read_data(const TomlTable& t) {
     read_task(t, s);
     return s;
   }
+  if (kind == "tokens") {
+    s.is_tokens = true;
+    s.vocabulary = t.integer("tokens", kVocabulary);
+    return s;
+  }
   if (kind == "dataset") {
     s.sources = {t.string("dataset")};
     if (!data::is_token_dataset(s.sources))
@@ -181,6 +187,10 @@ layers::Batch model_batch(data::Batch&& b) { return {b.tokens, b.targets, b.cu_s
 Source::Source(const DataSettings& settings, const Recipe& recipe, int64_t context,
                const data::TokenizerPtr& tokenizer, const Share& share)
     : share_(share), tokenizer_(tokenizer) {
+  if (settings.is_tokens)
+    recipe.toml.table("data").refuse("tokens", "the recipe's data are token numbers that it does ",
+                                     "not hold; name data with --set data.source=TEXT or ",
+                                     "--set data.dataset=FILE.h5");
   if (settings.is_task)
     open_task(settings, recipe, context);
   else

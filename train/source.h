@@ -15,6 +15,8 @@ namespace weft::train {
 struct DataSettings {
   std::vector<std::string> sources;  // text files, folders, "kjv", or one token dataset (*.h5)
   bool is_task = false;
+  bool is_tokens =
+      false;  // no data, but a vocabulary: what texts its tokens stand for is elsewhere
   data::TaskOptions task;
   int64_t test_examples = 512;  // tasks: how many examples the held-out part has
   std::string tokenizer = "bytes", method = "bpe", document = "file";

@@ -63,6 +63,13 @@ void Trainer::resume(const std::string& checkpoint) {
   origin_ = run_of(checkpoint);
 }
 
+void Trainer::begin_with(const std::string& checkpoint) {
+  const Hdf5Reader file = open_checkpoint(checkpoint);
+  require_same_model(checkpoint, read_state(file).recipe, recipe_, model_->vocabulary());
+  load_parameters(file, model_->parameters());
+  load_masters(file, *optimizer_);
+}
+
 // Why the run writes no samples where the recipe wants some; empty where it does.
 std::string Trainer::no_samples() const {
   if (!source_->is_text() || recipe_.sample.tokens == 0 || recipe_.sample.prompt.empty()) return "";

@@ -26,6 +26,8 @@ class Trainer {
 
   // Goes on from a checkpoint, as the run that made it would have.
   void resume(const std::string& checkpoint);
+  // Begins with the parameters of a checkpoint, whatever run or import made it.
+  void begin_with(const std::string& checkpoint);
   // Throws Error if run() would write over what it reads.
   void require_inputs_stay() const;
   // Has run() write a trace of a few steady steps.

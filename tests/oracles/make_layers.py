@@ -21,25 +21,7 @@ from make_attention import visible
 with without_fla():
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
-import fla
-import fla.layers.delta_net
-import fla.layers.gated_deltanet
-import fla.layers.gla
-import fla.layers.kda
-import fla.layers.linear_attn
-import fla.layers.multiscale_retention
-from fla.modules import FusedRMSNormGated, RMSNorm, RotaryEmbedding, ShortConvolution
-from fla.modules.norm.layernorm_gated import rms_norm_ref
-from fla.modules.rotary.ops import rotary_embedding_ref
-from fla.ops.delta_rule.naive import delta_rule_recurrence
-from fla.ops.gated_delta_rule.gate import naive_gdn_gate
-from fla.ops.gated_delta_rule.naive import naive_recurrent_gated_delta_rule
-from fla.ops.gla.naive import naive_recurrent_gla
-from fla.ops.kda.gate import naive_kda_gate
-from fla.ops.kda.naive import naive_recurrent_kda
-from fla.ops.linear_attn.naive import naive_recurrent_linear_attn
-from fla.ops.retention.naive import naive_retention
-from transformers.models.qwen3_next.modeling_qwen3_next import l2norm
+from fla_on_cpu import fla
 
 HF, FLA = version(transformers, torch) + ": transformers.models.", version(fla, torch) + ": fla.layers."
 
@@ -139,63 +121,6 @@ layer("mixtral_moe", HF + "mixtral.modeling_mixtral.MixtralSparseMoeBlock; gate_
       lambda call, x: call(x), 1, 17, 6, {"width": 6, "inner": 5, "experts": 4, "top_k": 2})
 
 # Modules of fla, on its reference functions.
-
-
-def conv(x, weight, bias=None, activation=None, **_):
-    return causal_conv1d_fn(x.transpose(1, 2), weight, bias, activation).transpose(1, 2), None
-
-
-def rotated(self, q, k, **_):
-    self._update_cos_sin_cache(q.shape[1], device=q.device, dtype=q.dtype)
-    return tuple(rotary_embedding_ref(x, self._cos_cached, self._sin_cached) for x in (q, k))
-
-
-def gated_delta_rule(q, k, v, g, beta, A_log, dt_bias, allow_neg_eigval, **_):
-    q, k = (l2norm(x).repeat_interleave(v.shape[2] // x.shape[2], 2) for x in (q, k))
-    g = naive_gdn_gate(g, A_log, dt_bias, torch.float64)
-    beta = beta.sigmoid() * (2 if allow_neg_eigval else 1)
-    return naive_recurrent_gated_delta_rule(q, k, v, beta, g)
-
-
-def delta_rule(q, k, v, beta, use_qk_l2norm_in_kernel, **_):
-    if use_qk_l2norm_in_kernel:
-        q, k = l2norm(q), l2norm(k)
-    o, s = delta_rule_recurrence(*(x.transpose(1, 2) for x in (q, k, v, beta)))
-    return o.transpose(1, 2), s
-
-
-def kda(q, k, v, g, beta, A_log, dt_bias, allow_neg_eigval, **_):
-    g = naive_kda_gate(g, A_log, dt_bias, torch.float64)
-    beta = beta.sigmoid() * (2 if allow_neg_eigval else 1)
-    return naive_recurrent_kda(l2norm(q), l2norm(k), v, g, beta)
-
-
-def gated_norm(self, x, g):  # the reference's own gate is silu
-    if self.activation == "sigmoid":
-        return rms_norm_ref(x, self.weight, None, None, self.eps) * g.sigmoid()
-    return rms_norm_ref(x, self.weight, None, g, self.eps)
-
-
-def retention(q, k, v, **_):
-    return naive_retention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2), None
-
-
-def linear(q, k, v, normalize, **_):
-    return naive_recurrent_linear_attn(q, k, v, normalize=normalize)
-
-
-ShortConvolution.forward = lambda self, x, **_: conv(x, self.weight[:, 0], self.bias, self.activation)
-FusedRMSNormGated.forward = gated_norm
-RMSNorm.forward = lambda self, x: rms_norm_ref(x, self.weight, None, None, self.eps)
-RotaryEmbedding.forward = rotated
-fla.layers.gla.fused_recurrent_gla = lambda q, k, v, gk, **_: naive_recurrent_gla(q, k, v, gk)
-fla.layers.gated_deltanet.causal_conv1d = conv
-fla.layers.gated_deltanet.chunk_gated_delta_rule = gated_delta_rule
-fla.layers.delta_net.fused_recurrent_delta_rule = delta_rule
-fla.layers.kda.chunk_kda = kda
-fla.layers.multiscale_retention.chunk_retention = retention
-for kernel in ("chunk_linear_attn", "fused_chunk_linear_attn", "fused_recurrent_linear_attn"):
-    setattr(fla.layers.linear_attn, kernel, linear)
 
 NAIVE = ", kernels replaced by fla's reference functions"
 

@@ -220,8 +220,9 @@ TEST_CASE("messages: help is one text, however it is asked for") {
     CHECK(ran.status == 0);
     CHECK(ran.text == help.text);
   }
-  for (const char* verb : {"train", "eval", "generate", "inspect", "data", "replay", "logits",
-                           "gradcheck", "cases", "judge", "op", "bench", "doctor", "version"}) {
+  for (const char* verb :
+       {"train", "eval", "generate", "inspect", "data", "import", "export", "replay", "logits",
+        "gradcheck", "cases", "judge", "op", "bench", "doctor", "version"}) {
     const Ran ran = run_weft(f, {"help", verb});
     INFO(verb << ran.text);
     CHECK(ran.status == 0);

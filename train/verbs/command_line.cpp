@@ -8,6 +8,9 @@
 #include <memory>
 
 #include "core/text.h"
+#include "train/exchange/architecture.h"
+#include "train/exchange/export.h"
+#include "train/exchange/import.h"
 #include "train/verbs/doctor.h"
 #include "train/verbs/verbs.h"
 #include "train/workbench/bench.h"
@@ -73,6 +76,8 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   add_set(verb, a.set);
   verb->add_flag("--resume", a.resume, "go on from the newest checkpoint of this run");
   verb->add_option("--from", a.from, "with --resume: go on from this checkpoint");
+  verb->add_option("--begin", a.begin,
+                   "a new run begins with the parameters of this checkpoint, as of weft import");
   verb->add_option("--profile", a.profile,
                    "write a trace of a few steady steps on a GPU (Perfetto)")
       ->type_name("FILE");
@@ -172,6 +177,39 @@ void add_logits(CLI::App& app, LogitsArguments& a, int& status) {
                    "compute in f32; f64 on the CPU; bf16 on a GPU (standard: the recipe's)");
   add_device(verb, a.device);
   verb->callback([&] { status = run_logits(a); });
+}
+
+void add_import(CLI::App& app, int& status) {
+  const auto a = std::make_shared<ImportArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "import", "make a checkpoint of a model in the format of Hugging Face's libraries");
+  verb->footer(
+      "Example:\n  weft import Qwen3-0.6B qwen3.h5 --recipe qwen3.toml\n"
+      "  weft train qwen3.toml --begin qwen3.h5 --set data.dataset=text.h5\n"
+      "Formats: " +
+      joined(architecture_names()) + ".");
+  verb->add_option("folder", a->folder, "a folder with config.json and model.safetensors")
+      ->required();
+  verb->add_option("out", a->out, "the checkpoint to write (HDF5)")->required();
+  verb->add_option("--recipe", a->recipe, "write the recipe of the model too")->type_name("FILE");
+  verb->add_option("--dtype", a->dtype, "of the parameters: f32, f64 or bf16")
+      ->capture_default_str();
+  verb->callback([a, &status] { status = run_import(*a); });
+}
+
+void add_export(CLI::App& app, int& status) {
+  const auto a = std::make_shared<ExportArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "export", "write a checkpoint's model as Hugging Face's libraries load it");
+  verb->footer("Example:\n  weft export runs/llama llama --dtype bf16\nFormats: " +
+               joined(architecture_names()) + ".");
+  verb->add_option("checkpoint", a->checkpoint, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("folder", a->folder, "the folder to make: new or empty")->required();
+  verb->add_option("--as", a->as, "a format (standard: the first that expresses the recipe)")
+      ->type_name("NAME");
+  verb->add_option("--dtype", a->dtype,
+                   "of the tensors: f32, f64 or bf16 (standard: the checkpoint's)");
+  verb->callback([a, &status] { status = run_export(*a); });
 }
 
 void add_page(CLI::App* verb, std::string& out, const char* standard, bool& overwrite) {
@@ -452,6 +490,8 @@ int run_command(int argc, char** argv) {
   add_generate(app, a.generate, status);
   add_inspect(app, a.inspect, status);
   add_data(app, a.data, status);
+  add_import(app, status);
+  add_export(app, status);
   add_replay(app, a.replay, status);
   add_logits(app, a.logits, status);
   add_plot(app, a.plot, status);

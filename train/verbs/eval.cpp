@@ -40,6 +40,7 @@ int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
   std::vector<layers::Routes> routes;
   if (!a.data.empty()) {
     require(!l.data.is_task, l.path, ": was trained on a task; --data takes text");
+    require_tokenizer(l, "reads");
     const DataSettings given{
         .sources = {a.data}, .document = l.data.document, .packed = l.data.packed};
     l.data = given;

@@ -19,7 +19,7 @@ int run_generate(const GenerateArguments& a) {
   require(a.top_p > 0 && a.top_p <= 1, "--top-p ", a.top_p, ": expected above 0 and up to 1");
   require(a.top_k >= 0, "--top-k ", a.top_k, ": expected at least 0");
   const Loaded l = load(a.checkpoint, a.device);
-  require(l.tokenizer != nullptr, l.path, ": was trained on a task and writes no text");
+  require_tokenizer(l, "writes");
   // A GPU counts in 32 bits, and no vocabulary is larger.
   const int64_t top_k = std::min<int64_t>(a.top_k, std::numeric_limits<int32_t>::max());
   const std::vector<int32_t> prompt = l.tokenizer->encode(a.prompt);

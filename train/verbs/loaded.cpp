@@ -24,6 +24,12 @@ Recipe recipe_for(const std::string& text, const std::string& name, const std::s
 
 }  // namespace
 
+void require_tokenizer(const Loaded& l, const char* does) {
+  require(l.tokenizer != nullptr, l.path,
+          l.data.is_task ? ": was trained on a task and " : ": holds no tokenizer and ", does,
+          " no text");
+}
+
 Loaded load(const std::string& where, const std::string& device, const std::string& dtype) {
   Loaded l;
   l.path = find_checkpoint(where);
@@ -33,7 +39,9 @@ Loaded load(const std::string& where, const std::string& device, const std::stri
   set_products(l.recipe.train);
   // The vocabulary is the checkpoint's own: the data need not be here.
   l.data = read_data(l.recipe.toml.table("data"));
-  if (!l.data.is_task) {
+  if (l.data.is_tokens) {
+    if (!l.state.tokenizer.empty()) l.tokenizer = data::sentencepiece_tokenizer(l.state.tokenizer);
+  } else if (!l.data.is_task) {
     l.tokenizer = l.state.tokenizer.empty() ? data::byte_tokenizer()
                                             : data::sentencepiece_tokenizer(l.state.tokenizer);
     const bool given = data::is_token_dataset(l.data.sources) && l.data.vocabulary > 0;

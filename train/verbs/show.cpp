@@ -29,7 +29,7 @@ std::string name_of_model(const std::string& checkpoint) {
 
 void look_into_checkpoint(const std::string& checkpoint, const ShowArguments& a, Shown& shown) {
   const Loaded l = load(checkpoint, "cpu");
-  require(l.tokenizer != nullptr, l.path, ": was trained on a task and reads no text");
+  require_tokenizer(l, "reads");
   const std::vector<int32_t> tokens = l.tokenizer->encode(a.text);
   const auto T = static_cast<int64_t>(tokens.size());
   const int64_t most = std::min(kMostTokens, l.model->longest_text());

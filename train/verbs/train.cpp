@@ -49,6 +49,12 @@ int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
   Recipe recipe = read_recipe(a.recipe, a.set, device);
   const std::string out = recipe.train.out;
   require(a.from.empty() || a.resume, "--from needs --resume");
+  require(a.begin.empty() || !a.resume, "--begin starts a run, and --resume goes on with one; ",
+          "leave one of them out");
+  const std::string begin = a.begin.empty() ? "" : find_checkpoint(a.begin);
+  require(begin.empty() || !same_file(run_of(begin), out), "--begin ", begin, " lies in ", out,
+          ", whose checkpoints a new run would remove; choose another folder with --set "
+          "train.out=FOLDER");
   std::optional<RunLock> lock;  // of the rank that writes the folder
   std::vector<SavedStep> earlier;
   std::string from;
@@ -60,6 +66,7 @@ int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
   from = ranks->exchange("the checkpoint to go on from", from)[0];
   Trainer trainer(std::move(recipe), ranks);
   if (!from.empty()) trainer.resume(from);
+  if (!begin.empty()) trainer.begin_with(begin);
   if (ranks->first()) trainer.require_inputs_stay();
   if (!a.profile.empty() && ranks->first()) trainer.profile_to(a.profile);
   trainer.require_same_on_all();

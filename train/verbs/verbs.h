@@ -16,6 +16,7 @@ struct TrainArguments {
   std::vector<std::string> set;  // "table.key=value"
   bool resume = false;
   std::string from;        // resume from this checkpoint instead of the newest
+  std::string begin;       // a new run begins with the parameters of this checkpoint
   bool overwrite = false;  // start anew where a run lies already; after `from`, where one is given
   std::string profile;     // a file for the trace of a few steps
   RankArguments ranks;

@@ -96,6 +96,9 @@ struct Context {
   Tensor place;
   int64_t capacity = 0;  // generation: the longest text that will come, for caches that grow
   std::vector<Var>* losses = nullptr;  // auxiliary losses [1], already weighted, are appended here
+  // A step of training: what a layer draws at random or estimates is for these alone. Blocks that
+  // are computed again for their gradients see it the first time too.
+  bool training = false;
 };
 
 class Layer {
@@ -113,6 +116,9 @@ class Layer {
   // `step` optimizer steps were taken; for layers that draw numbers anew every so many of them. It
   // is called between steps, and what it does depends on the number alone, not on earlier calls.
   virtual void at_step(int64_t step) { static_cast<void>(step); }
+  // Which operations forward() runs: where two steps have two numbers, work that was recorded at
+  // one is not that of the other.
+  virtual int64_t form() const { return 0; }
 };
 
 // What a maker may know of the model around it.

@@ -321,10 +321,12 @@ void Model::Parts::through(const Block& block, Stream& stream, Context& c) const
   const bool losses = c.losses != nullptr;
   // One tensor a block is kept: its sum. Auxiliary losses are results of the block, so that their
   // gradients find the way back.
-  const auto run = [&block, losses, cu_seqlens = c.cu_seqlens](const std::vector<Var>& in) {
+  const auto run = [&block, losses, training = c.training,
+                    cu_seqlens = c.cu_seqlens](const std::vector<Var>& in) {
     std::vector<Var> auxiliary;
     Context inner;
     inner.cu_seqlens = cu_seqlens;
+    inner.training = training;
     if (losses) inner.losses = &auxiliary;
     Stream within{in[0], {}};
     block.forward(within, inner);
@@ -406,6 +408,7 @@ Loss Model::loss(const Batch& batch) const {
   Context c;
   c.cu_seqlens = batch.cu_seqlens;
   c.losses = &auxiliary;
+  c.training = autograd::grad_enabled();
   const Var x = parts_->hidden(batch.tokens, c, nullptr);
   const OwnerScope owner("head");
   kernels::CrossEntropy::Options o;
@@ -473,6 +476,13 @@ int64_t Model::longest_text() const {
 
 void Model::at_step(int64_t step) {
   for (const Block& block : parts_->blocks) block.mixer->at_step(step);
+}
+
+int64_t Model::form() const {
+  uint64_t all = 0;
+  for (const Block& block : parts_->blocks)
+    all = all * 31 + static_cast<uint64_t>(block.mixer->form());
+  return static_cast<int64_t>(all);
 }
 
 double Model::flops_per_token() const {

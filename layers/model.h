@@ -59,6 +59,8 @@ class Model {
   // Says that `step` optimizer steps were taken: before a step of training, and before the model is
   // used as it was after them.
   void at_step(int64_t step);
+  // A number of the operations that a step runs now: Layer::form() of all layers.
+  int64_t form() const;
   int64_t vocabulary() const { return vocabulary_; }
   int64_t width() const { return width_; }
   // Forward FLOPs a token at the context's length: 2 a parameter met, plus the mixers' own.

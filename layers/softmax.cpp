@@ -137,8 +137,7 @@ Var HeadProjections::normed(const std::optional<Norm>& norm, const Var& x) const
   return whole_norm_ ? heads((*norm)(merged(x)), x.size(2)) : (*norm)(x);
 }
 
-HeadProjections::Result HeadProjections::operator()(const Var& x, Context& c,
-                                                    int64_t window) const {
+HeadProjections::Result HeadProjections::of(const Var& x, const Context& c) const {
   Var q = heads(q_(x), H_), k = heads(k_(x), Hk_), v = heads(v_(x), Hk_), gate;
   if (output_gate_) {
     const auto both = autograd::split(q, 3, {K_, K_});
@@ -151,12 +150,16 @@ HeadProjections::Result HeadProjections::operator()(const Var& x, Context& c,
     q = rotated(q, rotation_, c);
     k = rotated(k, rotation_, c);
   }
-  if (c.state) {
-    const KeysAndValues all = appended(c, k.value(), v.value(), window);
-    k = all.k;
-    v = all.v;
-  }
   return {q, k, v, gate};
+}
+
+HeadProjections::Result HeadProjections::behind_past(Result own, Context& c, int64_t window) const {
+  if (c.state) {
+    const KeysAndValues all = appended(c, own.k.value(), own.v.value(), window);
+    own.k = all.k;
+    own.v = all.v;
+  }
+  return own;
 }
 
 namespace {

@@ -22,7 +22,12 @@ class HeadProjections {
     Var gate;     // [B, T, H, K] before its sigmoid, or absent
   };
   // Keys and values come with those of the state in front of them; window as in appended().
-  Result operator()(const Var& x, Context& c, int64_t window) const;
+  Result operator()(const Var& x, Context& c, int64_t window) const {
+    return behind_past(of(x, c), c, window);
+  }
+  // The same in two steps: what x alone gives (T = S), and then with the state's in front.
+  Result of(const Var& x, const Context& c) const;
+  Result behind_past(Result own, Context& c, int64_t window) const;
   // [B, T, H, K] to [B, T, D].
   Var out(const Var& o, const Var& gate) const {
     return o_(merged(gate ? gated(gate, o, "sigmoid") : o));

@@ -2,7 +2,8 @@
 // graph, which is launched from then on. The host waits for nothing but the result of the step
 // before the one that it has just started. The order of the work, and so every bit, is the same in
 // both ways. Packed documents are padded by empty ones to a power of two; there is a graph for each
-// such number.
+// such number. Where a model changes its operations (layers::Layer::form), the next step is
+// enqueued, and the one after it recorded anew.
 #include <array>
 #include <bit>
 #include <cmath>
@@ -177,8 +178,18 @@ class CudaStepper final : public Stepper {
     slot.done->record();
   }
 
+  // Graphs of operations that the model no longer runs; the step before may still be one of them.
+  void forget_other_forms() {
+    if (device_.is_meta() || form_ == model_.form()) return;
+    if (!graphs_.empty()) backend(device_).synchronize(current_stream(device_));
+    graphs_.clear();
+    warm_ = false;
+    form_ = model_.form();
+  }
+
   void run(const Slot& slot) {
     Allocator& memory = allocator(device_);
+    forget_other_forms();
     if (warm_ && !refused_ && !device_.is_meta()) {
       const int64_t documents = slot.borders.empty() ? 0 : slot.borders[0].numel() - 1;
       Graph& graph = graphs_.try_emplace(documents, device_).first->second;
@@ -306,7 +317,7 @@ class CudaStepper final : public Stepper {
   std::map<int64_t, Graph> graphs_;  // by the number of documents, 0 where rows are whole
   std::array<Slot, kSlots> slots_;
   std::optional<SideStream> copies_;  // ends before what it copies
-  int64_t oldest_ = 0, under_way_ = 0, peak_ = 0;
+  int64_t oldest_ = 0, under_way_ = 0, peak_ = 0, form_ = 0;
   bool warm_ = false, refused_ = false;
   std::string how_;
 };

@@ -45,6 +45,20 @@ struct BlockGrid {
     return {start / block, (at - start) / block};
   }
 
+  // The first token of the block of query t, counted in q: less than 0 where it came before q.
+  constexpr int64_t lead(int64_t t) const {
+    const int64_t at = position != nullptr ? *position : t + S - T;
+    const int64_t start = cu == nullptr ? 0 : document(at).begin;
+    return t - (at - start) % block;
+  }
+  // Keys that query t sees of the last `blocks` blocks, the own one among them.
+  constexpr int64_t keys_of(int64_t t, int64_t blocks) const {
+    const int64_t at = position != nullptr ? *position : t + S - T;
+    const int64_t i = at - (cu == nullptr ? 0 : document(at).begin);
+    const int64_t before = i / block < blocks - 1 ? i / block : blocks - 1;
+    return before * block + i % block + 1;
+  }
+
   // The first token of the complete block with this slot, or -1. It holds token (slot + 1) * block
   // - 1, whose document is thus its own.
   constexpr int64_t first_token(int64_t slot) const {

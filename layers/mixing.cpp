@@ -123,6 +123,21 @@ Tensor step_of(const Tensor& dt, const Tensor& bias) {
   return out;
 }
 
+// The softmax of a router's logits [T, n]: [n, T].
+Tensor routes_of(const Tensor& logits) {
+  const int64_t T = logits.size(0), n = logits.size(1);
+  const Tensor wide = logits.to(kCpu).to(Dtype::f64), out = empty({n, T}, Dtype::f64);
+  const auto in = view<const double>(wide);
+  const auto to = view<double>(out);
+  for (int64_t t = 0; t < T; ++t) {
+    double most = in(t, 0), sum = 0;
+    for (int64_t i = 0; i < n; ++i) most = std::max(most, in(t, i));
+    for (int64_t i = 0; i < n; ++i) sum += to(i, t) = std::exp(in(t, i) - most);
+    for (int64_t i = 0; i < n; ++i) to(i, t) /= sum;
+  }
+  return out;
+}
+
 void find_gates(const Tensors& in, int64_t T, Mixing& m) {
   const auto of = [&](const char* name) {
     const auto found = in.find(name);
@@ -140,7 +155,13 @@ void find_gates(const Tensors& in, int64_t T, Mixing& m) {
 
 void watch_mixings(const std::function<void()>& forward,
                    const std::function<void(const Mixing&)>& use) {
+  Tensor routes;  // of a router, for what its owner mixes next
+  std::string router;
   const autograd::Watch watch([&](const Watched& w) {
+    if (w.name == "router") {
+      router = w.owner;
+      routes = routes_of(w.inputs.at("logits"));
+    }
     const char* const values = values_of(w);
     if (!values) return;
     const Tensor& v = w.inputs.at(values);
@@ -157,6 +178,7 @@ void watch_mixings(const std::function<void()>& forward,
       mix_channels(w, in, m);
     m.gap = gap_of(m);
     find_gates(in, v.size(1), m);
+    if (w.name == "block_sparse" && routes && router == w.owner) m.gates["routes"] = routes;
     use(m);
   });
   forward();

@@ -25,6 +25,8 @@ struct Mixing {
   double gap = 0;
   // f64 [H, T] or [1, T]: "kept" (the part of the state that a token keeps, e^g), "beta", "step".
   // A gate with a number for each key channel is shown by its mean over them.
+  // f64 [4, T]: "routes", of a router's softmax part: what its choice gives to no key, a window,
+  // selected blocks, all of the past.
   std::map<std::string, Tensor> gates;
 };
 

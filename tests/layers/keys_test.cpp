@@ -64,6 +64,12 @@ const std::map<std::string, Other>& others() {
       {"first_blocks", {"2"}},
       {"recent_blocks", {"2"}},
       {"index_width", {"5"}},
+      {"linear", {"none"}},
+      {"soft_steps", {"0", Changes::logits, {{"router.anneal_steps", "0"}}}},
+      {"anneal_steps", {"0", Changes::logits, {{"router.soft_steps", "0"}}}},
+      {"temperature", {"0.5", Changes::later}},
+      {"budget", {"0.1", Changes::loss}},
+      {"price", {"3", Changes::loss}},
       {"moe.width", {"5"}},
       {"moe.shared", {"1"}},
       {"moe.normalize", {"false"}},
@@ -83,6 +89,7 @@ const std::map<std::string, Other>& others() {
       {"block_sparse.rotary_scaling", scaled("block_sparse")},
       {"moba.rotary_scaling", scaled("moba")},
       {"topk.rotary_scaling", scaled("topk")},
+      {"router.rotary_scaling", scaled("router")},
       {"rotary_fraction", {"0.5"}},
       {"rotary_interleaved", {"true"}},
       {"rotary_factor", {"8"}},
@@ -155,7 +162,8 @@ std::vector<Base> bases() {
     if (mixer == "mamba") b.table = "state = 3\n";
     if (mixer == "mamba2") b.table = "state = 3\nhead_dim = 4\n";
     if (mixer == "block_sparse") b.table += "block = 4\n";
-    if (mixer == "moba" || mixer == "topk") b.table += "block = 4\ntop_k = 3\n";
+    if (mixer == "moba" || mixer == "topk" || mixer == "router")
+      b.table += "block = 4\ntop_k = 3\n";
     list.push_back(b);
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});

@@ -74,6 +74,14 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "2\nrecent_blocks = "
        "2\nindex_width = 3\nsoftcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
       {"topk, no first block", "topk", "heads = 2\nblock = 5\ntop_k = 2\nfirst_blocks = 0"},
+      {"router", "router", "heads = 2\nblock = 4\ntop_k = 3"},
+      {"router, delta, groups, hard from the first step", "router",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\nwindow_blocks = 1\ntop_k = 2\n"
+       "linear = \"gated_delta\"\nbudget = 0.5\nprice = 3\nsoft_steps = 0\nanneal_steps = 0\n"
+       "temperature = 0.5\nsoftcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
+      {"router, no linear path", "router",
+       "heads = 2\nkey_heads = 1\nblock = 5\nlinear = \"none\"\nprice = 0\n"
+       "output_gate = true"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

@@ -47,7 +47,10 @@ TEST_CASE("mixing: matrix times values is the result of every mixer, in every ca
   for (const MixerCase& c : mixer_cases()) {
     INFO(c.name);
     const std::vector<Mixing> found = mixings_of(c);
-    REQUIRE(found.size() == (c.mixer == "topk" ? 2 : 1));  // blocks, and means of blocks
+    // Blocks, and means of blocks; three choices while they are soft, and a linear path.
+    const bool router = c.mixer == "router", hard = c.name.find("hard") != std::string::npos;
+    const bool alone = c.name.find("no linear path") != std::string::npos;
+    REQUIRE(found.size() == (c.mixer == "topk" ? 2u : router ? (hard ? 1u : 3u) + !alone : 1u));
     for (const Mixing& m : found) {
       CHECK(distance(mixed(m), m.result) < 1e-6);
       CHECK(m.gap < 1e-6);
@@ -126,9 +129,11 @@ TEST_CASE("mixing: gates are there where the mechanism has them, one number a he
     CHECK(m.gates.count("beta") == (erases ? 1 : 0));
     CHECK(m.gates.count("kept") == (shifts ? 1 : keeps.count(c.mixer)));
     CHECK(m.gates.count("step") == (c.mixer == "mamba" ? 1 : 0));
+    CHECK(m.gates.count("routes") == (c.mixer == "router" ? 1 : 0));
     for (const auto& [name, gate] : m.gates) {
       INFO(name);
-      CHECK(gate.shape() == Shape{name == "step" ? 1 : m.matrix.size(0), kTokens});
+      const int64_t lines = name == "step" ? 1 : name == "routes" ? 4 : m.matrix.size(0);
+      CHECK(gate.shape() == Shape{lines, kTokens});
       for (const double x : to_doubles(gate)) CHECK((x >= 0 && x <= (name == "step" ? 100 : 2)));
     }
   }

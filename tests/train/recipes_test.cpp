@@ -73,3 +73,57 @@ TEST_CASE(
   }
   CHECK(recipes > 15);
 }
+
+TEST_CASE("recipes: a router resumes in the same bits in every phase, none beyond its plan") {
+  const Folder f;
+  f.write("text.txt", text());
+  const std::string recipe = source_path("recipes/router.toml");
+  const auto arguments = [&](const std::string& verb, const std::string& out, int soft, int steps) {
+    std::vector<std::string> list{verb, recipe};
+    for (const std::string& s :
+         {std::string("data.source=text.txt"), std::string("model.context=64"),
+          std::string("train.batch=2"), std::string("train.eval_batches=1"),
+          std::string("train.log_every=1"), std::string("sample.tokens=0"),
+          std::string("schedule.type=constant"), std::string("schedule.warmup=0"),
+          concat("router.soft_steps=", soft), concat("router.anneal_steps=", soft / 2),
+          "train.out=" + out, concat("train.steps=", steps)})
+      list.insert(list.end(), {"--set", s});
+    return list;
+  };
+  const auto train = [&](const std::string& out, int soft, int steps, bool resume) {
+    std::vector<std::string> list = arguments("train", out, soft, steps);
+    if (resume) list.emplace_back("--resume");
+    const Ran ran = run_weft(f, list);
+    INFO(ran.text);
+    REQUIRE(ran.status == 0);
+    return last_step(f, out);
+  };
+  const std::string whole = train("whole", 2, 5, false);  // hard from step 3 on
+  CHECK(whole.starts_with("5 "));
+  for (const int at : {1, 2, 3, 4}) {
+    INFO("stopped after " << at);
+    const std::string out = concat("stopped-", at);
+    train(out, 2, at, false);
+    CHECK(train(out, 2, 5, true) == whole);
+  }
+  train("hard", 0, 3, false);
+  for (const auto& [out, soft] : {std::pair{"whole", 2}, std::pair{"hard", 0}}) {
+    std::vector<std::string> list = arguments("inspect", out, soft, 5);
+    list.emplace_back("--json");
+    const Ran ran = run_weft(f, list);
+    INFO(ran.text);
+    REQUIRE(ran.status == 0);
+    const auto plan = nlohmann::json::parse(ran.text)["peak_bytes"].get<int64_t>();
+    std::istringstream lines(f.read(concat(out, "/metrics.jsonl")));
+    for (std::string line; std::getline(lines, line);) {
+      const auto step = nlohmann::json::parse(line);
+      if (!step.contains("peak_bytes")) continue;
+      const bool planned = soft == 0 || step["step"].get<int>() <= 3;
+      INFO(out << ", step " << step["step"]);
+      if (planned)
+        CHECK(step["peak_bytes"] == plan);
+      else
+        CHECK(step["peak_bytes"] < plan);
+    }
+  }
+}

@@ -87,12 +87,20 @@ void add_gates(LayerView& view, const layers::Mixing& m, const ShowArguments& a)
   static const std::map<std::string, std::string> kTitles = {
       {"kept", "part of the state that a token keeps, by head"},
       {"beta", "beta: how much of what its key held a token overwrites, by head"},
-      {"step", "step of a token, mean over channels"}};
+      {"step", "step of a token, mean over channels"},
+      {"routes", "what the router gives to each choice"}};
+  static const char* const kRoutes[] = {"no key", "window", "selected blocks", "all of the past"};
   for (const auto& [name, gate] : m.gates) {
     Chart chart{kTitles.at(name), "token", {}};
     for (int64_t h = 0; h < gate.size(0); ++h) {
-      if (!m.channels && a.head >= 0 && a.head != h) continue;
-      Curve c{m.channels ? name : concat("head ", h, ", ", name), {}, {}, static_cast<int>(h)};
+      const bool route = name == "routes";
+      if (!m.channels && !route && a.head >= 0 && a.head != h) continue;
+      Curve c{route        ? kRoutes[h]
+              : m.channels ? name
+                           : concat("head ", h, ", ", name),
+              {},
+              {},
+              static_cast<int>(h)};
       c.y = to_doubles(gate.select(0, h));
       for (size_t t = 0; t < c.y.size(); ++t) c.x.push_back(static_cast<double>(t));
       chart.curves.push_back(std::move(c));

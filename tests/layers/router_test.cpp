@@ -8,6 +8,7 @@
 #include "kernels/linear/linear.h"
 #include "layers/model.h"
 #include "layers/recurrent.h"
+#include "layers/routes.h"
 #include "tests/catch.h"
 #include "tests/layers/made.h"
 
@@ -325,4 +326,23 @@ TEST_CASE("router: a model says when its operations change") {
     forms.push_back(m.layer->form());
   }
   CHECK(forms == std::vector<int64_t>{0, 0, 0, 1, 1, 0});
+}
+
+TEST_CASE("router: what was chosen is counted, and the keys that a token saw") {
+  const int64_t T = 10;
+  const Var x(sample({2, T, 12}, "x"));
+  const std::string toml = "block = 4\nwindow_blocks = 1\ntop_k = 2";
+  const auto keys = [&](const Made& m) { return watch_routes([&] { run(*m.layer, x); }).at(0); };
+  CHECK(keys(always(none, toml + kHard)).keys == 0);
+  CHECK(keys(always(window, toml + kHard)).keys == Approx((10 + 10 + 3) / 10.0));
+  CHECK(keys(always(selected, toml + kHard)).keys == Approx((10 + 26 + 11) / 10.0));
+  const Routes all = keys(always(whole, toml + kHard));
+  CHECK(all.keys == Approx(5.5));
+  CHECK(all.shares == std::array<double, 4>{0, 0, 0, 1});
+  CHECK(all.tokens == 20);
+  const Routes soft = keys(always(whole, toml));
+  CHECK(soft.keys == Approx(2.3 + 4.7 + 5.5));
+  CHECK(soft.shares == std::array<double, 4>{0, 0, 0, 1});
+  const Made plain = made({"", "block_sparse", "heads = 2\nblock = 4"});
+  CHECK(watch_routes([&] { run(*plain.layer, x); }).empty());
 }

@@ -1,6 +1,7 @@
-// `weft eval`: the loss of a checkpoint on held-out text.
+// `weft eval`: the loss of a checkpoint on held-out text, and what its routers chose there.
 #include <cstdio>
 
+#include "layers/routes.h"
 #include "train/evaluate.h"
 #include "train/verbs/loaded.h"
 #include "train/verbs/verbs.h"
@@ -9,10 +10,34 @@ namespace weft::train {
 
 namespace {
 
+void print_routes(const std::vector<layers::Routes>& all) {
+  for (const layers::Routes& r : all)
+    std::printf(
+        "%s: no key %.1f %%, window %.1f %%, selected blocks %.1f %%, all %.1f %%; "
+        "a token sees %.1f keys\n",
+        r.owner.c_str(), 100 * r.shares[0], 100 * r.shares[1], 100 * r.shares[2], 100 * r.shares[3],
+        r.keys);
+}
+
+// With several ranks each meets its own part of the text, so nothing is said of choices.
+Evaluation evaluated(const Loaded& l, data::BatchSource& held_out, int64_t batches, Ranks* ranks,
+                     std::vector<layers::Routes>& routes) {
+  Evaluation e;
+  const auto run = [&] {
+    e = evaluate(*l.model, held_out, batches, l.recipe.train.device, nullptr, ranks);
+  };
+  if (ranks && ranks->size() > 1)
+    run();
+  else
+    routes = layers::watch_routes(run);
+  return e;
+}
+
 int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
             const std::string& device) {
   require(a.batches >= 0, "--batches ", a.batches, ": expected at least 1, or 0 for all");
   Loaded l = load(a.checkpoint, device);
+  std::vector<layers::Routes> routes;
   if (!a.data.empty()) {
     require(!l.data.is_task, l.path, ": was trained on a task; --data takes text");
     const DataSettings given{
@@ -24,19 +49,18 @@ int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
     const data::BatchShape shape{.rows = l.recipe.train.batch, .length = l.model->context()};
     data::BatchSource held_out(l.data.packed ? data::held_out_packed(all.all(), shape)
                                              : data::held_out_windows(all.all(), shape));
-    std::printf("%s\n",
-                evaluate(*l.model, held_out, a.batches, l.recipe.train.device, nullptr, ranks.get())
-                    .text()
-                    .c_str());
+    const Evaluation e = evaluated(l, held_out, a.batches, ranks.get(), routes);
+    std::printf("%s\n", e.text().c_str());
+    print_routes(routes);
     return 0;
   }
   Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
   require(source.held_out() != nullptr, l.path,
           ": the recipe holds out nothing that can be predicted; name a text with --data");
-  const Evaluation e = evaluate(*l.model, *source.held_out(), a.batches, l.recipe.train.device,
-                                nullptr, ranks.get());
+  const Evaluation e = evaluated(l, *source.held_out(), a.batches, ranks.get(), routes);
   std::printf("%s, step %ld: %s\n", l.path.c_str(), static_cast<long>(l.state.step),
               e.text().c_str());
+  print_routes(routes);
   return 0;
 }
 

@@ -1,0 +1,66 @@
+#include "layers/routes.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "autograd/watch.h"
+
+namespace weft::layers {
+namespace {
+
+using autograd::Watched;
+
+// Where all scores are zero, the log-sum-exp of a row is the logarithm of the keys that it sees.
+double keys_in(const Watched& w) {
+  kernels::Tensors in = w.inputs;
+  in["q"] = zeros_like(in.at("q"));
+  double keys = 0;
+  for (const double lse : to_doubles(w.again(in).at("lse"))) keys += std::exp(lse);
+  return keys / static_cast<double>(in.at("q").size(2));
+}
+
+// Adds a choice for each row [R, 4]: all of the largest where it is hard, else the softmax.
+void add_rows(const Tensor& logits, bool hard, Routes& to) {
+  const std::vector<double> z = to_doubles(logits);
+  for (size_t at = 0; at < z.size(); at += to.shares.size()) {
+    const auto row = z.begin() + static_cast<std::ptrdiff_t>(at);
+    const auto most = std::max_element(row, row + 4);
+    double sum = 0;
+    for (size_t i = 0; i < 4; ++i) sum += std::exp(z[at + i] - *most);
+    for (size_t i = 0; i < 4; ++i)
+      to.shares[i] +=
+          hard ? most - row == static_cast<std::ptrdiff_t>(i) : std::exp(z[at + i] - *most) / sum;
+  }
+  to.tokens += static_cast<double>(z.size() / 4);
+}
+
+}  // namespace
+
+std::vector<Routes> watch_routes(const std::function<void()>& run) {
+  std::vector<Routes> found;
+  std::string owner;
+  Tensor logits;  // of a router whose choice has not been counted yet
+  bool hard = false;
+  const autograd::Watch watch([&](const Watched& w) {
+    if (w.name == "router") {
+      owner = w.owner;
+      logits = w.inputs.at("logits");
+      hard = w.outputs.at("weight").size(1) == 1;
+    }
+    if (w.name != "block_sparse" || w.owner != owner) return;
+    auto at = std::find_if(found.begin(), found.end(),
+                           [&](const Routes& r) { return r.owner == w.owner; });
+    if (at == found.end()) at = found.insert(found.end(), Routes{w.owner});
+    if (logits) add_rows(logits, hard, *at);
+    logits = {};
+    at->keys += keys_in(w);
+  });
+  run();
+  for (Routes& r : found) {
+    for (double& share : r.shares) share /= r.tokens;
+    r.keys /= r.tokens;
+  }
+  return found;
+}
+
+}  // namespace weft::layers

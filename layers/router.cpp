@@ -3,8 +3,8 @@
 // whose mean keys fit best, or all of the past. A linear path with the same q, k and v goes along
 // with it always.
 //
-//   z = W x + b,  p = softmax(z / tau)      of the first token of a block, for the whole block
-//   y = o_proj(sum_m p_m norm(y_m) + linear)             while the choice is soft
+//   z = W x + b,  p = softmax(z)         of the first token of a block, for the whole block
+//   y = o_proj(sum_m w_m norm(y_m) + linear),  w = softmax(z / tau)      while the choice is soft
 //   y = o_proj(norm(y_m) + linear),  m the largest       once it is hard: one call of block_sparse,
 //                                                        whose mask has the rows of what was chosen
 //
@@ -12,17 +12,22 @@
 // prompt and single tokens choose alike. In generation the state keeps what that token gave.
 //
 // Phases follow from the step alone. For `soft_steps` tau is 1; then it falls to `temperature` in
-// `anneal_steps`; then choices are hard. A hard step of training draws its choice (Gumbel noise, a
-// function of seed, layer, step, row and slot of the block), and the gradient of the draw is
-//   dz_m = (1[m = m*] - p_m) <norm(y_m*), dy> / tau,
+// `anneal_steps`; then choices are hard. A step of training adds Gumbel noise to z, a function of
+// seed, layer, step, row and slot of the block. Without it a mixture learns to live on a small part
+// of what attention gives, for o_proj can make up for the rest, and its largest part may be
+// nothing. With it a mixture is a draw that the temperature smooths, and nothing jumps where it
+// turns hard. The gradient of a hard draw is
+//   dz_m = (1[m = m*] - p_m) <norm(y_m*), dy>,
 // that of log p_m* times the result. All else takes the largest p and has the gradient of what it
 // computes, in which a choice is constant. A norm would hide the factor of p from its gradient, so
 // it stands before it, on each branch.
 //
-// C, the mean over tokens of the part of its past that a token sees by p, is free up to `budget`,
+// C, the mean over tokens of the part of its past that a token sees by p, is free up to a budget,
 // and costs `price` nats for each whole attention beyond. So a layer buys what is worth more to the
 // loss than its price, and a layer to which it is worth less stays at the budget. A square would
-// ask less the closer C comes, and a multiplier that learns would be a state to resume.
+// ask less the closer C comes, and a multiplier that learns would be a state to resume. While
+// choices are soft all is free, for attention is worth nothing before it has learned; in the anneal
+// the budget falls from all to `budget`.
 #include <algorithm>
 #include <cmath>
 #include <optional>
@@ -112,11 +117,20 @@ class Phases {
   double tau(int64_t step) const {
     if (step < soft_) return 1;
     if (hard(step)) return last_;
-    return std::pow(last_, static_cast<double>(step - soft_) / static_cast<double>(anneal_));
+    return std::pow(last_, annealed(step));
+  }
+  // What is free of what attention sees.
+  double budget(int64_t step, double last) const {
+    if (step < soft_) return 1;
+    return hard(step) ? last : 1 + (last - 1) * annealed(step);
   }
 
  private:
   static constexpr Integers kSteps{0, 9'999'999'999};
+
+  double annealed(int64_t step) const {
+    return static_cast<double>(step - soft_) / static_cast<double>(anneal_);
+  }
 
   int64_t soft_, anneal_;
   double last_;
@@ -136,6 +150,7 @@ class RouterMixer final : public Layer {
         seed_(spec.seed),
         layer_(spec.layer),
         sharpness_(b.wide().buffer({kRoutes}, [](int64_t) { return 1.0; })),
+        free_(b.wide().buffer({1}, [](int64_t) { return -1.0; })),
         unit_(b.wide().buffer({kRoutes, kRoutes}, [](int64_t i) { return i % 5 == 0; })) {
     const std::string linear =
         t.one_of("linear", {"simple_gla", "gated_delta", "none"}, "simple_gla");
@@ -153,13 +168,11 @@ class RouterMixer final : public Layer {
     const Tensor lead = kernels::block_leads(B, T, S, c.state != nullptr, selection_.options(c),
                                              x.value().device());
     const Var scores = wide(product(x, weight_, bias_));
-    const Var z =
-        autograd::multiply_along(rows(led(scores, "lead_scores", lead, c)), Var(sharpness_), -1);
+    const Var z = rows(led(scores, "lead_scores", lead, c));
     const Tensor selected = chosen_blocks(all, lead, c);
-    const bool priced = c.losses && price_ > 0;
-    const Var p = !hard_ || priced || c.training ? probabilities(z) : Var();
-    if (priced) c.losses->push_back(cost(p, B, T, c));
-    Var y = hard_ ? hard(all, z, p, selected, c) : soft(all, p, selected, c);
+    if (c.losses && price_ > 0) c.losses->push_back(cost(z, B, T, c));
+    const Var drawn = c.training ? autograd::add(z, noise(B, T, z, c)) : z;
+    Var y = hard_ ? hard(all, z, drawn, selected, c) : soft(all, drawn, selected, c);
     if (linear_) y = autograd::add(y, (*linear_)(x, own, c));
     return heads_.out(y, all.gate);
   }
@@ -178,16 +191,19 @@ class RouterMixer final : public Layer {
   void at_step(int64_t step) override {
     step_ = step;
     hard_ = phases_.hard(step);
-    const double sharpness = 1 / phases_.tau(step);
-    if (sharpness != sharpness_now_ && !sharpness_.is_meta())
-      sharpness_.copy_from(
-          full(sharpness_.shape(), sharpness, sharpness_.dtype()).to(sharpness_.device()));
-    sharpness_now_ = sharpness;
-    if (noise_ && hard_) draw();
+    set(sharpness_, sharpness_now_, 1 / phases_.tau(step));
+    set(free_, free_now_, -phases_.budget(step, budget_));
+    if (noise_) draw();
   }
   int64_t form() const override { return hard_ ? 1 : 0; }
 
  private:
+  // All of a buffer, where recorded work reads it; `now` is what it holds.
+  static void set(const Tensor& t, double& now, double value) {
+    if (value != now && !t.is_meta()) t.copy_from(full(t.shape(), value, t.dtype()).to(t.device()));
+    now = value;
+  }
+
   // What the first token of its block gives, for each token of x [B, T, n]; the state keeps that of
   // the last block.
   static Var led(const Var& x, const char* name, const Tensor& lead, Context& c) {
@@ -222,13 +238,13 @@ class RouterMixer final : public Layer {
     return apply<kernels::Router>({z}, o).weight;
   }
 
-  Var cost(const Var& p, int64_t B, int64_t T, const Context& c) const {
+  Var cost(const Var& z, int64_t B, int64_t T, const Context& c) const {
+    const Var p = probabilities(z);
     const Tensor parts =
         kernels::route_parts(B, T, window_, selection_.options(c), p.dtype(), p.value().device());
     const Var mean = autograd::scale(autograd::sum(autograd::multiply(p, Var(parts))),
                                      1 / static_cast<double>(B * T));
-    const Tensor free = full({1}, -budget_, mean.dtype(), mean.value().device());
-    return autograd::scale(activation(autograd::add(mean, Var(free)), "relu"), price_);
+    return autograd::scale(activation(autograd::add(mean, Var(free_)), "relu"), price_);
   }
 
   Var attend(const HeadProjections::Result& x, const Tensor& mask, const Context& c) const {
@@ -240,9 +256,10 @@ class RouterMixer final : public Layer {
     return reshape(autograd::multiply_along(reshape(y, {w.size(0), -1}), w, 0), y.shape());
   }
 
-  Var soft(const HeadProjections::Result& x, const Var& p, const Tensor& selected,
+  Var soft(const HeadProjections::Result& x, const Var& drawn, const Tensor& selected,
            const Context& c) const {
-    const int64_t R = p.size(0);
+    const int64_t R = drawn.size(0);
+    const Var p = probabilities(autograd::multiply_along(drawn, Var(sharpness_), -1));
     const auto share = [&](int64_t m) { return reshape(autograd::slice(p, 1, m, m + 1), {R}); };
     Var y = weighted(attend(x, selected, c), share(kernels::kSelectedRoute));
     for (const int64_t m : {kernels::kWindowRoute, kernels::kFullRoute}) {
@@ -255,12 +272,12 @@ class RouterMixer final : public Layer {
     return y;
   }
 
-  Var hard(const HeadProjections::Result& x, const Var& z, const Var& p, const Tensor& mask,
+  Var hard(const HeadProjections::Result& x, const Var& z, const Var& drawn, const Tensor& mask,
            const Context& c) const {
-    const Tensor route = chosen_route(z, x, c);
+    const Tensor route = largest(drawn);
     take(mask, route, x, c);
     const Var y = attend(x, mask, c);
-    return c.training ? weighted(y, factor(z, p, route)) : y;
+    return c.training ? weighted(y, factor(z, route)) : y;
   }
 
   void take(const Tensor& mask, const Tensor& route, const HeadProjections::Result& x,
@@ -268,25 +285,23 @@ class RouterMixer final : public Layer {
     kernels::take_routes(mask, route, x.k.size(1), window_, selection_.options(c));
   }
 
-  // i32 [R], by the largest of z, or of z with noise.
-  Tensor chosen_route(const Var& z, const HeadProjections::Result& x, const Context& c) const {
+  // i32 [R]: of each row.
+  static Tensor largest(const Var& z) {
     const autograd::NoGrad no_grad;
     kernels::Router::Options o;
     o.index = empty({z.size(0), 1}, Dtype::i32, z.value().device());
-    Var scores = z.value();
-    if (c.training) scores = autograd::add(scores, noise(x.q.size(0), x.q.size(1), scores, c));
-    apply<kernels::Router>({scores}, o);
+    apply<kernels::Router>({z.value()}, o);
     return o.index.reshape({-1});
   }
 
   // One, exactly, with the gradient of log p of the route.
-  Var factor(const Var& z, const Var& p, const Tensor& route) const {
+  Var factor(const Var& z, const Tensor& route) const {
     const int64_t R = z.size(0);
     Var slope, one;
     {
       const autograd::NoGrad no_grad;
       slope = autograd::add(apply<kernels::PermuteRows>({Var(unit_), {}}, {route}).y,
-                            autograd::scale(p.value(), -1));
+                            autograd::scale(probabilities(z), -1));
       one = full({R, 1}, 1, z.dtype(), z.value().device());
     }
     const Var ones = full({1, kRoutes}, 1, z.dtype(), z.value().device());
@@ -334,12 +349,13 @@ class RouterMixer final : public Layer {
   uint64_t seed_;
   int64_t layer_;
   Tensor sharpness_;  // [routes], 1 / tau, where recorded work reads it
+  Tensor free_;       // [1], minus the budget
   Tensor unit_;       // [routes, routes]
   std::optional<LinearPath> linear_;
   std::optional<Norm> norm_;
   int64_t step_ = 0;
   bool hard_ = false;
-  double sharpness_now_ = 1;
+  double sharpness_now_ = 1, free_now_ = -1;
   mutable Tensor noise_;  // [B * slots, routes] of the step
 };
 

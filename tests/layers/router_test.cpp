@@ -179,9 +179,10 @@ TEST_CASE("router: what no choice sees is never read") {
 }
 
 TEST_CASE("router: the price of what is seen beyond the budget has the gradient of differences") {
-  for (const std::string& phase : {std::string(), kHard}) {
+  for (const int64_t step : {3, 4}) {  // the last of the anneal, and hard
     const Made m =
-        router("block = 4\ntop_k = 2\nbudget = 0.1\nprice = 3\ntemperature = 0.7" + phase);
+        router("block = 4\ntop_k = 2\nbudget = 0.1\nprice = 3\nsoft_steps = 0\nanneal_steps = 4");
+    m.layer->at_step(step);
     const Var x = Var::leaf(sample({2, 21, 12}, "x"));
     const auto loss = [&] {
       std::vector<Var> losses;
@@ -190,10 +191,36 @@ TEST_CASE("router: the price of what is seen beyond the budget has the gradient 
       m.layer->forward(x, c);
       return losses.at(0);
     };
+    CHECK(loss().value().item() > 0.1);
     const auto report = check_gradients(loss, x, m.parameters);
-    INFO(phase << failures(report));
+    INFO("step " << step << "\n" << failures(report));
     CHECK(report.passed());
-    CHECK(parameter(m, "router.weight").grad());
+  }
+}
+
+TEST_CASE(
+    "router: a mixture that is drawn has the gradient of differences, and draws in training") {
+  const Made m = router("block = 4\ntop_k = 2\nsoft_steps = 0\nanneal_steps = 4");
+  m.layer->at_step(2);
+  const Var x = Var::leaf(sample({2, 13, 12}, "x"));
+  CHECK(distance(trained(*m.layer, x).value(), run(*m.layer, x).value()) > 1e-3);
+  const auto report =
+      check_gradients([&] { return weighted(trained(*m.layer, x)); }, x, m.parameters);
+  INFO(failures(report));
+  CHECK(report.passed());
+}
+
+TEST_CASE("router: all is free while choices are soft, then the budget falls to its own") {
+  const Made m =
+      always(whole, "block = 4\nprice = 2\nbudget = 0.2\nsoft_steps = 2\nanneal_steps = 4");
+  const Var x(sample({1, 9, 12}, "x"));
+  for (const auto& [step, price] : {std::pair{0, 0.0}, {2, 0.0}, {4, 0.8}, {6, 1.6}, {9, 1.6}}) {
+    m.layer->at_step(step);
+    std::vector<Var> losses;
+    Context c;
+    c.losses = &losses;
+    m.layer->forward(x, c);
+    CHECK(losses.at(0).value().item() == Approx(price));
   }
 }
 
@@ -228,8 +255,7 @@ TEST_CASE("router: the price counts keys, and what the budget covers is free") {
 TEST_CASE(
     "router: the gradient of a draw is its formula, and the result that of the choice drawn") {
   const int64_t B = 5, T = 22, block = 4, D = 12, slots = 6, step = 7;
-  const double tau = 0.4;
-  const Made m = router("block = 4\ntop_k = 2\nlinear = \"none\"\ntemperature = 0.4" + kHard);
+  const Made m = router("block = 4\ntop_k = 2\nlinear = \"none\"" + kHard);
   m.layer->at_step(step);
   for (const char* name : {"router.weight", "router.bias"}) {  // so small that each choice is met
     const Tensor& t = parameter(m, name).value();
@@ -254,7 +280,6 @@ TEST_CASE(
       for (int64_t r = 0; r < 4; ++r) {
         z[r] = bias[r];
         for (int64_t d = 0; d < D; ++d) z[r] += W(r, d) * xv(b, lead, d);
-        z[r] /= tau;
         sum += p[r] = std::exp(z[r]);
         const auto at = static_cast<uint64_t>((b * slots + t / block) * 4 + r);
         const double noisy = z[r] - std::log(-std::log(random.uniform(at) + 0x1.0p-54));
@@ -265,7 +290,7 @@ TEST_CASE(
       }
       for (int64_t d = 0; d < D; ++d) u += yv(b, t, d) * wv(b, t, d);
       for (int64_t r = 0; r < 4; ++r)
-        wanted[static_cast<size_t>(r)] += ((r == chosen) - p[r] / sum) * u / tau;
+        wanted[static_cast<size_t>(r)] += ((r == chosen) - p[r] / sum) * u;
       ++drawn[static_cast<size_t>(chosen)];
       bool nothing = true;
       for (int64_t d = 0; d < D; ++d) nothing = nothing && yv(b, t, d) == 0;

@@ -3,8 +3,8 @@
 // whose mean keys fit best, or all of the past. A linear path with the same q, k and v goes along
 // with it always.
 //
-//   z = W x + b,  p = softmax(z)         of the first token of a block, for the whole block
-//   y = o_proj(sum_m w_m norm(y_m) + linear),  w = softmax(z / tau)      while the choice is soft
+//   z = (W x + b) / tau,  p = softmax(z)          of a block's first token, for the whole block
+//   y = o_proj(sum_m p_m norm(y_m) + linear)             while the choice is soft
 //   y = o_proj(norm(y_m) + linear),  m the largest       once it is hard: one call of block_sparse,
 //                                                        whose mask has the rows of what was chosen
 //
@@ -12,11 +12,11 @@
 // prompt and single tokens choose alike. In generation the state keeps what that token gave.
 //
 // Phases follow from the step alone. For `soft_steps` tau is 1; then it falls to `temperature` in
-// `anneal_steps`; then choices are hard. A step of training adds Gumbel noise to z, a function of
-// seed, layer, step, row and slot of the block. Without it a mixture learns to live on a small part
-// of what attention gives, for o_proj can make up for the rest, and its largest part may be
-// nothing. With it a mixture is a draw that the temperature smooths, and nothing jumps where it
-// turns hard. The gradient of a hard draw is
+// `anneal_steps`; then choices are hard. A step of training adds Gumbel noise, a function of seed,
+// layer, step, row and slot of the block: to W x + b while choices are soft, to z once they are
+// hard, and so less of it. Without noise a mixture learns to live on a small part of what attention
+// gives, for o_proj can make up for the rest, and its largest part may be nothing. With it a
+// mixture is a draw that the temperature smooths. The gradient of a hard draw is
 //   dz_m = (1[m = m*] - p_m) <norm(y_m*), dy>,
 // that of log p_m* times the result. All else takes the largest p and has the gradient of what it
 // computes, in which a choice is constant. A norm would hide the factor of p from its gradient, so
@@ -168,11 +168,13 @@ class RouterMixer final : public Layer {
     const Tensor lead = kernels::block_leads(B, T, S, c.state != nullptr, selection_.options(c),
                                              x.value().device());
     const Var scores = wide(product(x, weight_, bias_));
-    const Var z = rows(led(scores, "lead_scores", lead, c));
+    const Var raw = rows(led(scores, "lead_scores", lead, c)), z = sharp(raw);
     const Tensor selected = chosen_blocks(all, lead, c);
     if (c.losses && price_ > 0) c.losses->push_back(cost(z, B, T, c));
-    const Var drawn = c.training ? autograd::add(z, noise(B, T, z, c)) : z;
-    Var y = hard_ ? hard(all, z, drawn, selected, c) : soft(all, drawn, selected, c);
+    const Var g = c.training ? noise(B, T, z, c) : Var();
+    const auto drawn = [&](const Var& x) { return g ? autograd::add(x, g) : x; };
+    Var y = hard_ ? hard(all, z, drawn(z), selected, c)
+                  : soft(all, g ? sharp(drawn(raw)) : z, selected, c);
     if (linear_) y = autograd::add(y, (*linear_)(x, own, c));
     return heads_.out(y, all.gate);
   }
@@ -228,6 +230,8 @@ class RouterMixer final : public Layer {
                                   x.k.size(1), o);
   }
 
+  Var sharp(const Var& z) const { return autograd::multiply_along(z, Var(sharpness_), -1); }
+
   // softmax(z), [R, routes].
   static Var probabilities(const Var& z) {
     kernels::Router::Options o;
@@ -259,7 +263,7 @@ class RouterMixer final : public Layer {
   Var soft(const HeadProjections::Result& x, const Var& drawn, const Tensor& selected,
            const Context& c) const {
     const int64_t R = drawn.size(0);
-    const Var p = probabilities(autograd::multiply_along(drawn, Var(sharpness_), -1));
+    const Var p = probabilities(drawn);
     const auto share = [&](int64_t m) { return reshape(autograd::slice(p, 1, m, m + 1), {R}); };
     Var y = weighted(attend(x, selected, c), share(kernels::kSelectedRoute));
     for (const int64_t m : {kernels::kWindowRoute, kernels::kFullRoute}) {

@@ -255,7 +255,8 @@ TEST_CASE("router: the price counts keys, and what the budget covers is free") {
 TEST_CASE(
     "router: the gradient of a draw is its formula, and the result that of the choice drawn") {
   const int64_t B = 5, T = 22, block = 4, D = 12, slots = 6, step = 7;
-  const Made m = router("block = 4\ntop_k = 2\nlinear = \"none\"" + kHard);
+  const double tau = 0.4;
+  const Made m = router("block = 4\ntop_k = 2\nlinear = \"none\"\ntemperature = 0.4" + kHard);
   m.layer->at_step(step);
   for (const char* name : {"router.weight", "router.bias"}) {  // so small that each choice is met
     const Tensor& t = parameter(m, name).value();
@@ -280,6 +281,7 @@ TEST_CASE(
       for (int64_t r = 0; r < 4; ++r) {
         z[r] = bias[r];
         for (int64_t d = 0; d < D; ++d) z[r] += W(r, d) * xv(b, lead, d);
+        z[r] /= tau;
         sum += p[r] = std::exp(z[r]);
         const auto at = static_cast<uint64_t>((b * slots + t / block) * 4 + r);
         const double noisy = z[r] - std::log(-std::log(random.uniform(at) + 0x1.0p-54));
@@ -290,7 +292,7 @@ TEST_CASE(
       }
       for (int64_t d = 0; d < D; ++d) u += yv(b, t, d) * wv(b, t, d);
       for (int64_t r = 0; r < 4; ++r)
-        wanted[static_cast<size_t>(r)] += ((r == chosen) - p[r] / sum) * u;
+        wanted[static_cast<size_t>(r)] += ((r == chosen) - p[r] / sum) * u / tau;
       ++drawn[static_cast<size_t>(chosen)];
       bool nothing = true;
       for (int64_t d = 0; d < D; ++d) nothing = nothing && yv(b, t, d) == 0;

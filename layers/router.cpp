@@ -12,11 +12,11 @@
 // prompt and single tokens choose alike. In generation the state keeps what that token gave.
 //
 // Phases follow from the step alone. For `soft_steps` tau is 1; then it falls to `temperature` in
-// `anneal_steps`; then choices are hard. A step of training adds Gumbel noise, a function of seed,
-// layer, step, row and slot of the block: to W x + b while choices are soft, to z once they are
-// hard, and so less of it. Without noise a mixture learns to live on a small part of what attention
-// gives, for o_proj can make up for the rest, and its largest part may be nothing. With it a
-// mixture is a draw that the temperature smooths. The gradient of a hard draw is
+// `anneal_steps`; then choices are hard. From the anneal on a step of training adds Gumbel noise, a
+// function of seed, layer, step, row and slot of the block: to W x + b in the anneal, to z once
+// choices are hard, and so less of it. Without noise a mixture learns to live on a small part of
+// what attention gives, for o_proj can make up for the rest, and its largest part may be nothing.
+// With it a mixture is a draw that the temperature smooths. The gradient of a hard draw is
 //   dz_m = (1[m = m*] - p_m) <norm(y_m*), dy>,
 // that of log p_m* times the result. All else takes the largest p and has the gradient of what it
 // computes, in which a choice is constant. A norm would hide the factor of p from its gradient, so
@@ -113,6 +113,7 @@ class Phases {
         anneal_(t.integer("anneal_steps", kSteps, 1000)),
         last_(t.number("temperature", Numbers{.least = 0, .most = 1, .above = true}, 0.3)) {}
 
+  bool draws(int64_t step) const { return step >= soft_; }
   bool hard(int64_t step) const { return step >= soft_ + anneal_; }
   double tau(int64_t step) const {
     if (step < soft_) return 1;
@@ -327,8 +328,8 @@ class RouterMixer final : public Layer {
   void draw() const {
     if (noise_.is_meta()) return;
     const Random random(seed_, stream_of(concat("router.", layer_, ".", step_)));
-    const Tensor drawn = empty(noise_.shape(), Dtype::f64);
-    for (int64_t i = 0; i < drawn.numel(); ++i) {
+    const Tensor drawn = zeros(noise_.shape(), Dtype::f64);
+    for (int64_t i = 0; i < drawn.numel() && phases_.draws(step_); ++i) {
       const double u = random.uniform(static_cast<uint64_t>(i)) + 0x1.0p-54;
       drawn.data<double>()[i] = -std::log(-std::log(u));
     }

@@ -12,15 +12,16 @@
 // prompt and single tokens choose alike. In generation the state keeps what that token gave.
 //
 // Phases follow from the step alone. For `soft_steps` tau is 1; then it falls to `temperature` in
-// `anneal_steps`; then choices are hard. From the anneal on a step of training adds Gumbel noise, a
-// function of seed, layer, step, row and slot of the block: to W x + b in the anneal, to z once
-// choices are hard, and so less of it. Without noise a mixture learns to live on a small part of
-// what attention gives, for o_proj can make up for the rest, and its largest part may be nothing.
-// With it a mixture is a draw that the temperature smooths. The gradient of a hard draw is
+// `anneal_steps`; then choices are hard: drawn for `draw_steps`, and settled after them. Until
+// choices are settled a step of training adds Gumbel noise, `noise` times, a function of seed,
+// layer, step, row and slot of the block: to W x + b while choices are soft, to z once they are
+// hard, and so less of it. Without noise a mixture learns to live on a small part of what attention
+// gives, for o_proj can make up for the rest, and its largest part may be nothing. With it a mixture
+// is a draw that the temperature smooths. The gradient of a hard draw is
 //   dz_m = (1[m = m*] - p_m) <norm(y_m*), dy>,
 // that of log p_m* times the result. All else takes the largest p and has the gradient of what it
-// computes, in which a choice is constant. A norm would hide the factor of p from its gradient, so
-// it stands before it, on each branch.
+// computes, in which a choice is constant; W and b have none, and no choice has a price. A norm
+// would hide the factor of p from its gradient, so it stands before it, on each branch.
 //
 // C, the mean over tokens of the part of its past that a token sees by p, is free up to a budget,
 // and costs `price` nats for each whole attention beyond. So a layer buys what is worth more to the
@@ -111,9 +112,10 @@ class Phases {
   explicit Phases(const TomlTable& t)
       : soft_(t.integer("soft_steps", kSteps, 1000)),
         anneal_(t.integer("anneal_steps", kSteps, 1000)),
+        draw_(t.integer("draw_steps", kSteps, 0)),
         last_(t.number("temperature", Numbers{.least = 0, .most = 1, .above = true}, 0.3)) {}
 
-  bool draws(int64_t step) const { return step >= soft_; }
+  bool settled(int64_t step) const { return step >= soft_ + anneal_ + draw_; }
   bool hard(int64_t step) const { return step >= soft_ + anneal_; }
   double tau(int64_t step) const {
     if (step < soft_) return 1;
@@ -133,7 +135,7 @@ class Phases {
     return static_cast<double>(step - soft_) / static_cast<double>(anneal_);
   }
 
-  int64_t soft_, anneal_;
+  int64_t soft_, anneal_, draw_;
   double last_;
 };
 
@@ -146,6 +148,7 @@ class RouterMixer final : public Layer {
         phases_(t),
         budget_(t.number("budget", {0, 1}, 0.25)),
         price_(t.number("price", kLossWeight, 1)),
+        noise_scale_(t.number("noise", {0, 10}, 1)),
         weight_(b.parameter("router.weight", {kRoutes, spec.width}, Init::constant(0), false)),
         bias_(b.parameter("router.bias", {kRoutes}, Init::constant(0), false)),
         seed_(spec.seed),
@@ -171,8 +174,8 @@ class RouterMixer final : public Layer {
     const Var scores = wide(product(x, weight_, bias_));
     const Var raw = rows(led(scores, "lead_scores", lead, c)), z = sharp(raw);
     const Tensor selected = chosen_blocks(all, lead, c);
-    if (c.losses && price_ > 0) c.losses->push_back(cost(z, B, T, c));
-    const Var g = c.training ? noise(B, T, z, c) : Var();
+    if (c.losses && price_ > 0 && !settled_) c.losses->push_back(cost(z, B, T, c));
+    const Var g = c.training && !settled_ ? noise(B, T, z, c) : Var();
     const auto drawn = [&](const Var& x) { return g ? autograd::add(x, g) : x; };
     Var y = hard_ ? hard(all, z, drawn(z), selected, c)
                   : soft(all, g ? sharp(drawn(raw)) : z, selected, c);
@@ -194,11 +197,12 @@ class RouterMixer final : public Layer {
   void at_step(int64_t step) override {
     step_ = step;
     hard_ = phases_.hard(step);
+    settled_ = phases_.settled(step);
     set(sharpness_, sharpness_now_, 1 / phases_.tau(step));
     set(free_, free_now_, -phases_.budget(step, budget_));
     if (noise_) draw();
   }
-  int64_t form() const override { return hard_ ? 1 : 0; }
+  int64_t form() const override { return settled_ ? 2 : hard_ ? 1 : 0; }
 
  private:
   // All of a buffer, where recorded work reads it; `now` is what it holds.
@@ -282,7 +286,7 @@ class RouterMixer final : public Layer {
     const Tensor route = largest(drawn);
     take(mask, route, x, c);
     const Var y = attend(x, mask, c);
-    return c.training ? weighted(y, factor(z, route)) : y;
+    return c.training && !settled_ ? weighted(y, factor(z, route)) : y;
   }
 
   void take(const Tensor& mask, const Tensor& route, const HeadProjections::Result& x,
@@ -326,12 +330,12 @@ class RouterMixer final : public Layer {
     return apply<kernels::PermuteRows>({Var(noise_), {}}, {slot}).y;
   }
   void draw() const {
-    if (noise_.is_meta()) return;
+    if (noise_.is_meta() || settled_) return;
     const Random random(seed_, stream_of(concat("router.", layer_, ".", step_)));
     const Tensor drawn = zeros(noise_.shape(), Dtype::f64);
-    for (int64_t i = 0; i < drawn.numel() && phases_.draws(step_); ++i) {
+    for (int64_t i = 0; i < drawn.numel() && noise_scale_ > 0; ++i) {
       const double u = random.uniform(static_cast<uint64_t>(i)) + 0x1.0p-54;
-      drawn.data<double>()[i] = -std::log(-std::log(u));
+      drawn.data<double>()[i] = -std::log(-std::log(u)) * noise_scale_;
     }
     noise_.copy_from(drawn.to(noise_.dtype()).to(noise_.device()));
   }
@@ -349,7 +353,7 @@ class RouterMixer final : public Layer {
   Selection selection_;
   int64_t window_;
   Phases phases_;
-  double budget_, price_;
+  double budget_, price_, noise_scale_;
   Var weight_, bias_;
   uint64_t seed_;
   int64_t layer_;
@@ -359,7 +363,7 @@ class RouterMixer final : public Layer {
   std::optional<LinearPath> linear_;
   std::optional<Norm> norm_;
   int64_t step_ = 0;
-  bool hard_ = false;
+  bool hard_ = false, settled_ = false;
   double sharpness_now_ = 1, free_now_ = -1;
   mutable Tensor noise_;  // [B * slots, routes] of the step
 };

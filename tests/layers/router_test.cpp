@@ -19,7 +19,7 @@ namespace {
 
 enum Choice { none, window, selected, whole };
 
-const std::string kHard = "\nsoft_steps = 0\nanneal_steps = 0\n";
+const std::string kHard = "\nsoft_steps = 0\nanneal_steps = 0\ndraw_steps = 1000\n";
 
 const Var& parameter(const Made& m, const std::string& name) {
   for (const Parameter& p : m.parameters)
@@ -180,8 +180,9 @@ TEST_CASE("router: what no choice sees is never read") {
 
 TEST_CASE("router: the price of what is seen beyond the budget has the gradient of differences") {
   for (const int64_t step : {3, 4}) {  // the last of the anneal, and hard
-    const Made m =
-        router("block = 4\ntop_k = 2\nbudget = 0.1\nprice = 3\nsoft_steps = 0\nanneal_steps = 4");
+    const Made m = router(
+        "block = 4\ntop_k = 2\nbudget = 0.1\nprice = 3\nsoft_steps = 0\nanneal_steps = 4\n"
+        "draw_steps = 9");
     m.layer->at_step(step);
     const Var x = Var::leaf(sample({2, 21, 12}, "x"));
     const auto loss = [&] {
@@ -211,8 +212,9 @@ TEST_CASE(
 }
 
 TEST_CASE("router: all is free while choices are soft, then the budget falls to its own") {
-  const Made m =
-      always(whole, "block = 4\nprice = 2\nbudget = 0.2\nsoft_steps = 2\nanneal_steps = 4");
+  const Made m = always(whole,
+                        "block = 4\nprice = 2\nbudget = 0.2\nsoft_steps = 2\nanneal_steps = 4\n"
+                        "draw_steps = 9");
   const Var x(sample({1, 9, 12}, "x"));
   for (const auto& [step, price] : {std::pair{0, 0.0}, {2, 0.0}, {4, 0.8}, {6, 1.6}, {9, 1.6}}) {
     m.layer->at_step(step);
@@ -346,13 +348,35 @@ TEST_CASE("router: blocks that are computed again see the draw of the first time
 }
 
 TEST_CASE("router: a model says when its operations change") {
-  const Made m = router("soft_steps = 2\nanneal_steps = 3");
+  const Made m = router("soft_steps = 2\nanneal_steps = 3\ndraw_steps = 2");
   std::vector<int64_t> forms;
-  for (const int64_t step : {0, 2, 4, 5, 6, 4}) {
+  for (const int64_t step : {0, 2, 4, 5, 6, 7, 9, 4}) {
     m.layer->at_step(step);
     forms.push_back(m.layer->form());
   }
-  CHECK(forms == std::vector<int64_t>{0, 0, 0, 1, 1, 0});
+  CHECK(forms == std::vector<int64_t>{0, 0, 0, 1, 1, 2, 2, 0});
+}
+
+TEST_CASE("router: a settled choice is the largest, has no price, and leaves the router as it is") {
+  const Made m = router(
+      "block = 4\ntop_k = 2\nbudget = 0\nprice = 3\nsoft_steps = 1\nanneal_steps = 1\n"
+      "draw_steps = 1");
+  const Var x = Var::leaf(sample({2, 40, 12}, "x"));
+  for (const int64_t step : {0, 1, 2, 3}) {
+    INFO("step " << step);
+    m.layer->at_step(step);
+    std::vector<Var> losses;
+    Context c;
+    c.training = true;
+    c.losses = &losses;
+    const Var y = m.layer->forward(x, c);
+    const bool settled = step == 3;
+    CHECK(same_bits(y.value(), run(*m.layer, x).value()) == settled);
+    CHECK(losses.size() == (settled ? 0 : 1));
+    parameter(m, "router.weight").drop_grad();
+    autograd::backward(weighted(y));
+    CHECK(bool(parameter(m, "router.weight").grad()) != settled);
+  }
 }
 
 TEST_CASE("router: what was chosen is counted, and the keys that a token saw") {

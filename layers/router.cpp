@@ -16,8 +16,8 @@
 // choices are settled a step of training adds Gumbel noise, `noise` times, a function of seed,
 // layer, step, row and slot of the block: to W x + b while choices are soft, to z once they are
 // hard, and so less of it. Without noise a mixture learns to live on a small part of what attention
-// gives, for o_proj can make up for the rest, and its largest part may be nothing. With it a mixture
-// is a draw that the temperature smooths. The gradient of a hard draw is
+// gives, for o_proj can make up for the rest, and its largest part may be nothing. With it a
+// mixture is a draw that the temperature smooths. The gradient of a hard draw is
 //   dz_m = (1[m = m*] - p_m) <norm(y_m*), dy>,
 // that of log p_m* times the result. All else takes the largest p and has the gradient of what it
 // computes, in which a choice is constant; W and b have none, and no choice has a price. A norm

@@ -371,7 +371,8 @@ TEST_CASE("router: a settled choice is the largest, has no price, and leaves the
     c.losses = &losses;
     const Var y = m.layer->forward(x, c);
     const bool settled = step == 3;
-    CHECK(same_bits(y.value(), run(*m.layer, x).value()) == settled);
+    const bool largest = same_bits(y.value(), run(*m.layer, x).value());
+    CHECK((settled ? largest : step == 2 || !largest));  // a hard draw may be the largest
     CHECK(losses.size() == (settled ? 0 : 1));
     parameter(m, "router.weight").drop_grad();
     autograd::backward(weighted(y));

@@ -372,6 +372,7 @@ TEST_CASE("borders: a constant that cuts work brings its sizes") {
       {"kSubs", "chunks in sub-chunks"},
       {"kSubChunk", "a benchmark"},
       {"kStepNumbers", "numbers of a step"},
+      {"kRoutes", "choices of a router"},
   };
   const auto read = [](const fs::path& path) {
     std::ifstream in(path);

@@ -409,9 +409,9 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
           key.path.ends_with(".type") ||
           !tried.insert(key.path + (task ? " of a task" : "")).second)
         continue;
-      std::vector<std::string> others = {"layer",   "post",   "learned", "gelu",          "relu",
-                                         "window",  "line",   "wsd",     "sentencepiece", "copy",
-                                         "unigram", "linear", "softplus"};
+      std::vector<std::string> others = {"layer",   "post",   "learned",  "gelu",          "relu",
+                                         "window",  "line",   "wsd",      "sentencepiece", "copy",
+                                         "unigram", "linear", "softplus", "none"};
       std::vector<std::string> beside;  // what another value needs
       if (key.path.ends_with(".rotary_scaling"))
         beside = {key.path.substr(0, key.path.find('.')) + ".rotary_factor=4"};

@@ -17,6 +17,7 @@
 #include "core/random.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
+#include "tests/message.h"
 #include "tests/paths.h"
 
 namespace {
@@ -24,16 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace weft;
 using weft::tests::Folder;
-
-template <class F>
-std::string message(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using weft::tests::message;
 
 bool contains(const std::string& text, const std::string& part) {
   INFO(text << "\nlacks: " << part);

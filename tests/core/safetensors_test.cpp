@@ -12,6 +12,7 @@
 #include "core/random.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
+#include "tests/message.h"
 #include "tests/paths.h"
 
 namespace {
@@ -19,16 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace weft;
 using weft::tests::Folder;
-
-template <class F>
-std::string message(const F& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using weft::tests::message;
 
 // One line that names the file and says what is wrong.
 void says(const std::string& text, const std::vector<std::string>& parts) {

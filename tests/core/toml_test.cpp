@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "tests/catch.h"
+#include "tests/message.h"
 
 namespace {
 
 using weft::toml_from_text;
 using weft::TomlTable;
 using weft::TomlType;
+using weft::tests::message;
 
 constexpr weft::Integers kAny{0, std::numeric_limits<int64_t>::max()};
 constexpr weft::Numbers kReal{-1e300, 1e300};
@@ -31,16 +33,6 @@ steps = 10
 [[stage]]
 steps = 20
 )";
-
-template <class F>
-std::string message(const F& f) {
-  try {
-    f();
-  } catch (const weft::Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 }  // namespace
 

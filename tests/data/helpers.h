@@ -10,18 +10,10 @@
 #include "data/dataset.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
+#include "tests/message.h"
 
 using weft::tests::Folder;
-
-template <class F>
-std::string message(const F& f) {
-  try {
-    f();
-  } catch (const weft::Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using weft::tests::message;
 
 inline bool contains(const std::string& text, const std::string& part) {
   INFO(text << "\nlacks: " << part);

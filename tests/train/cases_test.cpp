@@ -6,6 +6,7 @@
 
 #include "core/file.h"
 #include "tests/catch.h"
+#include "tests/message.h"
 #include "tests/train/answers.h"
 #include "tests/train/program.h"
 #include "train/workbench/operation_file.h"
@@ -25,13 +26,8 @@ std::set<std::string> entries(const std::string& folder) {
 }
 
 std::string refusal(const CasesArguments& arguments) {
-  try {
-    std::ostringstream out;
-    run_cases(arguments, out);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  std::ostringstream out;
+  return message([&] { run_cases(arguments, out); });
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "core/hdf5.h"
 #include "tests/catch.h"
 #include "tests/folder.h"
+#include "tests/message.h"
 #include "tests/paths.h"
 
 using namespace weft;
@@ -35,13 +36,8 @@ std::string run(const std::vector<std::string>& words, int status = 0) {
 }
 
 std::string refusal(const std::vector<std::string>& words) {
-  try {
-    std::ostringstream out;
-    run_op(op_arguments(words), out);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  std::ostringstream out;
+  return tests::message([&] { run_op(op_arguments(words), out); });
 }
 
 const Tensor x = normal({5, 3}, 1, "x"), w = normal({4, 3}, 1, "w"), dy = normal({5, 4}, 1, "dy");

@@ -6,6 +6,7 @@
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/message.h"
 #include "tests/paths.h"
 
 using namespace weft;
@@ -18,12 +19,7 @@ std::string path_of(const std::string& name) {
 }
 
 std::string refusal(const std::string& name) {
-  try {
-    read_operation_file(path_of(name), kernels::operation("delta"));
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+  return tests::message([&] { read_operation_file(path_of(name), kernels::operation("delta")); });
 }
 
 }  // namespace

@@ -189,7 +189,8 @@ class RouterMixer final : public Layer {
     const double blocks = static_cast<double>(T) / static_cast<double>(2 * selection_.block());
     const double full = static_cast<double>(T + 1) / 2;
     const double keys =
-        price_ > 0 ? budget_ * full : (keys_seen(T, window_) + selection_.keys_seen(T) + full) / 4;
+        price_ > 0 ? budget_ * full
+                   : (selection_.keys_seen(T, window_) + selection_.keys_seen(T) + full) / 4;
     return H * (kernels::softmax_flops(keys, K, K).forward + 2 * blocks * K) +
            (linear_ ? linear_->flops() : 0);
   }
@@ -338,15 +339,6 @@ class RouterMixer final : public Layer {
       drawn.data<double>()[i] = -std::log(-std::log(u)) * noise_scale_;
     }
     noise_.copy_from(drawn.to(noise_.dtype()).to(noise_.device()));
-  }
-
-  // Mean number of keys that a token sees of the last `blocks` blocks of a text of T.
-  double keys_seen(int64_t T, int64_t blocks) const {
-    const int64_t b = selection_.block();
-    double sum = 0;
-    for (int64_t i = 0; i < T; ++i)
-      sum += static_cast<double>(std::min(i / b, blocks - 1) * b + i % b + 1);
-    return sum / static_cast<double>(T);
   }
 
   HeadProjections heads_;

@@ -47,10 +47,10 @@ Var Selection::attend(const HeadProjections::Result& x, const Tensor& mask, bool
   return autograd::apply<BlockSparse>({x.q, x.k, x.v}, o).o;
 }
 
-double Selection::keys_seen(int64_t T) const {
+double Selection::keys_seen(int64_t T, int64_t blocks) const {
   double sum = 0;
   for (int64_t i = 0; i < T; ++i)
-    sum += static_cast<double>(std::min(i / block_, top_k_ - 1) * block_ + i % block_ + 1);
+    sum += static_cast<double>(std::min(i / block_, blocks - 1) * block_ + i % block_ + 1);
   return sum / static_cast<double>(T);
 }
 

@@ -20,8 +20,10 @@ class Selection {
   // by_block those of a block are equal. `scale`: factor of q.k; 0: K^-1/2.
   Var attend(const HeadProjections::Result& x, const Tensor& mask, bool by_block, double scale,
              const Context& c) const;
-  // Mean number of keys that a token sees of a text of T.
-  double keys_seen(int64_t T) const;
+  // Mean number of keys that a token sees of a text of T: of its last `blocks` blocks, or of as
+  // many as it chooses.
+  double keys_seen(int64_t T, int64_t blocks) const;
+  double keys_seen(int64_t T) const { return keys_seen(T, top_k_); }
 
   int64_t block() const { return block_; }
 

@@ -3,7 +3,7 @@
 
 #include "core/parallel.h"
 #include "kernels/selection/block_means_reference.h"
-#include "kernels/selection/grid.h"
+#include "kernels/selection/grid_cpu.h"
 #include "kernels/tokens/pieces.h"
 
 namespace weft::kernels {
@@ -15,12 +15,7 @@ const Registered<BlockMeans> registered;
 
 BlockGrid grid_of(const Inputs<BlockMeans>& x, const BlockMeans::Options& o) {
   const int64_t T = x.x.size(1);
-  return {T,
-          T,
-          o.block,
-          o.cu_seqlens ? o.cu_seqlens.data<int32_t>() : nullptr,
-          document_count(o.cu_seqlens, 1),
-          o.position ? o.position.data<int32_t>() : nullptr};
+  return selection::grid_on_cpu(T, T, o.block, o.cu_seqlens, o.position);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "core/parallel.h"
-#include "kernels/selection/grid.h"
+#include "kernels/selection/grid_cpu.h"
 #include "kernels/tokens/pieces.h"
 
 namespace weft::kernels {
@@ -14,12 +14,7 @@ namespace {
 using selection::BlockGrid;
 
 BlockGrid grid_of(int64_t T, int64_t S, const SelectBlocks& o) {
-  return {T,
-          S,
-          o.block,
-          o.cu_seqlens ? o.cu_seqlens.data<int32_t>() : nullptr,
-          document_count(o.cu_seqlens, 1),
-          o.position ? o.position.data<int32_t>() : nullptr};
+  return selection::grid_on_cpu(T, S, o.block, o.cu_seqlens, o.position);
 }
 
 void check(const Tensor& q, const Tensor& means, int64_t T, int64_t S, const SelectBlocks& o) {

@@ -222,15 +222,7 @@ and a sum are two operations. Twice the length is four times the work. Memory be
 and outputs grows with the length alone.</p>)html";
   l.forward_flops = "H * 2 * (T * (T + 1) / 2) * (K + V)";
   l.backward_flops = "H * 2 * (T * (T + 1) / 2) * (3 * K + 2 * V)";
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["attention"]
-context = 256
-mlp = "none"
-[attention]
-heads = 2
-)";
+  l.recipe = small_recipe("attention", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
   l.wrong_settings = {

@@ -233,15 +233,7 @@ for each head.</p>)html";
   l.forward_flops = "H * T * (6 * K * V + 64 * (2 * K + 2 * V))";
   l.backward_flops = "H * T * (14 * K * V + 64 * (6 * K + 5 * V))";
   l.bench_without = {"g"};
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["delta"]
-context = 256
-mlp = "none"
-[delta]
-heads = 2
-)";
+  l.recipe = small_recipe("delta", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
   l.wrong_settings = {

@@ -216,15 +216,7 @@ the result, three times $2 * K * V$ operations, and the pairs inside a chunk com
 Nothing depends on the length. The state is $K * V$ numbers for each head.</p>)html";
   l.forward_flops = "H * T * (6 * K * V + 64 * (2 * K + 2 * V))";
   l.backward_flops = "H * T * (14 * K * V + 64 * (6 * K + 5 * V))";
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["gated_delta"]
-context = 256
-mlp = "none"
-[gated_delta]
-heads = 2
-)";
+  l.recipe = small_recipe("gated_delta", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
   l.wrong_settings = {

@@ -208,15 +208,7 @@ of its small chunk. Nothing depends on the length. The state is $K * V$ numbers 
 head.</p>)html";
   l.forward_flops = "H * T * (4 * K * V + 16 * (2 * K + V))";
   l.backward_flops = "H * T * (12 * K * V + 16 * (5 * K + 2 * V))";
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["gated_linear"]
-context = 256
-mlp = "none"
-[gated_linear]
-heads = 2
-)";
+  l.recipe = small_recipe("gated_linear", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
   l.wrong_settings = {

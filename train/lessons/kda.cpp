@@ -215,15 +215,7 @@ the result, three times $2 * K * V$ operations, and the pairs inside a small chu
 top. Nothing depends on the length. The state is $K * V$ numbers for each head.</p>)html";
   l.forward_flops = "H * T * (6 * K * V + 16 * (3 * K + 2 * V))";
   l.backward_flops = "H * T * (16 * K * V + 16 * (9 * K + 7 * V))";
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["kda"]
-context = 256
-mlp = "none"
-[kda]
-heads = 2
-)";
+  l.recipe = small_recipe("kda", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
   l.wrong_settings = {

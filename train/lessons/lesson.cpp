@@ -68,6 +68,12 @@ Value value_of(const std::vector<double>& row, int inner) {
 
 RegisteredLesson::RegisteredLesson(int place, Lesson (*make)()) { makers()[place] = make; }
 
+std::string small_recipe(const std::string& mixer, const std::string& settings) {
+  const std::string table = settings.empty() ? "" : concat("[", mixer, "]\n", settings, "\n");
+  return concat("[model]\nwidth = 32\nlayers = 1\npattern = [\"", mixer,
+                "\"]\ncontext = 256\nmlp = \"none\"\n", table);
+}
+
 const std::vector<Lesson>& lessons() {
   static const std::vector<Lesson> all = [] {
     std::vector<Lesson> list;

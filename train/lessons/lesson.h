@@ -92,6 +92,9 @@ struct Lesson {
   std::vector<std::pair<kernels::Settings, std::string>> wrong_settings;
 };
 
+// A recipe of one layer with this mixer, small enough to read a text while the page is made.
+std::string small_recipe(const std::string& mixer, const std::string& settings = "");
+
 // In the order in which they are read. lesson() throws Error that names the nearest.
 const std::vector<Lesson>& lessons();
 const Lesson& lesson(const std::string& name);

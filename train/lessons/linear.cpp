@@ -207,15 +207,7 @@ work. The state is $K * V$ numbers for each head; a cache of keys and values wou
   l.forward_flops = "H * T * (4 * K * V + 64 * (K + V))";
   l.backward_flops = "H * T * (8 * K * V + 64 * (3 * K + 2 * V))";
   l.bench_without = {"g"};
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["linear_attention"]
-context = 256
-mlp = "none"
-[linear_attention]
-heads = 2
-)";
+  l.recipe = small_recipe("linear_attention", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
   l.wrong_settings = {{{{"normalize", "false"}}, "you do not divide by the sum of the weights"}};

@@ -209,13 +209,7 @@ the true limit.</p>)html";
 In the formulas $H$ counts channels.</p>)html";
   l.forward_flops = "H * T * (7 * K + 10)";
   l.backward_flops = "H * T * (20 * K + 25)";
-  l.recipe = R"([model]
-width = 32
-layers = 1
-pattern = ["mamba"]
-context = 256
-mlp = "none"
-)";
+  l.recipe = small_recipe("mamba");
   l.experiments = experiments();
   l.exercises = exercises();
   return l;

@@ -54,7 +54,12 @@ void Ranks::use_device(Device device) {
 }
 
 void Ranks::transfer(const std::vector<Part>& sends, const std::vector<Part>& receives) {
-  if (planned_ || !transport_) return;  // nobody else is there
+  if (planned_) return;
+  if (!transport_) {  // nobody else is there
+    for (size_t i = 0; itself_ && i < receives.size(); ++i)
+      receives[i].tensor.copy_from(sends[i].tensor);
+    return;
+  }
   try {
     transport_->transfer(sends, receives);
   } catch (const Error& e) {

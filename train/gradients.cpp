@@ -3,11 +3,6 @@
 #include <algorithm>
 
 namespace weft::train {
-namespace {
-
-constexpr int64_t kChunk = int64_t{1} << 22;  // numbers of a slice that travel at a time
-
-}  // namespace
 
 bool joins(const TreeNode& left, const TreeNode& right) {
   return left.count == right.count && left.begin % (2 * left.count) == 0;
@@ -52,7 +47,9 @@ Gradients::Gradients(const std::vector<layers::Parameter>& parameters, const Sli
   for (int r = 0; r < ranks_.size(); ++r)
     longest =
         std::max(longest, borders_[static_cast<size_t>(r) + 1] - borders_[static_cast<size_t>(r)]);
-  chunk_ = std::min(kChunk, longest);
+  size_t nodes = 0;  // of all ranks: as many pieces are added at a time
+  for (const std::vector<TreeNode>& of_rank : nodes_) nodes += of_rank.size();
+  chunk_ = std::min(longest, kArriving / std::max<int64_t>(1, static_cast<int64_t>(nodes) - 1));
   chunks_ = longest == 0 ? 0 : (longest + chunk_ - 1) / chunk_;
   arrivals_.resize(nodes_.size());
   for (int r = 0; r < ranks_.size(); ++r)

@@ -22,6 +22,10 @@ bool joins(const TreeNode& left, const TreeNode& right);
 // begin and count are powers of two, else a few. `most` is the most that are held on the way.
 std::vector<TreeNode> nodes_within(int64_t begin, int64_t count, size_t* most = nullptr);
 
+// The most numbers of other ranks that a rank makes room for. In pieces of 64 MiB, two GPUs send 1.3
+// times the bytes a second that they send in pieces of 16 MiB.
+inline constexpr int64_t kArriving = int64_t{1} << 24;
+
 class Gradients {
  public:
   // Gives each leaf's gradient a place. `shards` are those of all ranks; on a meta device some of

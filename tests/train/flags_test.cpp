@@ -45,7 +45,7 @@ layers::Model trained(const Folder& f, const std::string& from = "run/best.h5") 
 }
 
 std::string generated(const Folder& f, std::vector<std::string> more) {
-  more.insert(more.begin(), {"generate", "run", "--prompt", "word "});
+  more.insert(more.begin(), {"generate", "run", "--device", "cpu", "--prompt", "word "});
   const Ran ran = run_weft(f, more);
   INFO(ran.text);
   CHECK(ran.status == 0);
@@ -107,7 +107,8 @@ TEST_CASE("flags: generate goes on from its prompt, each token from all before i
 TEST_CASE("flags: generate names how many tokens it wrote and the state that they took") {
   const Folder f;
   make_run(f);
-  const Ran ran = run_weft(f, {"generate", "run", "--prompt", "word ", "--tokens", "7"});
+  const Ran ran =
+      run_weft(f, {"generate", "run", "--device", "cpu", "--prompt", "word ", "--tokens", "7"});
   const int64_t bytes = generate(trained(f), {1, 2, 3, 4, 5}, 7, {}).state_bytes;
   CHECK_THAT(ran.text, ContainsSubstring("7 tokens, ") &&
                            ContainsSubstring(bytes_text(double(bytes)) + " of state"));
@@ -137,7 +138,7 @@ TEST_CASE("flags: eval takes the text it is given, packed where the run was, and
     data::BatchSource source(packed ? data::held_out_packed(all, shape)
                                     : data::held_out_windows(all, shape));
     const auto printed = [&](std::vector<std::string> more) {
-      more.insert(more.begin(), {"eval", "run", "--data", "other.txt"});
+      more.insert(more.begin(), {"eval", "run", "--device", "cpu", "--data", "other.txt"});
       const Ran ran = run_weft(f, more);
       CHECK(ran.status == 0);
       return ran.text;
@@ -167,9 +168,10 @@ TEST_CASE("flags: eval of a run is that of its held-out part, by its best checkp
   const DataSettings data = read_data(r.toml.table("data"));
   Source source(data, r, 16);
   const std::string said = evaluate(m, *source.held_out(), 0, kCpu).text();
-  CHECK(run_weft(f, {"eval", "run"}).text == "run/best.h5, step 5: " + said + "\n");
+  CHECK(run_weft(f, {"eval", "run", "--device", "cpu"}).text ==
+        "run/best.h5, step 5: " + said + "\n");
   const std::string some = evaluate(m, *source.held_out(), 1, kCpu).text();
-  CHECK(run_weft(f, {"eval", "run/best.h5", "--batches", "1"}).text ==
+  CHECK(run_weft(f, {"eval", "run/best.h5", "--device", "cpu", "--batches", "1"}).text ==
         "run/best.h5, step 5: " + some + "\n");
   CHECK(some != said);
 }

@@ -62,6 +62,27 @@ TEST_CASE("gradients: a rank holds as many sums as the tree is deep, and no more
   CHECK(nodes_within(3, 3, &most).size() == 2);
 }
 
+TEST_CASE("gradients: a slice of more numbers than travel at a time arrives whole") {
+  for (const int64_t n : {kArriving - 1, kArriving, kArriving + 1, 2 * kArriving + 77}) {
+    Ranks ranks;
+    ranks.use_itself();
+    const std::vector<layers::Parameter> one{
+        {"w", autograd::Var::leaf(empty({n}, Dtype::f32, kCpu))}};
+    const Slices slices(one, 1);
+    Gradients gradients(one, slices, ranks, 1);
+    gradients.begin_step();
+    gradients.begin_shard();
+    float* const g = one[0].var.grad().data<float>();
+    for (int64_t i = 0; i < n; ++i) g[i] = static_cast<float>(i % 65537);
+    gradients.end_shard();
+    gradients.end_step();
+    int64_t wrong = 0;
+    const float* const sum = one[0].var.grad().data<float>();
+    for (int64_t i = 0; i < n; ++i) wrong += sum[i] != static_cast<float>(i % 65537);
+    CHECK(wrong == 0);
+  }
+}
+
 TEST_CASE("slices: they cover every number once, in order, cut where the norm's pieces are") {
   const Recipe recipe = recipe_from_text(
       "[model]\nwidth = 64\nlayers = 2\npattern = [\"attention\"]\ncontext = 8\n"

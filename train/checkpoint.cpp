@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "autograd/tape.h"
+#include "core/seal.h"
 
 namespace weft::train {
 namespace {
@@ -141,6 +142,15 @@ void require_parameters(const Hdf5Reader& file, const std::vector<layers::Parame
     known.insert(name);
   }
   check_known(file, "parameters", known);
+}
+
+void require_guarded_recipe(const std::string& path, const RunState& state) {
+  constexpr size_t kGuarded = 4096;  // HDF5 has a checksum for an attribute of that size
+  require(state.recipe.size() <= kGuarded || seal_of(path) != Seal::none, path,
+          ": nothing guards its recipe, ", state.recipe.size(),
+          " bytes in a file without a seal; expected at most ", kGuarded,
+          ", or a file that this version wrote. `weft train RECIPE --resume --from ", path,
+          "` compares the recipe with yours, and writes checkpoints with a seal");
 }
 
 void load_parameters(const Hdf5Reader& file, std::vector<layers::Parameter>& parameters) {

@@ -1,4 +1,6 @@
 // Damaged checkpoints through the program: told, with exit status 2, and never another result.
+#include <hdf5.h>
+
 #include "core/error.h"
 #include "core/file.h"
 #include "tests/catch.h"
@@ -77,6 +79,31 @@ TEST_CASE("checkpoint: one of an earlier version is read") {
   INFO(ran.text);
   CHECK(ran.status == 0);
   CHECK_THAT(ran.text, ContainsSubstring("step 2"));
+}
+
+TEST_CASE("checkpoint: a long recipe that no checksum guards is taken beside one's own alone") {
+  const Folder f;
+  prepare(f);
+  // As an earlier version wrote it: no seal, and nothing that says that there was one.
+  const hid_t file = H5Fopen((f / "sound.h5").c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  REQUIRE(H5Adelete(file, "sealed") >= 0);
+  REQUIRE(H5Fclose(file) >= 0);
+  std::string whole = f.read("sound.h5");
+  if (whole.compare(whole.size() - 64, 4, "weft") == 0) whole.resize(whole.size() - 64);
+  f.write("unsealed.h5", whole);
+  for (const auto& arguments : readers("unsealed.h5")) {
+    const Ran ran = run_weft(f, arguments);
+    INFO(arguments[0] << ": " << ran.text);
+    CHECK(ran.status == (arguments[0] == "train" ? 0 : 2));
+    if (arguments[0] != "train") CHECK_THAT(ran.text, ContainsSubstring("nothing guards"));
+  }
+  CHECK(run_weft(f, {"eval", "other/checkpoints/step-0000000003.h5"}).status == 0);
+
+  const size_t at = whole.find("window = 16");
+  REQUIRE(at != std::string::npos);
+  whole[at + 10] = '7';
+  f.write("flipped.h5", whole);
+  for (const auto& arguments : readers("flipped.h5")) CHECK(run_weft(f, arguments).status == 2);
 }
 
 TEST_CASE("checkpoint: a flipped bit in a token dataset is refused by every verb that reads it") {

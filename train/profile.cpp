@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "core/error.h"
 #include "core/json.h"
 
 namespace weft::train {
@@ -24,24 +26,51 @@ std::string text(const GpuUse& u, size_t rows) {
   return all;
 }
 
-std::string trace_of(const std::vector<TraceBar>& bars) {
-  std::string text = "{\"traceEvents\": [";
-  for (const int on_gpu : {0, 1})
-    text +=
-        (on_gpu ? ",\n" : "\n") + json_line({{"ph", "M"},
-                                             {"pid", 0},
-                                             {"tid", on_gpu},
-                                             {"name", "thread_name"},
-                                             {"args", {{"name", on_gpu ? "GPU" : "operations"}}}});
-  uint64_t zero = UINT64_MAX;
-  for (const TraceBar& b : bars) zero = std::min(zero, b.begin);
+std::string packed(const std::vector<TraceBar>& bars) {
+  std::ostringstream text;
   for (const TraceBar& b : bars)
-    text += ",\n" + json_line({{"ph", "X"},
-                               {"pid", 0},
-                               {"tid", b.on_gpu ? 1 : 0},
-                               {"name", b.name},
-                               {"ts", static_cast<double>(b.begin - zero) / 1e3},
-                               {"dur", static_cast<double>(b.end - b.begin) / 1e3}});
+    text << b.begin << ' ' << b.end << ' ' << b.on_gpu << ' ' << b.name << '\n';
+  return text.str();
+}
+
+std::vector<TraceBar> unpacked(const std::string& text) {
+  std::vector<TraceBar> bars;
+  std::istringstream in(text);
+  for (TraceBar b; in >> b.begin >> b.end >> b.on_gpu && std::getline(in >> std::ws, b.name);)
+    bars.push_back(b);
+  return bars;
+}
+
+namespace {
+
+// What the bars of a rank and their rows are called.
+void add_names(std::string& text, size_t rank) {
+  const auto name = [&](const char* of, int row, const std::string& is) {
+    text += text.back() == '[' ? "\n" : ",\n";
+    text += json_line(
+        {{"ph", "M"}, {"pid", rank}, {"tid", row}, {"name", of}, {"args", {{"name", is}}}});
+  };
+  name("process_name", 0, concat("rank ", rank));
+  name("thread_name", 0, "operations");
+  name("thread_name", 1, "GPU");
+}
+
+}  // namespace
+
+std::string trace_of(const std::vector<std::vector<TraceBar>>& by_rank) {
+  std::string text = "{\"traceEvents\": [";
+  for (size_t r = 0; r < by_rank.size(); ++r) add_names(text, r);
+  uint64_t zero = UINT64_MAX;
+  for (const auto& bars : by_rank)
+    for (const TraceBar& b : bars) zero = std::min(zero, b.begin);
+  for (size_t r = 0; r < by_rank.size(); ++r)
+    for (const TraceBar& b : by_rank[r])
+      text += ",\n" + json_line({{"ph", "X"},
+                                 {"pid", r},
+                                 {"tid", b.on_gpu ? 1 : 0},
+                                 {"name", b.name},
+                                 {"ts", static_cast<double>(b.begin - zero) / 1e3},
+                                 {"dur", static_cast<double>(b.end - b.begin) / 1e3}});
   return text + "\n]}\n";
 }
 

@@ -13,7 +13,6 @@
 #include <mutex>
 
 #include "core/cuda.cuh"
-#include "core/file.h"
 #include "core/library.h"
 #include "core/trace.h"
 
@@ -163,14 +162,13 @@ class CuptiProfiler final : public Profiler {
 
   void settle() override { library().timestamp(&settled_); }
 
-  GpuUse stop(const std::string& path) override {
+  Profile stop() override {
     cuda_check(cudaDeviceSynchronize());
     trace_listener = nullptr;
     library().flush(0);
     for (const CUpti_ActivityKind kind : kKinds) library().disable(kind);
     const std::lock_guard lock(record().mutex);
-    write_file(path, trace_of(record().bars));
-    return use_of(record().bars, settled_);
+    return {use_of(record().bars, settled_), record().bars};
   }
 
  private:

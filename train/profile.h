@@ -23,14 +23,26 @@ struct GpuUse {
   std::vector<Part> parts;  // by kernel, longest first
 };
 
+// One bar of a trace; nanoseconds by CUPTI's clock, which the processes of one host share.
+struct TraceBar {
+  std::string name;
+  uint64_t begin = 0, end = 0;
+  bool on_gpu = false;
+};
+
+struct Profile {
+  GpuUse use;
+  std::vector<TraceBar> bars;
+};
+
 class Profiler {
  public:
   virtual ~Profiler() = default;
   virtual void start() = 0;
   // What began before now stays out of GpuUse: the first launch under a profiler is slow.
   virtual void settle() = 0;
-  // Waits for the GPU, writes the trace, and says what it holds.
-  virtual GpuUse stop(const std::string& path) = 0;
+  // Waits for the GPU, and says what it did.
+  virtual Profile stop() = 0;
 };
 
 // Throws Error where CUPTI is not installed.
@@ -38,14 +50,11 @@ std::unique_ptr<Profiler> make_profiler();
 
 std::string text(const GpuUse& use, size_t rows);
 
-// One bar of a trace; nanoseconds by CUPTI's clock.
-struct TraceBar {
-  std::string name;
-  uint64_t begin = 0, end = 0;
-  bool on_gpu = false;
-};
+// Bars as a text that a rank sends to another, and back.
+std::string packed(const std::vector<TraceBar>& bars);
+std::vector<TraceBar> unpacked(const std::string& text);
 
-// The trace as JSON in the format of chrome://tracing.
-std::string trace_of(const std::vector<TraceBar>& bars);
+// The bars of all ranks as JSON in the format of chrome://tracing: a process a rank.
+std::string trace_of(const std::vector<std::vector<TraceBar>>& by_rank);
 
 }  // namespace weft::train

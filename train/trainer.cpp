@@ -234,7 +234,7 @@ void Trainer::profile_to(const std::string& path) {
           recipe_.train.device);
   std::vector<std::string> inputs = data_settings_.sources;
   inputs.insert(inputs.end(), {recipe_.path, last_saved_});
-  require_output(path, inputs);
+  if (ranks_->first()) require_output(path, inputs);
   profile_path_ = path;
   if constexpr (has_cuda) profiler_ = make_profiler();
 }
@@ -252,13 +252,24 @@ void Trainer::profile_steps(int64_t begun) {
     profiler_->settle();
   } else if (profiling_ && (begun == kTo || begun < 0)) {
     finish_steps(0);
-    try {
-      progress_->say(concat(profile_path_, ": ", text(profiler_->stop(profile_path_), 12)));
-    } catch (const Error& e) {  // no reason to lose a run
-      progress_->say(concat("no profile: ", e.what(), "; the run goes on"));
-    }
+    write_profile();
     profiling_ = false;
     profiler_.reset();
+  }
+}
+
+// The trace of all ranks, with what rank 0's GPU did as a summary.
+void Trainer::write_profile() {
+  const Profile own = profiler_->stop();
+  const auto texts = ranks_->exchange("a profile", packed(own.bars));
+  if (!ranks_->first()) return;
+  std::vector<std::vector<TraceBar>> all;
+  for (const std::string& text : texts) all.push_back(unpacked(text));
+  try {
+    write_file(profile_path_, trace_of(all));
+    progress_->say(concat(profile_path_, ": ", text(own.use, 12)));
+  } catch (const Error& e) {  // no reason to lose a run
+    progress_->say(concat("no profile: ", e.what(), "; the run goes on"));
   }
 }
 

@@ -30,7 +30,7 @@ class Trainer {
   void begin_with(const std::string& checkpoint);
   // Throws Error if run() would write over what it reads.
   void require_inputs_stay() const;
-  // Has run() write a trace of a few steady steps.
+  // Has run() write a trace of a few steady steps of all ranks.
   void profile_to(const std::string& path);
   // Throws RankFault that names the first rank whose program, recipe, data or step is not rank 0's.
   void require_same_on_all() const;
@@ -49,6 +49,7 @@ class Trainer {
   void announce() const;
   std::string no_samples() const;
   void profile_steps(int64_t begun);
+  void write_profile();
   template <class F>
   auto guarded(const F& f);
   void begin_step();

@@ -68,7 +68,7 @@ int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
   if (!from.empty()) trainer.resume(from);
   if (!begin.empty()) trainer.begin_with(begin);
   if (ranks->first()) trainer.require_inputs_stay();
-  if (!a.profile.empty() && ranks->first()) trainer.profile_to(a.profile);
+  if (!a.profile.empty()) trainer.profile_to(a.profile);
   trainer.require_same_on_all();
   note_stop_signals();
   // Only now, when nothing can be wrong any more, is anything of an earlier run removed.

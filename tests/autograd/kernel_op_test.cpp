@@ -175,6 +175,14 @@ TEST_CASE("kernel_op: an input's gradient is the same, whichever others need one
   });
 }
 
+TEST_CASE("kernel_op: under a check, a result that is not finite names its operation") {
+  const Tensor huge = full({1, 3}, 1e300, Dtype::f64);
+  const kernels::Inputs<kernels::Matmul, Var> x{Var(huge), Var(huge)};
+  CHECK_NOTHROW(apply<kernels::Matmul>(x));
+  const FiniteCheck check;
+  CHECK_THROWS_WITH(apply<kernels::Matmul>(x), ContainsSubstring("the result of matmul"));
+}
+
 TEST_CASE("kernel_op: an output without a gradient counts as one whose gradient is zero") {
   All::each([]<class M>() {
     for_cases<M>([](const kernels::Operation& op, const NamedCase& c, const Tensors& dy) {

@@ -1,5 +1,9 @@
 #include "core/memory.h"
 
+#include <sys/resource.h>
+
+#include <fstream>
+
 #include "core/tensor.h"
 #include "tests/catch.h"
 
@@ -22,6 +26,26 @@ std::string refusal(const Shape& shape) {
 TEST_CASE("memory: what may still be taken is between nothing and all of it") {
   CHECK(available_memory() > 0);
   CHECK(available_memory() <= backend(kCpu).memory());
+}
+
+// What the kernel says is available, in bytes; 0 where it does not say.
+int64_t said_by_kernel() {
+  std::ifstream file("/proc/meminfo");
+  std::string line;
+  while (std::getline(file, line))
+    if (line.rfind("MemAvailable:", 0) == 0) return std::stoll(line.substr(13)) * 1024;
+  return 0;
+}
+
+TEST_CASE("memory: where nothing else limits it, half of what the kernel has free can be taken") {
+  rlimit most{};
+  REQUIRE(getrlimit(RLIMIT_AS, &most) == 0);
+  int64_t group = 0;
+  const bool limited = static_cast<bool>(std::ifstream("/sys/fs/cgroup/memory.max") >> group);
+  if (limited || most.rlim_cur != RLIM_INFINITY || said_by_kernel() == 0)
+    SKIP("this process has a limit of its own");
+  CHECK(available_memory() > said_by_kernel() / 2);
+  CHECK(available_memory() / 2 < said_by_kernel());
 }
 
 TEST_CASE("memory: a tensor of too many bytes is refused with its shape and its owner") {

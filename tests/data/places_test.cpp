@@ -2,6 +2,7 @@
 #include <cstring>
 #include <set>
 
+#include "core/file.h"
 #include "data/batches.h"
 #include "data/tasks.h"
 #include "tests/data/helpers.h"
@@ -150,6 +151,33 @@ TEST_CASE("places: an epoch of windows has as many as always fit, one at least")
   CHECK(training_windows(random_text({40}).all(), {.rows = 2, .length = 10, .world = 3}, 1)
             ->epoch_steps() == 0.5);
   CHECK(training_packed(random_text({40}).all(), {.rows = 2, .length = 10}, 1)->epoch_steps() == 2);
+}
+
+TEST_CASE("places: a window of a short text ends before the text does, in every epoch") {
+  for (const int64_t tokens : {11, 12, 15, 19, 20, 21, 22, 29, 30}) {
+    INFO(tokens << " tokens");
+    const auto batches =
+        training_windows(random_text({tokens}).all(), {.rows = 1, .length = 10}, 7);
+    int64_t short_ones = 0;
+    for (int64_t i = 0; i < 200; ++i) short_ones += made(*batches, i).labelled != 10;
+    CHECK(short_ones == 0);
+  }
+}
+
+TEST_CASE("places: a place in a text is another in another vocabulary") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  const Folder folder;
+  std::string text;
+  for (int i = 0; i < 3000; ++i) text += "word" + std::to_string(i % 97) + (i % 9 ? " " : "\n");
+  write_file(folder / "a.txt", text);
+  std::set<uint64_t> seen;
+  for (const TokenizerPtr& tokenizer :
+       {byte_tokenizer(), train_tokenizer({folder / "a.txt"}, {}, {.size = 310}),
+        train_tokenizer({folder / "a.txt"}, {}, {.size = 320})})
+    seen.insert(training_windows(open_data({folder / "a.txt"}, {}, tokenizer).all(),
+                                 {.rows = 1, .length = 8}, 1)
+                    ->fingerprint());
+  CHECK(seen.size() == 3);
 }
 
 TEST_CASE("places: held-out batches are as many as it takes, the last one filled") {

@@ -3,10 +3,22 @@
 #include <map>
 #include <set>
 
+#include "data/task_examples.h"
 #include "tests/data/helpers.h"
 
 using namespace weft;
 using namespace weft::data;
+
+TEST_CASE("tasks: no two neighbours among examples share a random number") {
+  const Random random(1, stream_of("examples"));
+  std::set<double> seen;
+  constexpr int64_t kExamples = 8, kDraws = 3000;
+  for (int64_t e = 0; e < kExamples; ++e) {
+    Draws draws(random, e);
+    for (int64_t i = 0; i < kDraws; ++i) seen.insert(draws.uniform());
+  }
+  CHECK(static_cast<int64_t>(seen.size()) == kExamples * kDraws);
+}
 
 TEST_CASE("tasks: in mqar each target is the value of the key at its place") {
   const int64_t T = 128, V = 8192;

@@ -112,6 +112,13 @@ TEST_CASE("text: what of a folder is no text is left out and told once") {
            "2 links that lead nowhere (", folder / "loop", "1 links to folders (",
            "1 pipes, sockets or devices ("})
     contains(left_out.text(), part);
+  fs::create_directories(folder / "other");
+  write_file(folder / "other/b.txt", "text");
+  contains(for_each_document({folder.path(), folder / "other"}, {.run_folder = folder / "new_run"},
+                             [](Document&&) {})
+               .text(),
+           "1 empty (" + (folder / "empty.txt") + ")");
+  fs::remove_all(folder / "other");
   fs::remove(folder / "a.txt");
   const TextOptions options{.run_folder = folder / "new_run"};
   contains(message([&] { read_text({folder.path()}, options); }),

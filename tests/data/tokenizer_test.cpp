@@ -206,6 +206,26 @@ TEST_CASE("tokenizer: a vocabulary that does not fit is told") {
   CHECK(contains(message([] { sentencepiece_tokenizer("rubbish"); }), "no SentencePiece"));
 }
 
+TEST_CASE("tokenizer: a sample of a long text is as much of its beginning as of its end") {
+  if (!has_sentencepiece()) SKIP("built without SentencePiece");
+  const Folder folder;
+  // Words of one half of the alphabet, then as many of the other.
+  const Random random(5, stream_of("halves"));
+  std::string halves[2];
+  for (uint64_t half = 0; half < 2; ++half)
+    for (uint64_t i = 0; i < 20000; ++i)
+      halves[half] += std::string(4, static_cast<char>('a' + 13 * half + random.below(13, i))) +
+                      (i % 8 == 7 ? "\n" : " ");
+  write_file(folder / "a.txt", halves[0] + halves[1]);
+  const TokenizerPtr t =
+      train_tokenizer({folder / "a.txt"}, {}, {.size = 330, .sample_bytes = 2000});
+  const auto first = static_cast<double>(t->encode(halves[0]).size());
+  const auto second = static_cast<double>(t->encode(halves[1]).size());
+  INFO(first << " tokens and " << second);
+  CHECK(first < 1.5 * second);
+  CHECK(second < 1.5 * first);
+}
+
 TEST_CASE("tokenizer: a vocabulary travels in a file") {
   const Folder folder;
   const TokenizerPtr before = has_sentencepiece() ? trained("bpe") : byte_tokenizer();

@@ -2,6 +2,8 @@
 // and of nothing else. That the forms agree, on any threads and strides, is in forms_test.cpp.
 #include "kernels/block_sparse/block_sparse.h"
 
+#include <map>
+
 #include "kernels/attention/attention.h"
 #include "kernels/block_sparse/patterns.h"
 #include "kernels/block_sparse/reference.h"
@@ -375,6 +377,19 @@ TEST_CASE("block_sparse: keys that no token chose are never read") {
   const auto r = run<BlockSparse>(x, o);
   for (const Tensor& t : {r.y.o, r.dx.q, r.dx.k, r.dx.v}) CHECK(all_finite(t));
   CHECK(all_zero(r.dx.k.slice(1, 16, 24)));
+}
+
+TEST_CASE("patterns: each row draws its random blocks anew") {
+  constexpr int64_t n = 64;
+  const Tensor nothing = zeros({1, n, n}, Dtype::u8);
+  const Tensor mask = random_blocks(nothing, 1, 1, 3, 0);
+  const View<uint8_t> m = view<uint8_t>(mask);
+  // Where in its row each of the later rows has its block, in eighths.
+  std::map<int64_t, int> eighths;
+  for (int64_t a = n / 2; a < n; ++a)
+    for (int64_t c = 0; c <= a; ++c)
+      if (m(0, a, c)) ++eighths[8 * c / (a + 1)];
+  CHECK(eighths.size() >= 6);
 }
 
 TEST_CASE("patterns: all are causal, and a longer sequence keeps the rows it has") {

@@ -215,3 +215,38 @@ TEST_CASE("block_sparse: each layer has random blocks of its own, and chosen one
     CHECK((apart < 1e-12) == (pattern == "window" || pattern == "longformer"));
   }
 }
+
+TEST_CASE("block_sparse: a text beyond the context keeps the rows that it had, in every layer") {
+  for (const std::string pattern : {"random", "bigbird"}) {
+    const auto fresh = [&] {
+      return model_of(
+          "[model]\nwidth = 8\ncontext = 16\nlayers = 3\npattern = [\"block_sparse\"]\n"
+          "mlp = \"none\"\n[block_sparse]\nheads = 2\nblock = 2\npattern = \"" +
+          pattern + "\"\n");
+    };
+    const Tensor tokens = tokens_of(1, 40, "tokens");
+    const Tensor whole = fresh().logits(tokens), part = fresh().logits(tokens.slice(1, 0, 16));
+    CHECK(distance(whole.slice(1, 0, 16), part) < 1e-12);
+  }
+}
+
+TEST_CASE("model: learned positions are those of a batch's own rows, whatever came before") {
+  const auto fresh = [] {
+    return model_of(
+        "[model]\nwidth = 8\ncontext = 16\npositions = \"learned\"\npattern = [\"attention\"]\n"
+        "[attention]\nheads = 2\nrotary = false\n");
+  };
+  const Model used = fresh();
+  used.logits(tokens_of(4, 4, "before"));
+  const Tensor tokens = tokens_of(2, 8, "tokens");
+  CHECK(distance(used.logits(tokens), fresh().logits(tokens)) == 0);
+}
+
+TEST_CASE("kda: the rank of a gate is that of the decay and of the output") {
+  const Model m = model_of(
+      "[model]\nwidth = 8\ncontext = 8\npattern = [\"kda\"]\n[kda]\nheads = 2\ngate_rank = 3\n");
+  for (const std::string gate : {"f_proj", "g_proj"}) {
+    CHECK(value(m, "layers.0.mixer." + gate + ".0.weight").shape() == Shape{3, 8});
+    CHECK(value(m, "layers.0.mixer." + gate + ".1.weight").size(1) == 3);
+  }
+}

@@ -273,6 +273,16 @@ TEST_CASE("held out: an evaluation begins at the first batch, and ends where it 
   CHECK(evaluate(model(256), source, 0, kCpu, [] { return false; }).whole);
 }
 
+TEST_CASE("held out: a batch without any target is passed over, wherever it lies") {
+  for (const bool first : {true, false}) {
+    std::vector<int64_t> documents(kLength, 1);
+    documents.insert(first ? documents.end() : documents.begin(), kLength);
+    data::BatchSource source(
+        data::held_out_packed(random_text(documents).all(), {.length = kLength}), 0);
+    CHECK(evaluate(model(256), source, 0, kCpu).tokens == kLength - 1);
+  }
+}
+
 TEST_CASE("held out: a part without any target is refused") {
   data::BatchSource source(data::held_out_packed(random_text({1, 1, 1}).all(), {.length = 16}), 0);
   CHECK_THROWS_WITH(

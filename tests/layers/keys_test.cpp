@@ -32,6 +32,11 @@ Other scaled(const std::string& mixer) {
           {{mixer + ".rotary_scaling", "none"}, {mixer + ".rotary_factor", "4"}}};
 }
 
+// Of a part, whose table is of use only where it is named.
+Other beside(const char* value) {
+  return {value, Changes::logits, {{"side_by_side.parts", "[\"gated_linear\", \"simple_gla\"]"}}};
+}
+
 // By path, else by the last part of it.
 const std::map<std::string, Other>& others() {
   static const std::map<std::string, Other> list = {
@@ -86,6 +91,26 @@ const std::map<std::string, Other>& others() {
       {"moe.z_loss", {"0.5", Changes::loss}},
       {"moe.activation", {"gelu"}},
       {"retention.type", {"linear_attention"}},
+      {"latent_attention.rotary_scaling", scaled("latent_attention")},
+      {"nsa.rotary_scaling", scaled("nsa")},
+      {"token_sparse.rotary_scaling", scaled("token_sparse")},
+      {"token_sparse.pattern", {"strided"}},
+      {"shared_width", {"4"}},
+      {"latent_width", {"5"}},
+      {"query_rank", {"3"}},
+      {"global_tokens", {"3"}},
+      {"global_projections", {"true"}},
+      {"random_tokens", {"3"}},
+      {"pattern_seed", {"2"}},
+      {"nsa.recent_blocks", {"1"}},
+      {"side_by_side.parts", {"[\"gated_linear\", \"delta\"]"}},
+      {"side_by_side.gated_linear.type", beside("retention")},
+      {"side_by_side.simple_gla.type", beside("retention")},
+      {"shares", {"[3, 1]"}},
+      {"join", {"mean"}},
+      {"side_by_side.norm", {"true"}},
+      {"input_scale", {"0.5"}},
+      {"output_scale", {"0.5"}},
       {"type", {"retention"}},
       {"heads", {"4"}},
       {"key_heads", {"1"}},
@@ -171,7 +196,12 @@ std::vector<Base> bases() {
     if (mixer == "mamba") b.table = "state = 3\n";
     if (mixer == "mamba2") b.table = "state = 3\nhead_dim = 4\n";
     if (mixer == "block_sparse") b.table += "block = 4\n";
-    if (mixer == "moba" || mixer == "topk" || mixer == "router")
+    if (mixer == "side_by_side")
+      b.table =
+          "parts = [\"gated_linear\", \"simple_gla\"]\n[side_by_side.gated_linear]\nheads = 2\n"
+          "[side_by_side.simple_gla]\nheads = 2\n";
+    if (mixer == "token_sparse") b.table += "window = 4\nglobal_tokens = 2\n";
+    if (mixer == "moba" || mixer == "topk" || mixer == "router" || mixer == "nsa")
       b.table += "block = 4\ntop_k = 3\n";
     list.push_back(b);
   }

@@ -82,6 +82,15 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"router, no linear path", "router",
        "heads = 2\nkey_heads = 1\nblock = 5\nlinear = \"none\"\nprice = 0\n"
        "output_gate = true"},
+      {"side_by_side", "side_by_side", "", 16},
+      {"side_by_side, groups of heads", "side_by_side",
+       "parts = [\"window\", \"gated_delta\", \"moba\"]\nshares = [2, 1, 1]\n"
+       "[window]\ntype = \"attention\"\nheads = 3\nwindow = 5\n"
+       "[gated_delta]\nheads = 1\n[moba]\nheads = 1\nrotary = false\nblock = 4\ntop_k = 2"},
+      {"side_by_side, norms, a window and a scan", "side_by_side",
+       "parts = [\"window\", \"mamba\"]\njoin = \"mean\"\nnorm = true\n"
+       "[window]\ntype = \"attention\"\nheads = 2\nwindow = 5\ninput_scale = 0.5\n"
+       "[mamba]\nstate = 3\noutput_scale = 0.7"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

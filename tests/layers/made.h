@@ -91,6 +91,13 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "parts = [\"window\", \"mamba\"]\njoin = \"mean\"\nnorm = true\n"
        "[window]\ntype = \"attention\"\nheads = 2\nwindow = 5\ninput_scale = 0.5\n"
        "[mamba]\nstate = 3\noutput_scale = 0.7"},
+      {"latent_attention", "latent_attention", "heads = 2"},
+      {"latent_attention, all settings", "latent_attention",
+       "heads = 3\nhead_dim = 4\nshared_width = 6\nvalue_width = 5\nlatent_width = 7\n"
+       "query_rank = 5\nscale = 0.4\nsoftcap = 3.0\nrotary_base = 100\n"
+       "rotary_interleaved = true"},
+      {"latent_attention, no positions, wide latents", "latent_attention",
+       "heads = 2\nhead_dim = 3\nshared_width = 1\nlatent_width = 40\nrotary = false"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

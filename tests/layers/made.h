@@ -98,6 +98,11 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "rotary_interleaved = true"},
       {"latent_attention, no positions, wide latents", "latent_attention",
        "heads = 2\nhead_dim = 3\nshared_width = 1\nlatent_width = 40\nrotary = false"},
+      {"nsa", "nsa", "heads = 2\nblock = 4\ntop_k = 4\nwindow = 5"},
+      {"nsa, all settings", "nsa",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\ntop_k = 2\nfirst_blocks = 0\n"
+       "recent_blocks = 1\nwindow = 7\nsoftcap = 3.0\nqk_norm = true\nbias = true\n"
+       "scale = 0.4\nrotary = false\noutput_gate = true"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

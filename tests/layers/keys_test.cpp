@@ -217,6 +217,7 @@ std::vector<Base> bases() {
   list.push_back({"block_sparse", "",
                   "heads = 2\nblock = 4\npattern = \"window\"\n"
                   "density = {first = 0.1, last = 0.5}\n"});
+  list.push_back({"token_sparse", "", "heads = 2\npattern = \"random\"\nrandom_tokens = 2\n"});
   for (const char* pattern : {"strided", "dilated"})
     list.push_back(
         {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});

@@ -103,6 +103,19 @@ inline const std::vector<MixerCase>& mixer_cases() {
        "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\ntop_k = 2\nfirst_blocks = 0\n"
        "recent_blocks = 1\nwindow = 7\nsoftcap = 3.0\nqk_norm = true\nbias = true\n"
        "scale = 0.4\nrotary = false\noutput_gate = true"},
+      {"token_sparse", "token_sparse", "heads = 2\nwindow = 5"},
+      {"token_sparse, every third", "token_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nwindow = 3\nstride = 3\nsoftcap = 3.0\n"
+       "qk_norm = true\nbias = true\nrotary = false\noutput_gate = true\nscale = 0.5"},
+      {"token_sparse, global tokens", "token_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nwindow = 4\nstride = 1\nglobal_tokens = 3"},
+      {"token_sparse, global projections", "token_sparse",
+       "heads = 2\nwindow = 3\nstride = 2\nglobal_tokens = 2\nglobal_projections = true"},
+      {"token_sparse, strided", "token_sparse",
+       "heads = 2\npattern = \"strided\"\nstride = 5\nglobal_tokens = 1"},
+      {"token_sparse, random", "token_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\npattern = \"random\"\nrandom_tokens = 5\n"
+       "pattern_seed = 3"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

@@ -200,6 +200,7 @@ std::vector<Base> bases() {
       b.table =
           "parts = [\"gated_linear\", \"simple_gla\"]\n[side_by_side.gated_linear]\nheads = 2\n"
           "[side_by_side.simple_gla]\nheads = 2\n";
+    if (mixer == "latent_attention") b.table += "shared_width = 8\n";
     if (mixer == "token_sparse") b.table += "window = 4\nglobal_tokens = 2\n";
     if (mixer == "moba" || mixer == "topk" || mixer == "router" || mixer == "nsa")
       b.table += "block = 4\ntop_k = 3\n";

@@ -66,6 +66,7 @@ const std::map<std::string, Other>& others() {
       {"moe.experts", {"3"}},
       {"moe.top_k", {"1"}},
       {"top_k", {"2"}},
+      {"lost", {"0.3"}},
       {"first_blocks", {"2"}},
       {"recent_blocks", {"2"}},
       {"index_width", {"5"}},
@@ -202,8 +203,9 @@ std::vector<Base> bases() {
           "[side_by_side.simple_gla]\nheads = 2\n";
     if (mixer == "latent_attention") b.table += "shared_width = 8\n";
     if (mixer == "token_sparse") b.table += "window = 4\nglobal_tokens = 2\n";
-    if (mixer == "moba" || mixer == "topk" || mixer == "router" || mixer == "nsa")
+    if (mixer == "moba" || mixer == "topk" || mixer == "router")
       b.table += "block = 4\ntop_k = 3\n";
+    if (mixer == "nsa") b.table += "block = 4\ntop_k = 4\n";  // three are always seen
     list.push_back(b);
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});

@@ -8,8 +8,9 @@
 // stand beside these by side_by_side.
 //
 // Tokens with the same place modulo `stride` see their neighbours among themselves: so dilated and
-// strided heads are attention on such classes, each a row of a batch. Random tokens, global ones
-// and the past of a single token are gathered by lists. The cost is that of the pairs seen.
+// strided heads are attention on such classes, each a row of a batch. Random tokens, global ones of
+// packed documents and the past of a single token are gathered by lists. The cost is that of the
+// pairs seen; on a GPU a list takes a tile of its own, which holds 64 queries.
 // Sources: arXiv:1904.10509 (strided), 2004.05150 (dilated, global), 2007.14062 (random).
 #include <algorithm>
 #include <optional>
@@ -163,7 +164,7 @@ class TokenSparse final : public Layer {
     const int64_t T = x.size(1), d = pattern_.stride, all = (T + d - 1) / d;
     const kernels::TokenGrid grid = grid_of(own, c);
     std::vector<TokenRule> rules{pattern_.kind == Pattern::random ? drawn() : back(all)};
-    if (pattern_.global > 0) rules.push_back(globals());
+    if (pattern_.global > 0) rules.push_back(globals(T));
     const auto masked = [&](const Heads& y, const Tensor& mask) {
       kernels::BlockSparse::Options o;
       o.block_mask = mask;
@@ -179,7 +180,7 @@ class TokenSparse final : public Layer {
     if (!q_) return masked(own, mask);
     mask.slice(2, 0, std::min(T, pattern_.global)).zero();
     return autograd::add(masked(own, mask),
-                         masked(led(x, c), kernels::token_mask({leaders()}, grid, 1)));
+                         masked(led(x, c), kernels::token_mask({leaders(T)}, grid, 1)));
   }
   // Every stride-th token back, of `all` that there may be.
   TokenRule back(int64_t all) const {
@@ -187,10 +188,13 @@ class TokenSparse final : public Layer {
     return {
         TokenRule::every, band ? std::min(pattern_.window, all) : all, pattern_.stride, 0, 0, 0};
   }
-  TokenRule globals() const {
-    return {TokenRule::first, pattern_.global, pattern_.stride, pattern_.window, 0, 0};
+  // Of the global tokens, those that a cache or text of S keys has.
+  TokenRule globals(int64_t S) const {
+    return {TokenRule::first, std::min(S, pattern_.global), pattern_.stride, pattern_.window, 0, 0};
   }
-  TokenRule leaders() const { return {TokenRule::leader, pattern_.global, 1, 0, 0, 0}; }
+  TokenRule leaders(int64_t S) const {
+    return {TokenRule::leader, std::min(S, pattern_.global), 1, 0, 0, 0};
+  }
   Heads led(const Var& x, const Context& c) const {
     return heads_.placed({heads((*q_)(x), heads_.H()),
                           heads((*k_)(x), heads_.Hk()),
@@ -206,17 +210,24 @@ class TokenSparse final : public Layer {
     const int64_t Hk = heads == 1 ? 1 : x.k.size(2), R = B * T * heads;
     const int64_t own = H / heads, keys = x.k.size(2) / Hk;  // heads of a row of the lists
     const auto lists = kernels::token_lists(rule, grid, heads, Hk, x.q.value().device());
-    const auto gathered = [&](const Var& y) {
-      const Var rows = reshape(y, {y.size(0) * y.size(1) * Hk, keys * y.size(3)});
-      return reshape(taken(rows, lists.index), {R, rule.count, keys, y.size(3)});
-    };
     kernels::BlockSparse::Options o;
-    o.block_mask = lists.mask;
     o.block = 1;
     o.by_token = true;
     o.causal = false;
     o.scale = heads_.scale();
     o.softcap = softcap_;
+    const bool same = rule.kind == TokenRule::first || rule.kind == TokenRule::leader;
+    if (same && !grid.cu_seqlens) {  // place n is row n for all: nothing is gathered
+      o.block_mask = lists.mask.reshape({B, 1, T, rule.count});
+      const auto y = apply<kernels::BlockSparse>(
+          {x.q, slice(x.k, 1, 0, rule.count), slice(x.v, 1, 0, rule.count)}, o);
+      return {y.o, transpose(y.lse, 1, 2)};
+    }
+    const auto gathered = [&](const Var& y) {
+      const Var rows = reshape(y, {y.size(0) * y.size(1) * Hk, keys * y.size(3)});
+      return reshape(taken(rows, lists.index), {R, rule.count, keys, y.size(3)});
+    };
+    o.block_mask = lists.mask;
     const auto y = apply<kernels::BlockSparse>(
         {reshape(x.q, {R, 1, own, K}), gathered(x.k), gathered(x.v)}, o);
     return {reshape(y.o, {B, T, H, K}), reshape(y.lse, {B, T, H})};
@@ -269,7 +280,7 @@ class TokenSparse final : public Layer {
   Var joined(const Heads& own, const Heads& first, Context& c) const {
     const Seen near = band(own, c);
     if (pattern_.global == 0) return near.o;
-    const Seen far = listed(first, globals(), leading_grid(first, c), 1);
+    const Seen far = listed(first, globals(first.k.size(1)), leading_grid(first, c), 1);
     const Var share =
         activation(wide(autograd::add(near.lse, autograd::scale(far.lse, -1))), "sigmoid");
     const Var gap = autograd::add(near.o, autograd::scale(far.o, -1));
@@ -313,7 +324,7 @@ class TokenSparse final : public Layer {
   Var with_leaders(const Var& o, const Var& x, const Context& c) const {
     const Heads first = leading(led(x, c), "leader", c);
     const kernels::TokenGrid grid = leading_grid(first, c);
-    const Var theirs = listed(first, leaders(), grid, 1).o;
+    const Var theirs = listed(first, leaders(first.k.size(1)), grid, 1).o;
     const Tensor there =
         kernels::leading_tokens(pattern_.global, grid, o.dtype(), o.value().device());
     const int64_t B = o.size(0), T = o.size(1), D = o.size(2) * o.size(3);

@@ -98,8 +98,7 @@ ClassOrder class_order(const Tensor& cu_seqlens, int64_t T, int64_t step, Device
   check_documents("class_order", cu_seqlens, 1, T);
   // Where the CPU plans or computes, the borders count beside the rest.
   const bool own = !device.takes_cuda_forms();
-  const Tensor room = empty({own ? 3 * T + 1 : 2 * T}, Dtype::i32, device);
-  const Tensor host = device.is_cpu() ? room : empty({3 * T + 1}, Dtype::i32);
+  const Tensor host = empty({3 * T + 1}, Dtype::i32);
   int32_t *const order = host.data<int32_t>(), *const back = order + T, *const borders = back + T;
   std::fill_n(borders, T + 1, static_cast<int32_t>(T));
   const View<const int32_t> cu = view<const int32_t>(cu_seqlens);
@@ -112,7 +111,9 @@ ClassOrder class_order(const Tensor& cu_seqlens, int64_t T, int64_t step, Device
         back[t] = static_cast<int32_t>(at++);
       }
     }
-  if (device.is_cuda()) room.copy_from(host.slice(0, 0, 2 * T).to(device));
+  const Tensor room = device.is_cpu()    ? host
+                      : device.is_meta() ? empty({own ? 3 * T + 1 : 2 * T}, Dtype::i32, device)
+                                         : host.slice(0, 0, 2 * T).to(device);
   return {room.slice(0, 0, T), room.slice(0, T, 2 * T), host.slice(0, 2 * T, 3 * T + 1)};
 }
 

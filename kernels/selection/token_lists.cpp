@@ -46,9 +46,7 @@ TokenLists token_lists(const TokenRule& rule, const TokenGrid& grid, int64_t hea
   const TokenRows of = rows_on_cpu(rule, grid, heads, key_heads);
   int32_t* const index = lists.index.data<int32_t>();
   uint8_t* const mask = lists.mask.data<uint8_t>();
-  parallel_ranges(rows, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) of.find(row, index, mask);
-  });
+  parallel_for(rows, [&](int64_t row) { of.find(row, index, mask); });
   return lists;
 }
 

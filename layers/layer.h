@@ -81,9 +81,10 @@ class Builder {
 // A layer makes its tensors on its first call with a state and names them as it likes.
 struct State {
   std::map<std::string, Tensor> tensors;
-  int64_t held = 0;   // rows in use of a cache of keys
-  bool ring = false;  // rows of that cache stand at their position modulo their number
-  int64_t bytes() const;
+  int64_t held = 0;          // rows in use of a cache of keys
+  bool ring = false;         // rows of that cache stand at their position modulo their number
+  std::vector<State> parts;  // of layers within this one
+  int64_t bytes() const;     // of its tensors, and of its parts
 };
 
 // What a forward pass needs beside x.
@@ -124,6 +125,7 @@ class Layer {
 // What a maker may know of the model around it.
 struct Spec {
   int64_t width = 0;    // D
+  int64_t spread = 0;   // what the widths of heads follow from; 0: width
   int64_t context = 0;  // longest sequence
   int64_t layer = 0;    // index of this layer, and how many there are
   int64_t layers = 1;
@@ -132,6 +134,8 @@ struct Spec {
   // Of the norms that a released model keeps like those of its blocks (queries, keys, dt, B, C):
   double norm_eps = 0;         // 0: the usual one
   bool norm_plus_one = false;  // they multiply by 1 + weight
+  // What the heads of a mixer have together where its table does not say how wide they are.
+  int64_t heads_width() const { return spread > 0 ? spread : width; }
   // That of the matrices that write into the residual stream: smaller the more of them there are.
   double residual_init() const { return init / std::sqrt(2.0 * static_cast<double>(layers)); }
 };

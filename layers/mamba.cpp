@@ -33,7 +33,7 @@ double depth_divisor(const Spec& spec) { return std::sqrt(static_cast<double>(sp
 class Mamba final : public Layer {
  public:
   Mamba(const Spec& spec, const TomlTable& t, const Builder& b)
-      : E_(spec.width * t.integer("expand", kSize, 2)),
+      : E_(spec.heads_width() * t.integer("expand", kSize, 2)),
         N_(t.integer("state", kSize, 16)),
         R_(t.integer("dt_rank", kSize, (spec.width + 15) / 16)),
         in_(b.within("in_proj"), spec.width, 2 * E_, kaiming(spec.width)),
@@ -93,7 +93,7 @@ class Mamba final : public Layer {
 class Mamba2 final : public Layer {
  public:
   Mamba2(const Spec& spec, const TomlTable& t, const Builder& b)
-      : E_(spec.width * t.integer("expand", kSize, 2)),
+      : E_(spec.heads_width() * t.integer("expand", kSize, 2)),
         size_(sizes(spec, t, E_)),
         in_(b.within("in_proj"), spec.width, 2 * E_ + 2 * size_.Hk * size_.K + size_.H,
             kaiming(spec.width)),
@@ -125,7 +125,7 @@ class Mamba2 final : public Layer {
   // heads of width `head_dim` with a state of `state`; B and C in `groups`.
   static HeadSizes sizes(const Spec& spec, const TomlTable& t, int64_t E) {
     HeadSizes s;
-    s.V = t.integer("head_dim", kSize, std::min<int64_t>(64, spec.width));
+    s.V = t.integer("head_dim", kSize, std::min<int64_t>(64, spec.heads_width()));
     if (E % s.V != 0)
       t.refuse("head_dim", "the ", E, " inner channels are no multiple of head_dim = ", s.V);
     s.H = E / s.V;

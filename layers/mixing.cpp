@@ -165,6 +165,7 @@ void watch_mixings(const std::function<void()>& forward,
     const char* const values = values_of(w);
     if (!values) return;
     const Tensor& v = w.inputs.at(values);
+    if (v.size(1) < w.outputs.at("o").size(1)) return;  // values of blocks: no matrix of tokens
     require_one_text(w, v);
     require(w.inputs.count("initial_state") == 0, w.name,
             ": the text goes on from a state, expected a text from its beginning");

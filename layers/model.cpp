@@ -444,6 +444,23 @@ Tensor Model::next(const Tensor& tokens, Generation& generation) const {
   return parts_->logits(rows(x).value().slice(0, n - 1, n)).reshape({vocabulary_});
 }
 
+namespace {
+
+// What was made anew of a state goes where it was before.
+void put_back(const State& before, State& now, std::vector<kernels::Copy>& moved) {
+  for (auto& [name, t] : now.tensors) {
+    const auto old = before.tensors.find(name);
+    if (old == before.tensors.end() || !(old->second.shape() == t.shape())) continue;
+    if (old->second.same_view(t)) continue;
+    moved.push_back({old->second, t});
+    t = old->second;
+  }
+  for (size_t i = 0; i < std::min(before.parts.size(), now.parts.size()); ++i)
+    put_back(before.parts[i], now.parts[i], moved);
+}
+
+}  // namespace
+
 Tensor Model::step(const Tensor& token, Generation& generation) const {
   require(token.size(1) == 1 && generation.position < generation.capacity, "model: a step takes ",
           token.size(1), " tokens at position ", generation.position, " of ", generation.capacity,
@@ -454,15 +471,8 @@ Tensor Model::step(const Tensor& token, Generation& generation) const {
   c.capacity = generation.capacity;
   const std::vector<State> before = generation.states;
   const Var x = parts_->hidden(token, c, &generation);
-  std::vector<kernels::Copy> moved;  // states that were made anew go where the old ones were
-  for (size_t i = 0; i < before.size(); ++i)
-    for (auto& [name, t] : generation.states[i].tensors) {
-      const auto old = before[i].tensors.find(name);
-      if (old == before[i].tensors.end() || !(old->second.shape() == t.shape())) continue;
-      if (old->second.same_view(t)) continue;
-      moved.push_back({old->second, t});
-      t = old->second;
-    }
+  std::vector<kernels::Copy> moved;
+  for (size_t i = 0; i < before.size(); ++i) put_back(before[i], generation.states[i], moved);
   kernels::copy_all(moved);
   return parts_->logits(rows(x)).reshape({vocabulary_});
 }

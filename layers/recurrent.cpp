@@ -10,7 +10,7 @@ HeadSizes head_sizes(const Spec& spec, const TomlTable& t, double expand_k, doub
   if (s.H % s.Hk != 0)
     t.refuse("key_heads", s.H, " heads cannot share ", s.Hk, " key heads evenly");
   const auto width = [&](const char* key, double expand) {
-    const double all = expand * static_cast<double>(spec.width);
+    const double all = expand * static_cast<double>(spec.heads_width());
     return t.integer(key, kSize,
                      std::max<int64_t>(1, std::llround(all / static_cast<double>(s.H))));
   };

@@ -102,6 +102,7 @@ Builder Builder::part(const std::string& name) const {
 int64_t State::bytes() const {
   int64_t sum = 0;
   for (const auto& [name, t] : tensors) sum += t.numel() * size_of(t.dtype());
+  for (const State& part : parts) sum += part.bytes();
   return sum;
 }
 

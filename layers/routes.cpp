@@ -34,12 +34,22 @@ void add_rows(const Tensor& logits, bool hard, Routes& to) {
   to.tokens += static_cast<double>(z.size() / 4);
 }
 
+// Adds the bounds [B, H, T] of tokens; a token counts once, with all its heads.
+void add_bounds(const Tensor& bound, Routes& to) {
+  if (!to.lost) to.lost.emplace();
+  for (const double x : to_doubles(bound)) {
+    to.lost->most = std::max(to.lost->most, x);
+    to.lost->mean += x / static_cast<double>(bound.size(1));
+  }
+  to.tokens += static_cast<double>(bound.size(0) * bound.size(2));
+}
+
 }  // namespace
 
 std::vector<Routes> watch_routes(const std::function<void()>& run) {
   std::vector<Routes> found;
   std::string owner;
-  Tensor logits;  // of a router whose choice has not been counted yet
+  Tensor logits, bound;  // of a choice that has not been counted yet
   bool hard = false;
   const autograd::Watch watch([&](const Watched& w) {
     if (w.name == "router") {
@@ -47,18 +57,24 @@ std::vector<Routes> watch_routes(const std::function<void()>& run) {
       logits = w.inputs.at("logits");
       hard = w.outputs.at("weight").size(1) == 1;
     }
+    if (w.name == "select_mass") {
+      owner = w.owner;
+      bound = w.outputs.at("bound");
+    }
     if (w.name != "block_sparse" || w.owner != owner) return;
     auto at = std::find_if(found.begin(), found.end(),
                            [&](const Routes& r) { return r.owner == w.owner; });
     if (at == found.end()) at = found.insert(found.end(), Routes{w.owner});
     if (logits) add_rows(logits, hard, *at);
-    logits = {};
+    if (bound) add_bounds(bound, *at);
+    logits = bound = {};
     at->keys += keys_in(w);
   });
   run();
   for (Routes& r : found) {
     for (double& share : r.shares) share /= r.tokens;
     r.keys /= r.tokens;
+    if (r.lost) r.lost->mean /= r.tokens;
   }
   return found;
 }

@@ -1,8 +1,10 @@
-// What the routers of a model choose, counted while it runs.
+// What mixers choose that see a part of the past, counted while the model runs: the routers, and
+// those that bound what they leave out.
 #pragma once
 
 #include <array>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,10 +18,16 @@ struct Routes {
   // Keys that a token sees in a head, on average; while choices are soft, by all calls together.
   double keys = 0;
   double tokens = 0;
+  // Of a mixer that is no router: the largest and the mean part of a token's weights in a head that
+  // the blocks left out may have. `shares` says nothing then.
+  struct Lost {
+    double most = 0, mean = 0;
+  };
+  std::optional<Lost> lost;
 };
 
 // Those of the forward passes that `run` makes in this thread, in the order of the model; none
-// where it has no router. Softmax attention runs once more in each of them, to count its keys.
+// where it has neither. Softmax attention runs once more in each of them, to count its keys.
 std::vector<Routes> watch_routes(const std::function<void()>& run);
 
 }  // namespace weft::layers

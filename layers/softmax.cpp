@@ -18,10 +18,10 @@ bool biased(const TomlTable& t) { return t.boolean("bias", false); }
 // head_dim, before anything is made that would not fit.
 int64_t head_width(const Spec& spec, const TomlTable& t, int64_t H, int64_t Hk, bool rotary) {
   if (H % Hk != 0) t.refuse("key_heads", H, " heads cannot share ", Hk, " key heads evenly");
-  if (!t.has("head_dim") && spec.width % H != 0)
-    t.refuse("heads", H, " heads do not divide the width of ", spec.width,
+  if (!t.has("head_dim") && spec.heads_width() % H != 0)
+    t.refuse("heads", H, " heads do not divide the width of ", spec.heads_width(),
              " evenly; set head_dim too, or other heads");
-  const int64_t K = t.integer("head_dim", kSize, spec.width / H);
+  const int64_t K = t.integer("head_dim", kSize, spec.heads_width() / H);
   if (rotary && K % 2 != 0)
     t.refuse("head_dim", "head_dim is ", K, "; rotary positions turn pairs, so it must be even");
   return K;
@@ -77,7 +77,10 @@ void read_ramp(const TomlTable& t, const std::string& kind, const Spec& spec,
   o.magnitude = magnitude > 0 ? magnitude : 0.1 * std::log(o.factor) + 1;
 }
 
-kernels::Rotary::Options rotation_of(const TomlTable& t, const Spec& spec, bool rotary, int64_t K) {
+}  // namespace
+
+kernels::Rotary::Options rotary_positions(const TomlTable& t, const Spec& spec, bool rotary,
+                                          int64_t K) {
   kernels::Rotary::Options o;
   if (!rotary) {
     without(
@@ -105,15 +108,13 @@ kernels::Rotary::Options rotation_of(const TomlTable& t, const Spec& spec, bool 
   return o;
 }
 
-}  // namespace
-
 HeadProjections::HeadProjections(const Spec& spec, const TomlTable& t, const Builder& b)
     : H_(t.integer("heads", kSize, 4)),
       Hk_(t.integer("key_heads", kSize, H_)),
       rotary_(t.boolean("rotary", true)),
       K_(head_width(spec, t, H_, Hk_, rotary_)),
       scale_(t.number("scale", {0, 1e6}, 0)),
-      rotation_(rotation_of(t, spec, rotary_, K_)),
+      rotation_(rotary_positions(t, spec, rotary_, K_)),
       output_gate_(t.boolean("output_gate", false)),
       q_(b.within("q_proj"), spec.width, (output_gate_ ? 2 : 1) * H_ * K_, spec.init, biased(t)),
       k_(b.within("k_proj"), spec.width, Hk_ * K_, spec.init, biased(t)),
@@ -144,13 +145,16 @@ HeadProjections::Result HeadProjections::of(const Var& x, const Context& c) cons
     q = both[0];
     gate = both[1];
   }
-  q = normed(q_norm_, q);
-  k = normed(k_norm_, k);
-  if (rotary_) {
-    q = rotated(q, rotation_, c);
-    k = rotated(k, rotation_, c);
-  }
-  return {q, k, v, gate};
+  return placed({q, k, v, gate}, c);
+}
+
+HeadProjections::Result HeadProjections::placed(Result raw, const Context& c) const {
+  raw.q = normed(q_norm_, raw.q);
+  raw.k = normed(k_norm_, raw.k);
+  if (!rotary_) return raw;
+  raw.q = rotated(raw.q, rotation_, c);
+  raw.k = rotated(raw.k, rotation_, c);
+  return raw;
 }
 
 HeadProjections::Result HeadProjections::behind_past(Result own, Context& c, int64_t window) const {
@@ -205,61 +209,72 @@ Tensor ring_of(const Tensor& cache, const Tensor& like, int64_t held, int64_t po
   return ring;
 }
 
-KeysAndValues put_in_ring(Context& c, const Tensor& k, const Tensor& v, int64_t window) {
+void put_in_ring(Context& c, std::vector<CachedRows>& list, int64_t window) {
   State& s = *c.state;
-  Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
-  if (!s.ring) {
-    const int64_t slots = window > 0 ? std::min(window, c.capacity) : c.capacity;
-    keys = ring_of(keys, k, s.held, c.position, slots);
-    values = ring_of(values, v, s.held, c.position, slots);
-    s.ring = true;
+  for (CachedRows& x : list) {
+    Tensor& cache = s.tensors[x.name];
+    if (!s.ring) {
+      const int64_t slots = window > 0 ? std::min(window, c.capacity) : c.capacity;
+      cache = ring_of(cache, x.rows, s.held, c.position, slots);
+    }
+    kernels::put_row(cache, x.rows, c.place);
+    x.rows = cache;
   }
-  kernels::put_row(keys, k, c.place);
-  kernels::put_row(values, v, c.place);
-  return {keys, values};
+  s.ring = true;
+}
+
+// More at once than the caches of a window hold: they get its end, and the list gets all.
+void append_past(State& s, std::vector<CachedRows>& list, int64_t keep, int64_t window) {
+  const int64_t last = window - 1;
+  for (CachedRows& x : list) {
+    Tensor& cache = s.tensors[x.name];
+    x.rows = joined_rows(cache.slice(1, s.held - keep, s.held), x.rows);
+  }
+  for (CachedRows& x : list) {
+    const int64_t S = x.rows.size(1);
+    if (last > 0) s.tensors[x.name].slice(1, 0, last).copy_from(x.rows.slice(1, S - last, S));
+  }
+  s.held = last;
 }
 
 }  // namespace
 
-KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window) {
-  if (c.place) return put_in_ring(c, k, v, window);
+void append(Context& c, std::vector<CachedRows>& list, int64_t window) {
+  if (c.place) return put_in_ring(c, list, window);
   State& s = *c.state;
-  Tensor &keys = s.tensors["k"], &values = s.tensors["v"];
-  const int64_t n = k.size(1);
+  const Tensor first = s.tensors[list[0].name];
+  const int64_t n = list[0].rows.size(1);
   // Room for the text that will come, as far as that is known; a window needs no more than twice
   // its own rows, so that what it drops is moved seldom.
   const auto make_room = [&](int64_t most) {
-    const int64_t rows = std::max({c.capacity, s.held + n, keys ? 2 * keys.size(1) : 0});
-    reserve(keys, k, std::min(rows, most), s.held);
-    reserve(values, v, std::min(rows, most), s.held);
+    const int64_t rows = std::max({c.capacity, s.held + n, first ? 2 * first.size(1) : 0});
+    for (const CachedRows& x : list)
+      reserve(s.tensors[x.name], x.rows, std::min(rows, most), s.held);
   };
   constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
   if (window > 0 && window < kAll / 2) {
     const int64_t slots = 2 * window, keep = std::min(s.held, window - 1);
-    if (!keys || std::min(s.held + n, slots) > keys.size(1)) make_room(slots);
-    if (keep + n > slots) {  // more at once than the cache holds: it gets their end
-      const KeysAndValues all{joined_rows(keys.slice(1, s.held - keep, s.held), k),
-                              joined_rows(values.slice(1, s.held - keep, s.held), v)};
-      const int64_t S = keep + n, last = window - 1;
-      if (last > 0) {
-        keys.slice(1, 0, last).copy_from(all.k.slice(1, S - last, S));
-        values.slice(1, 0, last).copy_from(all.v.slice(1, S - last, S));
-      }
-      s.held = last;
-      return all;
-    }
+    if (!first || std::min(s.held + n, slots) > first.size(1)) make_room(slots);
+    if (keep + n > slots) return append_past(s, list, keep, window);
     if (s.held + n > slots) {
-      move_down(keys, s.held, keep);
-      move_down(values, s.held, keep);
+      for (const CachedRows& x : list) move_down(s.tensors[x.name], s.held, keep);
       s.held = keep;
     }
-  } else if (!keys || s.held + n > keys.size(1)) {
+  } else if (!first || s.held + n > first.size(1)) {
     make_room(kAll);
   }
-  keys.slice(1, s.held, s.held + n).copy_from(k);
-  values.slice(1, s.held, s.held + n).copy_from(v);
+  for (CachedRows& x : list) {
+    Tensor& cache = s.tensors[x.name];
+    cache.slice(1, s.held, s.held + n).copy_from(x.rows);
+    x.rows = cache.slice(1, 0, s.held + n);
+  }
   s.held += n;
-  return {keys.slice(1, 0, s.held), values.slice(1, 0, s.held)};
+}
+
+KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window) {
+  std::vector<CachedRows> both{{"k", k}, {"v", v}};
+  append(c, both, window);
+  return {both[0].rows, both[1].rows};
 }
 
 }  // namespace weft::layers

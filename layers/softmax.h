@@ -6,10 +6,15 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "layers/blocks.h"
 
 namespace weft::layers {
+
+// Reads the keys of rotary positions of heads of width K; where `rotary` is false they have no use.
+kernels::Rotary::Options rotary_positions(const TomlTable& t, const Spec& spec, bool rotary,
+                                          int64_t K);
 
 // Reads heads, key_heads, head_dim, scale, the keys of rotary positions, qk_norm, output_gate and
 // bias.
@@ -27,6 +32,8 @@ class HeadProjections {
   }
   // The same in two steps: what x alone gives (T = S), and then with the state's in front.
   Result of(const Var& x, const Context& c) const;
+  // Queries, keys and values of other projections, with the norms and positions of these.
+  Result placed(Result raw, const Context& c) const;
   Result behind_past(Result own, Context& c, int64_t window) const;
   // [B, T, H, K] to [B, T, D].
   Var out(const Var& o, const Var& gate) const {
@@ -34,6 +41,7 @@ class HeadProjections {
   }
 
   int64_t H() const { return H_; }
+  int64_t Hk() const { return Hk_; }
   int64_t K() const { return K_; }
   double scale() const { return scale_; }  // factor of q.k; 0: K^-1/2
 
@@ -60,6 +68,12 @@ class HeadProjections {
 struct KeysAndValues {
   Tensor k, v;
 };
+// The same of any tensors [B, S, ...] by name.
+struct CachedRows {
+  const char* name;
+  Tensor rows;  // the new ones, then all
+};
+void append(Context& c, std::vector<CachedRows>& list, int64_t window);
 KeysAndValues appended(Context& c, const Tensor& k, const Tensor& v, int64_t window);
 
 }  // namespace weft::layers

@@ -32,6 +32,11 @@ Other scaled(const std::string& mixer) {
           {{mixer + ".rotary_scaling", "none"}, {mixer + ".rotary_factor", "4"}}};
 }
 
+// Of a part, whose table is of use only where it is named.
+Other beside(const char* value) {
+  return {value, Changes::logits, {{"side_by_side.parts", "[\"gated_linear\", \"simple_gla\"]"}}};
+}
+
 // By path, else by the last part of it.
 const std::map<std::string, Other>& others() {
   static const std::map<std::string, Other> list = {
@@ -61,6 +66,7 @@ const std::map<std::string, Other>& others() {
       {"moe.experts", {"3"}},
       {"moe.top_k", {"1"}},
       {"top_k", {"2"}},
+      {"lost", {"0.3"}},
       {"first_blocks", {"2"}},
       {"recent_blocks", {"2"}},
       {"index_width", {"5"}},
@@ -86,6 +92,26 @@ const std::map<std::string, Other>& others() {
       {"moe.z_loss", {"0.5", Changes::loss}},
       {"moe.activation", {"gelu"}},
       {"retention.type", {"linear_attention"}},
+      {"latent_attention.rotary_scaling", scaled("latent_attention")},
+      {"nsa.rotary_scaling", scaled("nsa")},
+      {"token_sparse.rotary_scaling", scaled("token_sparse")},
+      {"token_sparse.pattern", {"strided"}},
+      {"shared_width", {"4"}},
+      {"latent_width", {"5"}},
+      {"query_rank", {"3"}},
+      {"global_tokens", {"3"}},
+      {"global_projections", {"true"}},
+      {"random_tokens", {"3"}},
+      {"pattern_seed", {"2"}},
+      {"nsa.recent_blocks", {"1"}},
+      {"side_by_side.parts", {"[\"gated_linear\", \"delta\"]"}},
+      {"side_by_side.gated_linear.type", beside("retention")},
+      {"side_by_side.simple_gla.type", beside("retention")},
+      {"shares", {"[3, 1]"}},
+      {"join", {"mean"}},
+      {"side_by_side.norm", {"true"}},
+      {"input_scale", {"0.5"}},
+      {"output_scale", {"0.5"}},
       {"type", {"retention"}},
       {"heads", {"4"}},
       {"key_heads", {"1"}},
@@ -171,8 +197,15 @@ std::vector<Base> bases() {
     if (mixer == "mamba") b.table = "state = 3\n";
     if (mixer == "mamba2") b.table = "state = 3\nhead_dim = 4\n";
     if (mixer == "block_sparse") b.table += "block = 4\n";
+    if (mixer == "side_by_side")
+      b.table =
+          "parts = [\"gated_linear\", \"simple_gla\"]\n[side_by_side.gated_linear]\nheads = 2\n"
+          "[side_by_side.simple_gla]\nheads = 2\n";
+    if (mixer == "latent_attention") b.table += "shared_width = 8\n";
+    if (mixer == "token_sparse") b.table += "window = 4\nglobal_tokens = 2\n";
     if (mixer == "moba" || mixer == "topk" || mixer == "router")
       b.table += "block = 4\ntop_k = 3\n";
+    if (mixer == "nsa") b.table += "block = 4\ntop_k = 4\n";  // three are always seen
     list.push_back(b);
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});
@@ -187,6 +220,7 @@ std::vector<Base> bases() {
   list.push_back({"block_sparse", "",
                   "heads = 2\nblock = 4\npattern = \"window\"\n"
                   "density = {first = 0.1, last = 0.5}\n"});
+  list.push_back({"token_sparse", "", "heads = 2\npattern = \"random\"\nrandom_tokens = 2\n"});
   for (const char* pattern : {"strided", "dilated"})
     list.push_back(
         {"block_sparse", "", concat("heads = 2\nblock = 4\npattern = \"", pattern, "\"\n")});

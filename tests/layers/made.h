@@ -82,6 +82,40 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"router, no linear path", "router",
        "heads = 2\nkey_heads = 1\nblock = 5\nlinear = \"none\"\nprice = 0\n"
        "output_gate = true"},
+      {"side_by_side", "side_by_side", "", 16},
+      {"side_by_side, groups of heads", "side_by_side",
+       "parts = [\"window\", \"gated_delta\", \"moba\"]\nshares = [2, 1, 1]\n"
+       "[window]\ntype = \"attention\"\nheads = 3\nwindow = 5\n"
+       "[gated_delta]\nheads = 1\n[moba]\nheads = 1\nrotary = false\nblock = 4\ntop_k = 2"},
+      {"side_by_side, norms, a window and a scan", "side_by_side",
+       "parts = [\"window\", \"mamba\"]\njoin = \"mean\"\nnorm = true\n"
+       "[window]\ntype = \"attention\"\nheads = 2\nwindow = 5\ninput_scale = 0.5\n"
+       "[mamba]\nstate = 3\noutput_scale = 0.7"},
+      {"latent_attention", "latent_attention", "heads = 2"},
+      {"latent_attention, all settings", "latent_attention",
+       "heads = 3\nhead_dim = 4\nshared_width = 6\nvalue_width = 5\nlatent_width = 7\n"
+       "query_rank = 5\nscale = 0.4\nsoftcap = 3.0\nrotary_base = 100\n"
+       "rotary_interleaved = true"},
+      {"latent_attention, no positions, wide latents", "latent_attention",
+       "heads = 2\nhead_dim = 3\nshared_width = 1\nlatent_width = 40\nrotary = false"},
+      {"nsa", "nsa", "heads = 2\nblock = 4\ntop_k = 4\nwindow = 5"},
+      {"nsa, all settings", "nsa",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\ntop_k = 2\nfirst_blocks = 0\n"
+       "recent_blocks = 1\nwindow = 7\nsoftcap = 3.0\nqk_norm = true\nbias = true\n"
+       "scale = 0.4\nrotary = false\noutput_gate = true"},
+      {"token_sparse", "token_sparse", "heads = 2\nwindow = 5"},
+      {"token_sparse, every third", "token_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nwindow = 3\nstride = 3\nsoftcap = 3.0\n"
+       "qk_norm = true\nbias = true\nrotary = false\noutput_gate = true\nscale = 0.5"},
+      {"token_sparse, global tokens", "token_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nwindow = 4\nstride = 1\nglobal_tokens = 3"},
+      {"token_sparse, global projections", "token_sparse",
+       "heads = 2\nwindow = 3\nstride = 2\nglobal_tokens = 2\nglobal_projections = true"},
+      {"token_sparse, strided", "token_sparse",
+       "heads = 2\npattern = \"strided\"\nstride = 5\nglobal_tokens = 1"},
+      {"token_sparse, random", "token_sparse",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\npattern = \"random\"\nrandom_tokens = 5\n"
+       "pattern_seed = 3"},
       {"linear_attention", "linear_attention", "heads = 3"},
       {"linear_attention, groups, relu, no divisor", "linear_attention",
        "heads = 4\nkey_heads = 2\nfeature_map = \"relu\"\nnormalize = false\nvalue_width = 5"},

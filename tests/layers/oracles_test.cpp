@@ -1,5 +1,7 @@
 // Whole mixers against modules that are not ours: transformers' and fla's, in fp64, with the
 // gradients of input and weights (tests/oracles/make_layers.py).
+#include <utility>
+
 #include "tests/catch.h"
 #include "tests/layers/made.h"
 #include "tests/layers/oracle_weights.h"
@@ -71,6 +73,59 @@ TEST_CASE("oracles: attention is Llama's and, in a window with norms, Gemma 3's"
   bool first = true;
   compare("gemma3_sliding_attention", gemma,
           [&](const Named& in) { return std::exchange(first, false) ? one_plus(in) : in; });
+}
+
+TEST_CASE("oracles: latent attention is DeepSeek-V3's, with queries of low rank and without") {
+  const std::string sizes =
+      "heads = 3\nhead_dim = 4\nshared_width = 6\nvalue_width = 5\nlatent_width = 7\n"
+      "rotary_base = 100\nrotary_interleaved = true\n";
+  compare("deepseek_v3_attention", {"", "latent_attention", sizes});
+  compare("deepseek_v3_attention_query_rank", {"", "latent_attention", sizes + "query_rank = 5\n"});
+}
+
+TEST_CASE("oracles: native sparse attention is fla's") {
+  const std::string sizes = "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 4\n";
+  compare("fla_nsa", {"", "nsa", sizes + "top_k = 4\nwindow = 5"});
+  compare("fla_nsa_few_blocks", {"", "nsa", sizes + "top_k = 3\nwindow = 64"});
+}
+
+// The source has no projection behind its heads: ours is the identity, and its gradient follows.
+TEST_CASE("oracles: a window with global tokens is Longformer's, each as the last of its text") {
+  for (const int64_t leading : {1, 3}) {
+    const std::string name = concat("longformer_", leading);
+    const Hdf5Reader file(tests::source_path(concat("tests/oracles/layer_", name, ".h5")));
+    const auto columns = [&](const char* tensor) {  // [12, tokens]
+      return Var(file.tensor(tensor).reshape({-1, 12}).transpose(0, 1).contiguous());
+    };
+    bool weights = true;
+    const MixerCase c{"", "token_sparse",
+                      concat("heads = 3\nwindow = 5\nstride = 1\nrotary = false\nglobal_tokens = ",
+                             leading, "\nglobal_projections = true")};
+    compare(name, c, [&](const Named& in) {
+      Named out;
+      for (const char* part : {"query", "key", "value"})
+        for (const char* global : {"", "_global"})
+          out[concat(part[0], global, "_proj.weight")] =
+              in.at(concat("attention.", part, global, ".weight"));
+      Tensor o = product(columns("grad_outputs/dy"), columns("outputs/y")).value();
+      if (std::exchange(weights, false)) {
+        o = zeros({12, 12}, Dtype::f64);
+        for (int64_t i = 0; i < 12; ++i) view<double>(o)(i, i) = 1;
+      }
+      out["o_proj.weight"] = o;
+      return out;
+    });
+  }
+}
+
+TEST_CASE("oracles: attention and Mamba-2 side by side are the mixers of a Falcon-H1 block") {
+  compare("falcon_h1",
+          {"", "side_by_side",
+           "parts = [\"mamba\", \"self_attn\"]\n"
+           "[mamba]\ntype = \"mamba2\"\nhead_dim = 4\nstate = 3\ngroups = 2\n"
+           "output_scale = 0.7\n[self_attn]\ntype = \"attention\"\nheads = 4\nkey_heads = 2\n"
+           "input_scale = 0.5\noutput_scale = 1.5",
+           8});
 }
 
 TEST_CASE("oracles: linear attention, retention and GLA are fla's") {

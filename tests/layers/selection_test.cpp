@@ -10,6 +10,8 @@ namespace {
 const MixerCase kMoba{"moba", "moba", "heads = 2\nkey_heads = 1\nblock = 4\ntop_k = 3"};
 const MixerCase kTopk{"topk", "topk", "heads = 2\nkey_heads = 1\nblock = 4\ntop_k = 3"};
 
+const MixerCase kNsa{"nsa", "nsa", "heads = 2\nkey_heads = 1\nblock = 4\ntop_k = 3\nwindow = 5"};
+
 const Var& parameter(const Made& m, const std::string& name) {
   for (const Parameter& p : m.parameters)
     if (p.name == name) return p.var;
@@ -57,8 +59,37 @@ TEST_CASE("topk: tokens of the first block have no block before them and see no 
   CHECK_FALSE(same_bits(after.slice(1, 4, 9), before.slice(1, 4, 9)));
 }
 
+TEST_CASE("nsa: before the first block is complete no mean is seen, and all else is attention") {
+  const Made nsa = made(kNsa), attention = made({"", "attention", "heads = 2\nkey_heads = 1"});
+  parameter(nsa, "g_proj.weight").value().zero();  // each gate is a half
+  for (const int64_t T : {1, 3}) {
+    const Var x = Var::leaf(sample({2, T, 12}, "x")), y = Var::leaf(x.value());
+    const Var a = run(*nsa.layer, x), b = run(*attention.layer, y);
+    autograd::backward(weighted(a));
+    autograd::backward(weighted(b));
+    CHECK(distance(a.value(), b.value()) < 1e-13);
+    CHECK(distance(x.grad(), y.grad()) < 1e-12);
+  }
+  const Tensor x = sample({2, 4, 12}, "x");
+  CHECK(distance(run(*nsa.layer, x).value(), run(*attention.layer, x).value()) > 1e-3);
+}
+
+TEST_CASE("latent_attention: a generation keeps latents and shared keys, and nothing of a head") {
+  for (const int64_t heads : {1, 3}) {
+    const Made m = made(
+        {"", "latent_attention", concat("heads = ", heads, "\nhead_dim = 4\nlatent_width = 7\n")});
+    const autograd::NoGrad no_grad;
+    State state;
+    Context c;
+    c.state = &state;
+    c.capacity = 20;
+    m.layer->forward(sample({1, 9, 12}, "x"), c);
+    CHECK(state.bytes() == 20 * (7 + 2) * 8);
+  }
+}
+
 TEST_CASE("selection: a later token changes no bit of an earlier result") {
-  for (const MixerCase& c : {kMoba, kTopk}) {
+  for (const MixerCase& c : {kMoba, kTopk, kNsa}) {
     const Made m = made(c, Dtype::f32);
     const Tensor x = sample({1, 40, 12}, "x", Dtype::f32);
     const Tensor before = run(*m.layer, x).value();
@@ -72,7 +103,7 @@ TEST_CASE("selection: a later token changes no bit of an earlier result") {
 }
 
 TEST_CASE("selection: steps whose position the work reads give what the whole text gives") {
-  for (const MixerCase& c : {kMoba, kTopk})
+  for (const MixerCase& c : {kMoba, kTopk, kNsa})
     for (const int64_t prompt : {1, 4, 7, 18}) {
       INFO(c.name << ", prompt " << prompt);
       const autograd::NoGrad no_grad;

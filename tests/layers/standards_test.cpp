@@ -96,6 +96,15 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
                                      {"expand", "2"},
                                      {"inner_norms", "false"},
                                      {"state", "16"}});
+  const Values beside = standards("side_by_side");
+  const std::vector<std::pair<std::string, std::string>> own = {{"join", "\"add\""},
+                                                                {"norm", "false"},
+                                                                {"shares", "[]"},
+                                                                {"attention.input_scale", "1.0"},
+                                                                {"attention.output_scale", "1.0"},
+                                                                {"attention.head_dim", "12"},
+                                                                {"gated_delta.value_width", "18"}};
+  for (const auto& [key, value] : own) CHECK(beside.at(key) == value);
   CHECK(standards("mamba2") ==
         Values{
             {"conv", "4"}, {"expand", "2"}, {"groups", "1"}, {"head_dim", "48"}, {"state", "128"}});
@@ -266,9 +275,9 @@ TEST_CASE(
   int inner = 0, outer = 0;
   const auto check = [&](const std::string& mixer, const std::string& more,
                          const std::string& tables) {
-    const std::string table = mixer == "mamba"    ? ""
-                              : mixer == "mamba2" ? "head_dim = 8\n"
-                                                  : "heads = 4\n";
+    const std::string table = mixer == "mamba" || mixer == "side_by_side" ? ""
+                              : mixer == "mamba2"                         ? "head_dim = 8\n"
+                                                                          : "heads = 4\n";
     const Model m(toml_from_text(recipe(mixer, 48, 16,
                                         concat("layers = ", layers, "\ninit = ", init, "\n", more),
                                         table + tables),

@@ -2,11 +2,8 @@
 Oracles: transformers' and fla's modules.  fla's modules call GPU kernels; here the names of those
 kernels mean fla's own reference functions, and the wiring stays theirs."""
 
-import os
-
 import torch
 import transformers
-from torch.func import functional_call
 from transformers import (Gemma3TextConfig, LlamaConfig, Mamba2Config, MambaConfig, MixtralConfig,
                           Qwen3NextConfig, masking_utils)
 from transformers.models.gemma3 import modeling_gemma3
@@ -15,8 +12,8 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, causal_conv1d_fn
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
-from common import HERE, Random, in_fp64, version, without_fla, write
-from make_attention import visible
+from common import in_fp64, version, without_fla
+from layer_files import attend, layer
 
 with without_fla():
     from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
@@ -24,40 +21,6 @@ with without_fla():
 from fla_on_cpu import fla
 
 HF, FLA = version(transformers, torch) + ": transformers.models.", version(fla, torch) + ": fla.layers."
-
-
-def weights_of(module, name):
-    """Not a training start: every term shall matter."""
-    r, weights = Random("layer weights " + name), {}
-    for n, p in module.named_parameters():
-        last = n.split(".")[-1]
-        if last == "A_log":
-            w = r.uniform(*p.shape, low=-1.0, high=1.5)
-        elif last == "dt_bias" or n == "dt_proj.bias":
-            w = r.uniform(*p.shape, low=-3.0, high=0.0)
-        elif "norm" in n or last == "D":
-            w = 1 + r.normal(*p.shape, scale=0.3)
-        elif "conv1d" in n:
-            w = r.normal(*p.shape, scale=0.5)
-        else:
-            w = r.normal(*p.shape, scale=p.shape[-1] ** -0.5)
-        weights[n] = w.requires_grad_()
-    return weights
-
-
-def layer(name, source, module, forward, B, T, D, options):
-    """forward(call, x) -> output, with call(*arguments, **more) running the module on its weights."""
-    weights, r = weights_of(module, name), Random("layer " + name)
-    x = r.normal(B, T, D).requires_grad_()
-    with in_fp64():
-        out = forward(lambda *a, **k: functional_call(module, weights, a, k), x)
-        assert out.dtype == torch.float64 and out.shape == x.shape
-        dout = r.normal(*out.shape)
-        out.backward(dout)
-    assert all(w.grad is not None for w in weights.values()), name
-    write(os.path.join(HERE, f"layer_{name}.h5"), {"operation": "layer_" + name, "source": source},
-          {"weights": weights, "inputs": {"x": x}, "outputs": {"y": out}, "grad_outputs": {"dy": dout},
-           "gradients": {"dx": x.grad, **{"d" + n: w.grad for n, w in weights.items()}}}, options)
 
 
 # Modules of transformers, as they are.
@@ -84,15 +47,6 @@ layer("qwen3_next_gated_delta_net", HF + "qwen3_next.modeling_qwen3_next.Qwen3Ne
           layer_types=["linear_attention"]), 0),
       lambda call, x: call(x), 1, 17, 8,
       {"width": 8, "heads": 4, "key_heads": 2, "key_width": 4, "value_width": 3, "conv": 4, "eps": 1e-6})
-
-
-def additive(mask, T):
-    return torch.zeros(T, T).masked_fill(~visible(mask, T, T), -torch.inf)[None, None]
-
-
-def attend(call, x, mask, rotary):
-    position = torch.arange(x.shape[1])[None]
-    return call(x, position_embeddings=rotary(x, position), attention_mask=additive(mask, x.shape[1]))[0]
 
 
 config = LlamaConfig(hidden_size=12, num_attention_heads=4, num_key_value_heads=2, head_dim=4,

@@ -1,4 +1,4 @@
-// `weft eval`: the loss of a checkpoint on held-out text, and what its routers chose there.
+// `weft eval`: the loss of a checkpoint on held-out text, and what its mixers chose there.
 #include <cstdio>
 
 #include "layers/routes.h"
@@ -11,12 +11,20 @@ namespace weft::train {
 namespace {
 
 void print_routes(const std::vector<layers::Routes>& all) {
-  for (const layers::Routes& r : all)
+  for (const layers::Routes& r : all) {
+    if (r.lost) {
+      std::printf(
+          "%s: at most %.3g %% of a token's attention is lost, %.3g %% on average; a token sees "
+          "%.1f keys\n",
+          r.owner.c_str(), 100 * r.lost->most, 100 * r.lost->mean, r.keys);
+      continue;
+    }
     std::printf(
         "%s: no key %.1f %%, window %.1f %%, selected blocks %.1f %%, all %.1f %%; "
         "a token sees %.1f keys\n",
         r.owner.c_str(), 100 * r.shares[0], 100 * r.shares[1], 100 * r.shares[2], 100 * r.shares[3],
         r.keys);
+  }
 }
 
 // With several ranks each meets its own part of the text, so nothing is said of choices.

@@ -1,0 +1,106 @@
+// Mixers side by side: groups of heads of one layer, and branches that are averaged.
+#include "tests/catch.h"
+#include "tests/layers/made.h"
+#include "tests/message.h"
+
+using namespace weft;
+using namespace weft::layers;
+
+namespace {
+
+const Tensor& weight(const Made& m, const std::string& name) {
+  for (const Parameter& p : m.parameters)
+    if (p.name == name) return p.var.value();
+  fail("no parameter ", name);
+}
+
+void take(const Made& to, const Made& from, const std::string& path) {
+  for (const Parameter& p : from.parameters) weight(to, path + p.name).copy_from(p.var.value());
+}
+
+std::string refused(const std::string& toml, int64_t width = 16) {
+  return tests::message([&] { made({"r", "side_by_side", toml, width}, Dtype::f32, kMeta); });
+}
+
+}  // namespace
+
+TEST_CASE("side_by_side: groups of heads of one mechanism are that mechanism with all the heads") {
+  const Made whole = made({"", "attention", "heads = 6\nrotary_base = 100", 24});
+  const Made both = made({"", "side_by_side",
+                          "parts = [\"a\", \"b\"]\nshares = [2, 1]\n"
+                          "[a]\ntype = \"attention\"\nheads = 4\nrotary_base = 100\n"
+                          "[b]\ntype = \"attention\"\nheads = 2\nrotary_base = 100",
+                          24});
+  for (const char* name : {"q_proj.weight", "k_proj.weight", "v_proj.weight"}) {
+    weight(both, concat("a.", name)).copy_from(weight(whole, name).slice(0, 0, 16));
+    weight(both, concat("b.", name)).copy_from(weight(whole, name).slice(0, 16, 24));
+  }
+  weight(both, "a.o_proj.weight").copy_from(weight(whole, "o_proj.weight").slice(1, 0, 16));
+  weight(both, "b.o_proj.weight").copy_from(weight(whole, "o_proj.weight").slice(1, 16, 24));
+  const Var x = Var::leaf(sample({2, 31, 24}, "x")), y = Var::leaf(x.value());
+  const Var a = run(*whole.layer, x), b = run(*both.layer, y);
+  CHECK(distance(b.value(), a.value()) < 1e-13);
+  autograd::backward(weighted(a));
+  autograd::backward(weighted(b));
+  CHECK(distance(y.grad(), x.grad()) < 1e-12);
+  CHECK(both.layer->flops_per_token(31) == Approx(whole.layer->flops_per_token(31)));
+}
+
+TEST_CASE("side_by_side: each part is the mixer alone, with the factors of its input and result") {
+  const Made window = made({"", "attention", "heads = 2\nwindow = 5"});
+  const Made delta = made({"", "gated_delta", "heads = 2"});
+  const Made both = made({"", "side_by_side",
+                          "parts = [\"window\", \"gated_delta\"]\njoin = \"mean\"\n"
+                          "[window]\ntype = \"attention\"\nheads = 2\nwindow = 5\n"
+                          "input_scale = 0.5\n[gated_delta]\nheads = 2\noutput_scale = 3"});
+  take(both, window, "window.");
+  take(both, delta, "gated_delta.");
+  const Tensor x = sample({2, 23, 12}, "x"), half = x.clone();
+  half.fill(0);
+  half.add_from(autograd::scale(Var(x), 0.5).value());
+  const Var a = run(*window.layer, half), b = run(*delta.layer, x);
+  const Var sum = autograd::add(autograd::scale(a, 0.5), autograd::scale(b, 1.5));
+  CHECK(distance(run(*both.layer, x).value(), sum.value()) < 1e-13);
+}
+
+TEST_CASE("side_by_side: steps whose position the work reads give what the whole text gives") {
+  const autograd::NoGrad no_grad;
+  const Made m = made({"", "side_by_side",
+                       "parts = [\"window\", \"full\", \"gated_delta\"]\n"
+                       "[window]\ntype = \"attention\"\nheads = 2\nwindow = 5\n"
+                       "[full]\ntype = \"attention\"\nheads = 2\n[gated_delta]\nheads = 2"});
+  const int64_t T = 30;
+  const Tensor x = sample({1, T, 12}, "x"), whole = run(*m.layer, x).value();
+  for (const int64_t prompt : {1, 4, 7, 18}) {
+    State state;
+    Context c;
+    c.state = &state;
+    c.capacity = T;
+    m.layer->forward(x.slice(1, 0, prompt).contiguous(), c);
+    for (int64_t t = prompt; t < T; ++t) {
+      c.place = tensor_of<int32_t>({static_cast<int32_t>(t)});
+      c.position = t;
+      const Tensor y = m.layer->forward(x.slice(1, t, t + 1).contiguous(), c).value();
+      CHECK(distance(y, whole.slice(1, t, t + 1)) < 1e-12);
+    }
+    CHECK(state.parts.size() == 3);
+    CHECK(state.bytes() ==
+          state.parts[0].bytes() + state.parts[1].bytes() + state.parts[2].bytes());
+    CHECK(state.parts[0].bytes() < state.parts[1].bytes());
+  }
+}
+
+TEST_CASE("side_by_side: what cannot stand side by side is refused by name") {
+  CHECK_THAT(refused("parts = [\"attention\"]"), ContainsSubstring("names 1 mixers, expected 2"));
+  CHECK_THAT(refused("parts = [\"delta\", \"delta\"]"), ContainsSubstring("\"delta\" twice"));
+  CHECK_THAT(refused("parts = [\"delta\", \"retenton\"]"),
+             ContainsSubstring("did you mean \"retention\"?"));
+  CHECK_THAT(refused("parts = [\"delta\", \"x\"]\n[x]\ntype = \"retenton\""),
+             ContainsSubstring("did you mean \"retention\"?"));
+  CHECK_THAT(refused("shares = [1, 2, 3]"), ContainsSubstring("3 numbers for 2 parts"));
+  CHECK_THAT(refused("shares = [1, 4]"),
+             ContainsSubstring("1 of 5 shares of a width of 16 is no whole number"));
+  CHECK_THAT(refused("[kda]\nheads = 2"), ContainsSubstring("parts names no \"kda\""));
+  CHECK_THAT(refused("[attention]\nhead = 2"), ContainsSubstring("did you mean \"heads\"?"));
+  CHECK(refused("") == "no error");
+}

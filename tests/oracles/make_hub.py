@@ -102,7 +102,7 @@ hub("granite", "Granite", hidden_size=8, intermediate_size=12, num_hidden_layers
 
 hub("mamba", "Mamba", hidden_size=8, state_size=3, num_hidden_layers=2, time_step_rank=2)
 hub("mamba2", "Mamba2", hidden_size=8, state_size=3, num_hidden_layers=2, head_dim=4, num_heads=4,
-    n_groups=2, tie_word_embeddings=False, chunk_size=8)
+    n_groups=2, tie_word_embeddings=False, chunk_size=8, layer_norm_epsilon=1e-3)
 hub("jamba", "Jamba", hidden_size=8, intermediate_size=6, num_hidden_layers=5, num_attention_heads=2,
     num_key_value_heads=1, attn_layer_period=5, attn_layer_offset=2, expert_layer_period=2,
     expert_layer_offset=1, num_experts=3, num_experts_per_tok=2, mamba_d_state=3, mamba_dt_rank=2)
@@ -135,4 +135,9 @@ SOFTMAX = dict(layers=[1], num_heads=2, num_kv_heads=1, qkv_bias=False, window_s
 hub("delta_net", "DeltaNet", **FLA, num_heads=2, expand_v=1.5, use_gate=True, allow_neg_eigval=True)
 hub("gated_deltanet", "GatedDeltaNet", **FLA, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1.5,
     attn=SOFTMAX)
+hub("gla", "GLA", **FLA, num_heads=2, expand_k=0.5, expand_v=1.5, attn=SOFTMAX)
+hub("retnet", "RetNet", **FLA, num_heads=3, norm_eps=1e-3)
+hub("hgrn2", "HGRN2", **FLA, num_heads=None, expand_ratio=5, use_lower_bound=False, norm_eps=1e-3)
+hub("linear_attn", "LinearAttention", **FLA, num_heads=3, expand_k=0.5, feature_map="elu",
+    norm_feature_map=True, attn=SOFTMAX)
 hub("kda", "KDA", **FLA, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1.5, tie_word_embeddings=True)

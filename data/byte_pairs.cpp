@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <queue>
@@ -349,11 +350,34 @@ void BytePairTokenizer::encode_piece(std::string_view piece, std::vector<int32_t
 
 }  // namespace
 
+namespace {
+
+// Lines of a token in base 64 and its number, as in "IQ== 0".
+bool are_ranks(const std::string& text) {
+  const std::string line = text.substr(0, text.find('\n'));
+  const size_t space = line.find(' ');
+  if (space == 0 || space == std::string::npos || space + 1 == line.size()) return false;
+  const auto all = [&](size_t begin, size_t end, const auto& is) {
+    return std::all_of(line.begin() + static_cast<std::ptrdiff_t>(begin),
+                       line.begin() + static_cast<std::ptrdiff_t>(end), is);
+  };
+  const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+  const auto base64 = [&](char c) {
+    return digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' || c == '/' ||
+           c == '=';
+  };
+  return all(0, space, base64) && all(space + 1, line.size(), digit);
+}
+
+}  // namespace
+
 TokenizerPtr byte_pair_tokenizer(const std::string& json) {
   return std::make_shared<BytePairTokenizer>(json);
 }
 
 TokenizerPtr stored_tokenizer(const std::string& model) {
+  require(!are_ranks(model), "these are ranks of tiktoken, which do not say where a text is cut; ",
+          "take the tokenizer.json of the same model");
   return model.starts_with('{') ? byte_pair_tokenizer(model) : sentencepiece_tokenizer(model);
 }
 

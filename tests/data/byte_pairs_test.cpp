@@ -78,6 +78,11 @@ TEST_CASE("byte pairs: special tokens in a text are one token, the longest first
   CHECK(t->encode("").empty());
 }
 
+TEST_CASE("byte pairs: ranks of tiktoken are refused by their name") {
+  CHECK(
+      message([] { stored_tokenizer("IQ== 0\nIg== 1\n"); }).starts_with("these are ranks of tik"));
+}
+
 TEST_CASE("byte pairs: a vocabulary lies in a file and is the same again") {
   const Folder f;
   const TokenizerPtr t = byte_pair_tokenizer(text_of("qwen2"));

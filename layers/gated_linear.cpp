@@ -24,7 +24,7 @@ class Gla final : public Layer {
         rank_(t.integer("gate_rank", kSize, 16)),
         gk0_(b.within("gk_proj.0"), spec.width, rank_, spec.init),
         gk1_(b.within("gk_proj.1"), rank_, size_.H * size_.K, spec.init, /*bias=*/true),
-        norm_(b.within("g_norm_swish_gate"), size_.V, 1e-5),
+        norm_(b.within("g_norm_swish_gate"), size_.V, t.number("norm_eps", kEpsilon, 1e-5)),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()) {}
 
   Var forward(const Var& x, Context& c) const override {

@@ -34,7 +34,11 @@ class LinearAttention : public Layer {
       strength_ = t.one_of("alpha", {"sigmoid", "softplus"}, "sigmoid");
     }
     if (t.boolean("output_norm", !normalize_))
-      norm_.emplace(b.within("norm"), size_.V, Norm::Kind::rms, 1e-5);
+      norm_.emplace(b.within("norm"), size_.V, Norm::Kind::rms,
+                    t.number("norm_eps", kEpsilon, 1e-5));
+    else
+      t.unused("norm_eps", "it has no use with output_norm = false; leave it out",
+               t.overridden("output_norm"));
   }
 
   Var forward(const Var& x, Context& c) const override {

@@ -100,7 +100,8 @@ class Mamba2 final : public Layer {
         conv_(b, "conv1d", E_ + 2 * size_.Hk * size_.K, t.integer("conv", kSize, 4), /*bias=*/true),
         decay_(b, size_.H, 1, 16),
         D_(b.wide().parameter("D", {size_.H}, Init::constant(1))),
-        norm_(b.within("norm"), E_, 1e-5, "silu", /*gate_first=*/true, size_.Hk),
+        norm_(b.within("norm"), E_, t.number("norm_eps", kEpsilon, 1e-5), "silu",
+              /*gate_first=*/true, size_.Hk),
         out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
 
   Var forward(const Var& u, Context& c) const override {

@@ -3,7 +3,7 @@
 // token is dropped: rows are sorted by expert, and the sorted matrix has R * top_k rows however
 // they fall, so that memory depends on shapes alone.
 // Sources: arXiv:2401.04088 (routing), 2403.19887 (Jamba), 2101.03961 (balance loss), 2202.08906 (z
-// loss).
+// loss). A gate of the shared experts is that of Qwen2-MoE and Qwen3-Next.
 #include <optional>
 
 #include "autograd/kernel_op.h"
@@ -35,11 +35,17 @@ class Moe final : public Layer {
     if (swiglu) gate_ = e.parameter("gate_proj", {experts_, width_, D}, in);
     up_ = e.parameter("up_proj", {experts_, width_, D}, in);
     down_ = e.parameter("down_proj", {experts_, D, width_}, out);
-    if (shared_ == 0) return;
+    if (shared_ == 0) {
+      t.unused("shared_gate", "it has no use with shared = 0; leave it out",
+               t.overridden("shared"));
+      return;
+    }
     const Builder s = b.within("shared_expert");
     if (swiglu) shared_gate_.emplace(s.within("gate_proj"), D, shared_ * width_, in);
     shared_up_.emplace(s.within("up_proj"), D, shared_ * width_, in);
     shared_down_.emplace(s.within("down_proj"), shared_ * width_, D, out);
+    if (t.boolean("shared_gate", false))
+      shared_scale_ = b.parameter("shared_expert_gate.weight", {1, D}, in, /*decay=*/false);
   }
 
   Var forward(const Var& x, Context& c) const override {
@@ -61,7 +67,7 @@ class Moe final : public Layer {
     if (shared_up_) {
       const Var u = (*shared_up_)(in);
       const Var h = shared_gate_ ? gated((*shared_gate_)(in), u, "silu") : activation(u, "gelu");
-      y = autograd::add(y, (*shared_down_)(h));
+      y = autograd::add(y, scaled((*shared_down_)(h), in));
     }
     if (c.losses && balance_loss_ > 0)
       c.losses->push_back(autograd::scale(routed.balance, balance_loss_));
@@ -73,14 +79,21 @@ class Moe final : public Layer {
 
   int64_t active_parameters() const override {
     const int64_t matrices = gate_ ? 3 : 2, D = router_.size(1);
-    return experts_ * D + (top_k_ + shared_) * matrices * width_ * D;
+    return (experts_ + (shared_scale_ ? 1 : 0)) * D + (top_k_ + shared_) * matrices * width_ * D;
   }
 
  private:
+  // What the shared experts give a token, times sigmoid(shared_expert_gate x).
+  Var scaled(const Var& y, const Var& x) const {
+    if (!shared_scale_) return y;
+    const Var gate = activation(wide(product(x, shared_scale_)), "sigmoid");
+    return autograd::multiply_along(y, autograd::reshape(gate, {-1}), 0);
+  }
+
   int64_t experts_, top_k_, width_, shared_;
   bool normalize_;
   double balance_loss_, z_loss_;
-  Var router_, gate_, up_, down_;
+  Var router_, gate_, up_, down_, shared_scale_;
   std::optional<Linear> shared_gate_, shared_up_, shared_down_;
 };
 

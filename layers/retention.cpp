@@ -22,7 +22,7 @@ class Retention final : public Layer {
         k_(b.within("k_proj"), spec.width, size_.Hk * size_.K, spec.init),
         v_(b.within("v_proj"), spec.width, size_.H * size_.V, spec.init),
         g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
-        norm_(b.within("g_norm_swish_gate"), size_.V, 1e-5),
+        norm_(b.within("g_norm_swish_gate"), size_.V, t.number("norm_eps", kEpsilon, 1e-5)),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()),
         log_gamma_(b.wide().buffer({size_.H},
                                    [](int64_t h) { return std::log1p(-std::exp2(-5.0 - h)); })) {

@@ -53,7 +53,7 @@ using kernels::kRoutes;
 // The linear path: a state for each head, gates of its own, norm and output gate.
 class LinearPath {
  public:
-  LinearPath(const Spec& spec, bool delta, int64_t H, int64_t K, const Builder& b)
+  LinearPath(const Spec& spec, bool delta, int64_t H, int64_t K, double eps, const Builder& b)
       : H_(H), K_(K), g_(b.within("g_proj"), spec.width, H * K, spec.init) {
     if (delta) {
       beta_.emplace(b.within("b_proj"), spec.width, H, spec.init);
@@ -62,7 +62,7 @@ class LinearPath {
     } else {
       gk_.emplace(b.within("gk_proj"), spec.width, H, spec.init, /*bias=*/true);
     }
-    norm_.emplace(b.within("linear_norm"), K, 1e-5);
+    norm_.emplace(b.within("linear_norm"), K, eps);
   }
 
   Var operator()(const Var& x, const HeadProjections::Result& own, const Context& c) const {
@@ -159,8 +159,12 @@ class RouterMixer final : public Layer {
     const std::string linear =
         t.one_of("linear", {"simple_gla", "gated_delta", "none"}, "simple_gla");
     if (linear != "none") {
-      linear_.emplace(spec, linear == "gated_delta", heads_.H(), heads_.K(), b);
+      linear_.emplace(spec, linear == "gated_delta", heads_.H(), heads_.K(),
+                      t.number("norm_eps", kEpsilon, 1e-5), b);
       norm_.emplace(b.within("softmax_norm"), heads_.K(), Norm::Kind::rms, spec.norm_eps);
+    } else {
+      t.unused("norm_eps", "it has no use with linear = \"none\"; leave it out",
+               t.overridden("linear"));
     }
     at_step(0);
   }

@@ -18,7 +18,7 @@ class SimpleGla final : public Layer {
         mixed_(b, spec, size_, t.integer("conv", kCount, 4)),
         gk_(b.within("gk_proj"), spec.width, size_.H, spec.init, /*bias=*/true),
         g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
-        norm_(b.within("g_norm_swish_gate"), size_.V, 1e-5),
+        norm_(b.within("g_norm_swish_gate"), size_.V, t.number("norm_eps", kEpsilon, 1e-5)),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()) {}
 
   Var forward(const Var& x, Context& c) const override {

@@ -87,6 +87,7 @@ const std::map<std::string, Other>& others() {
       {"noise", {"0", Changes::draw}},
       {"moe.width", {"5"}},
       {"moe.shared", {"1"}},
+      {"moe.shared_gate", {"true"}},
       {"moe.normalize", {"false"}},
       {"moe.balance_loss", {"0.5", Changes::loss}},
       {"moe.z_loss", {"0.5", Changes::loss}},
@@ -209,6 +210,7 @@ std::vector<Base> bases() {
     list.push_back(b);
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});
+  list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n[moe]\nshared = 1\n"});
   list.push_back({"attention", "norm = \"layer\"\n", "heads = 2\nqk_norm = true\n"});
   for (const char* mixer : {"attention", "block_sparse"})
     list.push_back({mixer, "",

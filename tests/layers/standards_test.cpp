@@ -75,9 +75,11 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
                                                 {"feature_map", "\"elu1\""},
                                                 {"normalize", "true"},
                                                 {"output_norm", "false"}}));
-  CHECK(standards("retention") == sized("12", "24", {{"rotary_base", "10000.0"}}));
-  CHECK(standards("simple_gla") == sized("12", "12", {{"conv", "4"}}));
-  CHECK(standards("gated_linear") == sized("6", "12", {{"gate_rank", "16"}}));
+  CHECK(standards("retention") ==
+        sized("12", "24", {{"norm_eps", "1e-05"}, {"rotary_base", "10000.0"}}));
+  CHECK(standards("simple_gla") == sized("12", "12", {{"conv", "4"}, {"norm_eps", "1e-05"}}));
+  CHECK(standards("gated_linear") ==
+        sized("6", "12", {{"gate_rank", "16"}, {"norm_eps", "1e-05"}}));
   const auto delta = [](const char* gate) {
     return Values{{"conv", "4"},
                   {"negative_eigenvalues", "false"},
@@ -105,9 +107,12 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
                                                                 {"attention.head_dim", "12"},
                                                                 {"gated_delta.value_width", "18"}};
   for (const auto& [key, value] : own) CHECK(beside.at(key) == value);
-  CHECK(standards("mamba2") ==
-        Values{
-            {"conv", "4"}, {"expand", "2"}, {"groups", "1"}, {"head_dim", "48"}, {"state", "128"}});
+  CHECK(standards("mamba2") == Values{{"conv", "4"},
+                                      {"expand", "2"},
+                                      {"groups", "1"},
+                                      {"head_dim", "48"},
+                                      {"norm_eps", "1e-05"},
+                                      {"state", "128"}});
 }
 
 TEST_CASE("standards: the density of a layer's blocks grows with its depth") {

@@ -34,7 +34,8 @@ def check(weft, name):
         run("import", folder, checkpoint, "--dtype", "f64")
         said = run("export", checkpoint, out).stdout.strip().replace(out, name)
         with in_fp64():
-            lm, info = transformers.AutoModelForCausalLM.from_pretrained(
+            kind = transformers.AutoConfig.from_pretrained(out).architectures[0]  # fla has a Mamba-2 too
+            lm, info = getattr(transformers, kind, transformers.AutoModelForCausalLM).from_pretrained(
                 out, dtype=torch.float64, attn_implementation="eager",
                 experts_implementation="eager", output_loading_info=True)
             with h5py.File(os.path.join(folder, "expected.h5")) as f:

@@ -9,9 +9,11 @@ import fla.layers.attn
 import fla.layers.delta_net
 import fla.layers.gated_deltanet
 import fla.layers.gla
+import fla.layers.hgrn2
 import fla.layers.kda
 import fla.layers.linear_attn
 import fla.layers.multiscale_retention
+import fla.modules.activations
 import fla.modules.mlp
 from fla.modules import FusedRMSNormGated, RMSNorm, RotaryEmbedding, ShortConvolution
 from fla.modules.norm.layernorm_gated import rms_norm_ref
@@ -62,6 +64,10 @@ def gated_norm(self, x, g):  # the reference's own gate is silu
     return rms_norm_ref(x, self.weight, None, g, self.eps)
 
 
+def norm_and_product(x, norm_weight, norm_bias, weight, bias, eps=1e-5):
+    return torch.nn.functional.linear(rms_norm_ref(x, norm_weight, norm_bias, None, eps), weight, bias)
+
+
 def norm(self, x, residual=None, prenorm=False):
     x = x if residual is None else x + residual
     y = rms_norm_ref(x, self.weight, None, None, self.eps)
@@ -90,11 +96,15 @@ FusedRMSNormGated.forward = gated_norm
 RMSNorm.forward = norm
 RotaryEmbedding.forward = rotated
 fla.layers.gla.fused_recurrent_gla = lambda q, k, v, gk, **_: naive_recurrent_gla(q, k, v, gk)
+fla.layers.hgrn2.fused_recurrent_gla = lambda q, k, v, gk, **_: naive_recurrent_gla(q, k, v, gk)
+fla.layers.hgrn2.swish = fla.modules.activations.ACT2FN["swish"] = torch.nn.functional.silu
+fla.layers.hgrn2.rms_norm_linear = norm_and_product
 fla.layers.gated_deltanet.causal_conv1d = conv
 fla.layers.gated_deltanet.chunk_gated_delta_rule = gated_delta_rule
 fla.layers.delta_net.fused_recurrent_delta_rule = delta_rule
 fla.layers.kda.chunk_kda = kda
 fla.layers.multiscale_retention.chunk_retention = retention
+fla.layers.multiscale_retention.fused_recurrent_retention = retention
 fla.layers.attn.flash_attn_func = flash_attention
 fla.modules.mlp.swiglu = lambda gate, x: torch.nn.functional.silu(gate) * x
 fla.modules.mlp.SwiGLULinear.forward = lambda self, gate, x, weight, bias: torch.nn.functional.linear(

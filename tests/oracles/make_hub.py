@@ -102,7 +102,7 @@ hub("granite", "Granite", hidden_size=8, intermediate_size=12, num_hidden_layers
 
 hub("mamba", "Mamba", hidden_size=8, state_size=3, num_hidden_layers=2, time_step_rank=2)
 hub("mamba2", "Mamba2", hidden_size=8, state_size=3, num_hidden_layers=2, head_dim=4, num_heads=4,
-    n_groups=2, tie_word_embeddings=False, chunk_size=8)
+    n_groups=2, tie_word_embeddings=False, chunk_size=8, layer_norm_epsilon=1e-3)
 hub("jamba", "Jamba", hidden_size=8, intermediate_size=6, num_hidden_layers=5, num_attention_heads=2,
     num_key_value_heads=1, attn_layer_period=5, attn_layer_offset=2, expert_layer_period=2,
     expert_layer_offset=1, num_experts=3, num_experts_per_tok=2, mamba_d_state=3, mamba_dt_rank=2)
@@ -113,6 +113,16 @@ hub("minimax", "MiniMax", hidden_size=8, intermediate_size=6, num_hidden_layers=
     **{f"{part}_{factor}_factor": value for part in ("full_attn", "linear_attn", "mlp")
        for factor, value in (("alpha", 3.5), ("beta", 0.75))},
     rope_parameters=dict(rope_type="default", rope_theta=50.0))
+EXPERTS = dict(num_experts=3, num_experts_per_tok=2,
+               rope_parameters=dict(rope_type="default", rope_theta=50.0), max_position_embeddings=64,
+               hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+hub("mixtral", "Mixtral", **{**EXPERTS, "num_experts": 4}, num_hidden_layers=2, intermediate_size=5,
+    head_dim=6, sliding_window=4)
+hub("qwen2_moe", "Qwen2Moe", **EXPERTS, num_hidden_layers=3, intermediate_size=7, decoder_sparse_step=2,
+    moe_intermediate_size=5, shared_expert_intermediate_size=10)
+hub("qwen3_moe", "Qwen3Moe", **EXPERTS, num_hidden_layers=3, intermediate_size=7, mlp_only_layers=[1],
+    moe_intermediate_size=5, head_dim=6, norm_topk_prob=True)
+hub("olmoe", "Olmoe", **EXPERTS, num_hidden_layers=2, intermediate_size=5)
 DELTA = dict(linear_num_value_heads=2, linear_key_head_dim=4, linear_conv_kernel_dim=4,
              max_position_embeddings=64, hidden_size=8, intermediate_size=12, num_hidden_layers=3,
              num_attention_heads=2, num_key_value_heads=1,
@@ -120,6 +130,11 @@ DELTA = dict(linear_num_value_heads=2, linear_key_head_dim=4, linear_conv_kernel
 with without_fla():
     hub("qwen3_next", "Qwen3Next", **DELTA, linear_num_key_heads=1, linear_value_head_dim=3, head_dim=8,
         mlp_only_layers=[0, 1, 2],
+        rope_parameters=dict(rope_type="default", rope_theta=50.0, partial_rotary_factor=0.25))
+    hub("qwen3_next_moe", "Qwen3Next", **{**DELTA, "num_hidden_layers": 4,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention"]}, linear_num_key_heads=1,
+        linear_value_head_dim=3, head_dim=8, num_experts=3, num_experts_per_tok=2, mlp_only_layers=[1],
+        moe_intermediate_size=4, shared_expert_intermediate_size=8,
         rope_parameters=dict(rope_type="default", rope_theta=50.0, partial_rotary_factor=0.25))
     hub("olmo_hybrid", "OlmoHybrid", **DELTA, linear_num_key_heads=2, linear_value_head_dim=6,
         rope_parameters=dict(rope_type="default", rope_theta=None))
@@ -135,4 +150,9 @@ SOFTMAX = dict(layers=[1], num_heads=2, num_kv_heads=1, qkv_bias=False, window_s
 hub("delta_net", "DeltaNet", **FLA, num_heads=2, expand_v=1.5, use_gate=True, allow_neg_eigval=True)
 hub("gated_deltanet", "GatedDeltaNet", **FLA, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1.5,
     attn=SOFTMAX)
+hub("gla", "GLA", **FLA, num_heads=2, expand_k=0.5, expand_v=1.5, attn=SOFTMAX)
+hub("retnet", "RetNet", **FLA, num_heads=3, norm_eps=1e-3)
+hub("hgrn2", "HGRN2", **FLA, num_heads=None, expand_ratio=5, use_lower_bound=False, norm_eps=1e-3)
+hub("linear_attn", "LinearAttention", **FLA, num_heads=3, expand_k=0.5, feature_map="elu",
+    norm_feature_map=True, attn=SOFTMAX)
 hub("kda", "KDA", **FLA, head_dim=4, num_heads=1, num_v_heads=2, expand_v=1.5, tie_word_embeddings=True)

@@ -70,6 +70,15 @@ class PendingFolder {
   std::string path_, temporary_;
 };
 
+// A tokenizer.json as it came, or a model of SentencePiece.
+void write_tokenizer(const PendingFolder& folder, const std::string& model) {
+  if (model.empty()) return;
+  const bool json = model.starts_with('{');
+  write_file(folder / (json ? "tokenizer.json" : "tokenizer.model"), model);
+  const Json kind = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
+  if (json) write_file(folder / "tokenizer_config.json", kind.dump(2) + "\n");
+}
+
 Dtype dtype_of(const Hdf5Reader& file, const std::string& wanted) {
   static const std::vector<std::string> dtypes = {"f32", "f64", "bf16"};
   if (wanted.empty()) return file.tensors("parameters").at(0).dtype;
@@ -103,7 +112,7 @@ std::string export_model(const ExportArguments& a) {
   config["torch_dtype"] = torch;
   config["dtype"] = torch;
   write_file(folder / "config.json", config.dump(2) + "\n");
-  if (!state.tokenizer.empty()) write_file(folder / "tokenizer.model", state.tokenizer);
+  write_tokenizer(folder, state.tokenizer);
   SafetensorsFolderWriter out(folder.path(), map.announced(dtype), {{"format", "pt"}});
   map.write(
       path, dtype, [&](const std::string& name) { return file.tensor("parameters/" + name); },

@@ -1,5 +1,6 @@
-// Formats of flash-linear-attention: DeltaNet, Gated DeltaNet and KDA, each also as a hybrid with
-// softmax attention in some layers. Its mixers name their parameters as ours.
+// Formats of flash-linear-attention: DeltaNet, Gated DeltaNet, KDA, GLA, RetNet, HGRN2 and linear
+// attention, each also as a hybrid with softmax attention in some layers. Its mixers name their
+// parameters as ours.
 #include <algorithm>
 #include <cmath>
 
@@ -51,7 +52,8 @@ int64_t whole(int64_t n, double e) {
   return static_cast<int64_t>(std::clamp(static_cast<double>(n) * e, 0.0, 1e9));
 }
 
-void common(const Keys& k, const std::string& mixer) {
+// hidden_ratio: what stands for intermediate_size where that is absent.
+void common(const Keys& k, const std::string& mixer, double hidden_ratio = 4) {
   k.layers("num_hidden_layers", mixer.c_str());
   usual_model(k, /*tied=*/false);
   k.number("norm_eps", "model.norm_eps", 1e-6);
@@ -59,20 +61,28 @@ void common(const Keys& k, const std::string& mixer) {
   if (k.reads()) {
     k.draft().set(mixer + ".norm_eps", k.draft().get("model.norm_eps"));
     const int64_t least =
-        whole(k.in().integer("hidden_size"), k.in().number("hidden_ratio", 4.0) * 2 / 3);
+        whole(k.in().integer("hidden_size"), k.in().number("hidden_ratio", hidden_ratio) * 2 / 3);
     k.draft().set("mlp.width", k.in().integer("intermediate_size", 256 * ((least + 255) / 256)));
-    k.draft().set(mixer + ".conv",
-                  k.in().truth("use_short_conv", true) ? k.in().integer("conv_size", 4) : 0);
   } else {
     k.integer("intermediate_size", "mlp.width");
-    const Json taps = k.draft().get(mixer + ".conv");
-    k.out()["use_short_conv"] = taps != 0;
-    if (taps != 0) k.out()["conv_size"] = taps;
   }
   k.ignored({"conv_size", "hidden_ratio", "attn_mode", "fuse_norm", "fuse_swiglu",
              "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"});
   k.fixed("hidden_act", "swish", "its MLP is SwiGLU");
   k.fixed("attnres_block_size", Json(), "our blocks have residual streams alone");
+}
+
+// What the delta rules have in common.
+void delta_common(const Keys& k, const std::string& mixer) {
+  common(k, mixer);
+  if (k.reads()) {
+    k.draft().set(mixer + ".conv",
+                  k.in().truth("use_short_conv", true) ? k.in().integer("conv_size", 4) : 0);
+  } else {
+    const Json taps = k.draft().get(mixer + ".conv");
+    k.out()["use_short_conv"] = taps != 0;
+    if (taps != 0) k.out()["conv_size"] = taps;
+  }
   k.truth("allow_neg_eigval", (mixer + ".negative_eigenvalues").c_str(), false);
 }
 
@@ -83,26 +93,110 @@ double factor(int64_t width, int64_t n) {
   return e;
 }
 
+// num_heads heads, and the widths of all together as multiples of the model's.
+void expanded_sizes(const Keys& k, const std::string& mixer, int64_t heads, double expand_k,
+                    double expand_v) {
+  const std::string ours = mixer + ".";
+  k.integer("num_heads", (ours + "heads").c_str(), heads);
+  Draft& d = k.draft();
+  const int64_t D = d.get("model.width").get<int64_t>();
+  const Json given = d.get(ours + "heads");
+  const int64_t H = given.is_null() ? 1 : given.get<int64_t>();
+  for (const auto& [theirs, width, standard] :
+       {std::tuple{"expand_k", ours + "key_width", expand_k},
+        std::tuple{"expand_v", ours + "value_width", expand_v}}) {
+    if (!k.reads()) {
+      if (d.uses(mixer)) k.out()[theirs] = factor(H * d.get(width).get<int64_t>(), D);
+      continue;
+    }
+    if (H < 1) k.in().refuse("num_heads", "expected at least one head");
+    // Its factors are rounded to a whole width.
+    const int64_t all = whole(D, k.in().number(theirs, standard) + 0.5 / static_cast<double>(D));
+    if (all % H != 0) k.in().refuse(theirs, "its ", all, " columns are no whole heads of ", H);
+    d.set(width, all / H);
+  }
+}
+
+// What GLA, RetNet and linear attention have in common.
+void linear_common(const Keys& k, const std::string& mixer) {
+  const Json heads = k.reads() ? Json(k.in().integer("num_heads", k.draft().get(mixer + ".heads")))
+                               : k.draft().get(mixer + ".heads");
+  if (k.reads() && k.in().has("num_kv_heads"))
+    k.fixed("num_kv_heads", heads, "keys that heads share have values and gates in common there");
+  k.fixed("elementwise_affine", true, "our norms have weights");
+}
+
+void gla_keys(const Keys& k) {
+  common(k, "gated_linear");
+  expanded_sizes(k, "gated_linear", 4, 0.5, 1);
+  linear_common(k, "gated_linear");
+  k.set("gated_linear.gate_rank", 16);
+  k.fixed("feature_map", Json(), "our q and k are projections");
+  k.fixed("use_short_conv", false, "our GLA has no convolutions");
+  k.fixed("use_output_gate", true, "our GLA has its gate");
+  k.fixed("clamp_min", Json(), "our gates have no bound");
+  k.ignored({"use_gk", "use_gv"});  // its layers do not look at them
+}
+
+void retnet_keys(const Keys& k) {
+  common(k, "retention", /*hidden_ratio=*/2);
+  expanded_sizes(k, "retention", 8, 1, 2);
+  linear_common(k, "retention");
+  k.set("retention.rotary_base", 10000.0);
+  k.fixed("feature_map", Json(), "our q and k are projections");
+  k.fixed("use_output_gate", true, "our retention has its gate");
+  k.ignored({"use_short_conv"});  // its layers do not look at it
+}
+
+void linear_attn_keys(const Keys& k) {
+  common(k, "linear_attention");
+  expanded_sizes(k, "linear_attention", 4, 1, 1);
+  linear_common(k, "linear_attention");
+  k.named("feature_map", "linear_attention.feature_map",
+          {{"elu", "elu1"}, {"relu", "relu"}, {"identity", "none"}}, "elementwise_product");
+  k.fixed("tie_feature_map_qk", false, "our map is the same for q and k, and has no weights");
+  for (const char* norm : {"norm_q", "norm_k"})
+    k.fixed(norm, false, "our features are not divided by their sum");
+  k.truth("norm_feature_map", "linear_attention.normalize", false);
+  k.set("linear_attention.output_norm", true);
+  k.set("linear_attention.eps", 1e-10);
+}
+
+// Its expand_ratio is the width of a head's keys; values are as wide as the model.
+void hgrn2_keys(const Keys& k) {
+  common(k, "hgrn2");
+  k.fixed("use_lower_bound", false,
+          "its bounds are learned for the whole model, and ours are numbers of the recipe");
+  k.fixed("use_short_conv", false, "our HGRN2 has no convolutions");
+  k.fixed("elementwise_affine", true, "our norms have weights");
+  k.set("hgrn2.lower_bound", 0.0);
+  k.set("hgrn2.norm_eps", 1e-5);  // whatever norm_eps is
+  Draft& d = k.draft();
+  if (!k.reads()) {
+    k.integer("num_heads", "hgrn2.heads");
+    return k.integer("expand_ratio", "hgrn2.key_width");
+  }
+  const int64_t D = k.in().integer("hidden_size");
+  const bool given = k.in().has("expand_ratio") || !k.in().has("num_heads");
+  const char* const key = given ? "expand_ratio" : "num_heads";
+  const int64_t n = k.in().integer(key, 128);
+  k.ignored({"num_heads"});  // a ratio goes before it
+  if (n < 1 || n > D || D % (given ? D / n : n) != 0)
+    k.in().refuse(key, "expected whole heads of a hidden_size of ", D);
+  const int64_t H = given ? D / n : n;
+  d.set("hgrn2.heads", H);
+  d.set("hgrn2.key_width", given ? n : D / n);
+  d.set("hgrn2.value_width", D / H);
+}
+
 void delta_net_keys(const Keys& k) {
-  common(k, "delta");
+  delta_common(k, "delta");
   k.truth("use_gate", "delta.use_gate", false);
   k.fixed("qk_norm", "l2", "our keys have length one");
   k.fixed("qk_activation", "silu", "our convolution ends in silu");
   k.fixed("use_beta", true, "our delta rule has its beta");
   k.fixed("use_output_norm", true, "our mixer ends in a norm");
-  k.integer("num_heads", "delta.heads", 16);
-  Draft& d = k.draft();
-  const int64_t D = d.get("model.width").get<int64_t>(),
-                H = d.get("delta.heads").is_null() ? 1 : d.get("delta.heads").get<int64_t>();
-  for (const auto& [theirs, ours] :
-       {std::pair{"expand_k", "delta.key_width"}, std::pair{"expand_v", "delta.value_width"}}) {
-    if (!k.reads()) {
-      if (d.uses("delta")) k.out()[theirs] = factor(H * d.get(ours).get<int64_t>(), D);
-      continue;
-    }
-    if (H < 1) k.in().refuse("num_heads", "expected at least one head");
-    d.set(ours, whole(D, k.in().number(theirs, 1.0)) / H);
-  }
+  expanded_sizes(k, "delta", 16, 1, 1);
 }
 
 // Gated DeltaNet and KDA: num_heads of keys, num_v_heads of values.
@@ -125,7 +219,7 @@ void gated_sizes(const Keys& k, const std::string& mixer, double expand) {
 }
 
 void gated_deltanet_keys(const Keys& k) {
-  common(k, "gated_delta");
+  delta_common(k, "gated_delta");
   k.truth("use_gate", "gated_delta.use_gate", true);
   if (k.reads() && k.in().text("output_gate_activation", "swish") != "silu")
     k.fixed("output_gate_activation", "swish", "our gate is silu");
@@ -133,10 +227,16 @@ void gated_deltanet_keys(const Keys& k) {
 }
 
 void kda_keys(const Keys& k) {
-  common(k, "kda");
+  delta_common(k, "kda");
   k.fixed("safe_gate", false, "our gate has no bounds");
   k.fixed("lower_bound", Json(), "our gate has no bounds");
   gated_sizes(k, "kda", 1);
+}
+
+// A gated norm that is not one kernel there (fuse_norm = false) has another name.
+std::string attn_name(const std::string& attn, const std::string& name) {
+  if (name != "g_norm_swish_gate.weight") return attn + name;
+  return concat(attn, name, "|", attn, "g_norm.weight");
 }
 
 void tensors(const Draft& d, TensorMap& m) {
@@ -146,7 +246,7 @@ void tensors(const Draft& d, TensorMap& m) {
     m.linear(theirs + "attn_norm", ours + "mixer_norm");
     const std::string mixer = ours + "mixer.";
     for (const std::string& name : m.under(mixer))
-      m.same(theirs + "attn." + name.substr(mixer.size()), name,
+      m.same(attn_name(theirs + "attn.", name.substr(mixer.size())), name,
              name.find("conv1d") == std::string::npos ? Lies::plain : Lies::conv);
     m.linear(theirs + "mlp_norm", ours + "mlp_norm");
     gated_mlp_tensors(m, theirs + "mlp.", ours + "mlp.");
@@ -159,6 +259,11 @@ const RegisteredArchitecture delta_net{
     {"delta_net", "DeltaNetForCausalLM", 1, delta_net_keys, tensors}};
 const RegisteredArchitecture gated_deltanet{
     {"gated_deltanet", "GatedDeltaNetForCausalLM", 1, gated_deltanet_keys, tensors}};
+const RegisteredArchitecture gla{{"gla", "GLAForCausalLM", 1, gla_keys, tensors}};
+const RegisteredArchitecture retnet{{"retnet", "RetNetForCausalLM", 1, retnet_keys, tensors}};
+const RegisteredArchitecture hgrn2{{"hgrn2", "HGRN2ForCausalLM", 1, hgrn2_keys, tensors}};
+const RegisteredArchitecture linear_attn{
+    {"linear_attn", "LinearAttentionForCausalLM", 1, linear_attn_keys, tensors}};
 const RegisteredArchitecture kda{{"kda", "KDAForCausalLM", 1, kda_keys, tensors}};
 
 }  // namespace

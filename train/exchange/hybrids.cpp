@@ -82,11 +82,7 @@ void minimax_tensors(const Draft& d, TensorMap& m) {
         m.linear(attn + part, mixer + part);
     }
     m.linear(theirs + "post_attention_layernorm", ours + "mlp_norm");
-    const std::string moe = theirs + "block_sparse_moe.", own = ours + "mlp.experts.";
-    m.same(moe + "gate.weight", ours + "mlp.router.weight");
-    m.experts(moe + "experts.{}.w1.weight", own + "gate_proj");
-    m.experts(moe + "experts.{}.w3.weight", own + "up_proj");
-    m.experts(moe + "experts.{}.w2.weight", own + "down_proj");
+    mixtral_expert_tensors(m, theirs + "block_sparse_moe.", ours + "mlp.");
   }
   for (const char* buffer : {"*.slope_rate", "*.query_decay", "*.key_decay", "*.diagonal_decay"})
     m.left_out(buffer);
@@ -110,7 +106,6 @@ void qwen3_next_keys(const Keys& k) {
   k.number("rms_norm_eps", "model.norm_eps", 1e-6);
   if (k.reads()) k.draft().set("gated_delta.norm_eps", k.draft().get("model.norm_eps"));
   k.set("model.norm_plus_one", true);
-  k.integer("intermediate_size", "mlp.width");
   k.fixed("hidden_act", "silu", "our MLP is SwiGLU");
   usual_heads(k);
   k.truth("attention_bias", "attention.bias", false);
@@ -118,17 +113,7 @@ void qwen3_next_keys(const Keys& k) {
   k.set("attention.output_gate", true);
   rope(k, {.base = 10000, .fraction = 0.25});
   delta_sizes(k);
-  // Sparse layers have a shared expert with a gate, which our experts do not have.
-  Json all = Json::array();
-  for (size_t i = 0; i < k.draft().layers.size(); ++i) all.push_back(i);
-  if (!k.reads())
-    k.out()["mlp_only_layers"] = all;
-  else if (k.in().integer("num_experts", 512) > 0 &&
-           (!k.in().has("mlp_only_layers") || k.in().at("mlp_only_layers") != all))
-    k.in().refuse("mlp_only_layers", "the shared expert of other layers has a gate, which our ",
-                  "experts do not have; expected all layers here, or num_experts = 0");
-  k.ignored({"decoder_sparse_step", "moe_intermediate_size", "shared_expert_intermediate_size",
-             "num_experts_per_tok", "num_experts", "norm_topk_prob", "router_aux_loss_coef"});
+  qwen_experts(k, /*shared=*/true, /*normalize=*/true);
   k.dropouts({"attention_dropout"});
 }
 
@@ -158,7 +143,7 @@ void qwen3_next_tensors(const Draft& d, TensorMap& m) {
       m.linear(linear + "out_proj", mixer + "o_proj");
     }
     m.linear(theirs + "post_attention_layernorm", ours + "mlp_norm");
-    gated_mlp_tensors(m, theirs + "mlp.", ours + "mlp.");
+    qwen_mlp_tensors(m, d.layers[i], theirs + "mlp.", ours + "mlp.");
   }
   m.left_out("mtp.*");
 }

@@ -8,7 +8,7 @@
 #include "core/file.h"
 #include "core/text.h"
 #include "core/units.h"
-#include "data/tokenizer.h"
+#include "data/byte_pairs.h"
 #include "train/checkpoint.h"
 #include "train/exchange/architecture.h"
 #include "train/source.h"
@@ -18,24 +18,23 @@ namespace {
 
 // The vocabulary of the folder where our tokenizers can read it; else why there is none.
 std::string tokenizer_of(const std::string& folder, int64_t vocabulary) {
-  const std::string path = folder + "/tokenizer.model";
-  if (!std::filesystem::exists(path)) {
-    std::fprintf(stderr,
-                 "%s: holds no tokenizer.model of SentencePiece, which alone can be read: "
-                 "the checkpoint takes token numbers, and no text\n",
-                 folder.c_str());
-    return "";
+  std::string reasons;
+  for (const char* name : {"/tokenizer.model", "/tokenizer.json"}) {
+    const std::string path = folder + name;
+    if (!std::filesystem::exists(path)) continue;
+    try {
+      const std::string model = read_file(path);
+      const int64_t tokens = data::stored_tokenizer(model)->vocabulary();
+      require(tokens <= vocabulary, "it has ", tokens, " tokens, and the model has ", vocabulary);
+      return model;
+    } catch (const Error& e) {
+      reasons += concat(path, ": ", e.what(), ": ");
+    }
   }
-  try {
-    const std::string model = read_file(path);
-    const int64_t tokens = data::sentencepiece_tokenizer(model)->vocabulary();
-    require(tokens <= vocabulary, "it has ", tokens, " tokens, and the model has ", vocabulary);
-    return model;
-  } catch (const Error& e) {
-    std::fprintf(stderr, "%s: %s: the checkpoint takes token numbers, and no text\n", path.c_str(),
-                 e.what());
-    return "";
-  }
+  if (reasons.empty())
+    reasons = folder + ": holds neither tokenizer.model of SentencePiece nor tokenizer.json: ";
+  std::fprintf(stderr, "%sthe checkpoint takes token numbers, and no text\n", reasons.c_str());
+  return "";
 }
 
 // The dtypes of the file's tensors, and what those of the checkpoint lose of them.

@@ -61,8 +61,8 @@ void no_limit_of_steps(const Keys& k) {
 
 void mamba2_keys(const Keys& k) {
   common(k, "mamba2", /*tied=*/false);
-  k.fixed("layer_norm_epsilon", 1e-5, "that of the norm in our mixer");
-  k.set("model.norm_eps", 1e-5);
+  k.number("layer_norm_epsilon", "model.norm_eps", 1e-5);
+  if (k.reads()) k.draft().set("mamba2.norm_eps", k.draft().get("model.norm_eps"));
   k.integer("head_dim", "mamba2.head_dim", 64);
   k.integer("n_groups", "mamba2.groups", 8);
   no_limit_of_steps(k);

@@ -197,24 +197,108 @@ void ropes_by_kind(const Keys& k, double local_base, double global_base) {
   out["rope_local_base_freq"] = base;
 }
 
+namespace {
+
+// The number of experts has two names, of which a file has one.
+const char* experts_key(const Keys& k, const char* usual) {
+  if (!k.reads() || k.in().has(usual)) return usual;
+  for (const char* other : {"num_experts", "num_local_experts"})
+    if (k.in().has(other)) return other;
+  return usual;
+}
+
+}  // namespace
+
 void experts(const Keys& k, const Experts& names) {
+  const char* const number = experts_key(k, names.experts);
   const bool any = std::any_of(k.draft().layers.begin(), k.draft().layers.end(),
                                [](const DraftLayer& layer) { return layer.mlp == "moe"; });
-  k.ignored({"router_aux_loss_coef", "num_experts_per_tok", names.experts});
+  k.ignored({"router_aux_loss_coef", "num_experts_per_tok", number});
   if (!any) {
     if (!k.reads()) k.out()[names.experts] = 1;
     return;
   }
-  k.integer(names.experts, "moe.experts");
+  k.integer(number, "moe.experts");
   k.integer("num_experts_per_tok", "moe.top_k", 2);
   k.integer(names.width, "moe.width");
   k.set("moe.normalize", names.normalize);
   k.set("moe.z_loss", 0.0);
   const double top_k = k.draft().get("moe.top_k").get<double>();
   if (k.reads())
-    k.draft().set("moe.balance_loss", k.in().number("router_aux_loss_coef", 0.001) * top_k);
+    k.draft().set("moe.balance_loss", k.in().number("router_aux_loss_coef", names.balance) * top_k);
   else
     k.out()["router_aux_loss_coef"] = k.draft().get("moe.balance_loss").get<double>() / top_k;
+}
+
+namespace {
+
+// Layers whose MLP is dense: those of mlp_only_layers, and all but every decoder_sparse_step-th.
+void sparse_layers(const Keys& k) {
+  Draft& d = k.draft();
+  if (!k.reads()) {
+    Json dense = Json::array();
+    for (size_t i = 0; i < d.layers.size(); ++i)
+      if (d.layers[i].mlp != "moe") dense.push_back(i);
+    k.out()["mlp_only_layers"] = dense;
+    k.out()["decoder_sparse_step"] = 1;
+    return;
+  }
+  const int64_t step = k.in().integer("decoder_sparse_step", 1);
+  if (step < 1) k.in().refuse("decoder_sparse_step", "expected at least 1");
+  const Json dense = k.in().has("mlp_only_layers") ? k.in().at("mlp_only_layers") : Json::array();
+  if (!dense.is_array()) k.in().refuse("mlp_only_layers", "expected a list of layers");
+  const bool any = k.in().integer(experts_key(k, "num_experts"), 1) > 0;
+  for (size_t i = 0; i < d.layers.size(); ++i) {
+    const bool named = std::find(dense.begin(), dense.end(), Json(i)) != dense.end();
+    const bool sparse = any && !named && (static_cast<int64_t>(i) + 1) % step == 0;
+    d.layers[i].mlp = sparse ? "moe" : "swiglu";
+  }
+}
+
+}  // namespace
+
+void qwen_experts(const Keys& k, bool shared, bool normalize) {
+  sparse_layers(k);
+  Draft& d = k.draft();
+  if (d.dense()) k.integer("intermediate_size", "mlp.width");
+  k.ignored({"intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size",
+             "num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob",
+             "router_aux_loss_coef"});
+  const bool any = std::any_of(d.layers.begin(), d.layers.end(),
+                               [](const DraftLayer& layer) { return layer.mlp == "moe"; });
+  if (!any) return;
+  experts(k, {.experts = "num_experts", .width = "moe_intermediate_size"});
+  k.truth("norm_topk_prob", "moe.normalize", normalize);
+  if (!shared) return;
+  k.set("moe.shared_gate", true);
+  const auto width = d.get("moe.width").get<int64_t>();
+  const char* const all = "shared_expert_intermediate_size";
+  if (!k.reads()) {
+    k.out()[all] = width * d.get("moe.shared").get<int64_t>();
+    return;
+  }
+  const int64_t given = k.in().integer(all);
+  if (width < 1 || given < width || given % width != 0)
+    k.in().refuse(all, "our shared experts are whole ones of moe_intermediate_size, ", width);
+  d.set("moe.shared", given / width);
+}
+
+void mixtral_expert_tensors(TensorMap& m, const std::string& theirs, const std::string& ours) {
+  m.same(theirs + "gate.weight", ours + "router.weight");
+  m.experts(theirs + "experts.{}.w1.weight", ours + "experts.gate_proj");
+  m.experts(theirs + "experts.{}.w3.weight", ours + "experts.up_proj");
+  m.experts(theirs + "experts.{}.w2.weight", ours + "experts.down_proj");
+}
+
+void qwen_mlp_tensors(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
+                      const std::string& ours) {
+  if (layer.mlp != "moe") return gated_mlp_tensors(m, theirs, ours);
+  m.same(theirs + "gate.weight", ours + "router.weight");
+  for (const std::string part : {"gate_proj", "up_proj", "down_proj"})
+    m.experts(concat(theirs, "experts.{}.", part, ".weight"), ours + "experts." + part);
+  if (!m.has(ours + "shared_expert.up_proj.weight")) return;
+  gated_mlp_tensors(m, theirs + "shared_expert.", ours + "shared_expert.");
+  m.linear(theirs + "shared_expert_gate", ours + "shared_expert_gate");
 }
 
 void window_of_all(const Keys& k) {

@@ -31,8 +31,17 @@ struct Experts {
   const char* experts = "num_experts";
   const char* width = "intermediate_size";
   bool normalize = true;
+  double balance = 0.001;  // where config.json has no router_aux_loss_coef
 };
 void experts(const Keys& k, const Experts& names);
+// decoder_sparse_step and mlp_only_layers: which MLPs are experts, as in Qwen's models, and then
+// their keys; with `shared` an expert for all tokens, behind a gate.
+void qwen_experts(const Keys& k, bool shared, bool normalize);
+// The tensors of experts as Mixtral names them: gate, and experts of w1, w3, w2.
+void mixtral_expert_tensors(TensorMap& m, const std::string& theirs, const std::string& ours);
+// The tensors of an MLP that is dense or has experts, as Qwen names them.
+void qwen_mlp_tensors(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
+                      const std::string& ours);
 // sliding_window, for all layers; null for none.
 void window_of_all(const Keys& k);
 // sliding_window and layer_types. `standard` says which layers slide where layer_types is absent.

@@ -141,7 +141,9 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
       "--out books.h5\n  weft data --describe books.h5");
   verb->add_option("sources", a.sources, "text files, folders, or kjv");
   verb->add_option("--out", a.out, "the dataset to write (HDF5)");
-  verb->add_option("--tokenizer", a.tokenizer, "bytes or sentencepiece")->capture_default_str();
+  verb->add_option("--tokenizer", a.tokenizer,
+                   "bytes, sentencepiece, or a file: tokenizer.json, or a model of SentencePiece")
+      ->capture_default_str();
   verb->add_option("--vocabulary", a.vocabulary, "size of a trained vocabulary")
       ->capture_default_str()
       ->check(in_64_bits);

@@ -157,6 +157,41 @@ TEST_CASE("import: a tensor that is missing, renamed, of another shape or of no 
   m.refused({"model.layers.0.mlp.down_proj.bias", "no place", "5 more"});
 }
 
+TEST_CASE("import: the gated norm of GLA has one of two names, as the library was set") {
+  const Model one("gla"), other("gla");
+  const std::string fused = "g_norm_swish_gate.weight";
+  int renamed = 0;
+  other.tensors([&](std::string& n, const Tensor& t) {
+    if (n.ends_with(fused) && ++renamed)
+      n.replace(n.size() - fused.size(), fused.size(), "g_norm.weight");
+    return t;
+  });
+  CHECK(renamed == 2);
+  done(one.import());
+  done(other.import());
+  CHECK(one.f.read("m.h5") == other.f.read("m.h5"));
+}
+
+TEST_CASE("import: what our mixers of fla's lack is refused by its key") {
+  const auto refused = [](const char* name, const char* key, const json& value, const char* said) {
+    INFO(name << ": " << key);
+    const Model m(name);
+    m.set(key, value);
+    m.refused({"m/config.json", said});
+  };
+  refused("gla", "use_short_conv", true, "use_short_conv is true");
+  refused("gla", "num_kv_heads", 1, "num_kv_heads is 1");
+  refused("gla", "clamp_min", -1.0, "clamp_min is -1.0");
+  refused("gla", "expand_v", 1.25, "expand_v is 1.25");
+  refused("retnet", "use_output_gate", false, "use_output_gate is false");
+  refused("retnet", "feature_map", "relu", "feature_map is \"relu\"");
+  refused("hgrn2", "use_lower_bound", true, "use_lower_bound is true");
+  refused("hgrn2", "expand_ratio", 13, "expand_ratio is 13");
+  refused("linear_attn", "feature_map", "hedgehog", "feature_map is \"hedgehog\"");
+  refused("linear_attn", "norm_q", true, "norm_q is true");
+  refused("linear_attn", "num_heads", 0, "num_heads is 0");
+}
+
 TEST_CASE("import: buffers are passed over, a copy of a tied head must be the embedding") {
   const auto with_head = [](double more) {
     auto m = std::make_unique<Model>("llama_yarn");

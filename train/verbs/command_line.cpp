@@ -212,6 +212,21 @@ void add_export(CLI::App& app, int& status) {
   verb->callback([a, &status] { status = run_export(*a); });
 }
 
+void add_convert(CLI::App& app, int& status) {
+  const auto a = std::make_shared<ConvertArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "convert", "make a trained checkpoint the start of a model with other mixers");
+  verb->footer(
+      "Example:\n  weft convert runs/teacher student.toml --out start.h5\n"
+      "  weft train student.toml --begin start.h5");
+  verb->add_option("teacher", a->teacher, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("recipe", a->recipe, "the student's recipe, a TOML file")->required();
+  add_set(verb, a->set);
+  verb->add_option("--out", a->out, "the checkpoint to write (HDF5)")->type_name("FILE");
+  verb->add_flag("--dry-run", a->dry_run, "print what would come from where, and write nothing");
+  verb->callback([a, &status] { status = run_convert(*a); });
+}
+
 void add_page(CLI::App* verb, std::string& out, const char* standard, bool& overwrite) {
   verb->add_option("--out", out, concat("the file to write (standard: ", standard, ")"))
       ->type_name("FILE");
@@ -492,6 +507,7 @@ int run_command(int argc, char** argv) {
   add_data(app, a.data, status);
   add_import(app, status);
   add_export(app, status);
+  add_convert(app, status);
   add_replay(app, a.replay, status);
   add_logits(app, a.logits, status);
   add_plot(app, a.plot, status);

@@ -50,6 +50,15 @@ struct InspectArguments {
 };
 int run_inspect(const InspectArguments& a);
 
+struct ConvertArguments {
+  std::string teacher;  // a checkpoint, or the folder of a run
+  std::string recipe;   // of the student
+  std::vector<std::string> set;
+  std::string out;
+  bool dry_run = false;
+};
+int run_convert(const ConvertArguments& a);
+
 struct DataArguments {
   std::vector<std::string> sources;
   std::string out, tokenizer = "bytes", document = "file";

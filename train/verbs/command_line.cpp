@@ -94,6 +94,8 @@ void add_eval(CLI::App& app, EvalArguments& a, int& status) {
   verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
   verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
   verb->add_option("--batches", a.batches, "how many batches (standard: all)")->check(in_64_bits);
+  verb->add_flag("--ablate", a.ablate,
+                 "also without its softmax layers, without its linear layers, and what it recalls");
   add_device(verb, a.device);
   add_ranks(verb, a.ranks);
   verb->callback([&] { status = run_eval(a); });

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "layers/routes.h"
+#include "train/ablation.h"
 #include "train/evaluate.h"
 #include "train/verbs/loaded.h"
 #include "train/verbs/verbs.h"
@@ -17,6 +18,13 @@ void print_routes(const std::vector<layers::Routes>& all) {
         "a token sees %.1f keys\n",
         r.owner.c_str(), 100 * r.shares[0], 100 * r.shares[1], 100 * r.shares[2], 100 * r.shares[3],
         r.keys);
+}
+
+void print_ablations(const EvalArguments& a, const Loaded& l, data::BatchSource& held_out) {
+  if (a.ablate)
+    std::printf(
+        "%s\n",
+        ablations(*l.model, nullptr, held_out, a.batches, l.recipe.train.device).text().c_str());
 }
 
 // With several ranks each meets its own part of the text, so nothing is said of choices.
@@ -53,6 +61,7 @@ int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
     const Evaluation e = evaluated(l, held_out, a.batches, ranks.get(), routes);
     std::printf("%s\n", e.text().c_str());
     print_routes(routes);
+    print_ablations(a, l, held_out);
     return 0;
   }
   Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
@@ -62,6 +71,7 @@ int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
   std::printf("%s, step %ld: %s\n", l.path.c_str(), static_cast<long>(l.state.step),
               e.text().c_str());
   print_routes(routes);
+  print_ablations(a, l, *source.held_out());
   return 0;
 }
 

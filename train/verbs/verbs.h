@@ -28,6 +28,7 @@ struct EvalArguments {
   std::string checkpoint;
   std::string data;     // a text file or folder instead of the recipe's held-out part
   int64_t batches = 0;  // 0: all of the held-out part
+  bool ablate = false;  // what its ways are worth, and what it recalls
   RankArguments ranks;
 };
 int run_eval(const EvalArguments& a);

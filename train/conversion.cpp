@@ -304,7 +304,12 @@ bool Conversion::start(const layers::Parameter& p, const std::string& own, const
   if (own == "b_proj.bias" && to.doubled) return filled(0, "beta is 1");
   if (gate("b_proj", kBeta, "beta is 0.88")) return true;
   if (own == "b_proj.weight") {
-    note(p, "", "drawn: beta is about 1/2; gate_bias = true would start it near one");
+    const bool delta = to.type == "delta" || to.type == "gated_delta";
+    note(p, "",
+         concat(
+             "as a new run starts it: beta is about 1/2",
+             delta ? "; gate_bias = true would start it at 0.88" : "",
+             delta || to.type == "kda" ? "; negative_eigenvalues = true would start it at 1" : ""));
     return true;
   }
   if (gate("g_proj", kSiluOne, "the gate is 1")) return true;

@@ -37,6 +37,7 @@ class Attention final : public Layer {
     return heads_.out(autograd::apply<kernels::Attention>({q, k, v, sinks_}, o).o, gate);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     const double n = static_cast<double>(T), W = static_cast<double>(window_);
     // Mean keys of a token: (1 + ... + T) / T, of which none sees more than W.

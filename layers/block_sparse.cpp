@@ -105,6 +105,7 @@ class BlockSparseMixer final : public Layer {
     return heads_.out(autograd::apply<BlockSparse>({q, k, v}, o).o, gate);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     const int64_t n = block_count(T, block_), heads = mask_.size(0);
     const Tensor mask = n > mask_.size(1) ? pattern_.mask(n, heads_.H(), layer_) : mask_;

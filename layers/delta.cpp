@@ -2,7 +2,9 @@
 //   q, k of length one after convolution and silu,   beta = sigmoid(b_proj x)  (doubled on request)
 //   g = -exp(A_log) softplus(a_proj x + dt_bias)     Gated DeltaNet
 //   y = o_proj(norm(o) silu(g_proj x)), without the gate where use_gate = false
-// Weights and wiring as in fla's DeltaNet and GatedDeltaNet.
+// With gate_bias = true, b_proj and g_proj have biases: a model that was made of another one starts
+// with beta and the output gate near one. Else weights and wiring are as in fla's DeltaNet and
+// GatedDeltaNet.
 // Sources: arXiv:2406.06484, 2412.06464; doubled beta: 2411.12537.
 #include "kernels/delta/delta.h"
 
@@ -41,7 +43,8 @@ class DeltaNet : public Layer {
       : size_(size),
         double_beta_(t.boolean("negative_eigenvalues", false)),
         mixed_(b, spec, size_, t.integer("conv", kCount, 4)),
-        b_(b.within("b_proj"), spec.width, size_.H, spec.init),
+        gate_bias_(t.boolean("gate_bias", false)),
+        b_(b.within("b_proj"), spec.width, size_.H, spec.init, gate_bias_),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()) {
     if (gated) {
       a_.emplace(b.within("a_proj"), spec.width, size_.H, spec.init);
@@ -49,7 +52,7 @@ class DeltaNet : public Layer {
     }
     const double eps = t.number("norm_eps", kEpsilon, 1e-5);
     if (t.boolean("use_gate", gated)) {
-      g_.emplace(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init);
+      g_.emplace(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init, gate_bias_);
       gated_norm_.emplace(b.within("o_norm"), size_.V, eps);
     } else {
       norm_.emplace(b.within("o_norm"), size_.V, Norm::Kind::rms, eps);
@@ -60,6 +63,7 @@ class DeltaNet : public Layer {
   HeadSizes size_;
   bool double_beta_;
   MixedQkv mixed_;
+  bool gate_bias_;
   Linear b_, o_;
   std::optional<Linear> a_, g_;
   std::optional<Decay> decay_;

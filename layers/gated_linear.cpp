@@ -2,7 +2,8 @@
 //
 // Gated linear attention: the state forgets per key channel, by a gate of low rank.
 //   g = logsigmoid(gk_proj.1(gk_proj.0 x)) / 16,   y = o_proj(norm(o) silu(g_proj x))
-// Weights and wiring as in fla's GatedLinearAttention. Source: arXiv:2312.06635.
+// Weights and wiring as in fla's GatedLinearAttention; gate_bias gives g_proj a bias.
+// Source: arXiv:2312.06635.
 #include "kernels/gated_linear/gated_linear.h"
 
 #include "autograd/ops.h"
@@ -20,7 +21,8 @@ class Gla final : public Layer {
         q_(b.within("q_proj"), spec.width, size_.Hk * size_.K, spec.init),
         k_(b.within("k_proj"), spec.width, size_.Hk * size_.K, spec.init),
         v_(b.within("v_proj"), spec.width, size_.H * size_.V, spec.init),
-        g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
+        g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init,
+           t.boolean("gate_bias", false)),
         rank_(t.integer("gate_rank", kSize, 16)),
         gk0_(b.within("gk_proj.0"), spec.width, rank_, spec.init),
         gk1_(b.within("gk_proj.1"), rank_, size_.H * size_.K, spec.init, /*bias=*/true),

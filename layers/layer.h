@@ -87,6 +87,14 @@ struct State {
   int64_t bytes() const;     // of its tensors, and of its parts
 };
 
+// What a mixer read and gave, [B, T, D].
+struct Mixed {
+  Tensor x, y;
+};
+
+// Which ways a mixer moves what it reads between tokens.
+enum class Ways : uint8_t { linear, softmax, both };
+
 // What a forward pass needs beside x.
 struct Context {
   Tensor cu_seqlens;       // i32 [N+1]: borders of packed documents; absent where rows are whole
@@ -100,6 +108,9 @@ struct Context {
   // A step of training: what a layer draws at random or estimates is for these alone. Blocks that
   // are computed again for their gradients see it the first time too.
   bool training = false;
+  std::vector<Mixed>* mixed = nullptr;  // what each mixer read and gave is appended here
+  // An evaluation that asks what a way is worth: nothing comes of it.
+  bool no_softmax = false, no_linear = false;
 };
 
 class Layer {
@@ -117,6 +128,8 @@ class Layer {
   // `step` optimizer steps were taken; for layers that draw numbers anew every so many of them. It
   // is called between steps, and what it does depends on the number alone, not on earlier calls.
   virtual void at_step(int64_t step) { static_cast<void>(step); }
+  // A mixer of both ways leaves out what the context says; for others the model does it.
+  virtual Ways ways() const { return Ways::linear; }
   // Which operations forward() runs: where two steps have two numbers, work that was recorded at
   // one is not that of the other.
   virtual int64_t form() const { return 0; }

@@ -33,6 +33,7 @@ class Moba final : public Layer {
                       all.gate);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     const double blocks = static_cast<double>(T) / static_cast<double>(2 * selection_.block());
     return (4 * selection_.keys_seen(T) + 2 * blocks) *

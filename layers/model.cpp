@@ -41,7 +41,8 @@ struct Block {
     {
       const OwnerScope scope(name + ".mixer");
       x = read(stream, mixer_norm);
-      stream.added = branch(*mixer, mixer_post_norm, x, c);
+      stream.added =
+          left_out(c) ? Var(zeros_like(x.value())) : branch(*mixer, mixer_post_norm, x, c);
     }
     if (!mlp) return;
     const OwnerScope scope(name + ".mlp");
@@ -54,6 +55,10 @@ struct Block {
   }
 
  private:
+  bool left_out(const Context& c) const {
+    return (c.no_softmax && mixer->ways() == Ways::softmax) ||
+           (c.no_linear && mixer->ways() == Ways::linear);
+  }
   // What a part reads; leaves in the stream what the part's result is added to.
   Var read(Stream& stream, const std::optional<Norm>& norm) const {
     const Var y = norm ? (*norm)(stream) : stream.sum();
@@ -63,6 +68,7 @@ struct Block {
   }
   Var branch(const Layer& f, const std::optional<Norm>& norm, const Var& x, Context& c) const {
     const Var y = f.forward(x, c);
+    if (c.mixed && &f == mixer.get()) c.mixed->push_back({x.value(), y.value()});
     return scaled(norm ? (*norm)(y) : y, wiring.branch);
   }
   static Var scaled(const Var& x, double factor) {
@@ -403,12 +409,19 @@ Model::Model(const TomlTable& recipe, int64_t vocabulary, Dtype dtype, Device de
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 
-Loss Model::loss(const Batch& batch) const {
-  std::vector<Var> auxiliary;
+Context Model::context_of(const Batch& batch, std::vector<Var>* losses) const {
   Context c;
   c.cu_seqlens = batch.cu_seqlens;
-  c.losses = &auxiliary;
+  c.losses = losses;
   c.training = autograd::grad_enabled();
+  c.no_softmax = no_softmax_;
+  c.no_linear = no_linear_;
+  return c;
+}
+
+Loss Model::loss(const Batch& batch) const {
+  std::vector<Var> auxiliary;
+  Context c = context_of(batch, &auxiliary);
   const Var x = parts_->hidden(batch.tokens, c, nullptr);
   const OwnerScope owner("head");
   kernels::CrossEntropy::Options o;
@@ -423,10 +436,43 @@ Loss Model::loss(const Batch& batch) const {
 
 Tensor Model::logits(const Tensor& tokens, const Tensor& cu_seqlens) const {
   const autograd::NoGrad no_grad;
-  Context c;
-  c.cu_seqlens = cu_seqlens;
+  Context c = context_of({tokens, {}, cu_seqlens}, nullptr);
   const Var x = parts_->hidden(tokens, c, nullptr);
   return parts_->logits(rows(x)).reshape({tokens.size(0), tokens.size(1), vocabulary_});
+}
+
+std::vector<Mixed> Model::mixed(const Batch& batch) const {
+  const autograd::NoGrad no_grad;
+  std::vector<Mixed> all;
+  Context c = context_of(batch, nullptr);
+  c.mixed = &all;
+  parts_->hidden(batch.tokens, c, nullptr);
+  return all;
+}
+
+Var Model::mix(size_t layer, const Var& x, const Batch& batch, std::vector<Var>& losses) const {
+  const Block& block = parts_->blocks.at(layer);
+  const OwnerScope owner(block.name + ".mixer");
+  Context c = context_of(batch, &losses);
+  return block.mixer->forward(x, c);
+}
+
+Var Model::states(const Batch& batch, std::vector<Var>& losses) const {
+  Context c = context_of(batch, &losses);
+  return rows(parts_->hidden(batch.tokens, c, nullptr));
+}
+
+const Var& Model::head() const { return parts_->head; }
+
+double Model::softcap() const { return parts_->softcap; }
+
+bool Model::has_both_ways() const {
+  bool softmax = false, linear = false;
+  for (const Block& block : parts_->blocks) {
+    softmax = softmax || block.mixer->ways() != Ways::linear;
+    linear = linear || block.mixer->ways() != Ways::softmax;
+  }
+  return softmax && linear;
 }
 
 Tensor Model::next(const Tensor& tokens, Generation& generation) const {

@@ -50,6 +50,22 @@ class Model {
   // Feeds tokens [1, n] on from what the generation has seen; logits of the last one, [vocabulary].
   Tensor next(const Tensor& tokens, Generation& generation) const;
 
+  // --- For a student that learns of this model, or this model as a student -----------------------
+
+  // What each layer's mixer reads and gives, without recording.
+  std::vector<Mixed> mixed(const Batch& batch) const;
+  // The mixer of one layer on x [B, T, D]; its auxiliary losses are appended.
+  Var mix(size_t layer, const Var& x, const Batch& batch, std::vector<Var>& losses) const;
+  // What the head reads, [B T, D]; auxiliary losses are appended.
+  Var states(const Batch& batch, std::vector<Var>& losses) const;
+  const Var& head() const;  // [vocabulary, D]
+  double softcap() const;   // of the logits; 0: none
+
+  // Evaluations from now on show what the model is without one way of its mixers.
+  void leave_out(bool softmax, bool linear) { no_softmax_ = softmax, no_linear_ = linear; }
+  // Has it mixers of both ways, in one layer or in several?
+  bool has_both_ways() const;
+
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   int64_t context() const { return context_; }
@@ -70,11 +86,13 @@ class Model {
 
  private:
   Tensor step(const Tensor& token, Generation& generation) const;
+  Context context_of(const Batch& batch, std::vector<Var>* losses) const;
 
   struct Parts;
   std::unique_ptr<Parts> parts_;
   std::vector<Parameter> parameters_;
   int64_t width_ = 0, context_ = 0, vocabulary_ = 0;
+  bool no_softmax_ = false, no_linear_ = false;
 };
 
 }  // namespace weft::layers

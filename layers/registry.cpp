@@ -52,6 +52,11 @@ Tensor numbers(const Shape& shape, Dtype dtype, Device device, const Init& init,
   return t.to(device);
 }
 
+// Those of a model that only teaches are counted apart.
+std::string owner_of_parameters() {
+  return current_owner() == "teacher" ? "teacher" : "parameters";
+}
+
 }  // namespace
 
 Builder::Builder(Dtype dtype, Device device, uint64_t seed, std::vector<Parameter>* list)
@@ -65,7 +70,7 @@ Builder::Builder(Dtype dtype, Device device, uint64_t seed, std::vector<Paramete
 
 Var Builder::parameter(const std::string& name, const Shape& shape, const Init& init,
                        bool decay) const {
-  const OwnerScope owner("parameters");
+  const OwnerScope owner(owner_of_parameters());
   const std::string full = path_ + name;
   require(names_->insert(full).second, "two parameters are named ", full);
   const Dtype exact = dtype_ == Dtype::bf16 ? Dtype::f32 : dtype_;
@@ -76,7 +81,7 @@ Var Builder::parameter(const std::string& name, const Shape& shape, const Init& 
 }
 
 Tensor Builder::buffer(const Shape& shape, const std::function<double(int64_t)>& value) const {
-  const OwnerScope owner("parameters");
+  const OwnerScope owner(owner_of_parameters());
   return numbers(shape, dtype_, device_,
                  Init::function([&value](int64_t i, double) { return value(i); }), Random(0));
 }

@@ -181,11 +181,13 @@ class RouterMixer final : public Layer {
     if (c.losses && price_ > 0 && !settled_) c.losses->push_back(cost(z, B, T, c));
     const Var g = c.training && !settled_ ? noise(B, T, z, c) : Var();
     const auto drawn = [&](const Var& x) { return g ? autograd::add(x, g) : x; };
-    Var y = hard_ ? hard(all, z, drawn(z), selected, c)
-                  : soft(all, g ? sharp(drawn(raw)) : z, selected, c);
-    if (linear_) y = autograd::add(y, (*linear_)(x, own, c));
+    Var y = c.no_softmax ? Var(zeros_like(own.q.value()))
+            : hard_      ? hard(all, z, drawn(z), selected, c)
+                         : soft(all, g ? sharp(drawn(raw)) : z, selected, c);
+    if (linear_ && !c.no_linear) y = autograd::add(y, (*linear_)(x, own, c));
     return heads_.out(y, all.gate);
   }
+  Ways ways() const override { return linear_ ? Ways::both : Ways::softmax; }
 
   // At the budget, or where nothing asks for one with all routes alike.
   double flops_per_token(int64_t T) const override {

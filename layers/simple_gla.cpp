@@ -17,7 +17,8 @@ class SimpleGla final : public Layer {
       : size_(head_sizes(spec, t, 1, 1)),
         mixed_(b, spec, size_, t.integer("conv", kCount, 4)),
         gk_(b.within("gk_proj"), spec.width, size_.H, spec.init, /*bias=*/true),
-        g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init),
+        g_(b.within("g_proj"), spec.width, size_.H * size_.V, spec.init,
+           t.boolean("gate_bias", false)),
         norm_(b.within("g_norm_swish_gate"), size_.V, t.number("norm_eps", kEpsilon, 1e-5)),
         o_(b.within("o_proj"), size_.H * size_.V, spec.width, spec.residual_init()) {}
 

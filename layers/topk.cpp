@@ -44,6 +44,7 @@ class TopK final : public Layer {
     return heads_.out(autograd::add(sparse, coarse(x, queries, keys, all, c)), all.gate);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     const double H = static_cast<double>(heads_.H()), K = static_cast<double>(heads_.K());
     const double d = static_cast<double>(width_), block = static_cast<double>(selection_.block());

@@ -133,8 +133,4 @@ std::string AdamW::not_finite() const {
   return "";
 }
 
-double AdamW::rate(int64_t step, int64_t steps, const ScheduleSettings& schedule) const {
-  return settings_.lr * schedule_factor(schedule, step, steps);
-}
-
 }  // namespace weft::train

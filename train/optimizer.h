@@ -33,8 +33,6 @@ class AdamW {
   // What the arithmetic runs over: this rank's slice. The leaves' gradients must be there.
   std::vector<kernels::AdamwTensor> tensors() const;
   kernels::AdamwSettings settings() const;
-  // The learning rate of `step` (0-based).
-  double rate(int64_t step, int64_t steps, const ScheduleSettings& schedule) const;
 
   struct Moments {
     Tensor m, v;

@@ -5,6 +5,7 @@
 
 #include "core/memory.h"
 #include "core/units.h"
+#include "train/distillation.h"
 #include "train/source.h"
 #include "train/step.h"
 
@@ -17,6 +18,13 @@ int64_t owned_by(const std::vector<Owned>& owners, const std::string& name) {
   return 0;
 }
 
+std::vector<int64_t> first_steps(const Recipe& r) {
+  std::vector<int64_t> steps{0};
+  for (const int64_t step : {r.distill.align.steps, r.distill.align.steps + r.distill.match.steps})
+    if (step > steps.back() && step < r.train.steps) steps.push_back(step);
+  return steps;
+}
+
 }  // namespace
 
 Plan make_plan(Recipe& recipe, int ranks, int rank) {
@@ -26,6 +34,9 @@ Plan make_plan(Recipe& recipe, int ranks, int rank) {
                       meta_of(recipe.train.device), recipe.train.seed);
   AdamW optimizer(recipe.optimizer, model.parameters(), Ranks::planned(rank, ranks));
   recipe.finish();
+  std::unique_ptr<Distillation> distillation;
+  if (!recipe.distill.teacher.empty())
+    distillation = std::make_unique<Distillation>(recipe, model, /*planned=*/true);
 
   Plan plan;
   std::map<std::string, int64_t> parts;
@@ -42,15 +53,22 @@ Plan make_plan(Recipe& recipe, int ranks, int rank) {
   plan.batch = shape.tokens;
   const Device meta = meta_of(recipe.train.device);
   MetaBatches batches(shape);
-  const std::unique_ptr<Stepper> stepper = make_stepper(model, optimizer, recipe);
-  stepper->begin(0, [&] { return batches.next(); });
-  plan.peak = stepper->finish().peak_bytes;
-  plan.owners = allocator(meta).stats().at_peak;
+  const std::unique_ptr<Stepper> stepper =
+      make_stepper(model, optimizer, recipe, distillation.get());
+  // The most of all stages, each by its first step.
+  for (const int64_t step : first_steps(recipe)) {
+    stepper->begin(step, [&] { return batches.next(); });
+    const int64_t peak = stepper->finish().peak_bytes;
+    if (peak <= plan.peak) continue;
+    plan.peak = peak;
+    plan.owners = allocator(meta).stats().at_peak;
+  }
   plan.parameter_bytes = owned_by(plan.owners, "parameters");
   plan.gradient_bytes = owned_by(plan.owners, "gradients");
   plan.optimizer_bytes = owned_by(plan.owners, "optimizer");
-  plan.activation_bytes =
-      plan.peak - plan.parameter_bytes - plan.gradient_bytes - plan.optimizer_bytes;
+  plan.teacher_bytes = owned_by(plan.owners, "teacher");
+  plan.activation_bytes = plan.peak - plan.parameter_bytes - plan.gradient_bytes -
+                          plan.optimizer_bytes - plan.teacher_bytes;
 
   layers::Generation generation;
   generation.capacity = model.context();

@@ -19,6 +19,7 @@ struct Plan {
   int64_t parameter_count = 0, active = 0;
   double flops_forward = 0;  // a token
   int64_t parameter_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
+  int64_t teacher_bytes = 0;  // 0: the recipe names none
   int64_t decode_bytes = 0, peak = 0;
   std::vector<Owned> owners;
   Shape batch;

@@ -79,6 +79,31 @@ SampleSettings read_sample(const TomlTable& t) {
   return s;
 }
 
+DistillSettings::Stage read_stage(const TomlTable& t, DistillSettings::Stage s) {
+  s.steps = t.integer("steps", kZeroUp, s.steps);
+  s.lr = t.number("lr", {0, 1e3}, s.lr);
+  s.length = t.integer("length", {0, kMostTokens}, s.length);
+  return s;
+}
+
+DistillSettings read_distill(const TomlTable& t) {
+  DistillSettings s;
+  s.teacher = t.string("teacher", s.teacher);
+  s.hash = t.string("hash", s.hash);
+  s.align = read_stage(t.table("align"), s.align);
+  s.match = read_stage(t.table("match"), s.match);
+  s.temperature =
+      t.table("match").number("temperature", {.least = 0, .most = 1e3, .above = true}, 1);
+  if (!s.teacher.empty()) return s;
+  const std::string why =
+      "[distill] names no teacher; set distill.teacher, a checkpoint or the folder of a run";
+  t.unused("hash", why, /*dropped=*/false);
+  for (const char* stage : {"align", "match"})
+    for (const char* key : {"steps", "lr", "length", "temperature"})
+      t.table(stage).unused(key, why, /*dropped=*/false);
+  return s;
+}
+
 // The name of a recipe that gives none. It is kept in checkpoints, so it is text.
 std::string name_of_file(const std::string& path) {
   return as_utf8(std::filesystem::path(path).stem().string());
@@ -99,6 +124,7 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
   r.optimizer = read_optimizer(toml.table("optimizer"));
   r.schedule = read_schedule(toml.table("schedule"));
   r.sample = read_sample(toml.table("sample"));
+  r.distill = read_distill(toml.table("distill"));
   return r;
 }
 

@@ -49,6 +49,19 @@ struct SampleSettings {  // [sample]
   int64_t top_k = 0;
 };
 
+// [distill]: what a run learns of a teacher before it learns from the text.
+struct DistillSettings {
+  struct Stage {
+    int64_t steps = 0;
+    double lr = 0;
+    int64_t length = 0;  // of texts; 0: the context
+  };
+  std::string teacher;  // a checkpoint, or the folder of a run; empty: none
+  std::string hash;     // of its parameters; empty: not known before the run
+  Stage align{0, 1e-3, 0}, match{0, 1e-4, 0};
+  double temperature = 1;
+};
+
 struct Recipe {
   TomlTable toml;
   std::string name;
@@ -57,6 +70,7 @@ struct Recipe {
   OptimizerSettings optimizer;
   ScheduleSettings schedule;
   SampleSettings sample;
+  DistillSettings distill;
 
   // After model and data have read their parts: refuses what nobody asked for.
   void finish() const { toml.finish(); }

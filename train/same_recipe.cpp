@@ -90,10 +90,11 @@ Reading read(const std::string& text, const std::string& name,
   r.data = text_of(values, data.is_task                           ? "data.task"
                            : data::is_token_dataset(data.sources) ? "data.dataset"
                                                                   : "data.source");
-  for (const char* table : {"model", "mlp", "moe", "train", "optimizer", "schedule", "data"})
+  for (const char* table :
+       {"model", "mlp", "moe", "train", "optimizer", "schedule", "data", "distill"})
     put(values, table, table, r.facts);
-  for (const char* compared_apart :
-       {"model.pattern", "model.mlp", "model.norm_position", "data.source", "data.dataset"})
+  for (const char* compared_apart : {"model.pattern", "model.mlp", "model.norm_position",
+                                     "data.source", "data.dataset", "distill.teacher"})
     r.facts.erase(compared_apart);
   // The name of a mixer's table has no effect, so its keys stand under the layer.
   for (size_t i = 0; i < r.layers.mixers.size(); ++i)
@@ -114,7 +115,8 @@ void leave_out_text_keys(Reading& a, Reading& b) {
 
 // What says nothing of the logits for given parameters.
 void leave_out_training(Reading& r) {
-  static const std::vector<std::string> tables = {"train.", "optimizer.", "schedule.", "data."},
+  static const std::vector<std::string> tables = {"train.", "optimizer.", "schedule.", "data.",
+                                                  "distill."},
                                         keys = {"model.context", "model.init", "model.z_loss",
                                                 "moe.balance_loss", "moe.z_loss"};
   std::erase_if(r.facts, [](const auto& fact) {

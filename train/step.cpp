@@ -6,6 +6,7 @@
 #include "autograd/ops.h"
 #include "core/hash.h"
 #include "core/text.h"
+#include "train/distillation.h"
 #include "train/gradients.h"
 
 namespace weft::train {
@@ -15,10 +16,10 @@ using autograd::Var;
 namespace {
 
 // Runs forward and backward once more with every result checked; what it throws says where.
-std::string cause(const layers::Model& model, const layers::Batch& batch, int64_t count) {
+std::string cause(const std::function<Var()>& loss, int64_t count) {
   try {
     const autograd::FiniteCheck check;
-    backward(autograd::scale(model.loss(batch).total, 1.0 / static_cast<double>(count)));
+    backward(autograd::scale(loss(), 1.0 / static_cast<double>(count)));
   } catch (const Error& e) {
     return count == 1 ? e.what()
                       : concat("run again, one of ", count, " micro-batches: ", e.what());
@@ -30,8 +31,10 @@ std::string cause(const layers::Model& model, const layers::Batch& batch, int64_
 
 class HostStepper final : public Stepper {
  public:
-  HostStepper(const layers::Model& model, AdamW& optimizer, const Recipe& recipe)
+  HostStepper(const layers::Model& model, AdamW& optimizer, const Recipe& recipe,
+              const Distillation* distillation)
       : model_(model),
+        distillation_(distillation),
         optimizer_(optimizer),
         recipe_(recipe),
         ranks_(optimizer.ranks()),
@@ -42,13 +45,14 @@ class HostStepper final : public Stepper {
     Allocator& memory = allocator(device_);
     memory.reset_peak();
     result_ = {.step = step};
+    stage_ = stage_at(recipe_, step);
     const layers::Batch last = walk_shards(next);
     gradients_.end_step();
     const std::vector<kernels::AdamwTensor> tensors = optimizer_.tensors();
     if (!device_.is_meta()) join_numbers(kernels::gradient_squares(tensors), last);
     if (!std::isfinite(result_.norm))
       refuse_together(ranks_, ranks_.size() - 1, /*lost=*/false, [&] {
-        refuse_step(model_, last, recipe_.train.accumulate, step, 0, result_.norm);
+        refuse_step(again(last), recipe_.train.accumulate, step, 0, result_.norm);
       });
     update(tensors);
     optimizer_.gather_weights();
@@ -63,6 +67,10 @@ class HostStepper final : public Stepper {
     bool finite() const { return std::isfinite(cross_entropy) && std::isfinite(total); }
   };
 
+  std::function<Var()> again(const layers::Batch& batch) const {
+    return [this, batch] { return loss_of(model_, distillation_, batch, stage_).total; };
+  }
+
   // Forward and backward over this rank's shards; returns the last batch.
   layers::Batch walk_shards(const std::function<layers::Batch()>& next) {
     const auto count = recipe_.train.accumulate;
@@ -73,7 +81,7 @@ class HostStepper final : public Stepper {
     for (int64_t i = 0; i < micro_batches(recipe_, device_, ranks_.size()); ++i) {
       batch = next();
       gradients_.begin_shard();
-      layers::Loss loss = model_.loss(batch);
+      layers::Loss loss = loss_of(model_, distillation_, batch, stage_);
       result_.tokens += static_cast<double>(batch.tokens.numel());
       if (!loss.cross_entropy.is_meta()) {
         losses_.push_back({loss.cross_entropy.item(), loss.total.value().item()});
@@ -90,7 +98,7 @@ class HostStepper final : public Stepper {
   }
 
   void refuse_loss(const Losses& l, const layers::Batch& batch) const {
-    refuse_step(model_, batch, 1, result_.step,
+    refuse_step(again(batch), 1, result_.step,
                 std::isfinite(l.cross_entropy) ? l.total : l.cross_entropy, 0);
   }
 
@@ -118,10 +126,10 @@ class HostStepper final : public Stepper {
   }
 
   void update(const std::vector<kernels::AdamwTensor>& tensors) {
-    const kernels::AdamwSettings settings = optimizer_.settings();
+    const kernels::AdamwSettings settings = settings_at(optimizer_, recipe_, result_.step);
     const double clip = settings.clip;
     const double shrink = clip > 0 && result_.norm > clip ? clip / result_.norm : 1.0;
-    result_.lr = optimizer_.rate(result_.step, recipe_.train.steps, recipe_.schedule);
+    result_.lr = rate_at(recipe_, result_.step);
     const bool good = kernels::adamw(tensors, settings, result_.step + 1, result_.lr, shrink);
     const auto all = ranks_.exchange_numbers(concat("the update of step ", result_.step + 1),
                                              std::vector<char>{good});
@@ -131,6 +139,7 @@ class HostStepper final : public Stepper {
   }
 
   const layers::Model& model_;
+  const Distillation* distillation_;
   AdamW& optimizer_;
   const Recipe& recipe_;
   Ranks& ranks_;
@@ -138,17 +147,18 @@ class HostStepper final : public Stepper {
   Gradients gradients_;
   std::vector<Losses> losses_;
   StepResult result_;
+  Stage stage_;
 };
 
 }  // namespace
 
-void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
-                 int64_t step, double loss, double norm) {
+void refuse_step(const std::function<Var()>& loss_again, int64_t count, int64_t step, double loss,
+                 double norm) {
   const bool of_loss = !std::isfinite(loss);
   throw NotFinite(concat(
       "step ", step + 1, ": ", of_loss ? "the loss" : "the gradient norm",
       std::isnan(of_loss ? loss : norm) ? " is not a number; " : " is infinite; ",
-      cause(model, batch, count),
+      cause(loss_again, count),
       ". The parameters are as they were before this step. Lower [optimizer] lr, or set clip."));
 }
 
@@ -196,11 +206,11 @@ int64_t micro_batches(const Recipe& recipe, Device device, int ranks) {
 }
 
 std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,
-                                      const Recipe& recipe) {
+                                      const Recipe& recipe, const Distillation* distillation) {
   if constexpr (has_cuda)
     if (model.parameters().front().var.value().device().takes_cuda_forms())
-      return make_cuda_stepper(model, optimizer, recipe);
-  return std::make_unique<HostStepper>(model, optimizer, recipe);
+      return make_cuda_stepper(model, optimizer, recipe, distillation);
+  return std::make_unique<HostStepper>(model, optimizer, recipe, distillation);
 }
 
 namespace {

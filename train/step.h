@@ -11,9 +11,11 @@
 
 namespace weft::train {
 
+class Distillation;
+
 struct StepResult {
   int64_t step = 0;  // 0-based
-  double loss = 0;   // mean cross-entropy of the step's labelled tokens, nats
+  double loss = 0;   // mean cross-entropy of the step's labelled tokens, nats; or a stage's loss
   double norm = 0;   // gradient norm before clipping
   double lr = 0;
   double tokens = 0;       // positions seen
@@ -48,12 +50,14 @@ void require_shards(const Recipe& recipe, int ranks);
 // memory is after the second what it is after all others.
 int64_t micro_batches(const Recipe& recipe, Device device, int ranks);
 
-// For the device on which the model's parameters lie, and the optimizer's ranks.
+// For the device on which the model's parameters lie, and the optimizer's ranks. `distillation` is
+// that of the recipe; null where it names no teacher.
 std::unique_ptr<Stepper> make_stepper(const layers::Model& model, AdamW& optimizer,
-                                      const Recipe& recipe);
+                                      const Recipe& recipe,
+                                      const Distillation* distillation = nullptr);
 // Steps on a GPU, or a plan of them; in builds that have CUDA.
 std::unique_ptr<Stepper> make_cuda_stepper(const layers::Model& model, AdamW& optimizer,
-                                           const Recipe& recipe);
+                                           const Recipe& recipe, const Distillation* distillation);
 
 // The parameters that a step began with give a loss or a gradient that is not finite.
 class NotFinite : public Error {
@@ -61,9 +65,9 @@ class NotFinite : public Error {
   using Error::Error;
 };
 
-// What a step that went wrong throws: NotFinite. `batch` lies on the model's device; it is one of
-// `count`.
-[[noreturn]] void refuse_step(const layers::Model& model, const layers::Batch& batch, int64_t count,
+// What a step that went wrong throws: NotFinite. loss_again() is the loss of one of the step's
+// `count` micro-batches.
+[[noreturn]] void refuse_step(const std::function<autograd::Var()>& loss_again, int64_t count,
                               int64_t step, double loss, double norm);
 
 // What a step throws whose update left something not finite.

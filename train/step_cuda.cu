@@ -14,6 +14,7 @@
 #include "core/cuda_graph.cuh"
 #include "core/mirror.h"
 #include "kernels/rows/pointwise.h"
+#include "train/distillation.h"
 #include "train/gradients.h"
 #include "train/step.h"
 
@@ -32,8 +33,10 @@ int64_t at(float StepNumbers::*member) {
 
 class CudaStepper final : public Stepper {
  public:
-  CudaStepper(const layers::Model& model, AdamW& optimizer, const Recipe& recipe)
+  CudaStepper(const layers::Model& model, AdamW& optimizer, const Recipe& recipe,
+              const Distillation* distillation)
       : model_(model),
+        distillation_(distillation),
         optimizer_(optimizer),
         recipe_(recipe),
         ranks_(optimizer.ranks()),
@@ -62,7 +65,8 @@ class CudaStepper final : public Stepper {
   void begin(int64_t step, const std::function<layers::Batch()>& next) override {
     Slot& slot = slots_[static_cast<size_t>(step) % kSlots];
     slot.result = {.step = step};
-    slot.result.lr = optimizer_.rate(step, recipe_.train.steps, recipe_.schedule);
+    slot.result.lr = rate_at(recipe_, step);
+    stage_ = stage_at(recipe_, step);
     take_batches(slot, next);
     send_numbers(slot, step);
     run(slot);
@@ -166,7 +170,8 @@ class CudaStepper final : public Stepper {
   void send_numbers(Slot& slot, int64_t step) {
     if (device_.is_meta()) return;
     auto* const host = slot.numbers->as<StepNumbers>();
-    host[0] = kernels::step_numbers(optimizer_.settings(), step + 1, slot.result.lr);
+    host[0] =
+        kernels::step_numbers(settings_at(optimizer_, recipe_, step), step + 1, slot.result.lr);
     backend(device_).copy(numbers_.raw(), host, static_cast<size_t>(at(&StepNumbers::loss)) * 4,
                           current_stream(device_));
   }
@@ -180,11 +185,12 @@ class CudaStepper final : public Stepper {
 
   // Graphs of operations that the model no longer runs; the step before may still be one of them.
   void forget_other_forms() {
-    if (device_.is_meta() || form_ == model_.form()) return;
+    const std::pair<int64_t, StageKind> form{model_.form(), stage_.kind};
+    if (device_.is_meta() || form_ == form) return;
     if (!graphs_.empty()) backend(device_).synchronize(current_stream(device_));
     graphs_.clear();
     warm_ = false;
-    form_ = model_.form();
+    form_ = form;
   }
 
   void run(const Slot& slot) {
@@ -225,7 +231,10 @@ class CudaStepper final : public Stepper {
       batch.tokens = batch.tokens.to(device_);
       batch.targets = batch.targets.to(device_);
       const bool of_loss = !std::isfinite(n.loss) || !std::isfinite(n.total);
-      refuse_step(model_, batch, recipe_.train.accumulate, step,
+      const auto again = [&] {
+        return loss_of(model_, distillation_, batch, stage_at(recipe_, step)).total;
+      };
+      refuse_step(again, recipe_.train.accumulate, step,
                   of_loss ? static_cast<double>(std::isfinite(n.loss) ? n.total : n.loss) : 0.0,
                   n.norm);
     });
@@ -250,7 +259,7 @@ class CudaStepper final : public Stepper {
         borders.emplace(batch.cu_seqlens, row.slice(0, 2 * n, 2 * n + batch.cu_seqlens.numel()));
       }
       gradients_.begin_shard();
-      layers::Loss loss = model_.loss(batch);
+      layers::Loss loss = loss_of(model_, distillation_, batch, stage_);
       add(&StepNumbers::loss, i, loss.cross_entropy, factor);
       add(&StepNumbers::total, i, loss.total.value(), factor);
       const Var total = count == 1 ? loss.total : autograd::scale(loss.total, factor);
@@ -305,6 +314,7 @@ class CudaStepper final : public Stepper {
   }
 
   const layers::Model& model_;
+  const Distillation* distillation_;
   AdamW& optimizer_;
   const Recipe& recipe_;
   Ranks& ranks_;
@@ -317,7 +327,9 @@ class CudaStepper final : public Stepper {
   std::map<int64_t, Graph> graphs_;  // by the number of documents, 0 where rows are whole
   std::array<Slot, kSlots> slots_;
   std::optional<SideStream> copies_;  // ends before what it copies
-  int64_t oldest_ = 0, under_way_ = 0, peak_ = 0, form_ = 0;
+  int64_t oldest_ = 0, under_way_ = 0, peak_ = 0;
+  Stage stage_;
+  std::pair<int64_t, StageKind> form_{0, StageKind::text};
   bool warm_ = false, refused_ = false;
   std::string how_;
 };
@@ -325,8 +337,8 @@ class CudaStepper final : public Stepper {
 }  // namespace
 
 std::unique_ptr<Stepper> make_cuda_stepper(const layers::Model& model, AdamW& optimizer,
-                                           const Recipe& recipe) {
-  return std::make_unique<CudaStepper>(model, optimizer, recipe);
+                                           const Recipe& recipe, const Distillation* distillation) {
+  return std::make_unique<CudaStepper>(model, optimizer, recipe, distillation);
 }
 
 }  // namespace weft::train

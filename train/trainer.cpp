@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/parallel.h"
 #include "core/units.h"
+#include "train/ablation.h"
 #include "train/generate.h"
 #include "train/planner.h"
 #include "train/run_lock.h"
@@ -36,6 +37,13 @@ Trainer::Trainer(Recipe recipe, std::shared_ptr<Ranks> ranks)
   optimizer_ = std::make_unique<AdamW>(recipe_.optimizer, model_->parameters(), ranks_);
   source_ = std::make_unique<Source>(data_settings_, recipe_, model_->context(), nullptr,
                                      Share{ranks_->rank(), ranks_->size()});
+  if (!recipe_.distill.teacher.empty()) {
+    distillation_ = std::make_unique<Distillation>(recipe_, *model_);
+    distillation_->require_tokens(
+        tokens_in_words(data_settings_, source_->is_text() ? source_->tokenizer()->model() : ""));
+    // Kept in checkpoints, so that a run goes on with this teacher alone.
+    recipe_.toml.set("distill.hash", concat("\"", distillation_->hash(), "\""));
+  }
   state_.seed = recipe_.train.seed;
   state_.best_loss = std::numeric_limits<double>::infinity();
   state_.recipe = recipe_.toml.to_text();
@@ -94,6 +102,9 @@ void Trainer::announce() const {
 // is, and so does text in a folder around it.
 void Trainer::require_inputs_stay() const {
   const std::string& out = recipe_.train.out;
+  require(!distillation_ || !same_file(run_of(distillation_->path()), out), out,
+          ": is the folder of the teacher's run, whose checkpoints this run would remove; choose "
+          "another with --set train.out=FOLDER");
   for (const std::string& source : data_settings_.sources)
     for (const char* name : {"recipe.toml", "metrics.jsonl", "best.h5", "best.safetensors"})
       require(fs::is_directory(source) || !same_file(out + "/" + name, source), out,
@@ -166,7 +177,7 @@ int Trainer::run_steps() {
     show_line(concat("the run is finished: step ", state_.step, " of ", steps));
     return kept_all() ? 0 : 2;
   }
-  stepper_ = make_stepper(*model_, *optimizer_, recipe_);
+  stepper_ = make_stepper(*model_, *optimizer_, recipe_, distillation_.get());
   save_time_ = std::chrono::steady_clock::now();
   if (owed) evaluate_now();
   const int64_t first = state_.step;
@@ -180,6 +191,7 @@ int Trainer::run_steps() {
   const bool done = state_.step >= steps && !abandoned_;
   if (signal && !done && saved_step_ != state_.step) save();
   if (done) sample_now();
+  if (done) ablate();
   progress_->finish();
   if (!kept_all()) return 2;
   if (done) return 0;
@@ -302,6 +314,7 @@ auto Trainer::guarded(const F& f) {
 }
 
 void Trainer::begin_step() {
+  tell_stage();
   model_->at_step(state_.step);
   guarded([&] { stepper_->begin(state_.step, [&] { return source_->next(kCpu); }); });
   ++state_.step;
@@ -332,6 +345,7 @@ void Trainer::log(const StepResult& r, bool due) {
   nlohmann::ordered_json j;
   j["step"] = r.step + 1;
   j["loss"] = r.loss;
+  if (distillation_) j["stage"] = 1 + static_cast<int>(stage_at(recipe_, r.step).kind);
   j["lr"] = r.lr;
   j["norm"] = r.norm;
   j["tokens"] = state_.tokens;
@@ -385,6 +399,28 @@ void Trainer::evaluate_now() {
       for (const auto& [kind, part] : e.slices) j[concat("accuracy_", kind)] = part;
     keep_metrics(metrics_->write(json_line(j)));
     progress_->say(concat("step ", state_.step, ": ", e.text()));
+  });
+}
+
+void Trainer::tell_stage() {
+  if (!distillation_) return;
+  const Stage now = stage_at(recipe_, state_.step);
+  if (now.begin == state_.step)
+    progress_->say(concat("from step ", state_.step + 1, ": ", in_words(recipe_, now)));
+}
+
+// What of a student is the work of which way, beside the teacher.
+void Trainer::ablate() {
+  if (!distillation_ || !source_->held_out() || !ranks_->first()) return;
+  beside("no ablations", [&] {
+    model_->at_step(state_.step);
+    const Ablations a = ablations(*model_, &distillation_->teacher(), *source_->held_out(),
+                                  recipe_.train.eval_batches, recipe_.train.device);
+    nlohmann::ordered_json j;
+    j["step"] = state_.step;
+    for (const auto& [name, value] : a.numbers()) j[name] = value;
+    keep_metrics(metrics_->write(json_line(j)));
+    progress_->say(a.text());
   });
 }
 

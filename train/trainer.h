@@ -6,6 +6,7 @@
 #include <string>
 
 #include "train/checkpoint.h"
+#include "train/distillation.h"
 #include "train/evaluate.h"
 #include "train/profile.h"
 #include "train/progress.h"
@@ -53,6 +54,7 @@ class Trainer {
   template <class F>
   auto guarded(const F& f);
   void begin_step();
+  void tell_stage();
   void finish_steps(int64_t left);  // until `left` are under way
   void take_step();
   void agree();
@@ -65,6 +67,7 @@ class Trainer {
   // far.
   void evaluate_now();
   void sample_now();
+  void ablate();
   template <class F>
   void beside(const char* what, const F& f);
   void save();
@@ -80,6 +83,7 @@ class Trainer {
   std::unique_ptr<layers::Model> model_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Source> source_;
+  std::unique_ptr<Distillation> distillation_;  // where the recipe names a teacher
   std::unique_ptr<Stepper> stepper_;
   std::unique_ptr<Progress> progress_;
   std::unique_ptr<Metrics> metrics_;

@@ -180,12 +180,16 @@ def recall(files):
                      "answers right": of("accuracy", form=hundredths)}, files["cpu-recall"]["rows"])
 
 
+def converted(files):
+    return lines_of(KINDS["conversion"][1], files["cpu-conversion"]["rows"])
+
+
 def transcript(files):
     return "```\n" + "".join(line + "\n" for line in files["cpu-quickstart"]["output"]) + "```\n"
 
 
 BLOCKS = {"README.md": {"quickstart": transcript, "speed": speeds},
-          "recipes/README.md": {"reached": reached, "recall": recall}}
+          "recipes/README.md": {"reached": reached, "recall": recall, "converted": converted}}
 
 
 def pages(files):

@@ -58,6 +58,10 @@ def ratio(row, part):
     return known or row.get(f"peer_{part}_ms", 0) / milliseconds(row, part) or None
 
 
+def thousandths(x):
+    return f"{x:.3f}"
+
+
 def made_by(function, part, form=digits):
     return lambda row: of("value", form=form)({"value": function(row, part)})
 
@@ -113,6 +117,14 @@ KINDS = {
     "cpu-table": ("Weft and PyTorch in turn", {
         "measured": of("name"), "T": of("T", form=str), "Weft": of("weft", form=thousands),
         "PyTorch": of("torch", form=thousands), "times as fast": of("ratio")}),
+    "conversion": ("Conversion of a trained model", {
+        "model": of("model"), "seed": of("seed"), "tokens": of("tokens", form=thousands),
+        "held-out loss": of("loss", form=thousandths),
+        "of the gap closed": of("recovered", form=percent),
+        "loss without softmax layers": of("ablation_loss_without_softmax", form=thousandths),
+        "loss without linear layers": of("ablation_loss_without_linear", form=thousandths),
+        "text recalled": of("ablation_recall_again", form=percent),
+        "by the teacher": of("teacher_recall_again", form=percent)}),
     "checks": ("Checks", {
         "checked": of("name"), "bound": of("bound"), "checks": of("checks"),
         "failed": of("failed")}),
@@ -124,7 +136,7 @@ KINDS = {
 # The keys by which the lines of a captured output are known.
 SIGNS = {"cuda-bench": {"least_both_ms"}, "cuda-peers": {"peer", "both_call_ms"},
          "cpu-bench": {"both_best_ms"}, "cpu-table": {"weft", "ratio"},
-         "training": {"tokens_per_second"}}
+         "conversion": {"model", "recovered"}, "training": {"tokens_per_second"}}
 
 ORIGIN = {"device": of("device"), "date": of("date"), "commit": of("commit"),
           "command": code("command")}

@@ -89,6 +89,12 @@ TEST_CASE("documents: every recipe of the recipes' manual and folder is taken") 
     INFO(block);
     inspect(f / "recipe.toml");
   }
+  // What the students of recipes/conversion are planned with.
+  const Ran teacher = run_weft(f, {"train", tests::source_path("recipes/conversion/teacher.toml"),
+                                   "--set", "train.steps=1", "--set", "train.batch=1", "--set",
+                                   "train.eval_batches=1", "--set", "data.source=text.txt"});
+  INFO(teacher.text);
+  REQUIRE(teacher.status == 0);
   for (const auto& entry :
        std::filesystem::recursive_directory_iterator(tests::source_path("recipes")))
     if (entry.path().extension() == ".toml" && entry.path().parent_path().stem() != "tasks")

@@ -7,6 +7,7 @@
 #include "tests/catch.h"
 #include "train/optimizer.h"
 #include "train/source.h"
+#include "train/stages.h"
 
 using namespace weft;
 using namespace weft::train;
@@ -156,8 +157,8 @@ TEST_CASE("recipe: the optimizer has the numbers of the recipe") {
   CHECK(optimizer.settings().eps == 0.3);
   CHECK(optimizer.settings().weight_decay == 0.4);
   CHECK(optimizer.settings().clip == 7);
-  CHECK(optimizer.rate(0, 100, r.schedule) == 0.125);
-  CHECK(optimizer.rate(3, 100, r.schedule) == 0.5);
+  CHECK(rate_at(r, 0) == 0.125);
+  CHECK(rate_at(r, 3) == 0.5);
 }
 
 TEST_CASE("recipe: both ends of a range are taken, and what lies beyond is refused") {

@@ -393,6 +393,7 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
                                            "train.device",
                                            "train.dtype",
                                            "train.tf32",
+                                           "distill.teacher",  // its hash counts
                                            "schedule.decay",   // the type is cosine
                                            "data.vocabulary",  // of bytes
                                            "data.method"};     // of a tokenizer that is trained
@@ -415,6 +416,8 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
       std::vector<std::string> beside;  // what another value needs
       if (key.path.ends_with(".rotary_scaling"))
         beside = {key.path.substr(0, key.path.find('.')) + ".rotary_factor=4"};
+      if (key.path.starts_with("distill.") && key.path != "distill.teacher")
+        beside = {"distill.teacher=t.h5"};
       if (key.type == TomlType::boolean) others = {"true", "false"};
       if (key.type == TomlType::integer) others = {"1", "2", "3", "4", "8", "16", "24", "64"};
       if (key.type == TomlType::number) others = {"0.25", "0.5", "500"};

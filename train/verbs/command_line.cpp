@@ -94,6 +94,8 @@ void add_eval(CLI::App& app, EvalArguments& a, int& status) {
   verb->add_option("checkpoint", a.checkpoint, "a checkpoint, or the folder of a run")->required();
   verb->add_option("--data", a.data, "a text file or folder (standard: the run's held-out part)");
   verb->add_option("--batches", a.batches, "how many batches (standard: all)")->check(in_64_bits);
+  verb->add_flag("--ablate", a.ablate,
+                 "also without its softmax layers, without its linear layers, and what it recalls");
   add_device(verb, a.device);
   add_ranks(verb, a.ranks);
   verb->callback([&] { status = run_eval(a); });
@@ -212,6 +214,21 @@ void add_export(CLI::App& app, int& status) {
   verb->add_option("--dtype", a->dtype,
                    "of the tensors: f32, f64 or bf16 (standard: the checkpoint's)");
   verb->callback([a, &status] { status = run_export(*a); });
+}
+
+void add_convert(CLI::App& app, int& status) {
+  const auto a = std::make_shared<ConvertArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "convert", "make a trained checkpoint the start of a model with other mixers");
+  verb->footer(
+      "Example:\n  weft convert runs/teacher student.toml --out start.h5\n"
+      "  weft train student.toml --begin start.h5");
+  verb->add_option("teacher", a->teacher, "a checkpoint, or the folder of a run")->required();
+  verb->add_option("recipe", a->recipe, "the student's recipe, a TOML file")->required();
+  add_set(verb, a->set);
+  verb->add_option("--out", a->out, "the checkpoint to write (HDF5)")->type_name("FILE");
+  verb->add_flag("--dry-run", a->dry_run, "print what would come from where, and write nothing");
+  verb->callback([a, &status] { status = run_convert(*a); });
 }
 
 void add_page(CLI::App* verb, std::string& out, const char* standard, bool& overwrite) {
@@ -494,6 +511,7 @@ int run_command(int argc, char** argv) {
   add_data(app, a.data, status);
   add_import(app, status);
   add_export(app, status);
+  add_convert(app, status);
   add_replay(app, a.replay, status);
   add_logits(app, a.logits, status);
   add_plot(app, a.plot, status);

@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "layers/routes.h"
+#include "train/ablation.h"
 #include "train/evaluate.h"
 #include "train/verbs/loaded.h"
 #include "train/verbs/verbs.h"
@@ -25,6 +26,13 @@ void print_routes(const std::vector<layers::Routes>& all) {
         r.owner.c_str(), 100 * r.shares[0], 100 * r.shares[1], 100 * r.shares[2], 100 * r.shares[3],
         r.keys);
   }
+}
+
+void print_ablations(const EvalArguments& a, const Loaded& l, data::BatchSource& held_out) {
+  if (a.ablate)
+    std::printf(
+        "%s\n",
+        ablations(*l.model, nullptr, held_out, a.batches, l.recipe.train.device).text().c_str());
 }
 
 // With several ranks each meets its own part of the text, so nothing is said of choices.
@@ -61,6 +69,7 @@ int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
     const Evaluation e = evaluated(l, held_out, a.batches, ranks.get(), routes);
     std::printf("%s\n", e.text().c_str());
     print_routes(routes);
+    print_ablations(a, l, held_out);
     return 0;
   }
   Source source(l.data, l.recipe, l.model->context(), l.tokenizer);
@@ -70,6 +79,7 @@ int eval_on(const EvalArguments& a, const std::shared_ptr<Ranks>& ranks,
   std::printf("%s, step %ld: %s\n", l.path.c_str(), static_cast<long>(l.state.step),
               e.text().c_str());
   print_routes(routes);
+  print_ablations(a, l, *source.held_out());
   return 0;
 }
 

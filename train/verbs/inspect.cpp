@@ -21,6 +21,7 @@ void print_json(const Recipe& recipe, const Plan& p) {
   j["parameter_bytes"] = p.parameter_bytes;
   j["gradient_bytes"] = p.gradient_bytes;
   j["optimizer_bytes"] = p.optimizer_bytes;
+  if (p.teacher_bytes > 0) j["teacher_bytes"] = p.teacher_bytes;
   j["activation_bytes"] = p.activation_bytes;
   j["decode_state_bytes"] = p.decode_bytes;
   j["peak_bytes"] = p.peak;
@@ -46,6 +47,7 @@ void print_text(const Recipe& recipe, const Plan& p) {
   row("parameters", p.parameter_bytes);
   row("gradients", p.gradient_bytes);
   row("optimizer", p.optimizer_bytes);
+  if (p.teacher_bytes > 0) row("teacher", p.teacher_bytes);
   row("activations at the peak", p.activation_bytes);
   row("peak of a training step", p.peak);
   row("state of a generation", p.decode_bytes);

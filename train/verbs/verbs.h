@@ -28,6 +28,7 @@ struct EvalArguments {
   std::string checkpoint;
   std::string data;     // a text file or folder instead of the recipe's held-out part
   int64_t batches = 0;  // 0: all of the held-out part
+  bool ablate = false;  // what its ways are worth, and what it recalls
   RankArguments ranks;
 };
 int run_eval(const EvalArguments& a);
@@ -49,6 +50,15 @@ struct InspectArguments {
   int64_t ranks = 1;
 };
 int run_inspect(const InspectArguments& a);
+
+struct ConvertArguments {
+  std::string teacher;  // a checkpoint, or the folder of a run
+  std::string recipe;   // of the student
+  std::vector<std::string> set;
+  std::string out;
+  bool dry_run = false;
+};
+int run_convert(const ConvertArguments& a);
 
 struct DataArguments {
   std::vector<std::string> sources;

@@ -12,6 +12,7 @@
 #include "train/exchange/export.h"
 #include "train/exchange/import.h"
 #include "train/verbs/doctor.h"
+#include "train/verbs/manual_table.h"
 #include "train/verbs/verbs.h"
 #include "train/workbench/bench.h"
 #include "train/workbench/bench_diff.h"
@@ -444,6 +445,21 @@ void add_features(CLI::App& app, int& status) {
   verb->callback([a, &status] { status = run_features(*a, std::cout); });
 }
 
+// For packages: what a system keeps of the program beside the program.
+void add_manual(CLI::App& app, int& status) {
+  const auto kind = std::make_shared<std::string>();
+  CLI::App* verb =
+      app.add_subcommand("manual", "print the manual page, or the completion for a shell");
+  verb->footer(
+      "Example:\n  weft manual man | man -l -\n"
+      "  weft manual bash > ~/.local/share/bash-completion/completions/weft");
+  verb->add_option("kind", *kind, "one of " + joined(manual_kinds()))->required();
+  verb->callback([&app, kind, &status] {
+    std::cout << manual_as(*kind, manual_of(app));
+    status = 0;
+  });
+}
+
 // `weft help VERB` is `weft VERB --help`, `weft --version` is `weft version`.
 std::vector<std::string> words_of(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
@@ -507,6 +523,7 @@ int run_command(int argc, char** argv) {
   add_doctor(app, a.doctor, status);
   app.set_version_flag("--version", WEFT_VERSION, "what `weft version` prints");
   add_version(app, status);
+  add_manual(app, status);
   app.add_subcommand("help", "this text, or that of a verb: weft help train");
   std::vector<std::string> words = words_of(argc, argv);
   if (words.empty()) {

@@ -36,8 +36,9 @@ Dtype dtype_from(const DLDataType& t, const std::string& what) {
 }
 
 Device device_from(const DLDevice& d, const std::string& what) {
-  if (d.device_type == kDLCPU || d.device_type == kDLCUDAHost) return kCpu;
-  require(d.device_type == kDLCUDA, what, " is on device type ", static_cast<int>(d.device_type),
+  const int type = type_of(d);
+  if (type == kDLCPU || type == kDLCUDAHost) return kCpu;
+  require(type == kDLCUDA, what, " is on device type ", type,
           " of DLPack; expected 1 (CPU) or 2 (CUDA)");
   require(d.device_id >= 0, what, " is on GPU ", d.device_id, "; expected 0 or more");
   const std::string lacking = why_no_cuda(d.device_id);
@@ -106,6 +107,13 @@ Tensor copied_on_gpu(const void* data, const Shape& shape, const Shape& strides,
 void let_go(DLManagedTensor* self) { delete static_cast<Exported*>(self->manager_ctx); }
 
 }  // namespace
+
+int type_of(const DLDevice& device) {
+  int type = 0;
+  static_assert(sizeof type == sizeof device.device_type);
+  std::memcpy(&type, &device.device_type, sizeof type);
+  return type;
+}
 
 Tensor tensor_from(const DLTensor& from, const std::string& what) {
   require(from.ndim >= 0 && from.ndim <= Shape::kMax, what, " has ", from.ndim,

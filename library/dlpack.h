@@ -8,6 +8,10 @@
 
 namespace weft::library {
 
+// The number of the device's type. Others may give one that our declaration has no name for, and
+// such a value of an enumeration may not be read as one.
+int type_of(const DLDevice& device);
+
 // A copy of the tensor, contiguous, on its device. Throws Error, which begins with `what`, for what
 // we have no tensor for: other dtypes and devices, more than six dimensions, no data.
 Tensor tensor_from(const DLTensor& from, const std::string& what);

@@ -157,7 +157,7 @@ void enter_stream(Device device, void* stream) {
 Device device_of(const weft_call& call) {
   for (size_t i = 0; i < call.input_count; ++i)
     if (call.inputs && call.inputs[i].tensor &&
-        call.inputs[i].tensor->device.device_type == kDLCUDA)
+        library::type_of(call.inputs[i].tensor->device) == kDLCUDA)
       return {DeviceType::cuda, call.inputs[i].tensor->device.device_id};
   return kCpu;
 }

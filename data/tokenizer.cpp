@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/text.h"
+#include "data/llmc.h"
 
 namespace weft::data {
 
@@ -394,13 +395,15 @@ void save_tokenizer(Hdf5Writer& out, const std::string& group, const Tokenizer& 
 TokenizerPtr load_tokenizer(const Hdf5Reader& in, const std::string& group) {
   const std::string kind = in.text(group, "kind");
   if (kind == "bytes") return byte_tokenizer();
-  require(kind == "sentencepiece", in.path(), ": its vocabulary is of the unknown kind \"", kind,
-          "\"; known: bytes, sentencepiece");
+  require(kind == "sentencepiece" || kind == kLlmc, in.path(),
+          ": its vocabulary is of the unknown kind \"", kind, "\"; known: bytes, sentencepiece, ",
+          kLlmc);
   const auto bytes = [&](const std::string& name) {
     const Tensor t = in.tensor(group + "/" + name);
     return std::string(reinterpret_cast<const char*>(t.data<uint8_t>()),
                        static_cast<size_t>(t.numel()));
   };
+  if (kind == kLlmc) return llmc_tokenizer(bytes("model"), in.path());
   if (has_sentencepiece()) return sentencepiece_tokenizer(bytes("model"));
   const std::string text = bytes("pieces");
   const std::vector<int64_t> offsets = to_ints(in.tensor(group + "/offsets"));

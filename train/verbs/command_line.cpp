@@ -139,15 +139,19 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
   CLI::App* verb = app.add_subcommand("data", "make a token dataset from text, or describe one");
   verb->footer(
       "Example:\n  weft data books/ more.txt --tokenizer sentencepiece --vocabulary 4096 "
-      "--out books.h5\n  weft data --describe books.h5");
+      "--out books.h5\n  weft data pages.jsonl.zst --field text --out pages.h5\n"
+      "  weft data --describe books.h5");
   verb->add_option("sources", a.sources, "text files, folders, or kjv");
   verb->add_option("--out", a.out, "the dataset to write (HDF5)");
-  verb->add_option("--tokenizer", a.tokenizer, "bytes or sentencepiece")->capture_default_str();
+  verb->add_option("--tokenizer", a.tokenizer,
+                   "bytes, sentencepiece, or a vocabulary of llm.c (*.bin)")
+      ->capture_default_str();
   verb->add_option("--vocabulary", a.vocabulary, "size of a trained vocabulary")
       ->capture_default_str()
       ->check(in_64_bits);
   verb->add_option("--document", a.document, "what a document is: file, blank (line) or line")
       ->capture_default_str();
+  verb->add_option("--field", a.field, "files hold JSON lines; this field of each is a document");
   verb->add_option("--describe", a.describe, "print what a dataset holds");
   verb->callback([&] { status = run_data(a); });
 }

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "core/file.h"
+#include "data/llmc.h"
 #include "train/source.h"
 #include "train/verbs/verbs.h"
 
@@ -18,15 +19,26 @@ int run_data(const DataArguments& a) {
   require(!a.out.empty(), "data: name the dataset to write with --out FILE.h5");
   require(a.document == "file" || a.document == "blank" || a.document == "line", "--document ",
           a.document, ": expected file, blank or line");
-  require(a.tokenizer == "bytes" || a.tokenizer == "sentencepiece", "--tokenizer ", a.tokenizer,
-          ": expected bytes or sentencepiece");
+  const bool llmc = a.tokenizer.ends_with(".bin");
+  require(llmc || a.tokenizer == "bytes" || a.tokenizer == "sentencepiece", "--tokenizer ",
+          a.tokenizer, ": expected bytes, sentencepiece, or the vocabulary of llm.c, a file *.bin");
+  for (const std::string& source : a.sources)
+    require(llmc || !data::is_llmc_tokens(source), source,
+            ": holds tokens of llm.c; name the vocabulary that they were made with, as "
+            "--tokenizer gpt2_tokenizer.bin");
+  require(!llmc || (a.field.empty() && a.document == "file"), "--tokenizer ", a.tokenizer,
+          ": the sources hold tokens; leave out --document and --field");
   require(a.vocabulary >= 2 && a.vocabulary <= 1 << 24, "--vocabulary ", a.vocabulary,
           ": expected a number from 2 to ", 1 << 24);
   require_output(a.out, a.sources);
-  const data::TextOptions options = text_options(a.document);
+  require(a.field.empty() || a.document == "file",
+          "--field: each record is a document; leave out --document");
+  data::TextOptions options = text_options(a.document);
+  options.field = a.field;
   const data::TokenizerPtr tokenizer =
-      a.tokenizer == "bytes" ? data::byte_tokenizer()
-                             : data::train_tokenizer(a.sources, options, {.size = a.vocabulary});
+      llmc                     ? data::llmc_tokenizer(read_file(a.tokenizer), a.tokenizer)
+      : a.tokenizer == "bytes" ? data::byte_tokenizer()
+                               : data::train_tokenizer(a.sources, options, {.size = a.vocabulary});
   const data::LeftOut left_out = data::build_token_dataset(a.sources, options, tokenizer, a.out);
   std::error_code ignored;
   const bool read_again =

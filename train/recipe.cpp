@@ -99,6 +99,7 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
   r.optimizer = read_optimizer(toml.table("optimizer"));
   r.schedule = read_schedule(toml.table("schedule"));
   r.sample = read_sample(toml.table("sample"));
+  r.log.tensorboard = toml.table("log").boolean("tensorboard", r.log.tensorboard);
   return r;
 }
 

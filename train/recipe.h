@@ -49,6 +49,10 @@ struct SampleSettings {  // [sample]
   int64_t top_k = 0;
 };
 
+struct LogSettings {         // [log]
+  bool tensorboard = false;  // an event file of TensorBoard beside metrics.jsonl
+};
+
 struct Recipe {
   TomlTable toml;
   std::string name;
@@ -57,6 +61,7 @@ struct Recipe {
   OptimizerSettings optimizer;
   ScheduleSettings schedule;
   SampleSettings sample;
+  LogSettings log;
 
   // After model and data have read their parts: refuses what nobody asked for.
   void finish() const { toml.finish(); }

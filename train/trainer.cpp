@@ -95,7 +95,8 @@ void Trainer::announce() const {
 void Trainer::require_inputs_stay() const {
   const std::string& out = recipe_.train.out;
   for (const std::string& source : data_settings_.sources)
-    for (const char* name : {"recipe.toml", "metrics.jsonl", "best.h5", "best.safetensors"})
+    for (const char* name :
+         {"recipe.toml", "metrics.jsonl", "best.h5", "best.safetensors", kEventFile})
       require(fs::is_directory(source) || !same_file(out + "/" + name, source), out,
               ": the run would write ", name, " over its input ", source,
               "; choose another folder with --set train.out=FOLDER");
@@ -156,7 +157,7 @@ int Trainer::run_steps() {
   bool owed = false;
   if (ranks_->first()) {
     settle_folder();
-    metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step);
+    metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step, recipe_.log.tensorboard);
     if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
     // A run that was stopped after a save and before what comes after it.
     owed = metrics_->lacks_evaluation() && evaluation_due();
@@ -330,12 +331,12 @@ void Trainer::log(const StepResult& r, bool due) {
   keep_metrics(metrics_->write(json_line(j)));
 }
 
-// Says once why metrics.jsonl lacks something.
+// Says once why metrics.jsonl or the event file lacks something.
 void Trainer::keep_metrics(int code) {
   if (code == 0 || metrics_failed_) return;
   metrics_failed_ = true;
-  progress_->say(
-      concat("metrics.jsonl cannot be written: ", reason_of(code), "; the run goes on without it"));
+  progress_->say(concat(metrics_->failed(), " cannot be written: ", reason_of(code),
+                        "; the run goes on without it"));
 }
 
 // Whatever an evaluation or a sample meets is told, and the run goes on.

@@ -1,4 +1,4 @@
-// Transfers between ranks on the CPU, by weft_gloo.so, which lies beside the program.
+// Transfers between ranks on the CPU, by weft_gloo.so, which is looked up at run time.
 #include <filesystem>
 
 #include "core/library.h"
@@ -17,17 +17,19 @@ struct Library {
   decltype(&weft_gloo_close) close;
 };
 
-std::string beside_program() {
+// Where the program was built it lies beside it; where it was installed, in ../lib/weft.
+std::string place_of_gloo() {
   std::error_code none;
-  const auto program = std::filesystem::read_symlink("/proc/self/exe", none);
-  return (program.parent_path() / "weft_gloo.so").string();
+  const auto folder = std::filesystem::read_symlink("/proc/self/exe", none).parent_path();
+  const auto installed = folder.parent_path() / "lib" / "weft" / "weft_gloo.so";
+  return (std::filesystem::exists(installed, none) ? installed : folder / "weft_gloo.so").string();
 }
 
 // Null, with the reason in `why`, where it cannot be loaded.
 const Library* library(std::string& why) {
   static std::string reason;
   static const Library* const one = []() -> const Library* {
-    const std::string path = beside_program();
+    const std::string path = place_of_gloo();
     std::error_code none;
     if (!std::filesystem::exists(path, none)) {
       reason = "this build is without Gloo: install libgloo-dev and build again (./weft does both)";

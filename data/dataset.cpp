@@ -13,6 +13,7 @@
 #include "core/hash.h"
 #include "core/hdf5.h"
 #include "core/text.h"
+#include "data/llmc.h"
 
 namespace weft::data {
 namespace {
@@ -351,15 +352,24 @@ LeftOut build_token_dataset(const std::vector<std::string>& sources, const TextO
     out.append_rows("tokens", data, static_cast<int64_t>(waiting.size()));
     waiting.clear();
   };
-  const LeftOut left_out = for_each_document(sources, options, [&](Document&& document) {
-    int64_t n = 0;
-    tokenizer->encode(document.text, [&](std::span<const int32_t> tokens) {
-      waiting.insert(waiting.end(), tokens.begin(), tokens.end());
-      n += static_cast<int64_t>(tokens.size());
-      if (static_cast<int64_t>(waiting.size()) >= kBlock) write();
+  const auto add = [&](std::span<const int32_t> tokens) {
+    waiting.insert(waiting.end(), tokens.begin(), tokens.end());
+    if (static_cast<int64_t>(waiting.size()) >= kBlock) write();
+    return static_cast<int64_t>(tokens.size());
+  };
+  LeftOut left_out;
+  if (tokenizer->kind() == kLlmc) {
+    for (const std::string& source : sources)
+      for_each_llmc_document(source, *tokenizer, [&](std::vector<int32_t>&& document) {
+        borders.add(tokenizer->decode(document), add(document));
+      });
+  } else {
+    left_out = for_each_document(sources, options, [&](Document&& document) {
+      int64_t n = 0;
+      tokenizer->encode(document.text, [&](std::span<const int32_t> tokens) { n += add(tokens); });
+      if (n > 0) borders.add(document.text, n);
     });
-    if (n > 0) borders.add(document.text, n);
-  });
+  }
   if (!waiting.empty()) write();
   require(borders.borders.size() > 1, "the text named holds no documents");
   out.tensor("documents", Dtype::i64, {static_cast<int64_t>(borders.borders.size())},

@@ -12,7 +12,9 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/blocks.h"
 #include "data/cutter.h"
+#include "data/records.h"
 
 namespace weft::data {
 namespace {
@@ -68,32 +70,7 @@ void king_james(const TextOptions& options, const Take& take) {
 
 // --- Files ---------------------------------------------------------------------------------------
 
-constexpr size_t kBlock = size_t{1} << 20;
 constexpr std::string_view kHdf5 = "\x89HDF\r\n\x1a\n";
-
-// The bytes of a file, a block at a time.
-class Blocks {
- public:
-  explicit Blocks(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "rbe")) {
-    require(file_ != nullptr, path, ": cannot be read: ", std::strerror(errno));
-    std::setvbuf(file_.get(), nullptr, _IONBF, 0);
-  }
-  // "" at the end.
-  std::string_view next() {
-    errno = 0;
-    const size_t n = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
-    require(std::ferror(file_.get()) == 0, path_, ": cannot be read: ", std::strerror(errno));
-    return {buffer_.data(), n};
-  }
-
- private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::string path_;
-  std::unique_ptr<std::FILE, Close> file_;
-  std::string buffer_ = std::string(kBlock, '\0');
-};
 
 // What a file is instead of text; "" where it is text.
 std::string other_than_text(const std::string& path) {
@@ -122,7 +99,10 @@ void check_named(const std::string& path) {
 void text_file(const std::string& path, const TextOptions& options, const Take& take) {
   std::error_code unknown;
   const auto bytes = fs::file_size(path, unknown);
-  Cutter cutter(path, unknown ? 0 : static_cast<size_t>(bytes), options.document, take);
+  const bool known = !unknown && without_packing(path) == path, records = !options.field.empty();
+  Cutter cutter(path, known ? static_cast<size_t>(bytes) : 0,
+                records ? Cut::line : options.document,
+                records ? field_of_records(path, options.field, take) : take);
   Blocks blocks(path);
   size_t done = 0;
   for (std::string_view block; !(block = blocks.next()).empty(); done += block.size()) {
@@ -140,7 +120,7 @@ void text_file(const std::string& path, const TextOptions& options, const Take& 
 // --- Folders -------------------------------------------------------------------------------------
 
 bool wanted(const fs::path& path, const TextOptions& options) {
-  const std::string name = path.filename().string();
+  const std::string name = without_packing(path.filename().string());
   return options.suffixes.empty() ||
          std::any_of(options.suffixes.begin(), options.suffixes.end(),
                      [&](const std::string& suffix) { return name.ends_with(suffix); });

@@ -1,6 +1,6 @@
-// Text from files: a file is a document, or each of its lines or paragraphs is; a folder is all of
-// its files, and "kjv" is the King James Bible of the Debian package bible-kjv, a chapter a
-// document.
+// Text from files, packed ones (*.gz, *.zst) too: a file is a document, or each of its lines,
+// paragraphs or JSON records is; a folder is all of its files, and "kjv" is the King James Bible of
+// the Debian package bible-kjv, a chapter a document.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,7 @@ enum class Cut : uint8_t {
 
 struct TextOptions {
   Cut document = Cut::file;
+  std::string field;                  // files hold JSON lines, and this field of each is a document
   std::vector<std::string> suffixes;  // of the files taken from a folder; none: all
   bool references = false;            // keep "Ge1:1" at the start of each verse of kjv
   std::string run_folder;             // is left out of every folder: a run's text is not its source

@@ -16,6 +16,7 @@
 #include "core/hash.h"
 #include "core/text.h"
 #include "data/byte_pairs.h"
+#include "data/llmc.h"
 
 namespace weft::data {
 
@@ -396,15 +397,16 @@ void save_tokenizer(Hdf5Writer& out, const std::string& group, const Tokenizer& 
 TokenizerPtr load_tokenizer(const Hdf5Reader& in, const std::string& group) {
   const std::string kind = in.text(group, "kind");
   if (kind == "bytes") return byte_tokenizer();
-  require(kind == "sentencepiece" || kind == "byte_pairs", in.path(),
+  require(kind == "sentencepiece" || kind == "byte_pairs" || kind == kLlmc, in.path(),
           ": its vocabulary is of the unknown kind \"", kind,
-          "\"; known: bytes, sentencepiece, byte_pairs");
+          "\"; known: bytes, sentencepiece, byte_pairs, ", kLlmc);
   const auto bytes = [&](const std::string& name) {
     const Tensor t = in.tensor(group + "/" + name);
     return std::string(reinterpret_cast<const char*>(t.data<uint8_t>()),
                        static_cast<size_t>(t.numel()));
   };
   if (kind == "byte_pairs") return byte_pair_tokenizer(bytes("model"));
+  if (kind == kLlmc) return llmc_tokenizer(bytes("model"), in.path());
   if (has_sentencepiece()) return sentencepiece_tokenizer(bytes("model"));
   const std::string text = bytes("pieces");
   const std::vector<int64_t> offsets = to_ints(in.tensor(group + "/offsets"));

@@ -138,6 +138,47 @@ Tensor routes_of(const Tensor& logits) {
   return out;
 }
 
+// What an operation reads its state by: queries, or the C of a scan. "" where it keeps no state.
+std::string reader_of(const kernels::Operation& op) {
+  bool keeps = false;
+  for (const kernels::Field& f : op.outputs())
+    keeps = keeps || std::string(f.name) == "final_state";
+  if (!keeps) return "";
+  for (const kernels::Field& f : op.inputs())
+    if (std::string(f.name) == "q" || std::string(f.name) == "C") return f.name;
+  return "";
+}
+
+// The norm of the state after each token, by head: a query that is one in one place and nothing
+// elsewhere reads one row of it. What settings do to a result (scale, normalize) does nothing to
+// the state, so it is read without. A scan has one norm for all of its channels.
+void find_state(const Watched& w, Tensors in, Mixing& m) {
+  const kernels::Operation& op = kernels::operation(w.name);
+  const std::string reader = reader_of(op);
+  if (reader.empty()) return;
+  kernels::Settings settings{{"return_state", "false"}};
+  if (!m.channels) settings["scale"] = "1";
+  for (const char* beside : {"D", "z"}) in.erase(beside);  // they read no state
+  const Tensor read = zeros(in.at(reader).shape(), Dtype::f64);
+  const int64_t K = read.size(-1), T = read.size(1);
+  const Tensor norm = zeros({m.channels ? 1 : w.outputs.at("o").size(2), T}, Dtype::f64);
+  const View<double> to = view<double>(norm);
+  for (int64_t k = 0; k < K; ++k) {
+    read.zero();
+    read.slice(-1, k, k + 1).fill(1);
+    in[reader] = read;
+    const Tensor row = op.forward(kernels::Form::chunkwise, in, settings).at("o");
+    const Tensor flat = row.reshape({T, norm.size(0), -1});
+    const auto o = view<const double>(flat);
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t h = 0; h < norm.size(0); ++h)
+        for (int64_t i = 0; i < o.size(2); ++i) to(h, t) += o(t, h, i) * o(t, h, i);
+  }
+  for (int64_t i = 0; i < norm.numel(); ++i)
+    norm.data<double>()[i] = std::sqrt(norm.data<double>()[i]);
+  m.gates["state"] = norm;
+}
+
 void find_gates(const Tensors& in, int64_t T, Mixing& m) {
   const auto of = [&](const char* name) {
     const auto found = in.find(name);
@@ -179,6 +220,7 @@ void watch_mixings(const std::function<void()>& forward,
       mix_channels(w, in, m);
     m.gap = gap_of(m);
     find_gates(in, v.size(1), m);
+    find_state(w, in, m);
     if (w.name == "block_sparse" && routes && router == w.owner) m.gates["routes"] = routes;
     use(m);
   });

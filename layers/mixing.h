@@ -24,7 +24,8 @@ struct Mixing {
   // The largest |M v - o| over the largest |o|: rounding, where the operation is linear.
   double gap = 0;
   // f64 [H, T] or [1, T]: "kept" (the part of the state that a token keeps, e^g), "beta", "step".
-  // A gate with a number for each key channel is shown by its mean over them.
+  // A gate with a number for each key channel is shown by its mean over them. "state": the norm of
+  // what is kept after a token.
   // f64 [4, T]: "routes", of a router's softmax part: what its choice gives to no key, a window,
   // selected blocks, all of the past.
   std::map<std::string, Tensor> gates;

@@ -69,7 +69,7 @@ void Progress::finish() {
   flush_or_drop();
 }
 
-Metrics::Metrics(const std::string& folder, int64_t step) {
+Metrics::Metrics(const std::string& folder, int64_t step, bool events) {
   const std::string path = folder + "/metrics.jsonl";
   std::string kept;
   bool evaluated = false;
@@ -95,13 +95,20 @@ Metrics::Metrics(const std::string& folder, int64_t step) {
   write_file(path, kept);
   file_ = Descriptor(path, O_WRONLY | O_APPEND);
   require_call(file_.code(), path, ": cannot be written");
+  if (events) events_ = std::make_unique<EventLog>(folder, kept);
 }
 
-int Metrics::write(const std::string& json_line) const {
+int Metrics::told(int metrics, int events) {
+  if (metrics == 0 && events != 0) failed_ = kEventFile;
+  return metrics ? metrics : events;
+}
+
+int Metrics::write(const std::string& json_line) {
   const std::string line = json_line + "\n";
-  return file_.write(line.data(), line.size());
+  const int metrics = file_.write(line.data(), line.size());
+  return told(metrics, events_ ? events_->write(json_line) : 0);
 }
 
-int Metrics::flush() const { return code_of(::fsync(file_.get())); }
+int Metrics::flush() { return told(code_of(::fsync(file_.get())), events_ ? events_->flush() : 0); }
 
 }  // namespace weft::train

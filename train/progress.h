@@ -3,10 +3,12 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "core/live_line.h"
 #include "core/system.h"
+#include "train/event_log.h"
 
 namespace weft::train {
 
@@ -40,24 +42,30 @@ class Progress {
   double tokens_per_second_ = 0, seconds_per_step_ = 0;
 };
 
-// Appends lines to OUT/metrics.jsonl. A run first drops the lines of steps after `step`, where it
+// Appends lines to OUT/metrics.jsonl, and with `events` what they tell to an event file of
+// TensorBoard. A run first drops the lines of steps after `step`, where it
 // goes on from, and all of them if that is 0, so that the file reads as if the run had never
 // stopped.
 class Metrics {
  public:
-  Metrics(const std::string& folder, int64_t step);
+  Metrics(const std::string& folder, int64_t step, bool events = false);
   // A line goes to the file in one piece. Both return 0, or why they failed (a full disk): the run
   // goes on.
-  int write(const std::string& json_line) const;
-  int flush() const;  // to the disk, before a checkpoint of the same step
+  int write(const std::string& json_line);
+  int flush();  // to the disk, before a checkpoint of the same step
+  // The file that one of these failed at.
+  const std::string& failed() const { return failed_; }
   // Says how many lines were dropped; empty if none was.
   const std::string& dropped() const { return dropped_; }
   // True where the file goes on and tells of no evaluation at the step gone on from.
   bool lacks_evaluation() const { return lacks_evaluation_; }
 
  private:
+  int told(int metrics, int events);
+
   Descriptor file_;
-  std::string dropped_;
+  std::unique_ptr<EventLog> events_;
+  std::string dropped_, failed_ = "metrics.jsonl";
   bool lacks_evaluation_ = false;
 };
 

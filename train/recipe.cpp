@@ -125,6 +125,7 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
   r.schedule = read_schedule(toml.table("schedule"));
   r.sample = read_sample(toml.table("sample"));
   r.distill = read_distill(toml.table("distill"));
+  r.log.tensorboard = toml.table("log").boolean("tensorboard", r.log.tensorboard);
   return r;
 }
 

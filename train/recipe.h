@@ -62,6 +62,10 @@ struct DistillSettings {
   double temperature = 1;
 };
 
+struct LogSettings {         // [log]
+  bool tensorboard = false;  // an event file of TensorBoard beside metrics.jsonl
+};
+
 struct Recipe {
   TomlTable toml;
   std::string name;
@@ -71,6 +75,7 @@ struct Recipe {
   ScheduleSettings schedule;
   SampleSettings sample;
   DistillSettings distill;
+  LogSettings log;
 
   // After model and data have read their parts: refuses what nobody asked for.
   void finish() const { toml.finish(); }

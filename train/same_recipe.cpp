@@ -109,7 +109,8 @@ void leave_out_text_keys(Reading& a, Reading& b) {
   const auto is_text = [](const Reading& r) { return r.facts.count("data.tokenizer") > 0; };
   if (is_task(a) || is_task(b) || (is_text(a) && is_text(b))) return;
   for (Reading* r : {&a, &b})
-    for (const char* key : {"data.vocabulary", "data.tokenizer", "data.method", "data.document"})
+    for (const char* key :
+         {"data.vocabulary", "data.tokenizer", "data.method", "data.document", "data.field"})
       r->facts.erase(key);
 }
 

@@ -22,7 +22,7 @@ std::string kind_of(const TomlTable& t) {
        {"vocabulary", "pairs", "random_filler", "power", "marks", "noise", "motif", "examples",
         "test_examples"}},
       {"dataset", {"vocabulary", "held_out", "packed"}},
-      {"source", {"tokenizer", "vocabulary", "method", "document", "held_out", "packed"}},
+      {"source", {"tokenizer", "vocabulary", "method", "document", "field", "held_out", "packed"}},
       {"tokens", {}}};
   std::string kind;
   for (const bool overridden : {true, false})
@@ -76,6 +76,9 @@ void read_text(const TomlTable& t, DataSettings& s) {
   }
   s.method = t.one_of("method", {"bpe", "unigram"}, s.method);
   s.document = t.one_of("document", {"file", "blank", "line"}, s.document);
+  s.field = t.string("field", s.field);
+  if (!s.field.empty() && s.document != "file")
+    t.refuse("document", "with data.field each record is a document; leave out document");
 }
 
 // The tokens of a micro-batch are numbered in 32 bits.
@@ -228,6 +231,7 @@ void Source::open_task(const DataSettings& s, const Recipe& recipe, int64_t cont
 
 void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t context) {
   data::TextOptions options = text_options(s.document);
+  options.field = s.field;
   options.run_folder = recipe.train.out;
   const bool dataset = data::is_token_dataset(s.sources);
   if (!tokenizer_ && !dataset) {

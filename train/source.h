@@ -20,6 +20,7 @@ struct DataSettings {
   data::TaskOptions task;
   int64_t test_examples = 512;  // tasks: how many examples the held-out part has
   std::string tokenizer = "bytes", method = "bpe", document = "file";
+  std::string field;         // of JSON lines: what a document is; empty for plain text
   int64_t vocabulary = 256;  // of text; a dataset has its own
   double held_out = 0.05;
   bool packed = false;

@@ -106,7 +106,8 @@ void Trainer::require_inputs_stay() const {
           ": is the folder of the teacher's run, whose checkpoints this run would remove; choose "
           "another with --set train.out=FOLDER");
   for (const std::string& source : data_settings_.sources)
-    for (const char* name : {"recipe.toml", "metrics.jsonl", "best.h5", "best.safetensors"})
+    for (const char* name :
+         {"recipe.toml", "metrics.jsonl", "best.h5", "best.safetensors", kEventFile})
       require(fs::is_directory(source) || !same_file(out + "/" + name, source), out,
               ": the run would write ", name, " over its input ", source,
               "; choose another folder with --set train.out=FOLDER");
@@ -167,7 +168,7 @@ int Trainer::run_steps() {
   bool owed = false;
   if (ranks_->first()) {
     settle_folder();
-    metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step);
+    metrics_ = std::make_unique<Metrics>(recipe_.train.out, state_.step, recipe_.log.tensorboard);
     if (!metrics_->dropped().empty()) progress_->say(metrics_->dropped());
     // A run that was stopped after a save and before what comes after it.
     owed = metrics_->lacks_evaluation() && evaluation_due();
@@ -355,12 +356,12 @@ void Trainer::log(const StepResult& r, bool due) {
   keep_metrics(metrics_->write(json_line(j)));
 }
 
-// Says once why metrics.jsonl lacks something.
+// Says once why metrics.jsonl or the event file lacks something.
 void Trainer::keep_metrics(int code) {
   if (code == 0 || metrics_failed_) return;
   metrics_failed_ = true;
-  progress_->say(
-      concat("metrics.jsonl cannot be written: ", reason_of(code), "; the run goes on without it"));
+  progress_->say(concat(metrics_->failed(), " cannot be written: ", reason_of(code),
+                        "; the run goes on without it"));
 }
 
 // Whatever an evaluation or a sample meets is told, and the run goes on.

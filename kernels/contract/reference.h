@@ -282,6 +282,7 @@ class OperationOf final : public Operation {
     if (form == Form::chunkwise) {
       typename M::Saved saved;
       Outputs<M> y = kernels::forward<M>(x, o, &saved);
+      require_like_outputs(dy, y);
       round_outputs(y);
       Tensor& first = std::get<0>(dy.fields());
       if (!first) first = zeros_like(std::get<0>(y.fields()));
@@ -374,6 +375,21 @@ class OperationOf final : public Operation {
     return joined(names);
   }
 
+  // An output's gradient is read as far as the output goes.
+  static void require_like_outputs(const Outputs<M>& dy, const Outputs<M>& y) {
+    size_t i = 0;
+    for_fields(
+        [&](const Tensor& d, const Tensor& t) {
+          const char* name = M::kOutputs[i++].name;
+          if (!d) return;
+          require(t.defined(), M::name, ": ", gradient_name(name), " was given, and ", name,
+                  " is not made with these options");
+          require(d.shape() == t.shape(), M::name, ": ", gradient_name(name), " has shape ",
+                  d.shape(), ", expected ", t.shape(), " as ", name);
+        },
+        const_cast<Outputs<M>&>(dy), const_cast<Outputs<M>&>(y));
+  }
+
   template <class Real, class Fields>
   static Fields cast_to(Fields fields) {
     for_fields(
@@ -441,6 +457,7 @@ class OperationOf final : public Operation {
     if constexpr (HasRecurrent<M>) {
       const Inputs<M> cast = cast_to<Real>(x);
       Outputs<M> all = M::outputs(cast, o);
+      require_like_outputs(dy, all);
       for_fields(
           [](Tensor& d, const Tensor& given) {
             if (!d) return;
@@ -468,6 +485,7 @@ class OperationOf final : public Operation {
     Traced::reset();
     const Inputs<M> cast = cast_to<double>(x);
     Outputs<M> y = reference_outputs(x, o, Form::naive);
+    require_like_outputs(dy, y);
     std::vector<std::vector<Traced>> memory;
     memory.reserve(64);
     const auto traced = [&](const Tensor& t, bool input) {

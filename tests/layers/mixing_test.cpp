@@ -122,6 +122,36 @@ TEST_CASE("mixing: the matrix of the delta rule with one key fades as its writes
   for (int64_t t = 0; t < 5; ++t)
     for (int64_t s = 0; s <= t; ++s)
       CHECK(M(0, t, s) == Approx(0.25 * std::pow(0.75, static_cast<double>(t - s))));
+  // Values of one: the state is what the writes that are left add up to.
+  const std::vector<double> state = to_doubles(found[0].gates.at("state"));
+  for (int64_t t = 0; t < 5; ++t)
+    CHECK(state[static_cast<size_t>(t)] == Approx(1 - std::pow(0.75, static_cast<double>(t + 1))));
+}
+
+TEST_CASE("mixing: the norm of a state is that of the final state of the text up to a token") {
+  for (const MixerCase& c : mixer_cases()) {
+    INFO(c.name);
+    const Mixing m = mixings_of(c)[0];
+    double final_norm = -1;
+    const autograd::Watch watch([&](const autograd::Watched& w) {
+      if (w.name != m.operation || m.gates.count("state") == 0) return;
+      kernels::Tensors in;
+      for (const auto& [name, t] : w.inputs) in[name] = t.to(Dtype::f64);
+      const auto y = kernels::operation(w.name).forward(kernels::Form::naive, in, {});
+      if (y.count("final_state") == 0) return;
+      double sum = 0;
+      for (const double x : to_doubles(y.at("final_state"))) sum += x * x;
+      final_norm = std::sqrt(sum);
+    });
+    const Made layer = made(c);
+    run(*layer.layer, Var(sample({1, kTokens, c.width}, "x")));
+    if (m.gates.count("state") == 0) continue;  // which these are, the test of gates says
+    REQUIRE(final_norm >= 0);
+    double sum = 0;  // over heads, at the last token
+    const auto norm = view<const double>(m.gates.at("state"));
+    for (int64_t h = 0; h < norm.size(0); ++h) sum += norm(h, kTokens - 1) * norm(h, kTokens - 1);
+    CHECK(std::sqrt(sum) == Approx(final_norm));
+  }
 }
 
 TEST_CASE("mixing: gates are there where the mechanism has them, one number a head and token") {
@@ -131,16 +161,21 @@ TEST_CASE("mixing: gates are there where the mechanism has them, one number a he
     const bool erases = c.mixer == "delta" || c.mixer == "gated_delta" || c.mixer == "kda";
     const std::set<std::string> keeps = {"retention",   "simple_gla", "gated_linear", "hgrn2",
                                          "gated_delta", "kda",        "mamba2",       "lightning"};
+    const std::set<std::string> states = {"linear", "gated_linear", "delta", "kda",
+                                          "selective_scan"};
     const bool shifts = c.name.find("favor+") != std::string::npos;  // keys by a running maximum
     CHECK(m.gates.count("beta") == (erases ? 1 : 0));
     CHECK(m.gates.count("kept") == (shifts ? 1 : keeps.count(c.mixer)));
     CHECK(m.gates.count("step") == (c.mixer == "mamba" ? 1 : 0));
+    CHECK((m.gates.count("state") == 1) == (states.count(m.operation) == 1));
     CHECK(m.gates.count("routes") == (c.mixer == "router" ? 1 : 0));
     for (const auto& [name, gate] : m.gates) {
       INFO(name);
-      const int64_t lines = name == "step" ? 1 : name == "routes" ? 4 : m.matrix.size(0);
+      const bool one = name == "step" || (name == "state" && m.channels);
+      const int64_t lines = one ? 1 : name == "routes" ? 4 : m.matrix.size(0);
       CHECK(gate.shape() == Shape{lines, kTokens});
-      for (const double x : to_doubles(gate)) CHECK((x >= 0 && x <= (name == "step" ? 100 : 2)));
+      for (const double x : to_doubles(gate))
+        CHECK((x >= 0 && x <= (name == "step" || name == "state" ? 100 : 2)));
     }
   }
 }

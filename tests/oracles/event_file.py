@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Reads what `weft plot --tensorboard` wrote with TensorBoard's own reader, and compares it with
-metrics.jsonl, number by number.
+"""Reads the event file of a run with TensorBoard's own reader, and compares it with metrics.jsonl,
+number by number, and the steps with their order.
 
+    weft train RECIPE --set log.tensorboard=true
+    tests/oracles/event_file.py RUN
     weft plot RUN --tensorboard --out FOLDER
     tests/oracles/event_file.py RUN FOLDER/NAME
 
@@ -14,9 +16,12 @@ import sys
 import numpy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-run, events = pathlib.Path(sys.argv[1]), sys.argv[2]
+run, events = pathlib.Path(sys.argv[1]), sys.argv[-1]
 reader = EventAccumulator(events, size_guidance={"scalars": 0})
 reader.Reload()
+for tag in reader.Tags()["scalars"]:
+    steps = [e.step for e in reader.Scalars(tag)]
+    assert steps == sorted(set(steps)), f"{tag}: a step comes twice"
 got = {(tag, e.step): e.value for tag in reader.Tags()["scalars"] for e in reader.Scalars(tag)}
 expected = {}
 for line in (run / "metrics.jsonl").read_text().splitlines():

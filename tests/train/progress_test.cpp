@@ -74,7 +74,7 @@ TEST_CASE("progress: metrics keep the lines up to the step gone on from, and non
                         bool lacks) {
     const Folder f;
     f.write("metrics.jsonl", text);
-    const Metrics m(f.path(), step);
+    Metrics m(f.path(), step);
     INFO("from step " << step);
     CHECK(m.dropped() == dropped);
     CHECK(m.lacks_evaluation() == lacks);

@@ -12,6 +12,7 @@
 #include "train/exchange/export.h"
 #include "train/exchange/import.h"
 #include "train/verbs/doctor.h"
+#include "train/verbs/manual_table.h"
 #include "train/verbs/verbs.h"
 #include "train/workbench/bench.h"
 #include "train/workbench/bench_diff.h"
@@ -140,17 +141,21 @@ void add_data(CLI::App& app, DataArguments& a, int& status) {
   CLI::App* verb = app.add_subcommand("data", "make a token dataset from text, or describe one");
   verb->footer(
       "Example:\n  weft data books/ more.txt --tokenizer sentencepiece --vocabulary 4096 "
-      "--out books.h5\n  weft data --describe books.h5");
+      "--out books.h5\n  weft data pages.jsonl.zst --field text --out pages.h5\n"
+      "  weft data --describe books.h5");
   verb->add_option("sources", a.sources, "text files, folders, or kjv");
   verb->add_option("--out", a.out, "the dataset to write (HDF5)");
-  verb->add_option("--tokenizer", a.tokenizer,
-                   "bytes, sentencepiece, or a file: tokenizer.json, or a model of SentencePiece")
+  verb->add_option(
+          "--tokenizer", a.tokenizer,
+          "bytes, sentencepiece, or a file: tokenizer.json, a model of SentencePiece, or a "
+          "vocabulary of llm.c")
       ->capture_default_str();
   verb->add_option("--vocabulary", a.vocabulary, "size of a trained vocabulary")
       ->capture_default_str()
       ->check(in_64_bits);
   verb->add_option("--document", a.document, "what a document is: file, blank (line) or line")
       ->capture_default_str();
+  verb->add_option("--field", a.field, "files hold JSON lines; this field of each is a document");
   verb->add_option("--describe", a.describe, "print what a dataset holds");
   verb->callback([&] { status = run_data(a); });
 }
@@ -463,6 +468,21 @@ void add_features(CLI::App& app, int& status) {
   verb->callback([a, &status] { status = run_features(*a, std::cout); });
 }
 
+// For packages: what a system keeps of the program beside the program.
+void add_manual(CLI::App& app, int& status) {
+  const auto kind = std::make_shared<std::string>();
+  CLI::App* verb =
+      app.add_subcommand("manual", "print the manual page, or the completion for a shell");
+  verb->footer(
+      "Example:\n  weft manual man | man -l -\n"
+      "  weft manual bash > ~/.local/share/bash-completion/completions/weft");
+  verb->add_option("kind", *kind, "one of " + joined(manual_kinds()))->required();
+  verb->callback([&app, kind, &status] {
+    std::cout << manual_as(*kind, manual_of(app));
+    status = 0;
+  });
+}
+
 // `weft help VERB` is `weft VERB --help`, `weft --version` is `weft version`.
 std::vector<std::string> words_of(int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
@@ -527,6 +547,7 @@ int run_command(int argc, char** argv) {
   add_doctor(app, a.doctor, status);
   app.set_version_flag("--version", WEFT_VERSION, "what `weft version` prints");
   add_version(app, status);
+  add_manual(app, status);
   app.add_subcommand("help", "this text, or that of a verb: weft help train");
   std::vector<std::string> words = words_of(argc, argv);
   if (words.empty()) {

@@ -3,19 +3,23 @@
 #include <filesystem>
 
 #include "core/file.h"
-#include "data/byte_pairs.h"
+#include "data/llmc.h"
 #include "train/source.h"
 #include "train/verbs/verbs.h"
 
 namespace weft::train {
 namespace {
 
-data::TokenizerPtr of_file(const std::string& path) {
-  const std::string model = read_file(path);
+// "bytes", or the vocabulary of a file.
+data::TokenizerPtr of_name(const std::string& name) {
+  if (name == "bytes") return data::byte_tokenizer();
+  const std::string model = read_file(name);
+  require(!model.empty(), name, ": is empty, expected a vocabulary");
   try {
-    return data::stored_tokenizer(model);
+    return data::tokenizer_from(model, name);
   } catch (const Error& e) {
-    fail(path, ": ", e.what());
+    const std::string what = e.what();
+    fail(what.starts_with(name) ? "" : name + ": ", what);
   }
 }
 
@@ -31,18 +35,28 @@ int run_data(const DataArguments& a) {
   require(!a.out.empty(), "data: name the dataset to write with --out FILE.h5");
   require(a.document == "file" || a.document == "blank" || a.document == "line", "--document ",
           a.document, ": expected file, blank or line");
-  const bool bytes = a.tokenizer == "bytes", trains = a.tokenizer == "sentencepiece";
-  require(
-      bytes || trains || std::filesystem::exists(a.tokenizer), "--tokenizer ", a.tokenizer,
-      ": expected bytes, sentencepiece, or the file of a tokenizer.json or SentencePiece model");
+  const bool trains = a.tokenizer == "sentencepiece";
+  require(trains || a.tokenizer == "bytes" || std::filesystem::exists(a.tokenizer), "--tokenizer ",
+          a.tokenizer,
+          ": expected bytes, sentencepiece, or a file: a tokenizer.json, a model of SentencePiece, "
+          "or a vocabulary of llm.c");
+  const data::TokenizerPtr given = trains ? nullptr : of_name(a.tokenizer);
+  const bool llmc = given && given->kind() == data::kLlmc;
+  for (const std::string& source : a.sources)
+    require(llmc || !data::is_llmc_tokens(source), source,
+            ": holds tokens of llm.c; name the vocabulary that they were made with, as "
+            "--tokenizer gpt2_tokenizer.bin");
+  require(!llmc || (a.field.empty() && a.document == "file"), "--tokenizer ", a.tokenizer,
+          ": the sources hold tokens; leave out --document and --field");
   require(a.vocabulary >= 2 && a.vocabulary <= 1 << 24, "--vocabulary ", a.vocabulary,
           ": expected a number from 2 to ", 1 << 24);
   require_output(a.out, a.sources);
-  const data::TextOptions options = text_options(a.document);
+  require(a.field.empty() || a.document == "file",
+          "--field: each record is a document; leave out --document");
+  data::TextOptions options = text_options(a.document);
+  options.field = a.field;
   const data::TokenizerPtr tokenizer =
-      bytes    ? data::byte_tokenizer()
-      : trains ? data::train_tokenizer(a.sources, options, {.size = a.vocabulary})
-               : of_file(a.tokenizer);
+      given ? given : data::train_tokenizer(a.sources, options, {.size = a.vocabulary});
   const data::LeftOut left_out = data::build_token_dataset(a.sources, options, tokenizer, a.out);
   std::error_code ignored;
   const bool read_again =

@@ -1,6 +1,6 @@
 #include "train/verbs/loaded.h"
 
-#include "data/byte_pairs.h"
+#include "data/llmc.h"
 
 namespace weft::train {
 namespace {
@@ -43,10 +43,9 @@ Loaded load(const std::string& where, const std::string& device, const std::stri
   // The vocabulary is the checkpoint's own: the data need not be here.
   l.data = read_data(l.recipe.toml.table("data"));
   if (l.data.is_tokens) {
-    if (!l.state.tokenizer.empty()) l.tokenizer = data::stored_tokenizer(l.state.tokenizer);
+    if (!l.state.tokenizer.empty()) l.tokenizer = data::tokenizer_from(l.state.tokenizer, l.path);
   } else if (!l.data.is_task) {
-    l.tokenizer = l.state.tokenizer.empty() ? data::byte_tokenizer()
-                                            : data::stored_tokenizer(l.state.tokenizer);
+    l.tokenizer = data::tokenizer_from(l.state.tokenizer, l.path);
     const bool given = data::is_token_dataset(l.data.sources) && l.data.vocabulary > 0;
     if (!given) l.data.vocabulary = l.tokenizer->vocabulary();
   }

@@ -4,54 +4,25 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "train/metric_line.h"
 
 namespace weft::train {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
-
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-// Where the run is as the lines go by.
-struct Place {
-  double step = 0, tokens = 0, seconds = 0;
-};
-
-double number_of(const json& line, const char* key) {
-  const auto found = line.find(key);
-  return found != line.end() && found->is_number() ? found->get<double>() : kNone;
-}
-
-// Why a line says nothing; empty if it does.
-std::string fault_of(const std::string& text, const json& line) {
-  if (line.is_discarded())
-    return text.back() == '}' ? "is no JSON" : "is cut short, as by a crash or a full disk";
-  if (!line.is_object()) return "is no JSON object";
-  return number_of(line, "step") >= 0 ? "" : "has no number \"step\"";
-}
-
-void advance(Place& at, const json& line) {
-  at.step = number_of(line, "step");
-  const double tokens = number_of(line, "tokens"), rate = number_of(line, "tokens_per_second");
-  if (!(tokens >= 0)) return;
-  if (rate > 0 && tokens > at.tokens) at.seconds += (tokens - at.tokens) / rate;
-  at.tokens = tokens;
-}
-
-void take(RunMetrics& run, const Place& at, const json& line) {
-  for (const auto& [key, value] : line.items()) {
-    if (key == "step" || key == "tokens" || !value.is_number()) continue;
+void take(RunMetrics& run, const MetricLines& line) {
+  for (const auto& [key, value] : line.numbers()) {
     MetricSeries& s = run.metrics[key];
-    s.step.push_back(at.step);
-    s.tokens.push_back(at.tokens);
-    s.seconds.push_back(at.seconds);
-    s.value.push_back(value.get<double>());
+    s.step.push_back(line.step());
+    s.tokens.push_back(line.tokens());
+    s.seconds.push_back(line.seconds());
+    s.value.push_back(value);
   }
 }
 
@@ -71,19 +42,17 @@ RunMetrics read_metrics(const std::string& run) {
           "; expected the folder of a run, as `weft train` makes it");
   m.name = name_of_run(m.path);
   std::istringstream in(read_file(m.path));
-  Place at;
+  MetricLines lines;
   int64_t number = 0;
   for (std::string text; std::getline(in, text);) {
     ++number;
     if (text.empty()) continue;
-    const json line = json::parse(text, nullptr, /*allow_exceptions=*/false);
-    const std::string fault = fault_of(text, line);
+    const std::string fault = lines.take(text);
     if (!fault.empty()) {
       m.skipped.push_back(concat(m.path, ":", number, ": the line ", fault, "; skipped"));
       continue;
     }
-    advance(at, line);
-    take(m, at, line);
+    take(m, lines);
   }
   require(!m.metrics.empty(), m.path,
           number == 0 ? ": is empty; the run has logged no step yet"

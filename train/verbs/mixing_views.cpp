@@ -55,6 +55,7 @@ void add_gates(LayerView& view, const layers::Mixing& m, const Choice& a) {
       {"kept", "part of the state that a token keeps, by head"},
       {"beta", "beta: how much of what its key held a token overwrites, by head"},
       {"step", "step of a token, mean over channels"},
+      {"state", "norm of the state after a token"},
       {"routes", "what the router gives to each choice"}};
   static const char* const kRoutes[] = {"no key", "window", "selected blocks", "all of the past"};
   for (const auto& [name, gate] : m.gates) {

@@ -9,9 +9,9 @@
 #include "core/json.h"
 #include "core/text.h"
 #include "core/units.h"
+#include "train/event_log.h"
 #include "train/pages/page.h"
 #include "train/verbs/curves.h"
-#include "train/verbs/event_file.h"
 #include "train/verbs/verbs.h"
 
 namespace weft::train {
@@ -138,6 +138,14 @@ Runs read_all(const std::vector<std::string>& paths) {
   return runs;
 }
 
+std::string event_file(const RunMetrics& run) {
+  std::string file = event_header("made by weft plot");
+  for (const auto& [name, s] : run.metrics)
+    for (size_t i = 0; i < s.value.size(); ++i)
+      file += event_scalar(s.seconds[i], static_cast<int64_t>(s.step[i]), name, s.value[i]);
+  return file;
+}
+
 // One folder for each run, as TensorBoard wants them.
 void write_event_files(const PlotArguments& a, const Runs& runs,
                        const std::vector<std::string>& metrics) {
@@ -147,7 +155,7 @@ void write_event_files(const PlotArguments& a, const Runs& runs,
     std::string name = r.name;
     std::replace(name.begin(), name.end(), '/', '_');
     make_folders(concat(out, "/", name));
-    paths.push_back(concat(out, "/", name, "/events.out.tfevents.0.weft"));
+    paths.push_back(concat(out, "/", name, "/", kEventFile));
     require_page_output(paths.back(), {r.path}, a.overwrite);
   }
   for (size_t i = 0; i < runs.size(); ++i) {

@@ -63,6 +63,7 @@ int run_convert(const ConvertArguments& a);
 struct DataArguments {
   std::vector<std::string> sources;
   std::string out, tokenizer = "bytes", document = "file";
+  std::string field;  // of JSON lines: what a document is
   int64_t vocabulary = 4096;
   std::string describe;  // print what a token dataset holds
 };

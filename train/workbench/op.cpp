@@ -11,7 +11,7 @@
 #include "core/text.h"
 #include "kernels/contract/agreement.h"
 #include "kernels/contract/rounding.h"
-#include "train/workbench/naive_memory.h"
+#include "kernels/contract/naive_memory.h"
 #include "train/workbench/report.h"
 
 namespace weft::train {

@@ -1,6 +1,6 @@
 // The counts follow the loops of each kernels/NAME/reference.h: a step for each addition, product
 // or function of a number that hangs on an input.
-#include "train/workbench/naive_memory.h"
+#include "kernels/contract/naive_memory.h"
 
 #include <algorithm>
 #include <bit>
@@ -10,10 +10,8 @@
 #include "core/memory.h"
 #include "core/units.h"
 
-namespace weft::train {
+namespace weft::kernels {
 namespace {
-
-using namespace kernels;
 
 // A step of kernels/contract/traced.h.
 constexpr double kStepBytes = 40;
@@ -191,4 +189,4 @@ void require_naive_memory(const std::string& operation, const Tensors& inputs,
        "form says what rounding costs), or fewer tokens");
 }
 
-}  // namespace weft::train
+}  // namespace weft::kernels

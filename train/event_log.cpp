@@ -1,6 +1,14 @@
-#include "train/verbs/event_file.h"
+#include "train/event_log.h"
+
+#include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "train/run_folder.h"
 
 namespace weft::train {
 namespace {
@@ -63,15 +71,43 @@ std::string event_record(const std::string& bytes) {
          little_endian(masked(crc32c(bytes)), 4);
 }
 
-std::string event_file(const RunMetrics& run) {
-  // The version that readers ask for, and whose file it is.
-  std::string file = event_record(event(0, 0, bytes_field(3, "brain.Event:2")));
-  file += event_record(event(0, 0, bytes_field(10, bytes_field(1, "made by weft plot"))));
-  for (const auto& [name, s] : run.metrics)
-    for (size_t i = 0; i < s.value.size(); ++i)
-      file += event_record(
-          event(s.seconds[i], static_cast<int64_t>(s.step[i]), scalar(name, s.value[i])));
-  return file;
+std::string event_header(const std::string& made_by) {
+  return event_record(event(0, 0, bytes_field(3, "brain.Event:2"))) +
+         event_record(event(0, 0, bytes_field(10, bytes_field(1, made_by))));
 }
+
+std::string event_scalar(double seconds, int64_t step, const std::string& name, double value) {
+  return event_record(event(seconds, step, scalar(name, value)));
+}
+
+std::string EventLog::events_of(const std::string& line) {
+  std::string events;
+  if (line.empty() || !lines_.take(line).empty()) return events;
+  for (const auto& [name, value] : lines_.numbers())
+    events += event_scalar(lines_.seconds(), static_cast<int64_t>(lines_.step()), name, value);
+  return events;
+}
+
+EventLog::EventLog(const std::string& folder, const std::string& lines) {
+  const std::string path = folder + "/" + kEventFile;
+  require_own(path);
+  std::error_code none;
+  require(!std::filesystem::exists(path, none) ||
+              read_file(path).find("made by weft") != std::string::npos,
+          path, ": is not this program's, and is not replaced; move it away");
+  std::string file = event_header("made by weft train");
+  std::istringstream in(lines);
+  for (std::string line; std::getline(in, line);) file += events_of(line);
+  write_file(path, file);
+  file_ = Descriptor(path, O_WRONLY | O_APPEND);
+  require_call(file_.code(), path, ": cannot be written");
+}
+
+int EventLog::write(const std::string& line) {
+  const std::string events = events_of(line);
+  return file_.write(events.data(), events.size());
+}
+
+int EventLog::flush() const { return code_of(::fsync(file_.get())); }
 
 }  // namespace weft::train

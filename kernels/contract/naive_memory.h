@@ -7,15 +7,14 @@
 
 #include "kernels/contract/operation.h"
 
-namespace weft::train {
+namespace weft::kernels {
 
 // Steps that the gradient of the naive form keeps for these inputs; exact to a few per cent.
-double naive_steps(const std::string& operation, const kernels::Tensors& inputs,
-                   const kernels::Settings& settings);
+double naive_steps(const std::string& operation, const Tensors& inputs, const Settings& settings);
 
 // Throws Error, with the sizes and what to do instead, where the steps need more than the machine
 // has.
-void require_naive_memory(const std::string& operation, const kernels::Tensors& inputs,
-                          const kernels::Settings& settings);
+void require_naive_memory(const std::string& operation, const Tensors& inputs,
+                          const Settings& settings);
 
-}  // namespace weft::train
+}  // namespace weft::kernels

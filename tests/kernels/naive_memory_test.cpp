@@ -1,4 +1,4 @@
-#include "train/workbench/naive_memory.h"
+#include "kernels/contract/naive_memory.h"
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
@@ -21,14 +21,15 @@ TEST_CASE("naive_memory: the steps are those of the definition's loops") {
   kernels::Tensors x;
   x["x"] = zeros({7, 5}, Dtype::f64);
   x["w"] = zeros({3, 5}, Dtype::f64);
-  CHECK(train::naive_steps("matmul", x, {}) == 7 * 5 + 3 * 5 + 2 * 7 * 5 * 3);
+  CHECK(kernels::naive_steps("matmul", x, {}) == 7 * 5 + 3 * 5 + 2 * 7 * 5 * 3);
   // Pairs of a query and a key that it sees, over 100 tokens: all, half, a band, two documents.
   const auto pairs = [&](kernels::Settings settings, kernels::Tensors more = {}) {
     kernels::Tensors all = attention(100);
     all.merge(more);
     double inputs = 0;
     for (const auto& [name, t] : all) inputs += static_cast<double>(t.numel());
-    return (train::naive_steps("attention", all, settings) - inputs) / (2 * (2 * 64 + 4 * 64 + 4));
+    return (kernels::naive_steps("attention", all, settings) - inputs) /
+           (2 * (2 * 64 + 4 * 64 + 4));
   };
   CHECK(pairs({{"causal", "false"}}) == 100 * 100);
   CHECK(pairs({}) == 5050);

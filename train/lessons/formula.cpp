@@ -83,6 +83,8 @@ std::string called(const Expression& e) {
   if (e.name == "zeros") return "<mn>0</mn>";
   if (e.name == "floor") return row(op("⌊") + text(e.parts.at(0)) + op("⌋"));
   if (e.name == "ceil") return row(op("⌈") + text(e.parts.at(0)) + op("⌉"));
+  if (e.name == "above")
+    return row(op("[") + text(e.parts.at(0)) + op("&gt;") + text(e.parts.at(1)) + op("]"));
   if (e.name == "inner")
     return row(op("⟨") + text(e.parts.at(0)) + op(",") + text(e.parts.at(1)) + op("⟩"));
   if (e.name == "at")

@@ -73,7 +73,8 @@ if (lesson) {
     times: (S, b) => S.map(row => inner(row, b)),
     rows: (A, B) => A.map((row, i) => inner(row, B[i])),
     each: (a, b) => a.map((x, i) => scale(x, b[i])),
-    larger: Math.max, smaller: Math.min, at: (v, i) => v[i - 1], vector: (...v) => v,
+    larger: Math.max, smaller: Math.min, above: (x, y) => x > y ? 1 : 0,
+    at: (v, i) => v[i - 1], vector: (...v) => v,
     zeros: (n, m) => Array.from({length: n}, () => m ? Array(m).fill(0) : 0)};
   const value = (e, env) => {
     if (typeof e === 'number') return e;
@@ -181,7 +182,7 @@ if (lesson) {
     count += n;
   };
   for (const one of lesson.checks) {
-    for (let f = 0; f < lesson.forms.length; ++f) compare(one.want, solved(f, example(one.at)));
+    for (let f = 0; f < lesson.forms.length; ++f) compare(one.want[f], solved(f, example(one.at)));
     compare(one.gradients, solved(lesson.forms.length, example(one.at)));
   }
   for (const e of lesson.experiments) {

@@ -222,6 +222,7 @@ std::string gpu_section(const Lesson& l) {
   const Operation& op = operation(l.operation);
   std::vector<std::vector<std::string>> rows;
   for (const GpuShape& shape : op.gpu_shapes()) {
+    if (shape.name.find(l.shapes) == std::string::npos) continue;
     const double bytes = bytes_of(shape, op.inputs(), false) + bytes_of(shape, op.outputs(), true);
     rows.push_back(
         {escaped(shape.name), count_text(shape.flops.forward), bytes_text(bytes),
@@ -316,6 +317,7 @@ std::string exercises_section(const Lesson& l) {
     arguments += concat(arguments.empty() ? "" : ", ", f.name);
     lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
   }
+  lines += l.index_python;
   lines += concat("    f[\"outputs/o\"] = my_form(", arguments, ")\n");
   std::string options;
   for (const auto& [name, value] : l.settings)

@@ -80,6 +80,7 @@ std::vector<BenchRow> times_of(const Lesson& l, double budget) {
   if (budget == 0) return {};
   return bench({.names = {l.operation},
                 .lengths = {128, 256, 512, 1024},
+                .set = l.bench_set,
                 .without = l.bench_without,
                 .budget = budget},
                {.flops = 1, .bytes = 1}, nullptr);

@@ -70,6 +70,12 @@ std::string over(const Expression& e) {
                 within(e.parts[2], kProduct));
 }
 
+// A fraction as a / b: one above the other would be too small within an index.
+std::string in_line(const Expression& e) {
+  if (e.kind != Kind::divide) return text(e);
+  return within(e.parts[0], kProduct) + op("/") + within(e.parts[1], kAtom);
+}
+
 std::string called(const Expression& e) {
   const auto part = [&](size_t i, Strength least) { return within(e.parts.at(i), least); };
   const std::string gap = "<mspace width=\"0.15em\"></mspace>";
@@ -81,8 +87,8 @@ std::string called(const Expression& e) {
   if (e.name == "read") return raised(part(0, kAtom), op("⊤")) + gap + part(1, kAtom);
   if (e.name == "times") return part(0, kAtom) + gap + part(1, kAtom);
   if (e.name == "zeros") return "<mn>0</mn>";
-  if (e.name == "floor") return row(op("⌊") + text(e.parts.at(0)) + op("⌋"));
-  if (e.name == "ceil") return row(op("⌈") + text(e.parts.at(0)) + op("⌉"));
+  if (e.name == "floor") return row(op("⌊") + in_line(e.parts.at(0)) + op("⌋"));
+  if (e.name == "ceil") return row(op("⌈") + in_line(e.parts.at(0)) + op("⌉"));
   if (e.name == "above")
     return row(op("[") + text(e.parts.at(0)) + op("&gt;") + text(e.parts.at(1)) + op("]"));
   if (e.name == "inner")

@@ -107,7 +107,23 @@ Tensors example_tensors(const Lesson& l, const std::vector<Field>& fields, bool 
   return tensors;
 }
 
+namespace {
+
+// Of a lesson without an operation: rows of one entry are numbers, and one row has no token.
+Values own_numbers(const Lesson& l) {
+  Values numbers;
+  for (const auto& [name, rows] : l.example)
+    for (size_t t = 0; t < rows.size(); ++t)
+      numbers[name][rows.size() > 1 ? Index{static_cast<int64_t>(t) + 1} : Index{}] =
+          value_of(rows[t], rows[t].size() > 1);
+  for (const auto& [name, v] : l.constants) numbers[name][{}] = number_value(v);
+  return numbers;
+}
+
+}  // namespace
+
 Values example_numbers(const Lesson& l) {
+  if (l.operation.empty()) return own_numbers(l);
   Values numbers;
   const Operation& op = operation(l.operation);
   const auto add = [&](const std::vector<Field>& fields, bool gradients) {

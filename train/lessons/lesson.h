@@ -68,6 +68,8 @@ struct Exercise {
   std::string hint;
 };
 
+// A lesson without an operation teaches what stands around the mechanisms: its forms have programs
+// of their own, it has no gradient, and it may measure.
 struct Lesson {
   std::string name, operation, title, summary;
   std::vector<std::string> first;  // lessons to read before
@@ -94,6 +96,9 @@ struct Lesson {
   std::vector<std::string> bench_set;      // options of its benchmark, "window=64"
   std::string recipe;  // TOML of a small model that shows what is read of a text
   std::vector<Experiment> experiments;
+  // What the page measures, as HTML, within about so many seconds; 0: nothing that two runs would
+  // tell differently.
+  std::string (*measure)(double budget) = nullptr;
   std::vector<Exercise> exercises;
   // Of the last exercise, the reader's own form: what it computes if these settings differ.
   std::vector<std::pair<kernels::Settings, std::string>> wrong_settings;

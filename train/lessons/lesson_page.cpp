@@ -57,31 +57,42 @@ ordered_json data_of(const Lesson& l) {
   return j;
 }
 
-std::string navigation(const std::vector<std::pair<std::string, std::string>>& titles) {
+struct Section {
+  std::string id, title, body;
+};
+
+std::string navigation(const std::vector<Section>& sections) {
   std::string s = "<nav class=\"switches\" aria-label=\"sections\"><ol>\n";
-  for (const auto& [id, title] : titles)
-    s += concat("<li><a href=\"#", id, "\">", title, "</a></li>\n");
+  for (const Section& one : sections)
+    s += concat("<li><a href=\"#", one.id, "\">", one.title, "</a></li>\n");
   return s + "</ol></nav>\n";
 }
 
-const std::vector<std::pair<std::string, std::string>> kTitles = {
-    {"problem", "What problem it solves"},
-    {"equations", "The equations, and their names in the code"},
-    {"forms", "Three forms, step by step"},
-    {"gradient", "The gradient, derived and checked"},
-    {"gpu", "What a GPU does with it"},
-    {"cost", "Cost against length"},
-    {"reads", "What it reads of a text"},
-    {"exercises", "Exercises"}};
+std::vector<Section> sections_of(const Lesson& l, const LessonSurroundings& around) {
+  if (l.operation.empty()) {
+    std::vector<Section> list = {{"problem", "What it is about", with_formulas(l.problem)},
+                                 {"forms", "Step by step", forms_section(l)}};
+    if (l.measure) list.push_back({"measured", "On this machine", l.measure(around.budget)});
+    if (!l.recipe.empty()) list.push_back({"reads", "What it reads of a text", around.reads});
+    list.push_back({"names", "Where it is in the code", names_section(l)});
+    list.push_back({"exercises", "Exercises", exercises_section(l)});
+    return list;
+  }
+  return {{"problem", "What problem it solves", with_formulas(l.problem)},
+          {"equations", "The equations, and their names in the code", equations_section(l)},
+          {"forms", "Three forms, step by step", forms_section(l)},
+          {"gradient", "The gradient, derived and checked", gradient_section(l)},
+          {"gpu", "What a GPU does with it", gpu_section(l)},
+          {"cost", "Cost against length", cost_section(l, around.times)},
+          {"reads", "What it reads of a text", around.reads},
+          {"exercises", "Exercises", exercises_section(l)}};
+}
 
 }  // namespace
 
-const std::vector<std::string>& lesson_sections() {
-  static const std::vector<std::string> ids = [] {
-    std::vector<std::string> list;
-    for (const auto& [id, title] : kTitles) list.push_back(id);
-    return list;
-  }();
+std::vector<std::string> lesson_sections(const Lesson& l) {
+  std::vector<std::string> ids;
+  for (const Section& s : sections_of(l, {})) ids.push_back(s.id);
   return ids;
 }
 
@@ -89,22 +100,15 @@ std::string lesson_file(const std::string& name) { return concat("lesson-", name
 
 std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
   Page page{"lesson", l.title, l.summary, "", nullptr};
-  const std::vector<std::string> bodies = {with_formulas(l.problem),
-                                           equations_section(l),
-                                           forms_section(l),
-                                           gradient_section(l),
-                                           gpu_section(l),
-                                           cost_section(l, around.times),
-                                           around.reads,
-                                           exercises_section(l)};
+  const std::vector<Section> sections = sections_of(l, around);
   std::vector<std::string> links;
   for (const std::string& name : l.first)
     links.push_back(
         concat("<a href=\"", lesson_file(name), "\">", escaped(lesson(name).title), "</a>"));
   if (!links.empty()) page.body += concat("<p>Read before: ", joined(links), ".</p>\n");
-  page.body += navigation(kTitles);
-  for (size_t i = 0; i < bodies.size(); ++i)
-    page.body += section(kTitles[i].first, concat(i + 1, ". ", kTitles[i].second), bodies[i]);
+  page.body += navigation(sections);
+  for (size_t i = 0; i < sections.size(); ++i)
+    page.body += section(sections[i].id, concat(i + 1, ". ", sections[i].title), sections[i].body);
   ordered_json data = around.data ? *around.data : ordered_json::object();
   data["lesson"] = data_of(l);
   page.data = &data;

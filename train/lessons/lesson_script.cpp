@@ -183,7 +183,8 @@ if (lesson) {
   };
   for (const one of lesson.checks) {
     for (let f = 0; f < lesson.forms.length; ++f) compare(one.want[f], solved(f, example(one.at)));
-    compare(one.gradients, solved(lesson.forms.length, example(one.at)));
+    if (lesson.gradient.length)
+      compare(one.gradients, solved(lesson.forms.length, example(one.at)));
   }
   for (const e of lesson.experiments) {
     const env = {};
@@ -194,7 +195,8 @@ if (lesson) {
   const good = most < 1e-9 && count > 0;
   check.classList.toggle('bad', !good);
   check.textContent = `Check: this page computed ${count} numbers by itself, at ${
-    lesson.checks.length} places of the sliders, all forms and the gradient. The largest ` +
+    lesson.checks.length} places of the sliders, all forms${
+    lesson.gradient.length ? ' and the gradient' : ''}. The largest ` +
     `difference from the program's numbers is ${most.toExponential(1)}` +
     (good ? '.' : ': the page and the program do not agree.');
 
@@ -335,8 +337,8 @@ if (lesson) {
         ? `${short(1e3 * Math.max(a, b))} ms, ${a > b ? 'products' : 'memory'}` : 'give both rates';
     }
   };
-  card.addEventListener('input', floors);
-  floors();
+  card?.addEventListener('input', floors);
+  if (card) floors();
 }
 )js";
 

@@ -57,6 +57,10 @@ std::string numbers_table(const Values& numbers, const std::vector<std::string>&
 
 std::vector<std::string> inputs_of(const Lesson& l, const Values& example) {
   std::vector<std::string> names;
+  if (l.operation.empty()) {
+    for (const auto& [name, values] : example) names.push_back(name);
+    return names;
+  }
   for (const Field& f : operation(l.operation).inputs())
     if (l.example.count(f.name) > 0) names.emplace_back(f.name);
   if (example.count("scale") > 0) names.emplace_back("scale");
@@ -96,6 +100,23 @@ double bytes_of(const GpuShape& shape, const std::vector<Field>& fields, bool ou
   return bytes;
 }
 
+// The program's numbers on the example: of the operation, and of forms with a program of their own.
+std::string program_part(const Lesson& l, const Values& example) {
+  std::string s = "<h3>What the program gives</h3>\n";
+  const auto table = [&](const std::string& text, const Values& values) {
+    std::vector<std::string> names;
+    for (const auto& [name, numbers] : values) names.push_back(name);
+    s += concat("<p>", text, "</p>\n", numbers_table(values, names));
+  };
+  if (!l.operation.empty())
+    table(concat("The naive form of <code>", l.operation,
+                 "</code>, in f64, on the example as it was. The three forms above give the same."),
+          operation_outputs(l, example, Form::naive));
+  for (const LessonForm& f : l.forms)
+    if (f.program) table(concat("“", f.title, "”:"), f.program(example));
+  return s;
+}
+
 }  // namespace
 
 std::string lesson_table(const std::vector<std::string>& heading,
@@ -113,6 +134,13 @@ std::string lesson_table(const std::vector<std::string>& heading,
   return s + "</tbody></table></div>\n";
 }
 
+std::string lesson_chart(const Chart& chart) {
+  std::string key;
+  for (const Curve& c : chart.curves)
+    key += concat("<span class=\"key c", c.colour, "\"></span>", escaped(c.name), " ");
+  return concat("<div><p>", key, "</p>\n", chart_element(chart), "</div>\n");
+}
+
 std::string equations_section(const Lesson& l) {
   std::string s = concat(
       with_formulas(
@@ -120,13 +148,16 @@ std::string equations_section(const Lesson& l) {
           "and $V$ are the numbers of entries of a key and of a value. A symbol with an index "
           "belongs to a token, as $v[i]$; with two, to a pair of tokens.</p>\n"),
       formulas(equations_of(l.forms[0].equations)));
+  return s + "<h3>The names in the code</h3>\n" + names_section(l);
+}
+
+std::string names_section(const Lesson& l) {
   std::vector<std::vector<std::string>> rows;
   for (const CodeName& n : l.names)
     rows.push_back({with_formulas(concat("$", n.formula, "$")),
                     concat("<code>", escaped(n.name), "</code>"), with_formulas(n.meaning),
                     concat("<code>", escaped(n.file), "</code>")});
-  return s + "<h3>The names in the code</h3>\n" +
-         lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names");
+  return lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names");
 }
 
 std::string forms_section(const Lesson& l) {
@@ -147,13 +178,7 @@ std::string forms_section(const Lesson& l) {
   s += "<p>Press “one on”, or move the step with the arrow keys: the line that runs is marked, and "
        "what it gives stands beside it.</p>\n";
   for (size_t i = 0; i < l.forms.size(); ++i) s += stepper(i, l.forms[i]);
-  const Values program = operation_outputs(l, example, Form::naive);
-  std::vector<std::string> names;
-  for (const auto& [name, values] : program) names.push_back(name);
-  s += concat(
-      "<h3>What the program gives</h3>\n<p>The naive form of <code>", l.operation,
-      "</code>, in f64, on the example as it was. All forms on this page give the same.</p>\n",
-      numbers_table(program, names));
+  s += program_part(l, example);
   for (size_t i = 0; i < l.experiments.size(); ++i) {
     const Experiment& e = l.experiments[i];
     s += concat("<div class=\"experiment\" data-experiment=\"", i, "\">\n<h3>Try it: ", e.title,
@@ -164,19 +189,17 @@ std::string forms_section(const Lesson& l) {
                 e.knobs[k].start);
     Chart chart{e.upwards, e.across, {}};
     const Values first = solved_experiment(e, first_places(e));
-    std::string key;
     for (size_t c = 0; c < e.curves.size(); ++c) {
       Curve curve{e.curves[c].label, {}, {}, static_cast<int>(c), "", e.curves[c].dots};
       for (const auto& [index, v] : first.at(e.curves[c].name)) {
         curve.x.push_back(static_cast<double>(index.at(0)));
         curve.y.push_back(v.at[0]);
       }
-      key += concat("<span class=\"key c", c, "\"></span>", escaped(e.curves[c].label), " ");
       chart.curves.push_back(std::move(curve));
     }
-    s += concat("</fieldset>\n<div class=\"pair\"><div><p>", key, "</p>\n", chart_element(chart),
-                "</div>\n<details><summary>its equations</summary>\n",
-                formulas(equations_of(e.equations)), "</details></div>\n</div>\n");
+    s += concat("</fieldset>\n<div class=\"pair\">", lesson_chart(chart),
+                "<details><summary>its equations</summary>\n", formulas(equations_of(e.equations)),
+                "</details></div>\n</div>\n");
   }
   return s;
 }
@@ -271,10 +294,8 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
                     r.time_ratio > 0 ? number_text("%.2f", r.time_ratio) : "–"});
   }
   Chart chart{"forward and backward, ms", "tokens", {}};
-  std::string key;
   for (auto& [name, curve] : curves) {
     curve.colour = static_cast<int>(chart.curves.size());
-    key += concat("<span class=\"key c", curve.colour, "\"></span>", escaped(name), " ");
     chart.curves.push_back(curve);
   }
   const std::string measured =
@@ -284,8 +305,8 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
                 "<p>Measured on this machine's processor as the page was made, briefly, "
                 "in f32, with the sizes of <code>weft bench</code>. x2 is the time over "
                 "that of half the length: 2 is linear, 4 is the square.</p>\n<div "
-                "class=\"pair\"><div><p>",
-                key, "</p>\n", chart_element(chart), "</div>\n",
+                "class=\"pair\">",
+                lesson_chart(chart),
                 lesson_table({"operation", "tokens", "forward ms", "both ms", "peak memory", "x2"},
                              rows),
                 "</div>\n");
@@ -301,7 +322,8 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
 
 std::string exercises_section(const Lesson& l) {
   std::string s = concat(
-      "<p>The numbers are those of the example in section 3, with what the exercise changes. Write "
+      "<p>The numbers are those of the example in section ", l.operation.empty() ? 2 : 3,
+      ", with what the exercise changes. Write "
       "your answers to a file <code>answers.txt</code>, one on a line, to three digits:</p>\n"
       "<pre>1 = 0.25\n2 = -1.5</pre>\n<p>and run <code>weft lesson ",
       l.name,
@@ -309,6 +331,7 @@ std::string exercises_section(const Lesson& l) {
   for (const Exercise& e : l.exercises) {
     s += concat("<li>", with_formulas(e.question), "</li>\n");
   }
+  if (l.operation.empty()) return s + "</ol>\n";
   std::vector<std::string> shapes;
   std::string lines, arguments;
   for (const Field& f : operation(l.operation).inputs()) {

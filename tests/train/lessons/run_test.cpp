@@ -18,8 +18,6 @@ TEST_CASE("lessons: every form's equations give what the naive form gives, where
   for (const Lesson& l : lessons())
     for (const std::vector<double>& places : checked_places(l)) {
       const Values example = placed(l, places);
-      const Values right = operation_outputs(l, example, Form::naive);
-      CHECK(right.count("o") == 1);
       for (size_t i = 0; i < l.forms.size(); ++i) {
         INFO(l.name << ", " << l.forms[i].title);
         const Values ours = solved_form(l, i, example), wanted = program_numbers(l, i, example);
@@ -31,6 +29,9 @@ TEST_CASE("lessons: every form's equations give what the naive form gives, where
           CHECK(ours.at(name).size() >= values.size());
         }
       }
+      if (l.operation.empty()) continue;
+      const Values right = operation_outputs(l, example, Form::naive);
+      CHECK(right.count("o") == 1);
       for (const Form form : {Form::recurrent, Form::chunkwise})
         CHECK(largest_difference(right, operation_outputs(l, example, form)) < 1e-12);
     }
@@ -38,6 +39,7 @@ TEST_CASE("lessons: every form's equations give what the naive form gives, where
 
 TEST_CASE("lessons: the gradient's equations give the gradient of every input") {
   for (const Lesson& l : lessons()) {
+    if (l.operation.empty()) continue;
     for (const std::vector<double>& places : checked_places(l)) {
       const Values example = placed(l, places), right = operation_gradients(l, example);
       const Values ours = solved_gradient(l, example);
@@ -74,6 +76,7 @@ TEST_CASE("lessons: a changed equation no longer gives the operation's numbers")
 TEST_CASE("lessons: the formulas of cost count what the operation's benchmark counts") {
   for (const Lesson& l : lessons())
     for (const int64_t T : {64, 192}) {
+      if (l.operation.empty()) continue;
       const BenchCase bench = operation(l.operation).bench(T);
       const bool heads = bench.inputs.count("q") > 0;
       const Tensor& x = bench.inputs.at(heads ? "v" : "x");

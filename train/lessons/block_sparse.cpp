@@ -275,9 +275,10 @@ Lesson make() {
   l.symbols = {{"scale", "scale"}, {"block", "C"}};
   l.constants = {{"w", 1}, {"top_k", 2}};
   l.index = pattern_of;
+  l.index_names = {"block_mask"};
   l.index_python =
-      "    # uint8 [1, n, n] with n = ceil(T / 2): 1 where a block of queries sees one of keys\n"
-      "    f[\"inputs/block_mask\"] = mask\n";
+      "a, c = np.indices((6, 6))  # blocks of two tokens: the own one and the first are seen\n"
+      "block_mask = ((a == c) | (c == 0)).astype(np.uint8)[None]\n";
   l.sliders = {
       {.label = "$w$: how many of the last blocks (first half)",
        .name = "w",

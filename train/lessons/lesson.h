@@ -81,8 +81,10 @@ struct Lesson {
   kernels::Settings settings;
   std::map<std::string, std::string> symbols = {{"scale", "scale"}};  // of settings, in equations
   std::map<std::string, double> constants;  // of the equations: the chunk C
-  // Index tensors of the operation, made from the example; and how a reader's file gets them.
+  // Index tensors of the operation, made from the example; their names, and how a reader in Python
+  // makes them for 12 tokens.
   kernels::Tensors (*index)(const Values& example) = nullptr;
+  std::vector<std::string> index_names;
   std::string index_python;
   std::vector<Slider> sliders;
   std::vector<LessonForm> forms;

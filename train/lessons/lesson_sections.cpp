@@ -117,6 +117,62 @@ std::string program_part(const Lesson& l, const Values& example) {
   return s;
 }
 
+// How a reader draws an input, as numpy says it: gates are negative, learning rates positive, what
+// has come out of a feature map is too, and keys of a delta rule have length one.
+std::string drawn(const Lesson& l, const Field& f) {
+  const std::string name = f.name;
+  std::vector<std::string> sizes;
+  for (const std::string& letter : letters_of(f.shape))
+    sizes.push_back(letter == "T" || letter == "S"   ? "T"
+                    : letter == "K" || letter == "V" ? letter
+                                                     : "1");
+  const std::string shape = concat("((", joined(sizes), sizes.size() == 1 ? ",))\n" : "))\n");
+  if (name == "g" || name == "log_gamma") return concat(name, " = -rng.random", shape);
+  const bool positive = l.settings.count("normalize") > 0 && (name == "q" || name == "k");
+  if (name == "beta" || positive) return concat(name, " = rng.random", shape);
+  std::string line = concat(name, " = rng.standard_normal", shape);
+  if (name == "k" && l.example.count("beta") > 0)
+    line += "k /= np.linalg.norm(k, axis=-1, keepdims=True)  # keys have length one\n";
+  return line;
+}
+
+// The exercise to write the mechanism: a program that lacks one function.
+std::string form_exercise(const Lesson& l) {
+  std::string draws, lines, arguments, options;
+  for (const Field& f : operation(l.operation).inputs()) {
+    if (l.example.count(f.name) == 0) continue;
+    draws += drawn(l, f);
+    arguments += concat(arguments.empty() ? "" : ", ", f.name);
+    lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
+  }
+  draws += l.index_python;
+  for (const std::string& name : l.index_names) {
+    arguments += concat(", ", name);
+    lines += concat("    f[\"inputs/", name, "\"] = ", name, "\n");
+  }
+  for (const auto& [name, value] : l.settings)
+    if (name != "scale" && name != "return_state")
+      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
+  if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
+  const std::string out = operation(l.operation).outputs()[0].shape;
+  return concat(
+      "<li>Write it yourself. This program in Python (with the packages numpy and h5py) draws "
+      "inputs, "
+      "computes <code>o</code> by a function of yours, and writes all to a file: <pre>import h5py\n"
+      "import numpy as np\n\ndef my_form(",
+      arguments, "):\n    return ...  # ", escaped(out),
+      "\n\nT, K, V = 12, 4, 3\nrng = np.random.default_rng(1)\n", draws,
+      "with h5py.File(\"mine.h5\", \"w\") as f:\n    f.attrs[\"operation\"] = \"", l.operation,
+      "\"\n", lines, "    f[\"outputs/o\"] = my_form(", arguments, ")\n", options,
+      "</pre>\n<code>weft lesson ", l.name,
+      " --check mine.h5</code> compares. Here B (rows of a batch) and all numbers of heads or "
+      "channels "
+      "are 1, and S is T. ",
+      example_numbers(l).count("scale") > 0 ? "The scale is 1 over the root of K. " : "",
+      "Any sizes will do, from 8 tokens on, and any language that writes HDF5; <code>weft op ",
+      l.operation, " --help</code> lists all inputs and options.</li>\n");
+}
+
 }  // namespace
 
 std::string lesson_table(const std::vector<std::string>& heading,
@@ -223,8 +279,14 @@ std::string gradient_section(const Lesson& l) {
   for (const std::string& name : order)
     summary.push_back({formula(name), number_text("%.1e", worst[name].first),
                        number_text("%.1e", worst[name].second)});
+  std::vector<std::string> chosen;
+  const Values example = example_numbers(l);
+  for (const Field& f : operation(l.operation).outputs())
+    if (example.count(gradient_name(f.name)) > 0) chosen.push_back(gradient_name(f.name));
   return concat(
       with_formulas(l.gradient.text),
+      "<p>On the example, what comes from the layers above is chosen:</p>\n",
+      numbers_table(example, chosen),
       stepper(l.forms.size(), {"Step by step", "", l.gradient.equations}),
       with_formulas("<h3>Checked as this page was made</h3>\n<p>The loss is the sum of $dout$ "
                     "times $o$. Each "
@@ -327,39 +389,14 @@ std::string exercises_section(const Lesson& l) {
       "your answers to a file <code>answers.txt</code>, one on a line, to three digits:</p>\n"
       "<pre>1 = 0.25\n2 = -1.5</pre>\n<p>and run <code>weft lesson ",
       l.name,
-      " --check answers.txt</code>. A wrong answer gets a hint.</p>\n<ol class=\"exercises\">\n");
+      " --check answers.txt</code>. A wrong answer gets a hint. What an exercise leaves as it is, "
+      "you may read off the steps "
+      "above.</p>\n<ol class=\"exercises\">\n");
   for (const Exercise& e : l.exercises) {
     s += concat("<li>", with_formulas(e.question), "</li>\n");
   }
   if (l.operation.empty()) return s + "</ol>\n";
-  std::vector<std::string> shapes;
-  std::string lines, arguments;
-  for (const Field& f : operation(l.operation).inputs()) {
-    if (l.example.count(f.name) == 0) continue;
-    shapes.push_back(concat(f.name, " ", f.shape));
-    arguments += concat(arguments.empty() ? "" : ", ", f.name);
-    lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
-  }
-  lines += l.index_python;
-  lines += concat("    f[\"outputs/o\"] = my_form(", arguments, ")\n");
-  std::string options;
-  for (const auto& [name, value] : l.settings)
-    if (name != "scale" && name != "return_state")
-      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
-  if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
-  const bool scaled = example_numbers(l).count("scale") > 0;
-  s += concat(
-      "<li>Write it yourself, in any language. Draw inputs, compute <code>o</code>, write "
-      "all to an HDF5 file, and let the program compare: <code>weft lesson ",
-      l.name, " --check mine.h5</code>. Inputs: <code>", escaped(joined(shapes)),
-      "</code>, float64, at least 8 tokens (B rows, T tokens, H heads; 1 row and 1 head "
-      "will do). ",
-      scaled ? "The scale is 1 over the root of K. " : "",
-      "In Python:\n<pre>import h5py\nwith h5py.File(\"mine.h5\", \"w\") as f:\n    "
-      "f.attrs[\"operation\"] = \"",
-      l.operation, "\"\n", lines, options, "</pre>\n<code>weft op ", l.operation,
-      " --help</code> lists all inputs and options.</li>\n</ol>\n");
-  return s;
+  return s + form_exercise(l) + "</ol>\n";
 }
 
 }  // namespace weft::train

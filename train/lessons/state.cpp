@@ -1,5 +1,6 @@
 // The lesson on the state as a learner: what mechanisms with a state do is gradient descent, one
 // step a token, on a regression that the text poses.
+#include <algorithm>
 #include <cmath>
 
 #include "core/units.h"
@@ -20,9 +21,9 @@ and that reading trains it.</p>
 the other. Find the line $y = slope * x + start$ that goes through them, and answer for an
 $x$ that was not seen. As keys and values:</p>
 <ul>
-<li>the key is $k = vector(x, 1) / sqrt(x * x + 1)$: the number and a 1, made to length
-one;</li>
-<li>the value is $v = y / sqrt(x * x + 1)$: the answer, made smaller by the same length;</li>
+<li>the key $k$ is $vector(x, 1)$, the number and a 1, divided by its length $n = sqrt(x * x +
+1)$, so that it has length one;</li>
+<li>the value $v$ is $y$, the answer, divided by the same length;</li>
 <li>the state $w$ has two numbers, the slope and the start that it believes in. Its answer for
 a key is $dot(w, k)$. With values of one entry the table $S$ of the other lessons is this one
 column.</li>
@@ -225,7 +226,8 @@ Curve learned(const std::string& label, const Regression& r, const char* name, d
     double missed = 0, all = 0;
     for (int64_t b = 0; b < kRows; ++b) {
       // A sum of t products of keys of length one is t / K times the truth.
-      const double factor = beta > 0 ? 1 : static_cast<double>(kWidth) / static_cast<double>(t);
+      const double factor =
+          beta > 0 ? 1 : std::min(1.0, static_cast<double>(kWidth) / static_cast<double>(t));
       const double error = v(b, t, 0, 0) - factor * o(b, t - 1, 0, 0);
       missed += error * error;
       all += v(b, t, 0, 0) * v(b, t, 0, 0);

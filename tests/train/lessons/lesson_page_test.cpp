@@ -66,8 +66,18 @@ TEST_CASE("lessons: what belongs to no token stands beside the table of tokens")
         std::string::npos);
 }
 
-TEST_CASE("lessons: the index links every lesson") {
+TEST_CASE("lessons: the index links every lesson, each behind those to read before") {
   const std::string page = lesson_index();
+  std::vector<std::string> order;
+  for (const Lesson& l : lessons()) {
+    for (const std::string& before : l.first)
+      CHECK(std::find(order.begin(), order.end(), before) != order.end());
+    order.push_back(l.name);
+  }
+  CHECK(order == std::vector<std::string>{"attention", "window", "block_sparse", "linear",
+                                          "retention", "gated_linear", "delta", "gated_delta",
+                                          "kda", "mamba", "mamba2", "state", "hybrids", "memory",
+                                          "parallel"});
   CHECK(markup_fault(page) == "");
   for (const Lesson& l : lessons())
     CHECK_THAT(page, ContainsSubstring("href=\"" + lesson_file(l.name) + "\""));

@@ -51,11 +51,18 @@ std::string within(const Expression& e, Strength least) {
   return strength(e) < least ? in_parentheses(text(e)) : text(e);
 }
 
+// Fractions as a / b: one above the other would be too small within an index.
+std::string in_line(const Expression& e) {
+  if (e.kind == Kind::add) return in_line(e.parts[0]) + op("+") + in_line(e.parts[1]);
+  if (e.kind != Kind::divide) return text(e);
+  return within(e.parts[0], kProduct) + op("/") + within(e.parts[1], kAtom);
+}
+
 std::string indexed(const std::string& base, const std::vector<Expression>& index) {
   if (index.empty()) return base;
   std::string below;
   for (const Expression& i : index)
-    below += (below.empty() ? "" : "<mo separator=\"true\">,</mo>") + text(i);
+    below += (below.empty() ? "" : "<mo separator=\"true\">,</mo>") + in_line(i);
   return concat("<msub>", base, row(below), "</msub>");
 }
 
@@ -68,12 +75,6 @@ std::string over(const Expression& e) {
   const std::string sign = e.kind == Kind::sum ? "<mo>∑</mo>" : "<mo>max</mo>";
   return concat("<munderover>", sign, from, row(text(e.parts[1])), "</munderover>",
                 within(e.parts[2], kProduct));
-}
-
-// A fraction as a / b: one above the other would be too small within an index.
-std::string in_line(const Expression& e) {
-  if (e.kind != Kind::divide) return text(e);
-  return within(e.parts[0], kProduct) + op("/") + within(e.parts[1], kAtom);
 }
 
 std::string called(const Expression& e) {

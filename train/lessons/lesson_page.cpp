@@ -1,5 +1,6 @@
 #include "train/lessons/lesson_page.h"
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -88,6 +89,23 @@ std::vector<Section> sections_of(const Lesson& l, const LessonSurroundings& arou
           {"exercises", "Exercises", exercises_section(l)}};
 }
 
+// The parts of the index, by the lesson with which they begin.
+const std::map<std::string, std::string> kParts = {{"attention", "To look things up"},
+                                                   {"linear", "A memory of fixed size"},
+                                                   {"delta", "A memory that corrects itself"},
+                                                   {"mamba", "A memory that leaks"},
+                                                   {"state", "What stands around them"}};
+
+// The lesson that is read next; empty behind the last.
+std::string next_of(const Lesson& l) {
+  const std::vector<Lesson>& all = lessons();
+  for (size_t i = 0; i + 1 < all.size(); ++i)
+    if (all[i].name == l.name)
+      return concat("<p>Next: <a href=\"", lesson_file(all[i + 1].name), "\">",
+                    escaped(all[i + 1].title), "</a>.</p>\n");
+  return "";
+}
+
 }  // namespace
 
 std::vector<std::string> lesson_sections(const Lesson& l) {
@@ -109,6 +127,7 @@ std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
   page.body += navigation(sections);
   for (size_t i = 0; i < sections.size(); ++i)
     page.body += section(sections[i].id, concat(i + 1, ". ", sections[i].title), sections[i].body);
+  page.body += next_of(l);
   ordered_json data = around.data ? *around.data : ordered_json::object();
   data["lesson"] = data_of(l);
   page.data = &data;
@@ -118,21 +137,36 @@ std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
 }
 
 std::string lesson_index() {
+  std::string body =
+      "<p>Each lesson on a mechanism teaches one way for the tokens of a text to learn from each "
+      "other: the problem, the equations, three forms of one computation with numbers that you can "
+      "change, the gradient, the cost, and exercises that the program marks. The last lessons are "
+      "on "
+      "what stands around the mechanisms. Nothing but school mathematics is needed. Read them from "
+      "the top; each says which ones it builds on.</p>\n";
   std::vector<std::vector<std::string>> rows;
-  for (const Lesson& l : lessons())
-    rows.push_back({concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
+  const auto end_part = [&] {
+    if (!rows.empty())
+      body += lesson_table({"", "lesson", "in one sentence", "makes the page"}, rows, "names");
+    rows.clear();
+  };
+  for (size_t i = 0; i < lessons().size(); ++i) {
+    const Lesson& l = lessons()[i];
+    if (const auto part = kParts.find(l.name); part != kParts.end()) {
+      end_part();
+      body += concat("<h2>", part->second, "</h2>\n");
+    }
+    rows.push_back({std::to_string(i + 1),
+                    concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
                     escaped(l.summary), concat("<code>weft lesson ", l.name, "</code>")});
+  }
+  end_part();
   Page page{"lesson", "Lessons", "", "", nullptr};
-  page.body = concat(
-      "<p>Each lesson teaches one way for the tokens of a text to learn from each other: the "
-      "problem, "
-      "the equations, three forms of one computation with numbers that you can change, the "
-      "gradient, "
-      "the cost, and exercises that the program marks. Nothing but school mathematics is needed. "
-      "Read them from the top.</p>\n",
-      lesson_table({"lesson", "in one sentence", "makes the page"}, rows, "names"),
-      "<p>A link leads to a page beside this one. The command in its row writes that page.</p>\n");
-  page.more_style = lesson_style();
+  page.body =
+      body +
+      "<p>A link leads to a page beside this one. The command in its row writes that page.</p>\n";
+  const std::string style = concat(lesson_style(), "td code{white-space:nowrap}\n");
+  page.more_style = style;
   return page.text();
 }
 

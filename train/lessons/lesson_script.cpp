@@ -207,7 +207,8 @@ if (lesson) {
     for (const k in attributes) e.setAttribute(k, attributes[k]);
     return e;
   };
-  const short = v => Number.isFinite(v) ? String(Number(v.toPrecision(4))) : v > 0 ? '∞' : '−∞';
+  const short = v => Number.isInteger(v) && Math.abs(v) < 1e7 ? String(v)
+    : Number.isFinite(v) ? String(Number(v.toPrecision(4))) : v > 0 ? '∞' : '−∞';
   const cells = v => {
     const rows = rank(v) === 2 ? v : [rank(v) === 1 ? v : [v]];
     const largest = Math.max(1e-12, ...flat(v).filter(Number.isFinite).map(Math.abs));

@@ -16,7 +16,8 @@ namespace {
 
 using namespace kernels;
 std::string number(double v) {
-  const std::string text = number_text("%.4g", v);
+  const bool whole = v == std::round(v) && std::abs(v) < 1e7;  // a count loses no digit
+  const std::string text = number_text(whole ? "%.0f" : "%.4g", v);
   return text[0] == '-' ? "−" + text.substr(1) : text;
 }
 
@@ -34,7 +35,8 @@ std::string text_of(const Value& v) {
 }
 
 // A row for each name, a column for each token. What has no tokens stands below: "Besides, C = 2."
-std::string numbers_table(const Values& numbers, const std::vector<std::string>& names) {
+std::string numbers_table(const Values& numbers, const std::vector<std::string>& names,
+                          const std::string& across = "token") {
   std::vector<std::vector<std::string>> rows;
   size_t tokens = 0;
   std::string besides;
@@ -49,7 +51,8 @@ std::string numbers_table(const Values& numbers, const std::vector<std::string>&
     tokens = std::max(tokens, row.size() - 1);
     rows.push_back(row);
   }
-  std::vector<std::string> heading = {"token"};
+  if (rows.empty()) return concat("<p>", besides, ".</p>\n");
+  std::vector<std::string> heading = {across};
   for (size_t t = 1; t <= tokens; ++t) heading.push_back(std::to_string(t));
   return lesson_table(heading, rows) +
          (besides.empty() ? "" : concat("<p>Besides, ", besides, ".</p>\n"));
@@ -106,7 +109,8 @@ std::string program_part(const Lesson& l, const Values& example) {
   const auto table = [&](const std::string& text, const Values& values) {
     std::vector<std::string> names;
     for (const auto& [name, numbers] : values) names.push_back(name);
-    s += concat("<p>", text, "</p>\n", numbers_table(values, names));
+    s += concat("<p>", text, "</p>\n",
+                numbers_table(values, names, l.operation.empty() ? "index" : "token"));
   };
   if (!l.operation.empty())
     table(concat("The naive form of <code>", l.operation,
@@ -220,7 +224,7 @@ std::string forms_section(const Lesson& l) {
   const Values example = example_numbers(l);
   std::string s =
       "<p>The example is small enough to follow with a pencil. These are its inputs:</p>\n" +
-      numbers_table(example, inputs_of(l, example));
+      numbers_table(example, inputs_of(l, example), l.operation.empty() ? "number" : "token");
   if (!l.sliders.empty()) {
     s += "<fieldset class=\"knobs\" id=\"sliders\"><legend>Change the example</legend>\n";
     const std::vector<double> places = first_places(l);
@@ -254,8 +258,8 @@ std::string forms_section(const Lesson& l) {
       chart.curves.push_back(std::move(curve));
     }
     s += concat("</fieldset>\n<div class=\"pair\">", lesson_chart(chart),
-                "<details><summary>its equations</summary>\n", formulas(equations_of(e.equations)),
-                "</details></div>\n</div>\n");
+                "<details><summary>its equations</summary>\n<div class=\"scroll\">",
+                formulas(equations_of(e.equations)), "</div></details></div>\n</div>\n");
   }
   return s;
 }

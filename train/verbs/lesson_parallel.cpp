@@ -24,7 +24,7 @@ parallelism</b>. Three questions must be answered, and this page answers them as
 does.</p>
 <ul>
 <li><b>In which order are gradients added?</b> On paper it does not matter. In a computer
-$(a + b) + c$ and $a + (b + c)$ differ in the last digits, because each sum is rounded. If
+(a + b) + c and a + (b + c) differ in the last digits, because each sum is rounded. If
 the order depends on the number of ranks, so do the losses, and a fault that shows on eight
 processors cannot be looked for on one.</li>
 <li><b>Who updates a weight?</b> If all ranks update all weights, each holds the optimizer's

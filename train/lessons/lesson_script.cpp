@@ -40,11 +40,11 @@ td output{min-height:0}
 pre{background:var(--none);padding:.5rem .8rem;overflow-x:auto;font-size:.85rem;max-width:75ch}
 code{font-size:.9em}
 .exercises li{margin:.5rem 0}
-.experiment svg.chart{max-width:40rem}
+svg.chart{max-width:40rem}
 @media(max-width:30rem){ol.equations ol{padding-left:.7rem}.line{padding:.2rem .3rem}}
 @media print{html{font-size:11px}.now>.line{background:none;box-shadow:none}
  .steps,.knobs,.check{display:none}details:not([open])>*{display:none}
- .pair{display:block}.form,.experiment{break-inside:auto}}
+ .pair{display:block}svg.chart{max-width:34rem}.form,.experiment{break-inside:auto}}
 )css";
 
 constexpr std::string_view kScript = R"js(

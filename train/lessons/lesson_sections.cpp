@@ -34,7 +34,8 @@ std::string text_of(const Value& v) {
   return v.rank == 0 ? entries[0] : concat("(", joined(entries), ")");
 }
 
-// A row for each name, a column for each token. What has no tokens stands below: "Besides, C = 2."
+// A row for each name, a column for each token. What has no tokens, or two numbers of an index,
+// stands below: "Besides, C = 2."
 std::string numbers_table(const Values& numbers, const std::vector<std::string>& names,
                           const std::string& across = "token") {
   std::vector<std::vector<std::string>> rows;
@@ -42,8 +43,9 @@ std::string numbers_table(const Values& numbers, const std::vector<std::string>&
   std::string besides;
   for (const std::string& name : names) {
     const std::map<Index, Value>& values = numbers.at(name);
-    if (const auto alone = values.find({}); alone != values.end()) {
-      besides += concat(besides.empty() ? "" : ", ", formula(name), " = ", text_of(alone->second));
+    if (values.begin()->first.size() != 1) {
+      for (const auto& [index, v] : values)
+        besides += concat(besides.empty() ? "" : ", ", named(name, index), " = ", text_of(v));
       continue;
     }
     std::vector<std::string> row = {formula(name)};
@@ -67,6 +69,8 @@ std::vector<std::string> inputs_of(const Lesson& l, const Values& example) {
   for (const Field& f : operation(l.operation).inputs())
     if (l.example.count(f.name) > 0) names.emplace_back(f.name);
   if (example.count("scale") > 0) names.emplace_back("scale");
+  for (const auto& [setting, symbol] : l.symbols)
+    if (symbol != "scale" && example.count(symbol) > 0) names.push_back(symbol);
   for (const auto& [name, v] : l.constants) names.push_back(name);
   return names;
 }
@@ -173,6 +177,7 @@ std::string form_exercise(const Lesson& l) {
       "channels "
       "are 1, and S is T. ",
       example_numbers(l).count("scale") > 0 ? "The scale is 1 over the root of K. " : "",
+      options.empty() ? "" : "Settings are as the last lines say. ",
       "Any sizes will do, from 8 tokens on, and any language that writes HDF5; <code>weft op ",
       l.operation, " --help</code> lists all inputs and options.</li>\n");
 }

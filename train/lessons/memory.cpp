@@ -230,7 +230,7 @@ std::string products(double budget) {
       "<h3>The tiled product</h3>\n<p>The product of the section before, of ", n,
       " rows and columns in f32, by one thread of this processor. It is written plainly, as the "
       "loops stand there; the program's own kernels are several times faster. Small tiles bring up "
-      "more than they use, and their loops are short. Tiles that no longer fit into the fastest "
+      "more than they use, and their loops are short. Tiles that no longer fit into a fast "
       "cache lose again.</p>\n<div class=\"pair\">",
       lesson_chart({"GFLOP/s", "tile, as a power of 2", {curve}}),
       lesson_table({"tile", "brought up", "operations a byte", "ms", "GFLOP/s"}, rows), "</div>\n");

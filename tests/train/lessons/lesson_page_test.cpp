@@ -62,6 +62,8 @@ TEST_CASE("lessons: what belongs to no token stands beside the table of tokens")
   const std::string page = lesson_page(lesson("mamba"), {});
   CHECK_THAT(page,
              ContainsSubstring("<p>Besides, " + formula(std::string_view("A_log")) + " = (0, −1)"));
+  CHECK_THAT(lesson_page(lesson("window"), {}),
+             ContainsSubstring(formula(std::string_view("W")) + " = 3"));
   CHECK(page.find("<td>" + formula(std::string_view("A_log")) + "</td><td>(0") ==
         std::string::npos);
 }

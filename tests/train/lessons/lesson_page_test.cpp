@@ -116,6 +116,7 @@ TEST_CASE("lessons: a mistake is told and writes nothing") {
   says(run_weft(f, {"lesson", "attention"}), 2, {"--overwrite"});
   says(run_weft(f, {"lesson", "atention"}), 2, {"did you mean \"attention\""});
   says(run_weft(f, {"lesson", "--text", "x"}), 2, {"need the name of a lesson"});
+  says(run_weft(f, {"lesson", "parallel", "--text", "x"}), 2, {"no model reads a text"});
   says(run_weft(f, {"lesson", "attention", "--check", "a", "--out", "b"}), 2, {"leave out --out"});
   says(run_weft(f, {"lesson", "attention", "--check", "absent"}), 2, {"absent"});
   says(run_weft(f, {"lesson", "attention", "--budget", "-1", "--out", "b"}), 2, {"--budget"});

@@ -73,6 +73,14 @@ TEST_CASE("lessons: a changed equation no longer gives the operation's numbers")
         1e-3);
 }
 
+TEST_CASE("lessons: a changed equation no longer gives what the program's own code gives") {
+  Lesson l = lesson("parallel");
+  std::string& text = l.forms[2].equations;
+  text.replace(text.find("above("), 6, "1 - above(");
+  const Values example = example_numbers(l);
+  CHECK(largest_difference(program_numbers(l, 2, example), solved_form(l, 2, example)) > 1);
+}
+
 TEST_CASE("lessons: the formulas of cost count what the operation's benchmark counts") {
   for (const Lesson& l : lessons())
     for (const int64_t T : {64, 192}) {

@@ -201,8 +201,7 @@ Lesson make() {
        .name = "scale",
        .low = 0.1,
        .high = 4,
-       .step = 0.1,
-       .setting = true},
+       .step = 0.1},
       {.label = "first entry of key 1", .name = "k", .token = 1, .entry = 1, .low = -2, .high = 2}};
   l.forms = forms();
   l.gradient = gradient();

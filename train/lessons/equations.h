@@ -11,8 +11,8 @@
 // floor, ceil, of every entry; dot(a, b) = a . b; outer(a, b) = a b'; read(S, a) = S' a;
 // times(S, b) = S b; each(a, b): elementwise, a vector scales a matrix by rows; inner(A, B): the
 // sum of all products; rows(A, B): that sum for each row; at(a, i): entry i; larger, smaller: of
-// two numbers; vector(x, y, ..); zeros(n), zeros(n, m). sum(j = a .. b: x) and
-// largest(j = a .. b: x) run over j.
+// two numbers; above(x, y): 1 where x > y, else 0; vector(x, y, ..); zeros(n), zeros(n, m).
+// sum(j = a .. b: x) and largest(j = a .. b: x) run over j.
 #pragma once
 
 #include <cstdint>

@@ -51,11 +51,18 @@ std::string within(const Expression& e, Strength least) {
   return strength(e) < least ? in_parentheses(text(e)) : text(e);
 }
 
+// Fractions as a / b: one above the other would be too small within an index.
+std::string in_line(const Expression& e) {
+  if (e.kind == Kind::add) return in_line(e.parts[0]) + op("+") + in_line(e.parts[1]);
+  if (e.kind != Kind::divide) return text(e);
+  return within(e.parts[0], kProduct) + op("/") + within(e.parts[1], kAtom);
+}
+
 std::string indexed(const std::string& base, const std::vector<Expression>& index) {
   if (index.empty()) return base;
   std::string below;
   for (const Expression& i : index)
-    below += (below.empty() ? "" : "<mo separator=\"true\">,</mo>") + text(i);
+    below += (below.empty() ? "" : "<mo separator=\"true\">,</mo>") + in_line(i);
   return concat("<msub>", base, row(below), "</msub>");
 }
 
@@ -81,8 +88,10 @@ std::string called(const Expression& e) {
   if (e.name == "read") return raised(part(0, kAtom), op("⊤")) + gap + part(1, kAtom);
   if (e.name == "times") return part(0, kAtom) + gap + part(1, kAtom);
   if (e.name == "zeros") return "<mn>0</mn>";
-  if (e.name == "floor") return row(op("⌊") + text(e.parts.at(0)) + op("⌋"));
-  if (e.name == "ceil") return row(op("⌈") + text(e.parts.at(0)) + op("⌉"));
+  if (e.name == "floor") return row(op("⌊") + in_line(e.parts.at(0)) + op("⌋"));
+  if (e.name == "ceil") return row(op("⌈") + in_line(e.parts.at(0)) + op("⌉"));
+  if (e.name == "above")
+    return row(op("[") + text(e.parts.at(0)) + op("&gt;") + text(e.parts.at(1)) + op("]"));
   if (e.name == "inner")
     return row(op("⟨") + text(e.parts.at(0)) + op(",") + text(e.parts.at(1)) + op("⟩"));
   if (e.name == "at")

@@ -167,7 +167,7 @@ Lesson make() {
   l.name = l.operation = "gated_linear";
   l.title = "Gates: a state that forgets";
   l.summary = "Before it writes, a token lets parts of the state fade, each at its own pace.";
-  l.first = {"attention", "linear"};
+  l.first = {"attention", "linear", "retention"};
   l.problem = kProblem;
   const char* const header = "kernels/gated_linear/gated_linear.h";
   l.names = {{"q[t]", "q", header, "queries, [B, T, Hk, K]"},

@@ -107,7 +107,23 @@ Tensors example_tensors(const Lesson& l, const std::vector<Field>& fields, bool 
   return tensors;
 }
 
+namespace {
+
+// Of a lesson without an operation: rows of one entry are numbers, and one row has no token.
+Values own_numbers(const Lesson& l) {
+  Values numbers;
+  for (const auto& [name, rows] : l.example)
+    for (size_t t = 0; t < rows.size(); ++t)
+      numbers[name][rows.size() > 1 ? Index{static_cast<int64_t>(t) + 1} : Index{}] =
+          value_of(rows[t], rows[t].size() > 1);
+  for (const auto& [name, v] : l.constants) numbers[name][{}] = number_value(v);
+  return numbers;
+}
+
+}  // namespace
+
 Values example_numbers(const Lesson& l) {
+  if (l.operation.empty()) return own_numbers(l);
   Values numbers;
   const Operation& op = operation(l.operation);
   const auto add = [&](const std::vector<Field>& fields, bool gradients) {
@@ -127,11 +143,11 @@ Values example_numbers(const Lesson& l) {
     }
   }
   for (const auto& [name, v] : l.constants) numbers[name][{}] = number_value(v);
-  const auto scale = l.settings.find("scale");
-  if (scale != l.settings.end())
-    numbers["scale"][{}] = number_value(std::stod(scale->second));
-  else if (has_scale(op) && numbers.count("K") > 0)
+  if (has_scale(op) && numbers.count("K") > 0)
     numbers["scale"][{}] = number_value(1 / std::sqrt(numbers["K"][{}].at[0]));
+  for (const auto& [setting, symbol] : l.symbols)
+    if (const auto found = l.settings.find(setting); found != l.settings.end())
+      numbers[symbol][{}] = number_value(std::stod(found->second));
   return numbers;
 }
 
@@ -169,6 +185,20 @@ Values numbers_of(const std::vector<Field>& fields, const Tensors& tensors, bool
   return numbers;
 }
 
+Tensor tokens_of(const Values& numbers, const std::string& name) {
+  const std::map<Index, Value>& values = numbers.at(name);
+  std::vector<double> flat;
+  for (const auto& [index, v] : values) flat.insert(flat.end(), v.at.begin(), v.at.end());
+  const auto T = static_cast<int64_t>(values.size());
+  const Value& one = values.begin()->second;
+  const Tensor t = tensor_of(flat);
+  return one.rank == 0 ? t.reshape({1, T, 1}) : t.reshape({1, T, 1, one.rows});
+}
+
+std::string number_setting(const Values& numbers, const std::string& name) {
+  return number_text("%.17g", numbers.at(name).at({}).at[0]);
+}
+
 Tensors tensors_with(const Lesson& l, const Values& numbers) {
   Lesson changed = l;
   for (auto& [name, rows] : changed.example) {
@@ -177,13 +207,15 @@ Tensors tensors_with(const Lesson& l, const Values& numbers) {
     size_t t = 0;
     for (const auto& [index, v] : found->second) rows.at(t++) = v.at;
   }
-  return example_tensors(changed, operation(l.operation).inputs());
+  Tensors tensors = example_tensors(changed, operation(l.operation).inputs());
+  if (l.index) tensors.merge(l.index(numbers));
+  return tensors;
 }
 
 Settings settings_with(const Lesson& l, const Values& numbers) {
   Settings s = l.settings;
-  for (const Slider& slider : l.sliders)
-    if (slider.setting) s[slider.name] = number_text("%.17g", numbers.at(slider.name).at({}).at[0]);
+  for (const auto& [setting, symbol] : l.symbols)
+    if (s.count(setting) > 0) s[setting] = number_setting(numbers, symbol);
   return s;
 }
 

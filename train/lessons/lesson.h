@@ -17,18 +17,19 @@ struct CodeName {
   std::string formula, name, file, meaning;
 };
 
-// A form of the mechanism: its equations give every output of the operation that they name.
+// A form of the mechanism: its equations give every output of the operation that they name. A form
+// with a `program` of its own gives the numbers that this computes by the program's code.
 struct LessonForm {
   std::string title, text, equations;
+  Values (*program)(const Values& example) = nullptr;
 };
 
 // Changes one number of the example: input `name` at `token` (0: at every token), of a vector its
-// `entry` (from 1), or a setting.
+// `entry` (from 1), or what has no token.
 struct Slider {
   std::string label, name;
   int64_t token = 0, entry = 0;
   double low = 0, high = 1, step = 0.05;
-  bool setting = false;
 };
 
 // Values that the reader sets, equations over them, and what is drawn of the results. A picture
@@ -67,6 +68,8 @@ struct Exercise {
   std::string hint;
 };
 
+// A lesson without an operation teaches what stands around the mechanisms: its forms have programs
+// of their own, it has no gradient, and it may measure.
 struct Lesson {
   std::string name, operation, title, summary;
   std::vector<std::string> first;  // lessons to read before
@@ -76,17 +79,28 @@ struct Lesson {
   // one row where there are no tokens. All sizes beside T, K and V are one.
   std::map<std::string, std::vector<std::vector<double>>> example;
   kernels::Settings settings;
-  std::map<std::string, double> constants;  // of the equations, as the chunk C
+  std::map<std::string, std::string> symbols = {{"scale", "scale"}};  // of settings, in equations
+  std::map<std::string, double> constants;  // of the equations: the chunk C
+  // Index tensors of the operation, made from the example; their names, and how a reader in Python
+  // makes them for 12 tokens.
+  kernels::Tensors (*index)(const Values& example) = nullptr;
+  std::vector<std::string> index_names;
+  std::string index_python;
   std::vector<Slider> sliders;
   std::vector<LessonForm> forms;
   LessonForm gradient;  // its equations give the gradient of every input
   std::string gpu, cost;
-  // FLOPs of forward and of forward with backward at length T, H heads, widths K and V: those of
-  // the operation's benchmark.
+  std::string shapes;  // a word in the names of the shapes of `gpu`; empty: all are shown
+  // FLOPs of forward and of backward at length T, H heads, widths K and V, with a window of W or A
+  // pairs that are seen: those of the operation's benchmark.
   std::string forward_flops, backward_flops;
   std::vector<std::string> bench_without;  // optional inputs that its benchmark leaves out
+  std::vector<std::string> bench_set;      // options of its benchmark, "window=64"
   std::string recipe;  // TOML of a small model that shows what is read of a text
   std::vector<Experiment> experiments;
+  // What the page measures, as HTML, within about so many seconds; 0: nothing that two runs would
+  // tell differently.
+  std::string (*measure)(double budget) = nullptr;
   std::vector<Exercise> exercises;
   // Of the last exercise, the reader's own form: what it computes if these settings differ.
   std::vector<std::pair<kernels::Settings, std::string>> wrong_settings;
@@ -115,7 +129,11 @@ void change(Values& numbers, const Slider& slider, double value);
 // What an operation gave, as equations name it.
 Values numbers_of(const std::vector<kernels::Field>& fields, const kernels::Tensors& tensors,
                   bool gradients = false);
-// The example's tensors with the numbers that `numbers` has for them.
+// What `name` holds at tokens 1 to T: [1, T, 1, width], and [1, T, 1] of numbers.
+Tensor tokens_of(const Values& numbers, const std::string& name);
+// A number without an index as the text of a setting.
+std::string number_setting(const Values& numbers, const std::string& name);
+// The example's tensors with the numbers that `numbers` has for them, and its index tensors.
 kernels::Tensors tensors_with(const Lesson& lesson, const Values& numbers);
 kernels::Settings settings_with(const Lesson& lesson, const Values& numbers);
 

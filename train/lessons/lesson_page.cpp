@@ -1,5 +1,6 @@
 #include "train/lessons/lesson_page.h"
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -34,8 +35,9 @@ ordered_json data_of(const Lesson& l) {
   j["checks"] = ordered_json::array();
   for (const std::vector<double>& places : checked_places(l)) {
     const Values example = placed(l, places);
-    Values want = operation_outputs(l, example, Form::naive);
-    ordered_json check{{"at", places}, {"want", json_of(want)}};
+    ordered_json check{{"at", places}, {"want", ordered_json::array()}};
+    for (size_t i = 0; i < l.forms.size(); ++i)
+      check["want"].push_back(json_of(program_numbers(l, i, example)));
     check["gradients"] = json_of(operation_gradients(l, example));
     j["checks"].push_back(check);
   }
@@ -56,31 +58,59 @@ ordered_json data_of(const Lesson& l) {
   return j;
 }
 
-std::string navigation(const std::vector<std::pair<std::string, std::string>>& titles) {
+struct Section {
+  std::string id, title, body;
+};
+
+std::string navigation(const std::vector<Section>& sections) {
   std::string s = "<nav class=\"switches\" aria-label=\"sections\"><ol>\n";
-  for (const auto& [id, title] : titles)
-    s += concat("<li><a href=\"#", id, "\">", title, "</a></li>\n");
+  for (const Section& one : sections)
+    s += concat("<li><a href=\"#", one.id, "\">", one.title, "</a></li>\n");
   return s + "</ol></nav>\n";
 }
 
-const std::vector<std::pair<std::string, std::string>> kTitles = {
-    {"problem", "What problem it solves"},
-    {"equations", "The equations, and their names in the code"},
-    {"forms", "Three forms, step by step"},
-    {"gradient", "The gradient, derived and checked"},
-    {"gpu", "What a GPU does with it"},
-    {"cost", "Cost against length"},
-    {"reads", "What it reads of a text"},
-    {"exercises", "Exercises"}};
+std::vector<Section> sections_of(const Lesson& l, const LessonSurroundings& around) {
+  if (l.operation.empty()) {
+    std::vector<Section> list = {{"problem", "What it is about", with_formulas(l.problem)},
+                                 {"forms", "Step by step", forms_section(l)}};
+    if (l.measure) list.push_back({"measured", "On this machine", l.measure(around.budget)});
+    if (!l.recipe.empty()) list.push_back({"reads", "What it reads of a text", around.reads});
+    list.push_back({"names", "Where it is in the code", names_section(l)});
+    list.push_back({"exercises", "Exercises", exercises_section(l)});
+    return list;
+  }
+  return {{"problem", "What problem it solves", with_formulas(l.problem)},
+          {"equations", "The equations, and their names in the code", equations_section(l)},
+          {"forms", "Three forms, step by step", forms_section(l)},
+          {"gradient", "The gradient, derived and checked", gradient_section(l)},
+          {"gpu", "What a GPU does with it", gpu_section(l)},
+          {"cost", "Cost against length", cost_section(l, around.times)},
+          {"reads", "What it reads of a text", around.reads},
+          {"exercises", "Exercises", exercises_section(l)}};
+}
+
+// The parts of the index, by the lesson with which they begin.
+const std::map<std::string, std::string> kParts = {{"attention", "To look things up"},
+                                                   {"linear", "A memory of fixed size"},
+                                                   {"delta", "A memory that corrects itself"},
+                                                   {"mamba", "A memory that leaks"},
+                                                   {"state", "What stands around them"}};
+
+// The lesson that is read next; empty behind the last.
+std::string next_of(const Lesson& l) {
+  const std::vector<Lesson>& all = lessons();
+  for (size_t i = 0; i + 1 < all.size(); ++i)
+    if (all[i].name == l.name)
+      return concat("<p>Next: <a href=\"", lesson_file(all[i + 1].name), "\">",
+                    escaped(all[i + 1].title), "</a>.</p>\n");
+  return "";
+}
 
 }  // namespace
 
-const std::vector<std::string>& lesson_sections() {
-  static const std::vector<std::string> ids = [] {
-    std::vector<std::string> list;
-    for (const auto& [id, title] : kTitles) list.push_back(id);
-    return list;
-  }();
+std::vector<std::string> lesson_sections(const Lesson& l) {
+  std::vector<std::string> ids;
+  for (const Section& s : sections_of(l, {})) ids.push_back(s.id);
   return ids;
 }
 
@@ -88,22 +118,16 @@ std::string lesson_file(const std::string& name) { return concat("lesson-", name
 
 std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
   Page page{"lesson", l.title, l.summary, "", nullptr};
-  const std::vector<std::string> bodies = {with_formulas(l.problem),
-                                           equations_section(l),
-                                           forms_section(l),
-                                           gradient_section(l),
-                                           gpu_section(l),
-                                           cost_section(l, around.times),
-                                           around.reads,
-                                           exercises_section(l)};
+  const std::vector<Section> sections = sections_of(l, around);
   std::vector<std::string> links;
   for (const std::string& name : l.first)
     links.push_back(
         concat("<a href=\"", lesson_file(name), "\">", escaped(lesson(name).title), "</a>"));
   if (!links.empty()) page.body += concat("<p>Read before: ", joined(links), ".</p>\n");
-  page.body += navigation(kTitles);
-  for (size_t i = 0; i < bodies.size(); ++i)
-    page.body += section(kTitles[i].first, concat(i + 1, ". ", kTitles[i].second), bodies[i]);
+  page.body += navigation(sections);
+  for (size_t i = 0; i < sections.size(); ++i)
+    page.body += section(sections[i].id, concat(i + 1, ". ", sections[i].title), sections[i].body);
+  page.body += next_of(l);
   ordered_json data = around.data ? *around.data : ordered_json::object();
   data["lesson"] = data_of(l);
   page.data = &data;
@@ -113,21 +137,36 @@ std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
 }
 
 std::string lesson_index() {
+  std::string body =
+      "<p>Each lesson on a mechanism teaches one way for the tokens of a text to learn from each "
+      "other: the problem, the equations, three forms of one computation with numbers that you can "
+      "change, the gradient, the cost, and exercises that the program marks. The last lessons are "
+      "on "
+      "what stands around the mechanisms. Nothing but school mathematics is needed. Read them from "
+      "the top; each says which ones it builds on.</p>\n";
   std::vector<std::vector<std::string>> rows;
-  for (const Lesson& l : lessons())
-    rows.push_back({concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
+  const auto end_part = [&] {
+    if (!rows.empty())
+      body += lesson_table({"", "lesson", "in one sentence", "makes the page"}, rows, "names");
+    rows.clear();
+  };
+  for (size_t i = 0; i < lessons().size(); ++i) {
+    const Lesson& l = lessons()[i];
+    if (const auto part = kParts.find(l.name); part != kParts.end()) {
+      end_part();
+      body += concat("<h2>", part->second, "</h2>\n");
+    }
+    rows.push_back({std::to_string(i + 1),
+                    concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
                     escaped(l.summary), concat("<code>weft lesson ", l.name, "</code>")});
+  }
+  end_part();
   Page page{"lesson", "Lessons", "", "", nullptr};
-  page.body = concat(
-      "<p>Each lesson teaches one way for the tokens of a text to learn from each other: the "
-      "problem, "
-      "the equations, three forms of one computation with numbers that you can change, the "
-      "gradient, "
-      "the cost, and exercises that the program marks. Nothing but school mathematics is needed. "
-      "Read them from the top.</p>\n",
-      lesson_table({"lesson", "in one sentence", "makes the page"}, rows, "names"),
-      "<p>A link leads to a page beside this one. The command in its row writes that page.</p>\n");
-  page.more_style = lesson_style();
+  page.body =
+      body +
+      "<p>A link leads to a page beside this one. The command in its row writes that page.</p>\n";
+  const std::string style = concat(lesson_style(), "td code{white-space:nowrap}\n");
+  page.more_style = style;
   return page.text();
 }
 

@@ -40,11 +40,11 @@ td output{min-height:0}
 pre{background:var(--none);padding:.5rem .8rem;overflow-x:auto;font-size:.85rem;max-width:75ch}
 code{font-size:.9em}
 .exercises li{margin:.5rem 0}
-.experiment svg.chart{max-width:40rem}
+svg.chart{max-width:40rem}
 @media(max-width:30rem){ol.equations ol{padding-left:.7rem}.line{padding:.2rem .3rem}}
 @media print{html{font-size:11px}.now>.line{background:none;box-shadow:none}
  .steps,.knobs,.check{display:none}details:not([open])>*{display:none}
- .pair{display:block}.form,.experiment{break-inside:auto}}
+ .pair{display:block}svg.chart{max-width:34rem}.form,.experiment{break-inside:auto}}
 )css";
 
 constexpr std::string_view kScript = R"js(
@@ -73,7 +73,8 @@ if (lesson) {
     times: (S, b) => S.map(row => inner(row, b)),
     rows: (A, B) => A.map((row, i) => inner(row, B[i])),
     each: (a, b) => a.map((x, i) => scale(x, b[i])),
-    larger: Math.max, smaller: Math.min, at: (v, i) => v[i - 1], vector: (...v) => v,
+    larger: Math.max, smaller: Math.min, above: (x, y) => x > y ? 1 : 0,
+    at: (v, i) => v[i - 1], vector: (...v) => v,
     zeros: (n, m) => Array.from({length: n}, () => m ? Array(m).fill(0) : 0)};
   const value = (e, env) => {
     if (typeof e === 'number') return e;
@@ -181,8 +182,9 @@ if (lesson) {
     count += n;
   };
   for (const one of lesson.checks) {
-    for (let f = 0; f < lesson.forms.length; ++f) compare(one.want, solved(f, example(one.at)));
-    compare(one.gradients, solved(lesson.forms.length, example(one.at)));
+    for (let f = 0; f < lesson.forms.length; ++f) compare(one.want[f], solved(f, example(one.at)));
+    if (lesson.gradient.length)
+      compare(one.gradients, solved(lesson.forms.length, example(one.at)));
   }
   for (const e of lesson.experiments) {
     const env = {};
@@ -193,7 +195,8 @@ if (lesson) {
   const good = most < 1e-9 && count > 0;
   check.classList.toggle('bad', !good);
   check.textContent = `Check: this page computed ${count} numbers by itself, at ${
-    lesson.checks.length} places of the sliders, all forms and the gradient. The largest ` +
+    lesson.checks.length} places of the sliders, all forms${
+    lesson.gradient.length ? ' and the gradient' : ''}. The largest ` +
     `difference from the program's numbers is ${most.toExponential(1)}` +
     (good ? '.' : ': the page and the program do not agree.');
 
@@ -204,7 +207,8 @@ if (lesson) {
     for (const k in attributes) e.setAttribute(k, attributes[k]);
     return e;
   };
-  const short = v => Number.isFinite(v) ? String(Number(v.toPrecision(4))) : v > 0 ? '∞' : '−∞';
+  const short = v => Number.isInteger(v) && Math.abs(v) < 1e7 ? String(v)
+    : Number.isFinite(v) ? String(Number(v.toPrecision(4))) : v > 0 ? '∞' : '−∞';
   const cells = v => {
     const rows = rank(v) === 2 ? v : [rank(v) === 1 ? v : [v]];
     const largest = Math.max(1e-12, ...flat(v).filter(Number.isFinite).map(Math.abs));
@@ -334,8 +338,8 @@ if (lesson) {
         ? `${short(1e3 * Math.max(a, b))} ms, ${a > b ? 'products' : 'memory'}` : 'give both rates';
     }
   };
-  card.addEventListener('input', floors);
-  floors();
+  card?.addEventListener('input', floors);
+  if (card) floors();
 }
 )js";
 

@@ -16,7 +16,8 @@ namespace {
 
 using namespace kernels;
 std::string number(double v) {
-  const std::string text = number_text("%.4g", v);
+  const bool whole = v == std::round(v) && std::abs(v) < 1e7;  // a count loses no digit
+  const std::string text = number_text(whole ? "%.0f" : "%.4g", v);
   return text[0] == '-' ? "−" + text.substr(1) : text;
 }
 
@@ -33,15 +34,18 @@ std::string text_of(const Value& v) {
   return v.rank == 0 ? entries[0] : concat("(", joined(entries), ")");
 }
 
-// A row for each name, a column for each token. What has no tokens stands below: "Besides, C = 2."
-std::string numbers_table(const Values& numbers, const std::vector<std::string>& names) {
+// A row for each name, a column for each token. What has no tokens, or two numbers of an index,
+// stands below: "Besides, C = 2."
+std::string numbers_table(const Values& numbers, const std::vector<std::string>& names,
+                          const std::string& across = "token") {
   std::vector<std::vector<std::string>> rows;
   size_t tokens = 0;
   std::string besides;
   for (const std::string& name : names) {
     const std::map<Index, Value>& values = numbers.at(name);
-    if (const auto alone = values.find({}); alone != values.end()) {
-      besides += concat(besides.empty() ? "" : ", ", formula(name), " = ", text_of(alone->second));
+    if (values.begin()->first.size() != 1) {
+      for (const auto& [index, v] : values)
+        besides += concat(besides.empty() ? "" : ", ", named(name, index), " = ", text_of(v));
       continue;
     }
     std::vector<std::string> row = {formula(name)};
@@ -49,7 +53,8 @@ std::string numbers_table(const Values& numbers, const std::vector<std::string>&
     tokens = std::max(tokens, row.size() - 1);
     rows.push_back(row);
   }
-  std::vector<std::string> heading = {"token"};
+  if (rows.empty()) return concat("<p>", besides, ".</p>\n");
+  std::vector<std::string> heading = {across};
   for (size_t t = 1; t <= tokens; ++t) heading.push_back(std::to_string(t));
   return lesson_table(heading, rows) +
          (besides.empty() ? "" : concat("<p>Besides, ", besides, ".</p>\n"));
@@ -57,9 +62,15 @@ std::string numbers_table(const Values& numbers, const std::vector<std::string>&
 
 std::vector<std::string> inputs_of(const Lesson& l, const Values& example) {
   std::vector<std::string> names;
+  if (l.operation.empty()) {
+    for (const auto& [name, values] : example) names.push_back(name);
+    return names;
+  }
   for (const Field& f : operation(l.operation).inputs())
     if (l.example.count(f.name) > 0) names.emplace_back(f.name);
   if (example.count("scale") > 0) names.emplace_back("scale");
+  for (const auto& [setting, symbol] : l.symbols)
+    if (symbol != "scale" && example.count(symbol) > 0) names.push_back(symbol);
   for (const auto& [name, v] : l.constants) names.push_back(name);
   return names;
 }
@@ -96,6 +107,81 @@ double bytes_of(const GpuShape& shape, const std::vector<Field>& fields, bool ou
   return bytes;
 }
 
+// The program's numbers on the example: of the operation, and of forms with a program of their own.
+std::string program_part(const Lesson& l, const Values& example) {
+  std::string s = "<h3>What the program gives</h3>\n";
+  const auto table = [&](const std::string& text, const Values& values) {
+    std::vector<std::string> names;
+    for (const auto& [name, numbers] : values) names.push_back(name);
+    s += concat("<p>", text, "</p>\n",
+                numbers_table(values, names, l.operation.empty() ? "index" : "token"));
+  };
+  if (!l.operation.empty())
+    table(concat("The naive form of <code>", l.operation,
+                 "</code>, in f64, on the example as it was. The three forms above give the same."),
+          operation_outputs(l, example, Form::naive));
+  for (const LessonForm& f : l.forms)
+    if (f.program) table(concat("“", f.title, "”:"), f.program(example));
+  return s;
+}
+
+// How a reader draws an input, as numpy says it: gates are negative, learning rates positive, what
+// has come out of a feature map is too, and keys of a delta rule have length one.
+std::string drawn(const Lesson& l, const Field& f) {
+  const std::string name = f.name;
+  std::vector<std::string> sizes;
+  for (const std::string& letter : letters_of(f.shape))
+    sizes.push_back(letter == "T" || letter == "S"   ? "T"
+                    : letter == "K" || letter == "V" ? letter
+                                                     : "1");
+  const std::string shape = concat("((", joined(sizes), sizes.size() == 1 ? ",))\n" : "))\n");
+  if (name == "g" || name == "log_gamma") return concat(name, " = -rng.random", shape);
+  const bool positive = l.settings.count("normalize") > 0 && (name == "q" || name == "k");
+  if (name == "beta" || positive) return concat(name, " = rng.random", shape);
+  std::string line = concat(name, " = rng.standard_normal", shape);
+  if (name == "k" && l.example.count("beta") > 0)
+    line += "k /= np.linalg.norm(k, axis=-1, keepdims=True)  # keys have length one\n";
+  return line;
+}
+
+// The exercise to write the mechanism: a program that lacks one function.
+std::string form_exercise(const Lesson& l) {
+  std::string draws, lines, arguments, options;
+  for (const Field& f : operation(l.operation).inputs()) {
+    if (l.example.count(f.name) == 0) continue;
+    draws += drawn(l, f);
+    arguments += concat(arguments.empty() ? "" : ", ", f.name);
+    lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
+  }
+  draws += l.index_python;
+  for (const std::string& name : l.index_names) {
+    arguments += concat(", ", name);
+    lines += concat("    f[\"inputs/", name, "\"] = ", name, "\n");
+  }
+  for (const auto& [name, value] : l.settings)
+    if (name != "scale" && name != "return_state")
+      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
+  if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
+  const std::string out = operation(l.operation).outputs()[0].shape;
+  return concat(
+      "<li>Write it yourself. This program in Python (with the packages numpy and h5py) draws "
+      "inputs, "
+      "computes <code>o</code> by a function of yours, and writes all to a file: <pre>import h5py\n"
+      "import numpy as np\n\ndef my_form(",
+      arguments, "):\n    return ...  # ", escaped(out),
+      "\n\nT, K, V = 12, 4, 3\nrng = np.random.default_rng(1)\n", draws,
+      "with h5py.File(\"mine.h5\", \"w\") as f:\n    f.attrs[\"operation\"] = \"", l.operation,
+      "\"\n", lines, "    f[\"outputs/o\"] = my_form(", arguments, ")\n", options,
+      "</pre>\n<code>weft lesson ", l.name,
+      " --check mine.h5</code> compares. Here B (rows of a batch) and all numbers of heads or "
+      "channels "
+      "are 1, and S is T. ",
+      example_numbers(l).count("scale") > 0 ? "The scale is 1 over the root of K. " : "",
+      options.empty() ? "" : "Settings are as the last lines say. ",
+      "Any sizes will do, from 8 tokens on, and any language that writes HDF5; <code>weft op ",
+      l.operation, " --help</code> lists all inputs and options.</li>\n");
+}
+
 }  // namespace
 
 std::string lesson_table(const std::vector<std::string>& heading,
@@ -113,6 +199,13 @@ std::string lesson_table(const std::vector<std::string>& heading,
   return s + "</tbody></table></div>\n";
 }
 
+std::string lesson_chart(const Chart& chart) {
+  std::string key;
+  for (const Curve& c : chart.curves)
+    key += concat("<span class=\"key c", c.colour, "\"></span>", escaped(c.name), " ");
+  return concat("<div><p>", key, "</p>\n", chart_element(chart), "</div>\n");
+}
+
 std::string equations_section(const Lesson& l) {
   std::string s = concat(
       with_formulas(
@@ -120,20 +213,23 @@ std::string equations_section(const Lesson& l) {
           "and $V$ are the numbers of entries of a key and of a value. A symbol with an index "
           "belongs to a token, as $v[i]$; with two, to a pair of tokens.</p>\n"),
       formulas(equations_of(l.forms[0].equations)));
+  return s + "<h3>The names in the code</h3>\n" + names_section(l);
+}
+
+std::string names_section(const Lesson& l) {
   std::vector<std::vector<std::string>> rows;
   for (const CodeName& n : l.names)
     rows.push_back({with_formulas(concat("$", n.formula, "$")),
                     concat("<code>", escaped(n.name), "</code>"), with_formulas(n.meaning),
                     concat("<code>", escaped(n.file), "</code>")});
-  return s + "<h3>The names in the code</h3>\n" +
-         lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names");
+  return lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names");
 }
 
 std::string forms_section(const Lesson& l) {
   const Values example = example_numbers(l);
   std::string s =
       "<p>The example is small enough to follow with a pencil. These are its inputs:</p>\n" +
-      numbers_table(example, inputs_of(l, example));
+      numbers_table(example, inputs_of(l, example), l.operation.empty() ? "number" : "token");
   if (!l.sliders.empty()) {
     s += "<fieldset class=\"knobs\" id=\"sliders\"><legend>Change the example</legend>\n";
     const std::vector<double> places = first_places(l);
@@ -147,13 +243,7 @@ std::string forms_section(const Lesson& l) {
   s += "<p>Press “one on”, or move the step with the arrow keys: the line that runs is marked, and "
        "what it gives stands beside it.</p>\n";
   for (size_t i = 0; i < l.forms.size(); ++i) s += stepper(i, l.forms[i]);
-  const Values program = operation_outputs(l, example, Form::naive);
-  std::vector<std::string> names;
-  for (const auto& [name, values] : program) names.push_back(name);
-  s += concat(
-      "<h3>What the program gives</h3>\n<p>The naive form of <code>", l.operation,
-      "</code>, in f64, on the example as it was. All forms on this page give the same.</p>\n",
-      numbers_table(program, names));
+  s += program_part(l, example);
   for (size_t i = 0; i < l.experiments.size(); ++i) {
     const Experiment& e = l.experiments[i];
     s += concat("<div class=\"experiment\" data-experiment=\"", i, "\">\n<h3>Try it: ", e.title,
@@ -164,19 +254,17 @@ std::string forms_section(const Lesson& l) {
                 e.knobs[k].start);
     Chart chart{e.upwards, e.across, {}};
     const Values first = solved_experiment(e, first_places(e));
-    std::string key;
     for (size_t c = 0; c < e.curves.size(); ++c) {
       Curve curve{e.curves[c].label, {}, {}, static_cast<int>(c), "", e.curves[c].dots};
       for (const auto& [index, v] : first.at(e.curves[c].name)) {
         curve.x.push_back(static_cast<double>(index.at(0)));
         curve.y.push_back(v.at[0]);
       }
-      key += concat("<span class=\"key c", c, "\"></span>", escaped(e.curves[c].label), " ");
       chart.curves.push_back(std::move(curve));
     }
-    s += concat("</fieldset>\n<div class=\"pair\"><div><p>", key, "</p>\n", chart_element(chart),
-                "</div>\n<details><summary>its equations</summary>\n",
-                formulas(equations_of(e.equations)), "</details></div>\n</div>\n");
+    s += concat("</fieldset>\n<div class=\"pair\">", lesson_chart(chart),
+                "<details><summary>its equations</summary>\n<div class=\"scroll\">",
+                formulas(equations_of(e.equations)), "</div></details></div>\n</div>\n");
   }
   return s;
 }
@@ -200,8 +288,14 @@ std::string gradient_section(const Lesson& l) {
   for (const std::string& name : order)
     summary.push_back({formula(name), number_text("%.1e", worst[name].first),
                        number_text("%.1e", worst[name].second)});
+  std::vector<std::string> chosen;
+  const Values example = example_numbers(l);
+  for (const Field& f : operation(l.operation).outputs())
+    if (example.count(gradient_name(f.name)) > 0) chosen.push_back(gradient_name(f.name));
   return concat(
       with_formulas(l.gradient.text),
+      "<p>On the example, what comes from the layers above is chosen:</p>\n",
+      numbers_table(example, chosen),
       stepper(l.forms.size(), {"Step by step", "", l.gradient.equations}),
       with_formulas("<h3>Checked as this page was made</h3>\n<p>The loss is the sum of $dout$ "
                     "times $o$. Each "
@@ -222,6 +316,7 @@ std::string gpu_section(const Lesson& l) {
   const Operation& op = operation(l.operation);
   std::vector<std::vector<std::string>> rows;
   for (const GpuShape& shape : op.gpu_shapes()) {
+    if (shape.name.find(l.shapes) == std::string::npos) continue;
     const double bytes = bytes_of(shape, op.inputs(), false) + bytes_of(shape, op.outputs(), true);
     rows.push_back(
         {escaped(shape.name), count_text(shape.flops.forward), bytes_text(bytes),
@@ -270,10 +365,8 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
                     r.time_ratio > 0 ? number_text("%.2f", r.time_ratio) : "–"});
   }
   Chart chart{"forward and backward, ms", "tokens", {}};
-  std::string key;
   for (auto& [name, curve] : curves) {
     curve.colour = static_cast<int>(chart.curves.size());
-    key += concat("<span class=\"key c", curve.colour, "\"></span>", escaped(name), " ");
     chart.curves.push_back(curve);
   }
   const std::string measured =
@@ -283,8 +376,8 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
                 "<p>Measured on this machine's processor as the page was made, briefly, "
                 "in f32, with the sizes of <code>weft bench</code>. x2 is the time over "
                 "that of half the length: 2 is linear, 4 is the square.</p>\n<div "
-                "class=\"pair\"><div><p>",
-                key, "</p>\n", chart_element(chart), "</div>\n",
+                "class=\"pair\">",
+                lesson_chart(chart),
                 lesson_table({"operation", "tokens", "forward ms", "both ms", "peak memory", "x2"},
                              rows),
                 "</div>\n");
@@ -300,41 +393,19 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
 
 std::string exercises_section(const Lesson& l) {
   std::string s = concat(
-      "<p>The numbers are those of the example in section 3, with what the exercise changes. Write "
+      "<p>The numbers are those of the example in section ", l.operation.empty() ? 2 : 3,
+      ", with what the exercise changes. Write "
       "your answers to a file <code>answers.txt</code>, one on a line, to three digits:</p>\n"
       "<pre>1 = 0.25\n2 = -1.5</pre>\n<p>and run <code>weft lesson ",
       l.name,
-      " --check answers.txt</code>. A wrong answer gets a hint.</p>\n<ol class=\"exercises\">\n");
+      " --check answers.txt</code>. A wrong answer gets a hint. What an exercise leaves as it is, "
+      "you may read off the steps "
+      "above.</p>\n<ol class=\"exercises\">\n");
   for (const Exercise& e : l.exercises) {
     s += concat("<li>", with_formulas(e.question), "</li>\n");
   }
-  std::vector<std::string> shapes;
-  std::string lines, arguments;
-  for (const Field& f : operation(l.operation).inputs()) {
-    if (l.example.count(f.name) == 0) continue;
-    shapes.push_back(concat(f.name, " ", f.shape));
-    arguments += concat(arguments.empty() ? "" : ", ", f.name);
-    lines += concat("    f[\"inputs/", f.name, "\"] = ", f.name, "\n");
-  }
-  lines += concat("    f[\"outputs/o\"] = my_form(", arguments, ")\n");
-  std::string options;
-  for (const auto& [name, value] : l.settings)
-    if (name != "scale" && name != "return_state")
-      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
-  if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
-  const bool scaled = example_numbers(l).count("scale") > 0;
-  s += concat(
-      "<li>Write it yourself, in any language. Draw inputs, compute <code>o</code>, write "
-      "all to an HDF5 file, and let the program compare: <code>weft lesson ",
-      l.name, " --check mine.h5</code>. Inputs: <code>", escaped(joined(shapes)),
-      "</code>, float64, at least 8 tokens (B rows, T tokens, H heads; 1 row and 1 head "
-      "will do). ",
-      scaled ? "The scale is 1 over the root of K. " : "",
-      "In Python:\n<pre>import h5py\nwith h5py.File(\"mine.h5\", \"w\") as f:\n    "
-      "f.attrs[\"operation\"] = \"",
-      l.operation, "\"\n", lines, options, "</pre>\n<code>weft op ", l.operation,
-      " --help</code> lists all inputs and options.</li>\n</ol>\n");
-  return s;
+  if (l.operation.empty()) return s + "</ol>\n";
+  return s + form_exercise(l) + "</ol>\n";
 }
 
 }  // namespace weft::train

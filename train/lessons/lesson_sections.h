@@ -5,11 +5,13 @@
 #include <vector>
 
 #include "train/lessons/lesson.h"
+#include "train/pages/chart.h"
 #include "train/workbench/bench.h"
 
 namespace weft::train {
 
 std::string equations_section(const Lesson& lesson);
+std::string names_section(const Lesson& lesson);
 std::string forms_section(const Lesson& lesson);
 std::string gradient_section(const Lesson& lesson);
 std::string gpu_section(const Lesson& lesson);
@@ -21,5 +23,7 @@ std::string exercises_section(const Lesson& lesson);
 std::string lesson_table(const std::vector<std::string>& heading,
                          const std::vector<std::vector<std::string>>& rows,
                          const std::string& look = "");
+// A chart with a line above it that names its curves.
+std::string lesson_chart(const Chart& chart);
 
 }  // namespace weft::train

@@ -210,7 +210,9 @@ work. The state is $K * V$ numbers for each head; a cache of keys and values wou
   l.recipe = small_recipe("linear_attention", "heads = 2");
   l.experiments = experiments();
   l.exercises = exercises();
-  l.wrong_settings = {{{{"normalize", "false"}}, "you do not divide by the sum of the weights"}};
+  l.wrong_settings = {
+      {{{"normalize", "false"}}, "you do not divide by the sum of the weights"},
+      {{{"eps", "0"}}, "you left out eps, which is added to the sum of the weights"}};
   return l;
 }
 

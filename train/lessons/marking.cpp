@@ -64,7 +64,7 @@ std::map<size_t, double> answers_in(const Lesson& l, const std::string& path,
     const double n = number_in(trimmed(one.substr(0, equals)), where);
     require(n >= 1 && n <= static_cast<double>(l.exercises.size()) && n == std::floor(n), where,
             ": exercise ", n, ": expected 1 to ", l.exercises.size(),
-            "; the last exercise is a file of tensors");
+            l.operation.empty() ? "" : "; the last exercise is a file of tensors");
     const auto exercise = static_cast<size_t>(n);
     require(answers.count(exercise) == 0, where, ": exercise ", n,
             " is answered a second time; expected one line for each");
@@ -103,6 +103,8 @@ bool agrees(const Tensor& got, const Tensor& wanted) {
 }
 
 Mark mark_form(const Lesson& l, const std::string& path) {
+  require(!l.operation.empty(), path, ": is an HDF5 file, and ", l.name,
+          " has no exercise of tensors; expected a text with lines as \"1 = 0.25\"");
   const Operation& op = operation(l.operation);
   const OperationFile f = read_operation_file(path, op);
   require(f.operation.empty() || f.operation == op.name(), path, ": is of operation \"",
@@ -138,6 +140,10 @@ Mark mark_form(const Lesson& l, const std::string& path) {
 
 bool is_right(double answer, double right) {
   return std::abs(answer - right) <= (right == 0 ? 1e-3 : kThreeDigits * std::abs(right));
+}
+
+size_t exercise_count(const Lesson& l) {
+  return l.exercises.size() + (l.operation.empty() ? 0 : 1);
 }
 
 double right_answer(const Lesson& l, const Exercise& e) { return answer_of(l, e, e.equations); }

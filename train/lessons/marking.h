@@ -14,6 +14,8 @@ struct Mark {
   std::string text;  // where it is wrong, a hint
 };
 
+// With the reader's own form, where there is one.
+size_t exercise_count(const Lesson& lesson);
 double right_answer(const Lesson& lesson, const Exercise& exercise);
 // What each of its mistakes leads to.
 std::vector<double> wrong_answers(const Lesson& lesson, const Exercise& exercise);

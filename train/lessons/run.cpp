@@ -1,5 +1,7 @@
 #include "train/lessons/run.h"
 
+#include <cassert>
+
 #include "autograd/gradcheck.h"
 #include "core/error.h"
 
@@ -65,11 +67,18 @@ Values operation_outputs(const Lesson& l, const Values& example, Form form) {
 }
 
 Values operation_gradients(const Lesson& l, const Values& example) {
+  if (l.operation.empty()) return {};
   const Operation& op = operation(l.operation);
   return numbers_of(op.inputs(),
                     op.backward(Form::chunkwise, tensors_with(l, example),
                                 settings_with(l, example), example_tensors(l, op.outputs(), true)),
                     true);
+}
+
+Values program_numbers(const Lesson& l, size_t i, const Values& example) {
+  const auto own = l.forms.at(i).program;
+  assert(own || !l.operation.empty());
+  return own ? own(example) : operation_outputs(l, example, Form::naive);
 }
 
 Values solved_form(const Lesson& l, size_t i, const Values& example) {
@@ -85,6 +94,7 @@ Values solved_gradient(const Lesson& l, const Values& example) {
 }
 
 std::vector<GradientRow> gradient_rows(const Lesson& l) {
+  if (l.operation.empty()) return {};
   const Operation& op = operation(l.operation);
   const Values example = example_numbers(l), ours = solved_gradient(l, example);
   const Values program = operation_gradients(l, example);

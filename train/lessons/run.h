@@ -18,6 +18,9 @@ Values operation_outputs(const Lesson& lesson, const Values& example, kernels::F
 // The gradients of its inputs, by the form that trains.
 Values operation_gradients(const Lesson& lesson, const Values& example);
 
+// What the program gives for form `i`: its own numbers, or the operation's naive form.
+Values program_numbers(const Lesson& lesson, size_t i, const Values& example);
+
 // All that the equations of form `i` give; those of the gradient stand behind form 0.
 Values solved_form(const Lesson& lesson, size_t i, const Values& example);
 Values solved_gradient(const Lesson& lesson, const Values& example);

@@ -120,6 +120,7 @@ const std::map<std::string, Function>& functions() {
        [](const auto& x) { return number_value(std::max(x.at(0).at[0], x.at(1).at[0])); }},
       {"smaller",
        [](const auto& x) { return number_value(std::min(x.at(0).at[0], x.at(1).at[0])); }},
+      {"above", [](const auto& x) { return number_value(x.at(0).at[0] > x.at(1).at[0] ? 1 : 0); }},
       {"at",
        [](const auto& x) {
          return number_value(x.at(0).at.at(static_cast<size_t>(x.at(1).at[0]) - 1));

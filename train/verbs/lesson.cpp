@@ -25,6 +25,7 @@ constexpr const char* kText = "The cat sat on the mat. The cat sat";
 
 // The layers of a model that read the text by the lesson's operation.
 void keep_operation(Shown& shown, const Lesson& l) {
+  if (l.operation.empty()) return;
   std::erase_if(shown.layers, [&](const LayerView& view) { return view.operation != l.operation; });
 }
 
@@ -36,6 +37,7 @@ void require_length(size_t tokens, int64_t longest) {
 
 Shown shown_of(const Lesson& l, const LessonArguments& a, const std::string& text) {
   Shown shown;
+  if (l.recipe.empty()) return shown;
   if (a.model.empty()) {
     const TomlTable recipe = toml_from_text(l.recipe, "the lesson's recipe");
     const auto tokenizer = data::byte_tokenizer();
@@ -77,20 +79,24 @@ std::string reads_of(const Lesson& l, const LessonArguments& a, const Shown& sho
 }
 
 std::vector<BenchRow> times_of(const Lesson& l, double budget) {
-  if (budget == 0) return {};
+  if (budget == 0 || l.operation.empty()) return {};
   return bench({.names = {l.operation},
                 .lengths = {128, 256, 512, 1024},
+                .set = l.bench_set,
                 .without = l.bench_without,
                 .budget = budget},
                {.flops = 1, .bytes = 1}, nullptr);
 }
 
 void write_lesson(const Lesson& l, const LessonArguments& a, const std::string& out) {
+  require(!l.recipe.empty() || (a.text.empty() && a.model.empty()), "lesson ", l.name,
+          ": no model reads a text on its page; leave out --text and --model");
   const std::string text = a.text.empty() ? kText : a.text;
   const Shown shown = shown_of(l, a, text);
   ordered_json data = data_of(shown, /*packed=*/true);
   data["made_by"] = "weft lesson";
-  const LessonSurroundings around{times_of(l, a.budget), reads_of(l, a, shown, text), &data};
+  const LessonSurroundings around{times_of(l, a.budget), reads_of(l, a, shown, text), a.budget,
+                                  &data};
   const std::string page = lesson_page(l, around);
   write_page(out, page, "choose a shorter --text, or a --model with fewer layers");
   if (!is_standard_output(out))
@@ -107,7 +113,7 @@ int check_answers(const Lesson& l, const std::string& path) {
     wrong += !m.right;
   }
   std::printf("%zu of %zu right; %s has %zu exercises\n", marks.size() - wrong, marks.size(),
-              l.name.c_str(), l.exercises.size() + 1);
+              l.name.c_str(), exercise_count(l));
   return wrong > 0 ? 1 : 0;
 }
 

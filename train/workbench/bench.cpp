@@ -1,7 +1,6 @@
 #include "train/workbench/bench.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 #include "kernels/tile/cpu_gemm.h"
 #include "train/workbench/bench_cuda.h"
 #include "train/workbench/report.h"
+#include "train/workbench/timing.h"
 
 namespace weft::train {
 namespace {
@@ -92,27 +92,6 @@ std::vector<Variant> variants_of(const BenchArguments& a) {
                                  [](const Variant& v) { return v.name() == "attention"; });
   if (wanted && !there) list.insert(list.begin(), {"attention", {}, {}});
   return list;
-}
-
-struct Seconds {
-  double median = 0, best = 0;
-};
-
-// How long f takes, repeated for about `budget` seconds, after one run not counted.
-template <class F>
-Seconds seconds_of(double budget, const F& f) {
-  using Clock = std::chrono::steady_clock;
-  f();
-  std::vector<double> times;
-  double sum = 0;
-  while (times.size() < 3 || (sum < budget && times.size() < 1000)) {
-    const auto start = Clock::now();
-    f();
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-    sum += times.back();
-  }
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times[0]};
 }
 
 int64_t bytes_of(const Tensors& tensors) {

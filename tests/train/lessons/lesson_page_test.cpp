@@ -1,6 +1,7 @@
 // The pages of lessons: whole, small, and without anything from outside.
 #include "train/lessons/lesson_page.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "tests/catch.h"
@@ -8,6 +9,7 @@
 #include "tests/train/said.h"
 #include "tests/train/shell.h"
 #include "train/lessons/formula.h"
+#include "train/lessons/marking.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -31,7 +33,7 @@ TEST_CASE("lessons: every page has its sections, is small and whole, and asks fo
     CHECK(page.find("<!doctype html>\n<!-- made by weft lesson -->") == 0);
     CHECK(page.size() < 1'000'000);
     size_t last = 0;
-    for (const std::string& id : lesson_sections()) {
+    for (const std::string& id : lesson_sections(l)) {
       const size_t at = page.find("<section id=\"" + id + "\">");
       REQUIRE(at != std::string::npos);
       CHECK(at > last);
@@ -41,14 +43,15 @@ TEST_CASE("lessons: every page has its sections, is small and whole, and asks fo
     for (const char* outside : {"https:", " src=", "@import", "url(", "href=\"/"})
       CHECK(page.find(outside) == std::string::npos);
     CHECK(count_of(page, "http:") == count_of(page, "'http://www.w3.org/2000/svg'"));  // a name
-    CHECK(count_of(page, "class=\"form\"") == l.forms.size() + 1);
-    CHECK(l.forms.size() >= 3);
-    CHECK(l.exercises.size() >= 4);
+    CHECK(count_of(page, "class=\"form\"") == l.forms.size() + !l.operation.empty());
+    CHECK(l.forms.size() >= (l.operation.empty() ? 2 : 3));
+    CHECK(exercise_count(l) >= 5);
     CHECK(page.find('$') == page.find("${"));  // no formula was left as text before the script
     const auto data = nlohmann::json::parse(data_in(page));
     CHECK(data["lesson"]["forms"].size() == l.forms.size());
     CHECK(data["lesson"]["checks"].size() == 1 + 5 * l.sliders.size());
-    for (const auto& check : data["lesson"]["checks"]) CHECK(check["want"].contains("o"));
+    for (const auto& check : data["lesson"]["checks"])
+      for (size_t i = 0; i < l.forms.size(); ++i) CHECK(!check["want"].at(i).empty());
     CHECK(page == lesson_page(l, {}));
     for (const std::string& before : l.first) CHECK_NOTHROW(lesson(before));
   }
@@ -59,15 +62,32 @@ TEST_CASE("lessons: what belongs to no token stands beside the table of tokens")
   const std::string page = lesson_page(lesson("mamba"), {});
   CHECK_THAT(page,
              ContainsSubstring("<p>Besides, " + formula(std::string_view("A_log")) + " = (0, −1)"));
+  CHECK_THAT(lesson_page(lesson("window"), {}),
+             ContainsSubstring(formula(std::string_view("W")) + " = 3"));
   CHECK(page.find("<td>" + formula(std::string_view("A_log")) + "</td><td>(0") ==
         std::string::npos);
 }
 
-TEST_CASE("lessons: the index links every lesson") {
+TEST_CASE("lessons: the index links every lesson, each behind those to read before") {
   const std::string page = lesson_index();
+  std::vector<std::string> order;
+  for (const Lesson& l : lessons()) {
+    for (const std::string& before : l.first)
+      CHECK(std::find(order.begin(), order.end(), before) != order.end());
+    order.push_back(l.name);
+  }
+  CHECK(order == std::vector<std::string>{"attention", "window", "block_sparse", "linear",
+                                          "retention", "gated_linear", "delta", "gated_delta",
+                                          "kda", "mamba", "mamba2", "state", "hybrids", "memory",
+                                          "parallel"});
   CHECK(markup_fault(page) == "");
-  for (const Lesson& l : lessons())
-    CHECK_THAT(page, ContainsSubstring("href=\"" + lesson_file(l.name) + "\""));
+  size_t last = 0;
+  for (const Lesson& l : lessons()) {
+    const size_t at = page.find("href=\"" + lesson_file(l.name) + "\"");
+    REQUIRE(at != std::string::npos);
+    CHECK(at > last);
+    last = at;
+  }
 }
 
 TEST_CASE("lessons: two runs write the same bytes, but for the times of section 6") {
@@ -96,6 +116,7 @@ TEST_CASE("lessons: a mistake is told and writes nothing") {
   says(run_weft(f, {"lesson", "attention"}), 2, {"--overwrite"});
   says(run_weft(f, {"lesson", "atention"}), 2, {"did you mean \"attention\""});
   says(run_weft(f, {"lesson", "--text", "x"}), 2, {"need the name of a lesson"});
+  says(run_weft(f, {"lesson", "parallel", "--text", "x"}), 2, {"no model reads a text"});
   says(run_weft(f, {"lesson", "attention", "--check", "a", "--out", "b"}), 2, {"leave out --out"});
   says(run_weft(f, {"lesson", "attention", "--check", "absent"}), 2, {"absent"});
   says(run_weft(f, {"lesson", "attention", "--budget", "-1", "--out", "b"}), 2, {"--budget"});

@@ -66,10 +66,10 @@ enum {
   WEFT_MISTAKE = 2 /* a mistake in what was given, or a machine that has too little */
 };
 
-int weft_interface(void);         /* that of the library, to compare with WEFT_INTERFACE */
-const char* weft_version(void);   /* "0.1.0" */
-const char* weft_error(void);     /* why this thread's last call failed; "" where it did not */
-int weft_has_cuda(void);          /* 1 where the library was built for GPUs */
+int weft_interface(void);       /* that of the library, to compare with WEFT_INTERFACE */
+const char* weft_version(void); /* "0.1.0" */
+const char* weft_error(void);   /* why this thread's last call failed; "" where it did not */
+int weft_has_cuda(void);        /* 1 where the library was built for GPUs */
 /* NULL where the GPU can be used, else what is missing and what to do. */
 const char* weft_why_no_cuda(int index);
 

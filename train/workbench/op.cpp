@@ -10,8 +10,8 @@
 #include "core/hdf5.h"
 #include "core/text.h"
 #include "kernels/contract/agreement.h"
-#include "kernels/contract/rounding.h"
 #include "kernels/contract/naive_memory.h"
+#include "kernels/contract/rounding.h"
 #include "train/workbench/report.h"
 
 namespace weft::train {

@@ -131,9 +131,11 @@ double pairs_of_attention(const Sizes& s, double block, double mask_head) {
   return pairs;
 }
 
+constexpr int64_t kStandardBlock = 64;  // of block_sparse
+
 double attention(const Sizes& s) {
   const double H = s.size("q", 2), K = s.size("q", 3), V = s.size("v", 3);
-  const double masks = s.size("block_mask", -3), block = s.number("block", 64);
+  const double masks = s.size("block_mask", -3), block = s.number("block", kStandardBlock);
   const double pair = 2 * K + 4 * V + 4 + (s.number("softcap", 0) > 0 ? 3 : 0);
   double pairs = 0;
   for (double h = 0; h < std::max(1.0, masks); ++h) pairs += pairs_of_attention(s, block, h);

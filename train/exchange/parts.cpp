@@ -232,15 +232,28 @@ void experts(const Keys& k, const Experts& names) {
 
 namespace {
 
+// Every so many-th layer has experts, and no other; 0 where no such number is.
+int64_t step_of_experts(const std::vector<DraftLayer>& layers) {
+  const auto n = static_cast<int64_t>(layers.size());
+  for (int64_t step = 1; step <= n; ++step) {
+    bool all = true;
+    for (int64_t i = 0; i < n; ++i)
+      all = all && (layers[static_cast<size_t>(i)].mlp == "moe") == ((i + 1) % step == 0);
+    if (all) return step;
+  }
+  return 0;
+}
+
 // Layers whose MLP is dense: those of mlp_only_layers, and all but every decoder_sparse_step-th.
 void sparse_layers(const Keys& k) {
   Draft& d = k.draft();
   if (!k.reads()) {
+    const int64_t step = step_of_experts(d.layers);
     Json dense = Json::array();
-    for (size_t i = 0; i < d.layers.size(); ++i)
+    for (size_t i = 0; step == 0 && i < d.layers.size(); ++i)
       if (d.layers[i].mlp != "moe") dense.push_back(i);
     k.out()["mlp_only_layers"] = dense;
-    k.out()["decoder_sparse_step"] = 1;
+    k.out()["decoder_sparse_step"] = std::max<int64_t>(1, step);
     return;
   }
   const int64_t step = k.in().integer("decoder_sparse_step", 1);

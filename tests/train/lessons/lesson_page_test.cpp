@@ -68,6 +68,35 @@ TEST_CASE("lessons: what belongs to no token stands beside the table of tokens")
         std::string::npos);
 }
 
+TEST_CASE(
+    "lessons: a page names what it takes from elsewhere, and its signs are those of formulas") {
+  const std::string linear = lesson_page(lesson("linear"), {}),
+                    kda = lesson_page(lesson("kda"), {});
+  CHECK_THAT(linear, ContainsSubstring("<code>weft lesson attention</code> makes that page"));
+  CHECK_THAT(linear,
+             ContainsSubstring("B (rows of a batch), Hk (heads of keys), H (heads) are 1. "));
+  CHECK_THAT(linear, ContainsSubstring("# what comes out of the feature map"));
+  CHECK_THAT(linear, ContainsSubstring("options.attrs[\"normalize\"] = \"true\"  # divide by"));
+  CHECK_THAT(lesson_page(lesson("attention"), {}),
+             ContainsSubstring("S (the number of keys) is T"));
+  CHECK_THAT(kda, ContainsSubstring("# taken as it comes"));
+  CHECK_THAT(kda, ContainsSubstring("be (0, −100)"));
+  CHECK_THAT(kda, ContainsSubstring("<span class=\"key dots c0\">"));
+  CHECK(formula("x * x + 1") ==
+        "<math><mrow><msup><mi>x</mi><mrow><mn>2</mn></mrow></msup>"
+        "<mo>+</mo><mn>1</mn></mrow></math>");
+  for (const Lesson& l : lessons()) {
+    INFO(l.name);
+    const std::string page = lesson_page(l, {});
+    for (const char* none : {">-0", "−0.000000000", ">−0<", "<td>-"})
+      CHECK(page.find(none) == std::string::npos);
+  }
+  std::vector<BenchRow> rows(1);
+  rows[0].name = "linear without g";
+  CHECK(lesson_page(lesson("linear"), {rows, "", 0, nullptr}).find("without g") ==
+        std::string::npos);
+}
+
 TEST_CASE("lessons: the index links every lesson, each behind those to read before") {
   const std::string page = lesson_index();
   std::vector<std::string> order;

@@ -214,6 +214,10 @@ std::string form_exercise(const Lesson& l) {
       "</pre>\n<code>weft lesson ", l.name, " --check mine.h5</code> compares. ", letters_told(l),
       example_numbers(l).count("scale") > 0 ? "The scale is 1 over the root of K. " : "",
       options.empty() ? "" : "Settings are as the last lines say. ",
+      l.settings.count("normalize") > 0
+          ? with_formulas("With <code>normalize</code> each result is divided by $den$, the sum of "
+                          "the weights and $eps$. ")
+          : "",
       "Any sizes will do, from 8 tokens on, and any language that writes HDF5; <code>weft op ",
       l.operation, " --help</code> lists all inputs and options.</li>\n");
 }

@@ -79,6 +79,7 @@ TEST_CASE(
   CHECK_THAT(linear, ContainsSubstring("options.attrs[\"normalize\"] = \"true\"  # divide by"));
   CHECK_THAT(lesson_page(lesson("attention"), {}),
              ContainsSubstring("S (the number of keys) is T"));
+  CHECK_THAT(linear, ContainsSubstring("With <code>normalize</code> each result is divided by"));
   CHECK_THAT(kda, ContainsSubstring("# taken as it comes"));
   CHECK_THAT(kda, ContainsSubstring("be (0, −100)"));
   CHECK_THAT(kda, ContainsSubstring("<span class=\"key dots c0\">"));

@@ -140,6 +140,16 @@ TEST_CASE("lessons: two runs write the same bytes, but for the times of section 
   says(run_weft(f, {"lesson"}), 0, {"attention", "lessons.html lists them"});
 }
 
+TEST_CASE("lessons: tokens of the text that is read count from 1, and gates by entry are means") {
+  const Folder f;
+  says(run_weft(f, {"lesson", "gated_linear", "--text", "abcd", "--budget", "0"}), 0, {"Gates"});
+  const std::string page = f.read("lesson-gated_linear.html");
+  const size_t gates = page.find("the mean over the gate");
+  REQUIRE(gates != std::string::npos);
+  CHECK_THAT(page, ContainsSubstring("data-x=\"1 4\""));
+  CHECK_THAT(page, ContainsSubstring("`${k + 1} “"));
+}
+
 TEST_CASE("lessons: a mistake is told and writes nothing") {
   const Folder f;
   f.write("lesson-attention.html", "theirs");

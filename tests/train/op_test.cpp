@@ -89,6 +89,7 @@ TEST_CASE("op: --list and --help show every tensor and option") {
   CHECK_THAT(run({"--list"}), ContainsSubstring("matmul") && ContainsSubstring("w [O, I]") &&
                                   ContainsSubstring("targets [R]"));
   CHECK_THAT(run({"--help"}), ContainsSubstring("--check FILE"));
+  CHECK_THAT(run({"linear", "--help"}), ContainsSubstring(" 1e-06             added to that"));
   CHECK_THAT(run({"cross_entropy", "--help"}),
              ContainsSubstring("bias") && ContainsSubstring("may be left out") &&
                  ContainsSubstring("--softcap") && ContainsSubstring("dloss"));

@@ -19,7 +19,7 @@ numbers:</p>
 </ul>
 <p>The <b>dot product</b> $dot(q[i], k[j])$ multiplies the two vectors entry by entry and
 adds up. It is large where both point the same way. So it says how well token $j$ fits the
-search of token $i$. Attention turns these fits into weights: it takes the exponential of
+search of token $i$. Attention turns these products into weights: it takes the exponential of
 each, which is positive and grows fast, and divides by their sum. The weights then add up to
 one. This is called <b>softmax</b>. The result is the sum of the values, each times its
 weight.</p>
@@ -125,17 +125,17 @@ std::vector<Experiment> experiments() {
            R"html(
 <p>One query meets nine keys; key 5 fits best. With a small $scale$ all weights are nearly
 equal, and the result is a plain mean. With a large one the best key takes everything, and
-softmax has become a look-up. The dots show the fits, the line the weights.</p>)html",
+softmax has become a look-up. The dots show the dot products, the line the weights.</p>)html",
            {{"$scale$", "scale", 0, 20, 0.5, 3}},
            R"(for j = 1 .. 9
-  fit[j] = 1 - (j - 5) * (j - 5) / 16
-lse = log(sum(j = 1 .. 9: exp(scale * fit[j])))
+  product[j] = 1 - (j - 5) * (j - 5) / 16
+lse = log(sum(j = 1 .. 9: exp(scale * product[j])))
 for j = 1 .. 9
-  p[j] = exp(scale * fit[j] - lse)
+  p[j] = exp(scale * product[j] - lse)
 )",
            "key",
-           "fit and weight",
-           {{"fit", "fit", true}, {"weight", "p"}}}};
+           "dot product and weight",
+           {{"dot product", "product", true}, {"weight", "p"}}}};
 }
 
 std::vector<Exercise> exercises() {
@@ -181,7 +181,7 @@ Lesson make() {
       {"k[j]", "k", "kernels/attention/attention.h", "keys, [B, S, Hk, K]"},
       {"v[j]", "v", "kernels/attention/attention.h", "values, [B, S, Hk, V]"},
       {"scale", "scale_of", "kernels/attention/reference.h",
-       "factor of the fits: 1 over the root of K, unless a recipe says otherwise"},
+       "factor of the dot products: 1 over the root of K, unless a recipe says otherwise"},
       {"x[i, j]", "score", "kernels/attention/reference.h", "how well key j fits query i"},
       {"most", "most", "kernels/attention/reference.h", "the largest score so far"},
       {"total", "sum", "kernels/attention/reference.h", "the sum of the weights so far"},

@@ -69,10 +69,10 @@ constexpr const char* kChoice = R"(for c = 1 .. floor(T / C)
 for i = 1 .. T
   own = ceil(i / C)
   for c = 1 .. own - 1
-    fit[i, c] = dot(q[i], mean[c])
+    product[i, c] = dot(q[i], mean[c])
   for c = 1 .. own - 1
-    later = sum(e = c + 1 .. own - 1: above(fit[i, e], fit[i, c]))   # blocks that fit better
-    earlier = sum(e = 1 .. c - 1: 1 - above(fit[i, c], fit[i, e]))   # as well, or better
+    later = sum(e = c + 1 .. own - 1: above(product[i, e], product[i, c]))   # with a larger one
+    earlier = sum(e = 1 .. c - 1: 1 - above(product[i, c], product[i, e]))   # as large, or larger
     chosen[i, c] = above(top_k - 1, later + earlier)   # so few come first that it is seen
   chosen[i, own] = 1   # its own block is always among them
 )";
@@ -149,9 +149,9 @@ for a = 1 .. ceil(T / C)
           {"The second half: the data choose",
            R"html(
 <p>Now each query makes its own row of the mask. It sees its own block and, of the complete
-blocks before it, the $top_k - 1$ that fit best. A block's place in the order is the number of
-blocks that fit better; of two that fit equally, the earlier one counts as better. Models of
-this kind are known as MoBA.</p>
+blocks before it, the $top_k - 1$ whose mean key has the largest dot product with the query. A
+block's place in the order is the number of blocks with a larger one; of two equal ones the
+earlier counts as larger. Models of this kind are known as MoBA.</p>
 <p>The choice has no gradient: move a key a little, and the same blocks are chosen. What
 learns are the queries and keys of the blocks that were seen. The program chooses by
 `select_blocks`, and the check above compares its choice with the one of this page.</p>)html",
@@ -167,8 +167,10 @@ learns are the queries and keys of the blocks that were seen. The program choose
 LessonForm gradient() {
   return {"",
           R"html(
-<p>As for softmax attention: a pair that is not seen has the weight $p[i, j] = 0$, and in
-every line below the weight is a factor. So the same lines hold, and the code leaves out the
+<p>The derivation is that of softmax attention: a value gets $p[i, j] * dout[i]$; a score gets its
+weight times (what its value brings less the mean, $delta[i]$); query and key get each other. A
+pair that is not seen has the weight $p[i, j] = 0$, and in every line below the weight is a
+factor. So the same lines hold, and the code leaves out the
 same tiles. Only the lists are turned round: a block of keys needs to know which blocks of
 queries see it.</p>)html",
           R"(for i = 1 .. T
@@ -185,13 +187,14 @@ for j = 1 .. T
 std::vector<Experiment> experiments() {
   return {{"A needle in a block",
            R"html(
-<p>One key among many fits the query well: the needle. It lies in block 11 of 16. The other
-keys fit by chance, between −1 and 1. The query sees means of blocks alone; the dots say which
-blocks it chooses. In blocks of one token the needle stands out. The longer the blocks, the
-more of its neighbours are mixed in, and a weak needle is lost. Let more blocks be chosen, and
+<p>One key among many has a large dot product with the query: the needle. It lies in block 11
+of 16. The dot products of the other keys are chance, between −1 and 1. The query sees means of
+blocks alone; the dots say which blocks it chooses. In blocks of one token the needle stands
+out. The longer the blocks, the more of its neighbours are mixed in, and a weak needle is
+lost. Let more blocks be chosen, and
 it is found again, at a price.</p>)html",
            {{"tokens of a block", "C", 1, 16, 1, 4},
-            {"fit of the needle", "needle", 0, 10, 0.5, 4},
+            {"dot product of the needle", "needle", 0, 10, 0.5, 4},
             {"blocks chosen", "top_k", 1, 8, 1, 2}},
            R"(for c = 1 .. 16
   chance = 0
@@ -201,15 +204,15 @@ it is found again, at a price.</p>)html",
   u = c * c * 0.7548776662
   other = 2 * (u - floor(u)) - 1
   hit = larger(0, 1 - (c - 11) * (c - 11))   # 1 at block 11, else 0
-  fit[c] = (chance + hit * needle + (1 - hit) * other) / C
+  product[c] = (chance + hit * needle + (1 - hit) * other) / C
 for c = 1 .. 16
-  later = sum(e = c + 1 .. 16: above(fit[e], fit[c]))
-  earlier = sum(e = 1 .. c - 1: 1 - above(fit[c], fit[e]))
+  later = sum(e = c + 1 .. 16: above(product[e], product[c]))
+  earlier = sum(e = 1 .. c - 1: 1 - above(product[c], product[e]))
   chosen[c] = above(top_k, later + earlier)
 )",
            "block",
-           "fit and choice",
-           {{"fit of the mean", "fit"}, {"chosen", "chosen", true}}}};
+           "dot product and choice",
+           {{"dot product of the mean", "product"}, {"chosen", "chosen", true}}}};
 }
 
 std::vector<Exercise> exercises() {
@@ -238,9 +241,9 @@ std::vector<Exercise> exercises() {
        "own. Which number has it?",
        {{"q", 7, {0, 1}}},
        concat(kChoice, "answer = sum(c = 1 .. 3: c * chosen[7, c])\n"),
-       {{"answer = 4", "this is its own block; which other one fits best?"},
+       {{"answer = 4", "this is its own block; which other one has the largest product?"},
         {concat(kChoice, "answer = sum(c = 1 .. 3: c * (1 - chosen[7, c])) / 2\n"),
-         "a block is chosen, not left out: take the largest fit"}},
+         "a block is chosen, not left out: take the largest product"}},
        "make the mean of the keys of blocks 1, 2 and 3, and multiply each with the query"}};
 }
 
@@ -248,7 +251,8 @@ Lesson make() {
   Lesson l;
   l.name = l.operation = "block_sparse";
   l.title = "Attention over chosen blocks";
-  l.summary = "Blocks of tokens see some blocks of the past, by a pattern or by what fits best.";
+  l.summary =
+      "Blocks of tokens see some blocks of the past, by a pattern or by what their keys say.";
   l.first = {"attention", "window"};
   l.problem = kProblem;
   const char* const header = "kernels/block_sparse/block_sparse.h";
@@ -262,7 +266,7 @@ Lesson make() {
              {"lse[i]", "lse", header, "log of the sum of the exponentials, [B, H, T]"},
              {"o[i]", "o", header, "the result, [B, T, H, V]"},
              {"mean[c]", "means", select, "the mean key of a block"},
-             {"fit[i, c]", "q . mean(c)", select, "how well the mean fits a query"},
+             {"product[i, c]", "q . mean(c)", select, "dot product of the mean with a query"},
              {"top_k", "top_k", select, "blocks that a query sees, its own included"},
              {"delta[i]", "delta", reference, "what softmax takes off a gradient"}};
   l.example = {

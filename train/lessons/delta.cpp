@@ -26,9 +26,9 @@ std::vector<LessonForm> forms() {
   return {{"Naive: what each token writes, without a state",
            R"html(
 <p>Let $w[i]$ be what token $i$ writes along its key. The memory that it meets is the sum of
-what the tokens before it wrote, read through the fit of the keys. If all keys were at right
-angles, every $dot(k[i], k[j])$ would be zero, and this would be linear attention with
-$beta[i] * v[i]$ in place of the values.</p>)html",
+what the tokens before it wrote, each times the dot product of its key with key $i$. If all
+keys were at right angles, every $dot(k[i], k[j])$ would be zero, and this would be linear
+attention with $beta[i] * v[i]$ in place of the values.</p>)html",
            R"(for i = 1 .. T
   held[i] = sum(j = 1 .. i - 1: dot(k[i], k[j]) * w[j])   # what memory returns for key $i$
   w[i] = beta[i] * (v[i] - held[i])   # what is written
@@ -179,10 +179,10 @@ std::vector<Exercise> exercises() {
        {{"dout", 0, {0, 0}}, {"dout", 6, {1, 0}}},
        "answer = dbeta[6]",
        {{"answer = at(error[6], 1)",
-         "the query reads along its fit with key 6; you left the fit out"},
+         "the query reads with its dot product with key 6; you left it out"},
         {"answer = dot(q[6], k[6]) * at(v[6], 1)", "beta multiplies the error, not the value"},
         {"answer = beta[6] * dbeta[6]", "a gradient with respect to beta has no factor beta"}},
-       "o_6 holds beta_6 times the error of token 6, times the fit of query 6 and key 6"}};
+       "o_6 holds beta_6 times the error of token 6, times the dot product of query 6 and key 6"}};
 }
 
 Lesson make() {
@@ -193,7 +193,8 @@ Lesson make() {
   l.first = {"attention", "linear"};
   l.problem = kProblem;
   l.names = {
-      {"q[t]", "q", "kernels/delta/delta.h", "queries, [B, T, Hk, K], of length one"},
+      {"q[t]", "q", "kernels/delta/delta.h",
+       "queries, [B, T, Hk, K]; a model gives them length one, the operation does not"},
       {"k[t]", "k", "kernels/delta/delta.h", "keys, [B, T, Hk, K], of length one"},
       {"v[t]", "v", "kernels/delta/delta.h", "values, [B, T, H, V]"},
       {"beta[t]", "beta", "kernels/delta/delta.h", "which part of the error is written, 0 to 2"},
@@ -218,7 +219,7 @@ Lesson make() {
   l.gradient = gradient();
   l.gpu = R"html(
 <p>Three kinds of kernels share the work. The first takes every chunk of every head at the
-same time: it makes the fits of the keys inside the chunk, and the inverse $X$ of the small
+same time: it makes the dot products of the keys inside the chunk, and the inverse $X$ of the small
 triangular system, in blocks of 16 rows. The second walks through the chunks of a head one
 after the other with the state in registers; only a few products of matrices lie on the way
 from one state to the next. The third makes the gradients of all chunks at once again.</p>

@@ -114,6 +114,7 @@ bool ends_with_dot(const Expression& e) {
 
 std::string multiplied(const Expression& e) {
   const Expression &a = e.parts[0], &b = e.parts[1];
+  if (a.kind != Kind::number && text(a) == text(b)) return raised(within(a, kAtom), "<mn>2</mn>");
   const bool open = a.kind == Kind::sum || a.kind == Kind::largest || ends_with_dot(a);
   const std::string left = open ? in_parentheses(text(a)) : within(a, kProduct);
   const bool numbers = b.kind == Kind::number;

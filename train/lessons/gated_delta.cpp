@@ -31,7 +31,7 @@ wrote has passed the gates of the tokens $j + 1$ to $i$.</p>)html",
 for t = 1 .. T
   G[t] = G[t-1] + g[t]   # sums of the logarithms
 for i = 1 .. T
-  held[i] = sum(j = 1 .. i - 1: exp(G[i] - G[j]) * dot(k[i], k[j]) * w[j])   # what is left
+  held[i] = sum(j = 1 .. i - 1: exp(G[i] - G[j]) * dot(k[i], k[j]) * w[j])   # what memory returns
   w[i] = beta[i] * (v[i] - held[i])   # what is written
   o[i] = scale * sum(j = 1 .. i: exp(G[i] - G[j]) * dot(q[i], k[j]) * w[j])
 )"},
@@ -49,10 +49,11 @@ for t = 1 .. T
 )"},
           {"Chunkwise: the triangular system with decays",
            R"html(
-<p>The same steps as for the delta rule. Each fit of two tokens carries the decay between
-them. The decays are $exp$ of differences $a[i] - a[j]$, which are at most 0, so nothing
-overflows. $X$ is the inverse of $1 + A$. Here $C = 3$, in the code 64 (32 for narrow heads
-on a processor).</p>)html",
+<p>The same steps as for the delta rule. Each dot product of two tokens carries the decay
+between them. The system is $(1 + A) * w = b$, where $b[i]$ is what token $i$ would write if the
+chunk had no earlier tokens. The decays are $exp$ of differences $a[i] - a[j]$, which are at
+most 0, so nothing overflows. $X$ is the inverse of $1 + A$. Here $C = 3$, in the code 64 (32 for
+narrow heads on a processor).</p>)html",
            R"(S = zeros(K, V)
 for c = 1 .. ceil(T / C)
   first = (c - 1) * C + 1
@@ -77,12 +78,20 @@ for c = 1 .. ceil(T / C)
 LessonForm gradient() {
   return {"",
           R"html(
-<p>The lesson on the delta rule derives all lines but one. New is the gate. It multiplied
-every number of the older state by $exp(g[t])$, and the result is `faded`. So $dg[t]$ is the
-sum over all numbers of $dS$ times `faded`: the derivative of $exp(g)$ is $exp(g)$ again.
-The sign ⟨ , ⟩ is this sum of products. $dS$ is taken here at the point just behind the
-gate, when the write has given its part back. Then $dS$ fades too, and goes on to the token
-before.</p>)html",
+<p>Go through the text backwards. $dS$ says how the loss changes with the state. At each token
+it passes three points, and each line uses the $dS$ of its point:</p>
+<ul>
+<li><b>After the correction</b>, it belongs to $S[t]$. The lines are those of the delta rule:
+the read gives $dq[t]$ and adds to $dS$; what was written gets $du = read(dS, k[t])$, and from
+there come $dv[t]$, $dbeta[t]$ and the two parts of $dk[t]$.</li>
+<li><b>Before the correction, after fading</b>, it belongs to the faded state $F[t]$. The
+question $read(F[t], k[t])$ read it too, so $dS$ loses $beta[t] * outer(k[t], du)$. The gate
+multiplied every number of the older state by $exp(g[t])$. So $dg[t]$ is the sum over all
+numbers of this $dS$ times $F[t]$: the derivative of $exp(g)$ is $exp(g)$ again. The sign ⟨ , ⟩
+is this sum of products.</li>
+<li><b>Before fading</b>, it belongs to $S[t-1]$: $dS$ is multiplied by $exp(g[t])$ and goes on
+to the token before.</li>
+</ul>)html",
           R"(S[0] = zeros(K, V)   # the states are made again
 for t = 1 .. T
   F[t] = exp(g[t]) * S[t-1]   # `faded`
@@ -96,7 +105,7 @@ for t = T down 1
   dv[t] = beta[t] * du
   dbeta[t] = dot(du, error[t])
   dk[t] = beta[t] * (times(dS, error[t]) - times(F[t], du))
-  dS = dS - beta[t] * outer(k[t], du)   # just behind the gate
+  dS = dS - beta[t] * outer(k[t], du)   # from here on of the faded state
   dg[t] = inner(dS, F[t])
   dS = exp(g[t]) * dS
 )"};
@@ -141,7 +150,8 @@ std::vector<Exercise> exercises() {
         {"answer = at(sum(j = 1 .. 2: dot(k[3], k[j]) * w[j]), 1)", "no gate is in this number"},
         {"answer = at(v[3] - held[3], 1)",
          "this is the error; the question is what memory returns"}},
-       "what tokens 1 and 2 wrote, each times its fit with key 3 and the gates in between (g_3 "
+       "what tokens 1 and 2 wrote, each times its dot product with key 3 and the gates in between "
+       "(g_3 "
        "included)"},
       {"A gate of logarithm g is so strong that 1 part in 1000 is left. What is g?",
        {},
@@ -203,7 +213,7 @@ Lesson make() {
   l.forms = forms();
   l.gradient = gradient();
   l.gpu = R"html(
-<p>The kernels are those of the delta rule; the gates enter as factors of the fits. All
+<p>The kernels are those of the delta rule; the gates enter as factors of the dot products. All
 chunks make their triangular system and its inverse at once. Then a block of threads walks
 through the chunks of a head, with the state in registers. Sums of gates are made in f64 and
 kept as differences, so that a very strong gate does not cost the gates after it their

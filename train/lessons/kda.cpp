@@ -17,18 +17,18 @@ delta rule: fade, compare, correct, read.</p>
 )html";
 
 std::vector<LessonForm> forms() {
-  return {{"Naive: fits with a decay inside",
+  return {{"Naive: dot products with a decay inside",
            R"html(
 <p>The decay between token $j$ and token $i$ is now a vector, $exp(G[i] - G[j])$. It stands
-inside the fit of two keys, because each entry has a decay of its own. The sign ⊙ multiplies
-entry by entry.</p>)html",
+inside the <b>dot product</b> of two keys, which multiplies them entry by entry and adds up,
+because each entry has a decay of its own. The sign ⊙ multiplies entry by entry.</p>)html",
            R"(G[0] = zeros(K)
 for t = 1 .. T
   G[t] = G[t-1] + g[t]   # sums of the logarithms, by entry
 for i = 1 .. T
   for j = 1 .. i
     decay[i, j] = exp(G[i] - G[j])   # a number for each entry
-  held[i] = sum(j = 1 .. i - 1: dot(each(k[i], k[j]), decay[i, j]) * w[j])   # what is left
+  held[i] = sum(j = 1 .. i - 1: dot(each(k[i], k[j]), decay[i, j]) * w[j])   # what memory returns
   w[i] = beta[i] * (v[i] - held[i])   # what is written
   o[i] = scale * sum(j = 1 .. i: dot(each(q[i], k[j]), decay[i, j]) * w[j])
 )"},
@@ -45,11 +45,20 @@ for t = 1 .. T
 )"},
           {"Chunkwise: the triangular system, in small chunks",
            R"html(
-<p>The system is that of the delta rule. Two dangers meet here. A fit with a decay inside is
-a product of matrices only if the decay is split into a factor for $i$ and one for $j$, and
-such a factor overflows if gates are strong. So the code goes in small chunks of 16 tokens,
-and each factor is taken from a point between both tokens, where it is at most one. Here $C
-= 3$.</p>)html",
+<p>What token $i$ writes depends on what the tokens before it in the chunk wrote. For each
+token of the chunk this is one line, $w[i] + sum(j = first .. i - 1: A[i, j] * w[j]) = b[i]$,
+where $b[i]$ is what the token would write if the chunk had no earlier tokens. All lines
+together are the system $(1 + A) * w = b$. $X$ is the inverse of $1 + A$, so $w = X * b$.</p>
+<p>Two dangers lie in the decay $exp(a[i] - a[j])$:</p>
+<ol>
+<li>It stands inside the dot product. So all pairs are a product of matrices only if the decay
+is split into a factor for $i$ and one for $j$.</li>
+<li>The plain split $exp(a[i])$ times $exp(-a[j])$ overflows: the second factor grows without
+bound if gates are strong.</li>
+</ol>
+<p>So the program goes in small chunks of 16 tokens, and computes $exp(a[i] - a[j])$ by a point
+$m$ between both tokens: as $exp(a[i] - a[m])$ times $exp(a[m] - a[j])$, which are both at most
+one. This page does not split it. Here $C = 3$.</p>)html",
            R"(S = zeros(K, V)
 for c = 1 .. ceil(T / C)
   first = (c - 1) * C + 1
@@ -74,9 +83,22 @@ for c = 1 .. ceil(T / C)
 LessonForm gradient() {
   return {"",
           R"html(
-<p>Every line is that of the gated delta rule but the gate's. Each entry of $g[t]$ faded one
-row of the state. So its gradient is the sum over that row, and not over the whole state, of
-$dS$ times the faded state.</p>)html",
+<p>Go through the text backwards. $dS$ says how the loss changes with the state. At each token
+it passes three points, and each line uses the $dS$ of its point:</p>
+<ul>
+<li><b>After the correction</b>, it belongs to $S[t]$. The read $o[t] = scale * read(S[t],
+q[t])$ gives $dq[t]$, and adds $scale * outer(q[t], dout[t])$ to $dS$. The token wrote
+$outer(k[t], u)$ with $u = beta[t] * error[t]$. So $u$ gets $du = read(dS, k[t])$, and from there
+come $dv[t]$ and $dbeta[t]$. The key stands in the write and in the question $read(F[t],
+k[t])$, so $dk[t]$ has two parts.</li>
+<li><b>Before the correction, after fading</b>, it belongs to the faded state $F[t]$. The
+question read $F[t]$ too, so $dS$ loses $beta[t] * outer(k[t], du)$. Entry $d$ of $g[t]$ faded
+row $d$ of the older state, so its gradient is the sum over that row, and not over the whole
+state, of this $dS$ times $F[t]$. (The derivative of $exp(g)$ is $exp(g)$, and $F[t]$ has this
+factor already.)</li>
+<li><b>Before fading</b>, it belongs to $S[t-1]$: each row is multiplied by its $exp(g)$. This
+goes on to the token before.</li>
+</ul>)html",
           R"(S[0] = zeros(K, V)   # the states are made again
 for t = 1 .. T
   F[t] = each(exp(g[t]), S[t-1])   # `faded`
@@ -90,7 +112,7 @@ for t = T down 1
   dv[t] = beta[t] * du
   dbeta[t] = dot(du, error[t])
   dk[t] = beta[t] * (times(dS, error[t]) - times(F[t], du))
-  dS = dS - beta[t] * outer(k[t], du)   # just behind the gate
+  dS = dS - beta[t] * outer(k[t], du)   # from here on of the faded state
   dg[t] = rows(dS, F[t])   # row by row: the sum of the products
   dS = each(exp(g[t]), dS)
 )"};
@@ -132,9 +154,9 @@ std::vector<Exercise> exercises() {
        {{"answer = at(sum(j = 1 .. 2: dot(k[3], k[j]) * w[j]), 1)", "no gate is in this number"},
         {"answer = 0", "row 2 is empty, but row 1 keeps everything at token 3"},
         {"answer = at(sum(j = 1 .. 2: exp(at(G[2] - G[j], 1)) * dot(k[3], k[j]) * w[j]), 1)",
-         "row 2 is gone: only entry 1 of the keys still fits"}},
-       "only row 1 is left: fit key 3 with keys 1 and 2 by their first entries, with the decay of "
-       "row 1"},
+         "row 2 is gone: only entry 1 of the keys still counts"}},
+       "only row 1 is left: multiply the first entries of key 3 and of keys 1 and 2, each with the "
+       "decay of row 1 and with what that token wrote"},
       {"A model has 16 heads with K = 128. How many more numbers does the gate of a token have "
        "here than "
        "in the gated delta rule?",
@@ -144,8 +166,7 @@ std::vector<Exercise> exercises() {
         {"answer = 128 - 1", "this is one head"}},
        "one number for each head there; one for each head and entry of a key here"},
       {"A row has g = -0.01 at every token. After how many tokens is half of its content left? "
-       "(Not "
-       "rounded.)",
+       "(It is no whole number.)",
        {},
        "answer = log(0.5) / (-0.01)",
        {{"answer = 50", "decays multiply: half is left where exp(-0.01 n) = 0.5"},
@@ -156,6 +177,8 @@ std::vector<Exercise> exercises() {
        "answer = at(dg[3], 2)",
        {{"answer = at(dg[3], 1) + at(dg[3], 2)",
          "this is the sum over all rows, as one gate has it"},
+        {"answer = at(rows(scale * outer(q[3], dout[3]), F[3]), 2)",
+         "this is dS after the correction; the gate gets dS when beta k du' has been taken off"},
         {"answer = at(dg[3], 1)", "this is entry 1: it belongs to row 1"},
         {"answer = at(dg[3], 2) / exp(at(g[3], 2))",
          "g is a logarithm: its derivative has exp(g) as a factor"}},
@@ -172,14 +195,15 @@ Lesson make() {
   const char* const header = "kernels/kda/kda.h";
   const char* const reference = "kernels/kda/reference.h";
   l.names = {
-      {"q[t]", "q", header, "queries, [B, T, Hk, K], of length one"},
+      {"q[t]", "q", header,
+       "queries, [B, T, Hk, K]; a model gives them length one, the operation does not"},
       {"k[t]", "k", header, "keys, [B, T, Hk, K], of length one"},
       {"v[t]", "v", header, "values, [B, T, H, V]"},
       {"beta[t]", "beta", header, "which part of the error is written, 0 to 2"},
       {"g[t]", "g", header, "logarithms of the parts that are kept, [B, T, H, K], at most 0"},
       {"w[i]", "w", reference, "what is written along the key"},
       {"decay[i, j]", "Gamma_ij", reference, "the decay between two tokens, by entry"},
-      {"faded", "decayed", reference, "the state behind the gate"},
+      {"faded", "decayed", reference, "the state after it has faded"},
       {"error[t]", "error", reference, "the value less what memory returns"},
       {"S[t]", "final_state", header, "the state; after the last token an output"}};
   l.example = {
@@ -205,7 +229,7 @@ Lesson make() {
   l.gpu = R"html(
 <p>The kernels are built as those of the delta rule: first everything inside the chunks, for
 all chunks at once, then a walk from chunk to chunk with the state in registers. What is
-dearer is the fits: a decay for each entry means that the products are made in small pieces
+dearer is the dot products: a decay for each entry means that the products are made in small pieces
 of 16 tokens, with factors that are at most one.</p>
 <p>The gate has as many numbers as a key and stays in f32, so it alone has twice the bytes
 of a key. The table counts it.</p>)html";

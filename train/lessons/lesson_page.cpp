@@ -121,8 +121,8 @@ std::string lesson_page(const Lesson& l, const LessonSurroundings& around) {
   const std::vector<Section> sections = sections_of(l, around);
   std::vector<std::string> links;
   for (const std::string& name : l.first)
-    links.push_back(
-        concat("<a href=\"", lesson_file(name), "\">", escaped(lesson(name).title), "</a>"));
+    links.push_back(concat("<a href=\"", lesson_file(name), "\">", escaped(lesson(name).title),
+                           "</a> (<code>weft lesson ", name, "</code> makes that page)"));
   if (!links.empty()) page.body += concat("<p>Read before: ", joined(links), ".</p>\n");
   page.body += navigation(sections);
   for (size_t i = 0; i < sections.size(); ++i)

@@ -39,6 +39,7 @@ table.names td:nth-child(3){min-width:10rem}
 td output{min-height:0}
 pre{background:var(--none);padding:.5rem .8rem;overflow-x:auto;font-size:.85rem;max-width:75ch}
 code{font-size:.9em}
+.key.dots{width:.5em;height:.5em;border-radius:50%}
 .exercises li{margin:.5rem 0}
 svg.chart{max-width:40rem}
 @media(max-width:30rem){ol.equations ol{padding-left:.7rem}.line{padding:.2rem .3rem}}
@@ -197,7 +198,7 @@ if (lesson) {
   check.textContent = `Check: this page computed ${count} numbers by itself, at ${
     lesson.checks.length} places of the sliders, all forms${
     lesson.gradient.length ? ' and the gradient' : ''}. The largest ` +
-    `difference from the program's numbers is ${most.toExponential(1)}` +
+    `difference from the program's numbers is ${most.toExponential(1).replaceAll('-', '−')}` +
     (good ? '.' : ': the page and the program do not agree.');
 
   // A value as small cells; blue adds, orange takes away.
@@ -207,8 +208,9 @@ if (lesson) {
     for (const k in attributes) e.setAttribute(k, attributes[k]);
     return e;
   };
-  const short = v => Number.isInteger(v) && Math.abs(v) < 1e7 ? String(v)
-    : Number.isFinite(v) ? String(Number(v.toPrecision(4))) : v > 0 ? '∞' : '−∞';
+  const minus = text => text.replaceAll('-', '−');
+  const short = v => minus(Number.isInteger(v) && Math.abs(v) < 1e7 ? String(v)
+    : Number.isFinite(v) ? String(Number(v.toPrecision(4))) : v > 0 ? '∞' : '−∞');
   const cells = v => {
     const rows = rank(v) === 2 ? v : [rank(v) === 1 ? v : [v]];
     const largest = Math.max(1e-12, ...flat(v).filter(Number.isFinite).map(Math.abs));
@@ -216,7 +218,7 @@ if (lesson) {
     for (const row of rows) {
       const tr = element('tr');
       for (const x of row) {
-        const td = element('td', short(x).replace('-', '−'));
+        const td = element('td', short(x));
         const part = Number.isFinite(x) ? Math.round(35 * Math.abs(x) / largest) : 0;
         td.style.background =
           `color-mix(in srgb, var(--c${x < 0 ? 1 : 0}) ${part}%, transparent)`;
@@ -236,7 +238,7 @@ if (lesson) {
   };
 
   const tell = k => {
-    k.closest('label').querySelector('.at').textContent = short(+k.value).replace('-', '−');
+    k.closest('label').querySelector('.at').textContent = short(+k.value);
   };
   const sliders = [...document.querySelectorAll('#sliders [data-knob]')];
   const places = () => sliders.map(s => Number(s.value));
@@ -258,9 +260,9 @@ if (lesson) {
       for (const [name, v] of now.from) {
         const row = element('p');
         row.append(label(name), ' = ',
-          rank(v) === 0 ? short(v).replace('-', '−')
-          : rank(v) === 1 ? `(${v.map(short).join(', ').replaceAll('-', '−')})`
-          : `[${v.map(r => r.map(short).join(', ')).join(' | ').replaceAll('-', '−')}]`);
+          rank(v) === 0 ? short(v)
+          : rank(v) === 1 ? `(${v.map(short).join(', ')})`
+          : `[${v.map(r => r.map(short).join(', ')).join(' | ')}]`);
         from.append(row);
       }
       shown.append(from);

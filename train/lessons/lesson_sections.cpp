@@ -1,6 +1,7 @@
 #include "train/lessons/lesson_sections.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 
 #include "core/error.h"
@@ -17,8 +18,23 @@ namespace {
 using namespace kernels;
 std::string number(double v) {
   const bool whole = v == std::round(v) && std::abs(v) < 1e7;  // a count loses no digit
-  const std::string text = number_text(whole ? "%.0f" : "%.4g", v);
-  return text[0] == '-' ? "−" + text.substr(1) : text;
+  return with_minus(number_text(whole ? "%.0f" : "%.4g", v == 0 ? 0 : v));
+}
+
+// With nine decimals; what rounds to 0 has no sign.
+std::string nine_decimals(double v) {
+  return with_minus(number_text("%.9f", std::abs(v) < 5e-10 ? 0 : v));
+}
+std::string size_of(double v) { return with_minus(number_text("%.1e", v)); }
+
+// A question as HTML: its numbers below zero have the sign that they have in formulas.
+std::string question_text(const std::string& question) {
+  std::string s = with_formulas(question);
+  for (size_t at = s.find('-'); at != std::string::npos; at = s.find('-', at + 1))
+    if (at > 0 && (s[at - 1] == ' ' || s[at - 1] == '(') && at + 1 < s.size() &&
+        std::isdigit(static_cast<unsigned char>(s[at + 1])) != 0)
+      s.replace(at, 1, "−");
+  return s;
 }
 
 std::string named(const std::string& name, const Index& index) {
@@ -137,11 +153,32 @@ std::string drawn(const Lesson& l, const Field& f) {
   const std::string shape = concat("((", joined(sizes), sizes.size() == 1 ? ",))\n" : "))\n");
   if (name == "g" || name == "log_gamma") return concat(name, " = -rng.random", shape);
   const bool positive = l.settings.count("normalize") > 0 && (name == "q" || name == "k");
-  if (name == "beta" || positive) return concat(name, " = rng.random", shape);
+  if (positive)
+    return concat(name, " = rng.random", shape.substr(0, shape.size() - 1),
+                  "  # what comes out of the feature map: positive\n");
+  if (name == "beta") return concat(name, " = rng.random", shape);
   std::string line = concat(name, " = rng.standard_normal", shape);
-  if (name == "k" && l.example.count("beta") > 0)
+  const bool corrects = l.example.count("beta") > 0;
+  if (corrects && name == "q")
+    return line.substr(0, line.size() - 1) + "  # taken as it comes, of any length\n";
+  if (corrects && name == "k")
     line += "k /= np.linalg.norm(k, axis=-1, keepdims=True)  # keys have length one\n";
   return line;
+}
+
+// What the letters of the shapes stand for that the program does not name.
+std::string letters_told(const Lesson& l) {
+  static const std::pair<const char*, const char*> kMeanings[] = {
+      {"B", "rows of a batch"}, {"Hk", "heads of keys"}, {"H", "heads"}, {"E", "channels"}};
+  const Operation& op = operation(l.operation);
+  std::vector<std::string> all = letters_of(op.outputs()[0].shape), ones;
+  for (const Field& f : op.inputs())
+    if (l.example.count(f.name) > 0)
+      for (const std::string& letter : letters_of(f.shape)) all.push_back(letter);
+  for (const auto& [letter, meaning] : kMeanings)
+    if (contains(all, letter)) ones.push_back(concat(letter, " (", meaning, ")"));
+  return concat("In the shapes of its tensors, ", joined(ones), ones.size() == 1 ? " is" : " are",
+                " 1", contains(all, "S") ? ", and S (the number of keys) is T. " : ". ");
 }
 
 // The exercise to write the mechanism: a program that lacks one function.
@@ -158,9 +195,11 @@ std::string form_exercise(const Lesson& l) {
     arguments += concat(", ", name);
     lines += concat("    f[\"inputs/", name, "\"] = ", name, "\n");
   }
-  for (const auto& [name, value] : l.settings)
-    if (name != "scale" && name != "return_state")
-      options += concat("    options.attrs[\"", name, "\"] = \"", value, "\"\n");
+  for (const Setting& s : operation(l.operation).settings())
+    if (const auto set = l.settings.find(s.name);
+        set != l.settings.end() && s.name != "scale" && s.name != "return_state")
+      options += concat("    options.attrs[\"", s.name, "\"] = \"", set->second, "\"  # ",
+                        escaped(s.help), "\n");
   if (!options.empty()) options = "    options = f.create_group(\"options\")\n" + options;
   const std::string out = operation(l.operation).outputs()[0].shape;
   return concat(
@@ -172,12 +211,13 @@ std::string form_exercise(const Lesson& l) {
       "\n\nT, K, V = 12, 4, 3\nrng = np.random.default_rng(1)\n", draws,
       "with h5py.File(\"mine.h5\", \"w\") as f:\n    f.attrs[\"operation\"] = \"", l.operation,
       "\"\n", lines, "    f[\"outputs/o\"] = my_form(", arguments, ")\n", options,
-      "</pre>\n<code>weft lesson ", l.name,
-      " --check mine.h5</code> compares. Here B (rows of a batch) and all numbers of heads or "
-      "channels "
-      "are 1, and S is T. ",
+      "</pre>\n<code>weft lesson ", l.name, " --check mine.h5</code> compares. ", letters_told(l),
       example_numbers(l).count("scale") > 0 ? "The scale is 1 over the root of K. " : "",
       options.empty() ? "" : "Settings are as the last lines say. ",
+      l.settings.count("normalize") > 0
+          ? with_formulas("With <code>normalize</code> each result is divided by $den$, the sum of "
+                          "the weights and $eps$. ")
+          : "",
       "Any sizes will do, from 8 tokens on, and any language that writes HDF5; <code>weft op ",
       l.operation, " --help</code> lists all inputs and options.</li>\n");
 }
@@ -202,7 +242,8 @@ std::string lesson_table(const std::vector<std::string>& heading,
 std::string lesson_chart(const Chart& chart) {
   std::string key;
   for (const Curve& c : chart.curves)
-    key += concat("<span class=\"key c", c.colour, "\"></span>", escaped(c.name), " ");
+    key += concat("<span class=\"key ", c.dots ? "dots " : "", "c", c.colour, "\"></span>",
+                  escaped(c.name), " ");
   return concat("<div><p>", key, "</p>\n", chart_element(chart), "</div>\n");
 }
 
@@ -229,7 +270,7 @@ std::string forms_section(const Lesson& l) {
   const Values example = example_numbers(l);
   std::string s =
       "<p>The example is small enough to follow with a pencil. These are its inputs:</p>\n" +
-      numbers_table(example, inputs_of(l, example), l.operation.empty() ? "number" : "token");
+      numbers_table(example, inputs_of(l, example), l.operation.empty() ? "index" : "token");
   if (!l.sliders.empty()) {
     s += "<fieldset class=\"knobs\" id=\"sliders\"><legend>Change the example</legend>\n";
     const std::vector<double> places = first_places(l);
@@ -241,7 +282,7 @@ std::string forms_section(const Lesson& l) {
   s += "<p class=\"check\" id=\"check\">This line compares the page's own computation with the "
        "program's numbers. It needs the page's script.</p>\n";
   s += "<p>Press “one on”, or move the step with the arrow keys: the line that runs is marked, and "
-       "what it gives stands beside it.</p>\n";
+       "what it gives stands beside or below the lines.</p>\n";
   for (size_t i = 0; i < l.forms.size(); ++i) s += stepper(i, l.forms[i]);
   s += program_part(l, example);
   for (size_t i = 0; i < l.experiments.size(); ++i) {
@@ -281,13 +322,11 @@ std::string gradient_section(const Lesson& l) {
     differences = std::max(differences, std::abs(r.differences - r.program));
     std::string what = named(r.name, r.index);
     if (r.entry > 0) what += concat(", entry ", r.entry);
-    all.push_back({what, number_text("%.9f", r.equations), number_text("%.9f", r.program),
-                   number_text("%.9f", r.differences),
-                   number_text("%.1e", std::abs(r.differences - r.program))});
+    all.push_back({what, nine_decimals(r.equations), nine_decimals(r.program),
+                   nine_decimals(r.differences), size_of(std::abs(r.differences - r.program))});
   }
   for (const std::string& name : order)
-    summary.push_back({formula(name), number_text("%.1e", worst[name].first),
-                       number_text("%.1e", worst[name].second)});
+    summary.push_back({formula(name), size_of(worst[name].first), size_of(worst[name].second)});
   std::vector<std::string> chosen;
   const Values example = example_numbers(l);
   for (const Field& f : operation(l.operation).outputs())
@@ -335,7 +374,8 @@ std::string gpu_section(const Lesson& l) {
       "writing "
       "its outputs once at the card's rate of memory. If the operations for each byte are fewer "
       "than "
-      "rate / rate, memory is the limit.</p>\n<fieldset class=\"knobs\" id=\"card\"><legend>Rates "
+      "the rate of products divided by the rate of memory, memory is the limit.</p>\n<fieldset "
+      "class=\"knobs\" id=\"card\"><legend>Rates "
       "of "
       "your card</legend><label>products, TFLOP/s <input type=\"number\" min=\"0\" step=\"any\" "
       "class=\"tflops\"></label> <label>memory, TB/s <input type=\"number\" min=\"0\" "
@@ -356,12 +396,15 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
   std::map<std::string, Curve> curves;
   std::vector<std::vector<std::string>> rows;
   for (const BenchRow& r : times) {
-    Curve& c = curves[r.name];
-    c.name = r.name;
+    // Inputs that the benchmark leaves out are none of the page's.
+    const std::string name = r.name.substr(0, r.name.find(" without "));
+    Curve& c = curves[name];
+    c.name = name;
     c.x.push_back(static_cast<double>(r.length));
-    c.y.push_back(1e3 * r.both);
-    rows.push_back({escaped(r.name), std::to_string(r.length), number_text("%.3g", 1e3 * r.forward),
-                    number_text("%.3g", 1e3 * r.both), bytes_text(double(r.memory)),
+    c.y.push_back(1e3 * r.best);
+    rows.push_back({escaped(name), std::to_string(r.length),
+                    number_text("%.3g", 1e3 * r.best_forward), number_text("%.3g", 1e3 * r.best),
+                    bytes_text(double(r.memory)),
                     r.time_ratio > 0 ? number_text("%.2f", r.time_ratio) : "–"});
   }
   Chart chart{"forward and backward, ms", "tokens", {}};
@@ -373,8 +416,10 @@ std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {
       times.empty()
           ? "<p>Nothing was timed for this page (<code>--budget 0</code>).</p>\n"
           : concat(
-                "<p>Measured on this machine's processor as the page was made, briefly, "
-                "in f32, with the sizes of <code>weft bench</code>. x2 is the time over "
+                "<p>Measured on this machine's processor as the page was made, in f32, with the "
+                "sizes of <code>weft bench</code>: the fastest of a few repeats. Other programs on "
+                "a busy machine spoil such short times; then make the page again. x2 is the time "
+                "over "
                 "that of half the length: 2 is linear, 4 is the square.</p>\n<div "
                 "class=\"pair\">",
                 lesson_chart(chart),
@@ -395,14 +440,15 @@ std::string exercises_section(const Lesson& l) {
   std::string s = concat(
       "<p>The numbers are those of the example in section ", l.operation.empty() ? 2 : 3,
       ", with what the exercise changes. Write "
-      "your answers to a file <code>answers.txt</code>, one on a line, to three digits:</p>\n"
+      "your answers to a file <code>answers.txt</code>, one on a line, rounded to three digits. A "
+      "whole number of up to three digits must be exact.</p>\n"
       "<pre>1 = 0.25\n2 = -1.5</pre>\n<p>and run <code>weft lesson ",
       l.name,
       " --check answers.txt</code>. A wrong answer gets a hint. What an exercise leaves as it is, "
       "you may read off the steps "
       "above.</p>\n<ol class=\"exercises\">\n");
   for (const Exercise& e : l.exercises) {
-    s += concat("<li>", with_formulas(e.question), "</li>\n");
+    s += concat("<li>", question_text(e.question), "</li>\n");
   }
   if (l.operation.empty()) return s + "</ol>\n";
   return s + form_exercise(l) + "</ol>\n";

@@ -150,14 +150,15 @@ std::vector<Exercise> exercises() {
         {"answer = p[3, 1] / sum(j = 1 .. 4: p[3, 1] + 0 * j)",
          "token 3 sees three keys, and their weights differ"}},
        "divide the dot product with key 1 by the sum of the dot products with keys 1, 2 and 3"},
-      {"Take the formulas of section 6 and of the lesson on attention, K = V = 64. At which length "
-       "$T$ "
-       "do both take as many operations forward?",
+      {"Softmax attention takes $H * T * (T + 1) * (K + V)$ operations forward; section 6 has the "
+       "formula of this page. With $K = V = 64$, at which length $T$ do both take as many?",
        {},
        "answer = (4 * 64 * 64 + 64 * (64 + 64)) / (64 + 64) - 1",
        {{"answer = 4 * 64 * 64 / (64 + 64) - 1", "you left out the pairs inside a chunk"},
         {"answer = (4 * 64 * 64 + 64 * (64 + 64)) / (2 * (64 + 64)) - 1",
-         "attention has T (T + 1) / 2 pairs, not T (T + 1)"}},
+         "T (T + 1) counts two operations for each of the T (T + 1) / 2 pairs already"},
+        {"answer = (4 * 64 * 64 + 64 * (64 + 64)) / (64 + 64)",
+         "attention has T (T + 1) / 2 pairs, not T^2 / 2: a token sees itself"}},
        "set both formulas equal, divide by H and by T, and solve for T"}};
 }
 
@@ -212,7 +213,8 @@ work. The state is $K * V$ numbers for each head; a cache of keys and values wou
   l.exercises = exercises();
   l.wrong_settings = {
       {{{"normalize", "false"}}, "you do not divide by the sum of the weights"},
-      {{{"eps", "0"}}, "you left out eps, which is added to the sum of the weights"}};
+      {{{"eps", "0"}}, "you left out eps, which is added to the sum of the weights"},
+      {{{"scale", "1"}}, "your weights lack the factor scale, and eps is added to scaled ones"}};
   return l;
 }
 

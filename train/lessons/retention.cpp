@@ -26,7 +26,7 @@ before they come here.</p>
 std::vector<LessonForm> forms() {
   return {{"Naive: every pair, faded by its distance",
            R"html(
-<p>Everything is known beforehand but the fits. The code stores the logarithm of $gamma$, so
+<p>Everything is known beforehand but the dot products. The code stores the logarithm of $gamma$, so
 that a power is $exp$ of a product.</p>)html",
            R"(gamma = exp(log_gamma)   # the part that is kept at each token
 for i = 1 .. T
@@ -125,8 +125,8 @@ std::vector<Exercise> exercises() {
         {"answer = scale * dot(q[4], k[2]) * exp(3 * log_gamma)",
          "a token does not fade the value that it writes itself"}},
        "multiply query 4 and key 2, times scale, times exp(-0.5) for each token from 3 to 4"},
-      {"Head 0 keeps 31/32 of its state at each token. After how many tokens is half left (not "
-       "rounded)?",
+      {"Head 0 keeps 31/32 of its state at each token. After how many tokens is half left? (It "
+       "is no whole number.)",
        {},
        "answer = log(0.5) / log(31 / 32)",
        {{"answer = 16", "each token takes a 32nd of what is left, not of what was there at first"},

@@ -25,8 +25,8 @@ $x$ that was not seen. As keys and values:</p>
 1)$, so that it has length one;</li>
 <li>the value $v$ is $y$, the answer, divided by the same length;</li>
 <li>the state $w$ has two numbers, the slope and the start that it believes in. Its answer for
-a key is $dot(w, k)$. With values of one entry the table $S$ of the other lessons is this one
-column.</li>
+a key is $dot(w, k)$; times $n$ again, that is its answer for $x$. With values of one
+entry the table $S$ of the other lessons is this one column.</li>
 </ul>
 <p>Learning means: choose a <b>loss</b> that says how bad the answer is, take its gradient
 with respect to $w$, and go a step against it. This is <b>gradient descent</b>. With one step
@@ -127,8 +127,9 @@ std::vector<Experiment> experiments() {
 <p>Twenty points of a line that you choose come in a mixed order, each once. The dots are the
 points; the lines are the answers of the two states after the last point, over all $x$ from
 −1 to 1. Turn up the noise, and the learning rate: the delta rule with a large $beta$ believes
-the last points too much. Linear attention takes the same steps times the same $beta$. It finds
-the direction, and shoots past: it never asks whether the answer is right already.</p>)html",
+the last points too much. Linear attention adds value times key, times the same
+$beta$, and does not look at its answer. It finds the direction, and shoots past:
+it never asks whether the answer is right already.</p>)html",
            {{"slope", "slope", -2, 2, 0.1, 1.2},
             {"start", "start", -2, 2, 0.1, -0.5},
             {"noise", "noise", 0, 2, 0.1, 0.2},
@@ -242,9 +243,15 @@ std::string measure(double) {
   std::string s = concat(
       "<p>The same with more numbers: ", kRows, " random regressions of ", kWidth, " weights and ",
       kTokens, " tokens, read by the program's own operations as this page was made. The curves ",
-      "show how much of the square of the answer is still missed before each token: 1 is an answer "
-      "of 0, and 0 is no error. Linear attention's sum is divided by what it grows by, and still "
-      "learns slowly: keys that point the same way disturb each other.</p>\n<div class=\"pair\">");
+      "show how much of the square of the answer is still missed before each token, from token 2 "
+      "on: 1 "
+      "is as bad as an answer of 0, and 0 is no error. A curve passes 1 where its answers are "
+      "worse than 0: other keys disturb them, or they are still those of the old truth. Linear "
+      "attention's sum of t "
+      "products is divided by t / ",
+      kWidth,
+      " (once that is more than 1), because its mean is so many times the truth. It still learns "
+      "slowly: keys that point the same way disturb each other.</p>\n<div class=\"pair\">");
   for (const bool changes : {false, true}) {
     const Regression r = regression(changes);
     s += lesson_chart({concat("missed", changes ? ", the truth changes at token 49" : ""),
@@ -262,7 +269,7 @@ std::vector<Exercise> exercises() {
        "attention after it?",
        {{"x", 1, {1}}, {"y", 1, {2}}},
        "answer = at(w[1], 1)",
-       {{"answer = 2", "both the key and the value are divided by the root of x x + 1"},
+       {{"answer = 2", "both the key and the value are divided by the root of x^2 + 1"},
         {"answer = 2 / sqrt(2)", "the value is divided by the root of 2, and so is the key"}},
        "the slope is entry 1 of v k: y over the root of 2, times x over the root of 2"},
       {"Let all points be $x = 0$, $y = 1$. What is the start (entry 2) in the state of linear "
@@ -280,12 +287,15 @@ std::vector<Exercise> exercises() {
         {"answer = 1", "half of the error is left after each step"},
         {"answer = 0.5 * 0.5 * 0.5", "this is the error that is left"}},
        "the error halves at each step: 1, 1/2, 1/4, .."},
-      {"The gated delta rule has known the start 1 for long, and $exp(g) = 0.9$, $beta = 0.5$. The "
-       "next point is $x = 0$, $y = 1$ again. What is the start after it?",
+      {"The gated delta rule, with $exp(g) = 0.9$ and $beta = 0.5$. Let the start in the state be "
+       "exactly 1. The next point is $x = 0$, $y = 1$. What is the start after it? (With the same "
+       "point for ever it settles lower, at $0.5 / (1 - 0.9 * 0.5)$: the price of fading.)",
        {},
        "answer = 0.9 + 0.5 * (1 - 0.9)",
        {{"answer = 1", "the state fades first, and then half of what is missing comes back"},
         {"answer = 0.9", "this has faded; now the step follows"},
+        {"answer = 0.5 / (1 - 0.9 * 0.5)",
+         "there it settles after many such points; this is the first after exactly 1"},
         {"answer = 0.9 + 0.5", "the step is half of the error, and the error is small"}},
        "fade to 0.9, see that 0.1 is missing, and add half of it"},
       {"The delta rule with $beta = 2$ has the error 0.3 at a key of length one. The same point "

@@ -79,9 +79,11 @@ promises. Here $C = 2$; the code takes 64.</p>)html",
 LessonForm gradient() {
   return {"",
           R"html(
-<p>The three facts of softmax attention hold unchanged, because nothing in them asks which
-keys a query sees. Only the borders of the sums differ. Seen from a query they run over its
-window. Seen from a key they run over the queries that see it: token $j$ is seen by the
+<p>The three facts of softmax attention hold unchanged: a value gets $p[i, j] * dout[i]$; a
+score gets its weight times (what its value brings less the mean, $delta[i]$); query and key get
+each other. Nothing in them asks which keys a query sees. Only the borders of the sums differ.
+Seen from a query they run over its window. Seen from a key they run over the queries that see
+it: token $j$ is seen by the
 tokens $j$ to $j + W - 1$, as far as the text goes.</p>)html",
           R"(for i = 1 .. T
   delta[i] = dot(dout[i], o[i])

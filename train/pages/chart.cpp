@@ -27,8 +27,8 @@ struct Span {
 
 std::string short_number(double v) {
   const double size = std::abs(v);
-  if (size >= 1e4) return count_text(v);
-  return number_text(size != 0 && size < 1e-3 ? "%.1e" : "%.4g", v);
+  return with_minus(size >= 1e4 ? count_text(v)
+                                : number_text(size != 0 && size < 1e-3 ? "%.1e" : "%.4g", v));
 }
 
 bool is_point(const Curve& c, size_t i) { return std::isfinite(c.x[i]) && std::isfinite(c.y[i]); }
@@ -115,6 +115,12 @@ std::string curve(const Curve& c, const Frame& f) {
 }
 
 }  // namespace
+
+std::string with_minus(const std::string& text) {
+  std::string s;
+  for (const char c : text) s += c == '-' ? std::string("−") : std::string(1, c);
+  return s;
+}
 
 std::vector<double> ticks_of(double low, double high) {
   if (!(high > low)) return {low, low + 1};

@@ -16,6 +16,9 @@ struct Curve {
   bool labelled = false;  // each point has its number beside it
 };
 
+// A number as text, with the minus sign of formulas in place of the hyphen of printf.
+std::string with_minus(const std::string& text);
+
 struct Chart {
   std::string title;   // what is drawn upwards
   std::string across;  // what is drawn across, with its unit

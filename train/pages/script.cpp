@@ -77,7 +77,7 @@ if (box) {
   const stage = box.querySelector('.stage'), out = box.querySelector('output'),
         head = box.querySelector('h2');
   let now = 0, t = 0, s = 0, cursor = null, tokens = [];
-  const word = (k) => `${k} “${tokens[k]}”`;
+  const word = (k) => `${k + 1} “${tokens[k]}”`;
   const show = () => {
     cursor.setAttribute('x', s); cursor.setAttribute('y', t);
     out.textContent = `token ${word(t)} takes ${round(value(now, t, s))} of token ${word(s)}`;

@@ -216,7 +216,7 @@ std::string bits_of(float x) {
   std::memcpy(&bits, &x, sizeof bits);
   char text[9];
   std::snprintf(text, sizeof text, "%08x", bits);
-  return concat(number_text("%.9g", x), " <code>", text, "</code>");
+  return concat(with_minus(number_text("%.9g", x)), " <code>", text, "</code>");
 }
 
 std::string sums_table() {

@@ -52,7 +52,7 @@ void add_panels(LayerView& view, const layers::Mixing& m, const Choice& a) {
 
 void add_gates(LayerView& view, const layers::Mixing& m, const Choice& a) {
   static const std::map<std::string, std::string> kTitles = {
-      {"kept", "part of the state that a token keeps, by head"},
+      {"kept", "part of the state that a token keeps, by head: the mean over the gate's entries"},
       {"beta", "beta: how much of what its key held a token overwrites, by head"},
       {"step", "step of a token, mean over channels"},
       {"state", "norm of the state after a token"},
@@ -70,7 +70,7 @@ void add_gates(LayerView& view, const layers::Mixing& m, const Choice& a) {
               {},
               static_cast<int>(h)};
       c.y = to_doubles(gate.select(0, h));
-      for (size_t t = 0; t < c.y.size(); ++t) c.x.push_back(static_cast<double>(t));
+      for (size_t t = 0; t < c.y.size(); ++t) c.x.push_back(static_cast<double>(t + 1));
       chart.curves.push_back(std::move(c));
     }
     view.gates.push_back(std::move(chart));

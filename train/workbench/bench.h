@@ -33,7 +33,8 @@ struct BenchRow {
   std::string name;  // "attention window=512"
   int64_t length = 0;
   double forward = 0, both = 0;  // seconds, median
-  double best = 0;               // the fastest forward + backward: ratios are of these, which other
+  double best_forward = 0;       // the fastest repeats
+  double best = 0;               // of forward + backward: ratios are of these, which other
                                  // programs on the machine disturb least
   int64_t memory = 0;            // peak of forward + backward beyond the inputs, bytes
   double least = 0;              // seconds that forward + backward take at the machine's rates

@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/hdf5.h"
 #include "core/text.h"
+#include "core/units.h"
 #include "kernels/contract/agreement.h"
 #include "kernels/contract/naive_memory.h"
 #include "kernels/contract/rounding.h"
@@ -105,9 +106,20 @@ void print_list(std::ostream& out) {
          "options.\n";
 }
 
+// A number with all its digits, or with six where those are the same number: 1e-06.
+std::string shortest(const std::string& standard) {
+  char* end = nullptr;
+  const double v = std::strtod(standard.c_str(), &end);
+  if (standard.empty() || *end != '\0') return standard;
+  const std::string text = number_text("%g", v);
+  return std::strtod(text.c_str(), nullptr) == v ? text : standard;
+}
+
 void print_help(const Operation& op, std::ostream& out) {
   const auto row = [&](const std::string& name, const std::string& text, const std::string& more) {
-    out << "  " << std::left << std::setw(18) << name << std::setw(18) << text << more << "\n";
+    const std::string gap(text.size() < 18 || more.empty() ? 0 : 2, ' ');
+    out << "  " << std::left << std::setw(18) << name << std::setw(18) << text << gap << more
+        << "\n";
   };
   out << "weft op " << op.name() << " IN.h5 OUT.h5 [flags]\n\ninputs\n";
   for (const Field& f : op.inputs())
@@ -127,7 +139,7 @@ void print_help(const Operation& op, std::ostream& out) {
     if (s.tensor) continue;
     if (first) out << "options\n";
     first = false;
-    row("--" + s.name, s.standard, s.help);
+    row("--" + s.name, shortest(s.standard), s.help);
   }
   std::vector<std::string> forms;
   for (const Form form : op.forms()) forms.push_back(name_of(form));

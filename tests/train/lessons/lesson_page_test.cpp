@@ -68,6 +68,36 @@ TEST_CASE("lessons: what belongs to no token stands beside the table of tokens")
         std::string::npos);
 }
 
+TEST_CASE(
+    "lessons: a page names what it takes from elsewhere, and its signs are those of formulas") {
+  const std::string linear = lesson_page(lesson("linear"), {}),
+                    kda = lesson_page(lesson("kda"), {});
+  CHECK_THAT(linear, ContainsSubstring("<code>weft lesson attention</code> makes that page"));
+  CHECK_THAT(linear,
+             ContainsSubstring("B (rows of a batch), Hk (heads of keys), H (heads) are 1. "));
+  CHECK_THAT(linear, ContainsSubstring("# what comes out of the feature map"));
+  CHECK_THAT(linear, ContainsSubstring("options.attrs[\"normalize\"] = \"true\"  # divide by"));
+  CHECK_THAT(lesson_page(lesson("attention"), {}),
+             ContainsSubstring("S (the number of keys) is T"));
+  CHECK_THAT(linear, ContainsSubstring("With <code>normalize</code> each result is divided by"));
+  CHECK_THAT(kda, ContainsSubstring("# taken as it comes"));
+  CHECK_THAT(kda, ContainsSubstring("be (0, −100)"));
+  CHECK_THAT(kda, ContainsSubstring("<span class=\"key dots c0\">"));
+  CHECK(formula("x * x + 1") ==
+        "<math><mrow><msup><mi>x</mi><mrow><mn>2</mn></mrow></msup>"
+        "<mo>+</mo><mn>1</mn></mrow></math>");
+  for (const Lesson& l : lessons()) {
+    INFO(l.name);
+    const std::string page = lesson_page(l, {});
+    for (const char* none : {">-0", "−0.000000000", ">−0<", "<td>-"})
+      CHECK(page.find(none) == std::string::npos);
+  }
+  std::vector<BenchRow> rows(1);
+  rows[0].name = "linear without g";
+  CHECK(lesson_page(lesson("linear"), {rows, "", 0, nullptr}).find("without g") ==
+        std::string::npos);
+}
+
 TEST_CASE("lessons: the index links every lesson, each behind those to read before") {
   const std::string page = lesson_index();
   std::vector<std::string> order;
@@ -108,6 +138,16 @@ TEST_CASE("lessons: two runs write the same bytes, but for the times of section 
   CHECK(timed.substr(0, timed.find("<section id=\"cost\">")) ==
         page.substr(0, page.find("<section id=\"cost\">")));
   says(run_weft(f, {"lesson"}), 0, {"attention", "lessons.html lists them"});
+}
+
+TEST_CASE("lessons: tokens of the text that is read count from 1, and gates by entry are means") {
+  const Folder f;
+  says(run_weft(f, {"lesson", "gated_linear", "--text", "abcd", "--budget", "0"}), 0, {"Gates"});
+  const std::string page = f.read("lesson-gated_linear.html");
+  const size_t gates = page.find("the mean over the gate");
+  REQUIRE(gates != std::string::npos);
+  CHECK_THAT(page, ContainsSubstring("data-x=\"1 4\""));
+  CHECK_THAT(page, ContainsSubstring("`${k + 1} “"));
 }
 
 TEST_CASE("lessons: a mistake is told and writes nothing") {

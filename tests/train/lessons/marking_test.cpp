@@ -28,6 +28,12 @@ std::string refusal(const Lesson& l, const std::string& path) {
   return "";
 }
 
+Tensor scaled(const Tensor& t, double by) {
+  std::vector<double> v = to_doubles(t);
+  for (double& x : v) x *= by;
+  return tensor_of(v).reshape(t.shape());
+}
+
 // A benchmark's inputs of 9 tokens, and what `change` makes of their right result, or of the one
 // with `wrong` settings.
 template <class F>
@@ -124,6 +130,39 @@ TEST_CASE("lessons: a form that leaves out what a setting says gets that hint") 
       CHECK(!marks[0].right);
       CHECK(marks[0].text == hint);
     }
+}
+
+TEST_CASE("lessons: a whole number of three digits must be exact, all else right to three digits") {
+  CHECK(is_right(191, 191));
+  CHECK(!is_right(192, 191));
+  CHECK(!is_right(190, 191));
+  CHECK(is_right(2110, 2112));
+  CHECK(is_right(69.3, 69.3147));
+  CHECK(!is_right(0.92, 0.909));
+  const Folder f;
+  f.write("a", "4 = 192");
+  CHECK_THAT(mark_answers(lesson("linear"), f / "a")[0].text, ContainsSubstring("not T^2 / 2"));
+  f.write("a", "1 = −3");  // the minus sign of the pages
+  CHECK(!mark_answers(lesson("linear"), f / "a")[0].right);
+}
+
+TEST_CASE("lessons: who divides q by its length in a delta rule is told so") {
+  const Folder f;
+  const Operation& op = operation("kda");
+  const BenchCase c = op.bench(9);
+  const Tensor unit = c.inputs.at("q"), q = scaled(unit, 3);
+  for (const bool divided : {false, true}) {
+    Tensors in = c.inputs;
+    in["q"] = divided ? unit : q;
+    Hdf5Writer file(f / "a.h5");
+    for (const auto& [name, t] : c.inputs)
+      file.tensor("inputs/" + name, name == "q" ? q : t.contiguous());
+    file.tensor("outputs/o", op.forward(Form::naive, in, c.settings).at("o"));
+    file.commit();
+    const Mark mark = mark_answers(lesson("kda"), f / "a.h5")[0];
+    CHECK(mark.right == !divided);
+    if (divided) CHECK_THAT(mark.text, ContainsSubstring("divide q by its length"));
+  }
 }
 
 TEST_CASE("lessons: a file that holds no answers is refused with its line") {

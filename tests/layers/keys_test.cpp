@@ -167,6 +167,7 @@ const std::map<std::string, Other>& others() {
       {"output_norm", {"true"}},
       {"conv", {"2"}},
       {"gate_rank", {"2"}},
+      {"gate_bias", {"true"}},
       {"negative_eigenvalues", {"true"}},
       {"norm_eps", {"0.1"}},
       {"delta.use_gate", {"true"}},

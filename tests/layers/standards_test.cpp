@@ -77,11 +77,13 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
                                                 {"output_norm", "false"}}));
   CHECK(standards("retention") ==
         sized("12", "24", {{"norm_eps", "1e-05"}, {"rotary_base", "10000.0"}}));
-  CHECK(standards("simple_gla") == sized("12", "12", {{"conv", "4"}, {"norm_eps", "1e-05"}}));
+  CHECK(standards("simple_gla") ==
+        sized("12", "12", {{"conv", "4"}, {"gate_bias", "false"}, {"norm_eps", "1e-05"}}));
   CHECK(standards("gated_linear") ==
-        sized("6", "12", {{"gate_rank", "16"}, {"norm_eps", "1e-05"}}));
+        sized("6", "12", {{"gate_bias", "false"}, {"gate_rank", "16"}, {"norm_eps", "1e-05"}}));
   const auto delta = [](const char* gate) {
     return Values{{"conv", "4"},
+                  {"gate_bias", "false"},
                   {"negative_eigenvalues", "false"},
                   {"norm_eps", "1e-05"},
                   {"use_gate", gate}};

@@ -16,7 +16,8 @@ data::TokenizerPtr of_name(const std::string& name) {
   const std::string model = read_file(name);
   require(!model.empty(), name, ": is empty, expected a vocabulary");
   try {
-    return data::tokenizer_from(model, name);
+    return name.ends_with(".bin") ? data::llmc_tokenizer(model, name)
+                                  : data::tokenizer_from(model, name);
   } catch (const Error& e) {
     const std::string what = e.what();
     fail(what.starts_with(name) ? "" : name + ": ", what);

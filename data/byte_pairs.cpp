@@ -299,7 +299,8 @@ void BytePairTokenizer::read_merges(const Json& merges) {
       a = merge[0].get<std::string>();
       b = merge[1].get<std::string>();
     }
-    merges_[pair_of(token(a), token(b))] = {rank, token(a + b)};
+    const int32_t left = token(a), right = token(b);
+    merges_[pair_of(left, right)] = {rank, token(a + b)};
     ++rank;
   }
   if (!whole_first_) tokens_.clear();

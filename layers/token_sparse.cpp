@@ -161,9 +161,10 @@ class TokenSparse final : public Layer {
 
   // The same by masks of all pairs: operations of one row, whose matrix of tokens can be found.
   Var pictured(const Heads& own, const Var& x, const Context& c) const {
-    const int64_t T = x.size(1), d = pattern_.stride, all = (T + d - 1) / d;
+    const int64_t T = x.size(1), d = pattern_.stride;  // no stride where tokens are drawn
     const kernels::TokenGrid grid = grid_of(own, c);
-    std::vector<TokenRule> rules{pattern_.kind == Pattern::random ? drawn() : back(all)};
+    std::vector<TokenRule> rules{pattern_.kind == Pattern::random ? drawn()
+                                                                  : back((T + d - 1) / d)};
     if (pattern_.global > 0) rules.push_back(globals(T));
     const auto masked = [&](const Heads& y, const Tensor& mask) {
       kernels::BlockSparse::Options o;

@@ -393,6 +393,7 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
                                            "train.device",
                                            "train.dtype",
                                            "train.tf32",
+                                           "log.tensorboard",
                                            "distill.teacher",  // its hash counts
                                            "schedule.decay",   // the type is cosine
                                            "data.vocabulary",  // of bytes
@@ -410,23 +411,28 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
           key.path.ends_with(".type") ||
           !tried.insert(key.path + (task ? " of a task" : "")).second)
         continue;
-      std::vector<std::string> others = {"layer",   "post",   "learned",  "gelu",          "relu",
-                                         "window",  "line",   "wsd",      "sentencepiece", "copy",
-                                         "unigram", "linear", "softplus", "none"};
+      std::vector<std::string> others = {
+          "layer",         "post", "learned", "gelu",   "relu",     "window", "line",    "wsd",
+          "sentencepiece", "copy", "unigram", "linear", "softplus", "none",   "strided", "mean"};
       std::vector<std::string> beside;  // what another value needs
-      if (key.path.ends_with(".rotary_scaling"))
-        beside = {key.path.substr(0, key.path.find('.')) + ".rotary_factor=4"};
+      const std::string table = key.path.substr(0, key.path.rfind('.'));
+      if (key.path.ends_with(".rotary_scaling")) beside = {table + ".rotary_factor=4"};
+      std::vector<std::string> on_both;  // half of a width must be even
+      if (key.path == "latent_attention.rotary_fraction") on_both = {table + ".shared_width=8"};
+      if (key.path == "side_by_side.shares") on_both = {"side_by_side.attention.heads=1"};
+      if (key.path == "side_by_side.attention.rotary_fraction") on_both = {table + ".head_dim=8"};
       if (key.path.starts_with("distill.") && key.path != "distill.teacher")
         beside = {"distill.teacher=t.h5"};
       if (key.type == TomlType::boolean) others = {"true", "false"};
       if (key.type == TomlType::integer) others = {"1", "2", "3", "4", "8", "16", "24", "64"};
       if (key.type == TomlType::number) others = {"0.25", "0.5", "500"};
-      if (key.list) others = {"[3]"};
+      if (key.list) others = {"[3]", "[1, 1]"};
       bool told = false;
       for (const std::string& other : others) {
         std::string here;
         try {
           std::vector<std::string> set = beside;
+          set.insert(set.end(), on_both.begin(), on_both.end());
           set.push_back(key.path + "=" + other);
           const train::Recipe ours = read_whole(there, set);
           if (ours.toml.values().at(key.path).text == values.at(key.path).text) continue;
@@ -434,7 +440,7 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
         } catch (const Error&) {
           continue;  // what is no value of this key
         }
-        const std::string said = difference(there, here);
+        const std::string said = difference(read_whole(there, on_both).toml.to_text(), here);
         INFO(key.path << " = " << other << ": " << said);
         const bool counts =
             no_number.count(key.path) == 0 || (task && key.path == "data.vocabulary");

@@ -79,7 +79,7 @@ TEST_CASE("show: a page opens each matrix and says nothing but text of its text"
   CHECK(markup_fault(page) == "");
   CHECK(page.find("<!doctype html>\n<!-- made by weft show -->") == 0);
   CHECK(count_of(page, "data-matrix=\"") == 5 + 1);   // and once in the script
-  CHECK(count_of(page, "class=\"chart\"") == 2 + 1);  // kept and beta, and step
+  CHECK(count_of(page, "class=\"chart\"") == 4 + 1);  // kept and beta, step, norms of states
   CHECK(count_of(page, "</script>") == 2);
   CHECK(page.find("<b>") == std::string::npos);
   const size_t at = page.find("id=\"data\">") + 10;

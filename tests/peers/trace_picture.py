@@ -49,11 +49,13 @@ def read(path):
     for bars in ranks.values():
         bars.sort(key=lambda b: b["ts"])
         for _, first, end in steps_of(bars):
-            seen = 0
-            for b in (b for b in bars if first < b["ts"] < end):
-                seen += b["kind"] == "transfer"
+            inside = [b for b in bars if first <= b["ts"] < end]
+            # The last three transfers are the norm's sums and losses, flags, and weights.
+            left = sum(b["kind"] == "transfer" for b in inside) - 3
+            for b in inside:
+                left -= b["kind"] == "transfer"
                 if b["kind"] != "transfer":
-                    b["kind"] = "add" if b["name"].startswith("add_rows") else "update"
+                    b["kind"] = "add" if left >= 0 else "update"
     return ranks
 
 
@@ -103,8 +105,10 @@ def picture(ranks):
         out.append(f'<rect x="{x}" y="{y - 24}" width="12" height="12" class="{kind}"/>'
                    f'<text x="{x + 17}" y="{y - 14}">{name}</text>')
         x += 60 + 7 * len(name)
+    label = "what the GPUs of all ranks do in one step"
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" '
-            f'role="img" aria-label="what the GPUs of all ranks do in one step">{STYLE}<rect class="paper" width="{WIDTH}" height="{y}"/>\n'
+            f'role="img" aria-label="{label}">{STYLE}'
+            f'<rect class="paper" width="{WIDTH}" height="{y}"/>\n'
             + "\n".join(out) + "\n</svg>\n")
 
 

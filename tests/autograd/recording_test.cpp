@@ -125,6 +125,13 @@ TEST_CASE("recording: a cast sends its gradient back in the type that it had") {
   CHECK(cast(x, Dtype::f32).value().same_view(x.value()));
 }
 
+TEST_CASE("recording: a cast's gradient adds up with that of another use") {
+  const Var x = Var::leaf(full({3}, 1, Dtype::f32));
+  const Var y = scale(cast(x, Dtype::bf16), 2);  // bf16, used twice
+  backward(sum(add(cast(y, Dtype::f32), cast(scale(y, 3), Dtype::f32))));
+  CHECK(to_doubles(x.grad()) == std::vector<double>(3, 8));
+}
+
 TEST_CASE("recording: a recomputed block runs again for its gradients alone") {
   int runs = 0;
   const auto block = [&](const std::vector<Var>& in) {

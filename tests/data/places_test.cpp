@@ -14,8 +14,8 @@ namespace {
 
 // Tokens 'a', 'b', ... that stand for 1, 2, ... bytes, and one for none.
 struct Lengths final : Tokenizer {
-  Lengths() {
-    for (size_t i = 0; i < 5; ++i) pieces_.push_back(std::string(i + 1, 'x'));
+  explicit Lengths(char of = 'x') {
+    for (size_t i = 0; i < 5; ++i) pieces_.push_back(std::string(i + 1, of));
     pieces_.emplace_back();
   }
   std::string kind() const override { return "lengths"; }
@@ -170,6 +170,7 @@ TEST_CASE("places: a place in a text is another in another vocabulary") {
   std::string text;
   for (int i = 0; i < 3000; ++i) text += "word" + std::to_string(i % 97) + (i % 9 ? " " : "\n");
   write_file(folder / "a.txt", text);
+  write_file(folder / "b.txt", "abcdeabcdeabcde");
   std::set<uint64_t> seen;
   for (const TokenizerPtr& tokenizer :
        {byte_tokenizer(), train_tokenizer({folder / "a.txt"}, {}, {.size = 310}),
@@ -178,6 +179,13 @@ TEST_CASE("places: a place in a text is another in another vocabulary") {
                                  {.rows = 1, .length = 8}, 1)
                     ->fingerprint());
   CHECK(seen.size() == 3);
+  // Of as many tokens with the same numbers: the pieces alone differ.
+  for (const char of : {'x', 'y'})
+    seen.insert(
+        training_windows(open_data({folder / "b.txt"}, {}, std::make_shared<Lengths>(of)).all(),
+                         {.rows = 1, .length = 8}, 1)
+            ->fingerprint());
+  CHECK(seen.size() == 5);
 }
 
 TEST_CASE("places: held-out batches are as many as it takes, the last one filled") {

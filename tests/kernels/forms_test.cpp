@@ -97,6 +97,21 @@ Tensors scattered(const Tensors& in) {
   return out;
 }
 
+// The same numbers in rows that lie apart, as in a part of a wider tensor.
+Tensors rows_apart(const Tensors& in) {
+  Tensors out = in;
+  for (auto& [name, t] : out) {
+    if (!is_float(t.dtype()) || t.dims() < 2) continue;
+    const int last = t.dims() - 1;
+    Shape wide = t.shape();
+    wide[last] += 3;
+    const Tensor view = full(wide, NAN, t.dtype()).slice(last, 1, 1 + t.size(last));
+    view.copy_from(t);
+    t = view;
+  }
+  return out;
+}
+
 Tensors on_meta(const Tensors& in) {
   Tensors out;
   for (const auto& [name, t] : in) out[name] = is_float(t.dtype()) ? t.to(kMeta) : t;
@@ -149,7 +164,12 @@ TEST_CASE("forms: inputs, output gradients and both of any strides give the same
     const Expected e = expected_of(op, c, Dtype::f64);
     for (const Form form : op.forms()) {
       const Tensors in = scattered(e.inputs), dy = scattered(e.output_gradients);
-      for (const auto& [x, d] : {std::pair{in, dy}, {e.inputs, dy}, {in, e.output_gradients}}) {
+      const Tensors rows = rows_apart(e.inputs), flow = rows_apart(e.output_gradients);
+      for (const auto& [x, d] : {std::pair{in, dy},
+                                 {e.inputs, dy},
+                                 {in, e.output_gradients},
+                                 {e.inputs, flow},
+                                 {rows, e.output_gradients}}) {
         const Results r = run(op, form, x, c.settings, d);
         for (const Agreement& a : agreement(e, r.outputs, r.gradients)) {
           INFO(name_of(form) << ": " << text(a));

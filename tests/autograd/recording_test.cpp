@@ -128,7 +128,8 @@ TEST_CASE("recording: a cast sends its gradient back in the type that it had") {
 TEST_CASE("recording: a cast's gradient adds up with that of another use") {
   const Var x = Var::leaf(full({3}, 1, Dtype::f32));
   const Var y = scale(cast(x, Dtype::bf16), 2);  // bf16, used twice
-  backward(sum(add(cast(y, Dtype::f32), cast(scale(y, 3), Dtype::f32))));
+  backward(
+      {{cast(y, Dtype::f32), full({3}, 1, Dtype::f32)}, {scale(y, 3), full({3}, 1, Dtype::bf16)}});
   CHECK(to_doubles(x.grad()) == std::vector<double>(3, 8));
 }
 

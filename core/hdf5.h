@@ -21,6 +21,9 @@
 
 namespace weft {
 
+// Of the root of a file that ends in a seal (core/seal.h): without its seal the file is not whole.
+inline constexpr const char* kSealed = "sealed";
+
 using Attribute = std::variant<int64_t, double, std::string, std::vector<int64_t>,
                                std::vector<double>, std::vector<std::string>>;
 

@@ -15,8 +15,6 @@ namespace weft::h5 {
 
 inline constexpr int64_t kChunkBytes = int64_t{1} << 20;
 inline constexpr const char* kChecksum = "checksum";  // of a tensor: XXH64 of its bytes
-// Of the root of a file that ends in a seal (core/seal.h): without it the file is not whole.
-inline constexpr const char* kSealed = "sealed";
 
 // One call at a time (not every build of HDF5 has a lock of its own), and none that prints: HDF5's
 // error stack, which is one a thread, is read by reason() instead.

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "autograd/tape.h"
-#include "core/seal.h"
 
 namespace weft::train {
 namespace {
@@ -144,12 +143,14 @@ void require_parameters(const Hdf5Reader& file, const std::vector<layers::Parame
   check_known(file, "parameters", known);
 }
 
-void require_guarded_recipe(const std::string& path, const RunState& state) {
+void require_guarded_recipe(const Hdf5Reader& checkpoint, const RunState& state) {
   constexpr size_t kGuarded = 4096;  // HDF5 has a checksum for an attribute of that size
-  require(state.recipe.size() <= kGuarded || seal_of(path) != Seal::none, path,
-          ": nothing guards its recipe, ", state.recipe.size(),
+  // A file that says that it has a seal was opened, so the seal holds.
+  require(state.recipe.size() <= kGuarded || checkpoint.has_attribute("", kSealed),
+          checkpoint.path(), ": nothing guards its recipe, ", state.recipe.size(),
           " bytes in a file without a seal; expected at most ", kGuarded,
-          ", or a file that this version wrote. `weft train RECIPE --resume --from ", path,
+          ", or a file that this version wrote. `weft train RECIPE --resume --from ",
+          checkpoint.path(),
           "` compares the recipe with yours, and writes checkpoints with a seal");
 }
 

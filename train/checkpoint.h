@@ -44,9 +44,9 @@ void save_start(const std::string& path, const RunState& state,
 Hdf5Reader open_checkpoint(const std::string& path);
 // The state alone. Throws Error for what is missing or of another kind.
 RunState read_state(const Hdf5Reader& checkpoint);
-// For who takes the recipe from the file alone. Throws Error where no checksum guards its text: a
-// file without a seal, of an earlier version, guards texts of 4 KiB at most.
-void require_guarded_recipe(const std::string& path, const RunState& state);
+// Whoever takes the recipe from the file alone calls this. Throws Error where no checksum guards
+// the recipe: a file without a seal, of an earlier version, guards texts of 4 KiB at most.
+void require_guarded_recipe(const Hdf5Reader& checkpoint, const RunState& state);
 // Fills the model's parameters; names the first that is missing, too much, or of another shape.
 void load_parameters(const Hdf5Reader& checkpoint, std::vector<layers::Parameter>& parameters);
 // The same without reading them, for a model on the meta device.

@@ -7,7 +7,7 @@ namespace weft::train {
 
 std::string tokens_in_words(const DataSettings& data, const std::string& tokenizer) {
   if (data.is_task) return "the task " + data.task.name;
-  if (!tokenizer.empty()) return "sentencepiece " + to_hex(hash64(tokenizer));
+  if (!tokenizer.empty()) return "the vocabulary " + to_hex(hash64(tokenizer));
   return data.is_tokens ? "token numbers" : "bytes";
 }
 
@@ -15,6 +15,7 @@ Teacher open_teacher(const std::string& where, Dtype dtype) {
   const std::string path = find_checkpoint(where);
   Hdf5Reader file = open_checkpoint(path);
   RunState state = read_state(file);
+  require_guarded_recipe(file, state);
   const auto recipe = [&] {
     try {
       return recipe_from_text(state.recipe, path + ":recipe",

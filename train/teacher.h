@@ -22,7 +22,7 @@ struct Teacher {
 // of it. Throws Error for what is missing, damaged or of a recipe that this program does not take.
 Teacher open_teacher(const std::string& where, Dtype dtype = Dtype::f32);
 
-// "bytes", "sentencepiece 5f0c... of 4096 tokens", "the task mqar", "token numbers".
+// "bytes", "the vocabulary 5f0c...", "the task mqar", "token numbers".
 std::string tokens_in_words(const DataSettings& data, const std::string& tokenizer);
 
 // 64 bits over all parameters, in their order, names included: `hash` of metrics.jsonl, where the

@@ -87,8 +87,10 @@ TEST_CASE("checkpoint: a long recipe that no checksum guards is not taken from i
   REQUIRE(run_weft(f, {"train", "recipe.toml"}).status == 0);
   const std::string earlier = tests::source_path("tests/train/earlier.h5");
   const auto refused = [](const std::string& path, size_t bytes) {
-    return message(
-        [&] { train::require_guarded_recipe(path, {.recipe = std::string(bytes, '#')}); });
+    return message([&] {
+      train::require_guarded_recipe(train::open_checkpoint(path),
+                                    {.recipe = std::string(bytes, '#')});
+    });
   };
   CHECK(refused(earlier, 4096) == "no error");
   CHECK_THAT(refused(earlier, 4097), ContainsSubstring("earlier.h5: nothing guards its recipe") &&

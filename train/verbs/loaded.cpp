@@ -37,7 +37,7 @@ Loaded load(const std::string& where, const std::string& device, const std::stri
   l.path = find_checkpoint(where);
   const Hdf5Reader file = open_checkpoint(l.path);
   l.state = read_state(file);
-  require_guarded_recipe(l.path, l.state);
+  require_guarded_recipe(file, l.state);
   l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device, dtype);
   set_products(l.recipe.train);
   // The vocabulary is the checkpoint's own: the data need not be here.

@@ -372,14 +372,12 @@ bool are_ranks(const std::string& text) {
 
 }  // namespace
 
-TokenizerPtr byte_pair_tokenizer(const std::string& json) {
-  return std::make_shared<BytePairTokenizer>(json);
-}
+bool is_byte_pairs(const std::string& text) { return text.starts_with('{') || are_ranks(text); }
 
-TokenizerPtr stored_tokenizer(const std::string& model) {
-  require(!are_ranks(model), "these are ranks of tiktoken, which do not say where a text is cut; ",
+TokenizerPtr byte_pair_tokenizer(const std::string& json) {
+  require(!are_ranks(json), "these are ranks of tiktoken, which do not say where a text is cut; ",
           "take the tokenizer.json of the same model");
-  return model.starts_with('{') ? byte_pair_tokenizer(model) : sentencepiece_tokenizer(model);
+  return std::make_shared<BytePairTokenizer>(json);
 }
 
 }  // namespace weft::data

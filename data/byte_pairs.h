@@ -14,7 +14,8 @@ namespace weft::data {
 // Error for the first setting that is not known here.
 TokenizerPtr byte_pair_tokenizer(const std::string& json);
 
-// What a checkpoint holds: a tokenizer.json, or else a model of SentencePiece.
-TokenizerPtr stored_tokenizer(const std::string& model);
+// Does a text begin as a tokenizer.json does, or as the ranks of tiktoken, which
+// byte_pair_tokenizer() refuses by name?
+bool is_byte_pairs(const std::string& text);
 
 }  // namespace weft::data

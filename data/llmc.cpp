@@ -7,7 +7,6 @@
 
 #include "core/error.h"
 #include "data/blocks.h"
-#include "data/byte_pairs.h"
 
 namespace weft::data {
 namespace {
@@ -80,11 +79,6 @@ bool is_llmc_vocabulary(std::string_view bytes) {
 
 TokenizerPtr llmc_tokenizer(const std::string& bytes, const std::string& where) {
   return std::make_shared<LlmcTokenizer>(bytes, where);
-}
-
-TokenizerPtr tokenizer_from(const std::string& model, const std::string& where) {
-  if (model.empty()) return byte_tokenizer();
-  return is_llmc_vocabulary(model) ? llmc_tokenizer(model, where) : stored_tokenizer(model);
 }
 
 bool is_llmc_tokens(const std::string& path) {

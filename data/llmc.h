@@ -25,9 +25,6 @@ bool is_llmc_vocabulary(std::string_view bytes);
 // From the bytes of such a file; `where` stands in messages. Throws Error if it is none.
 TokenizerPtr llmc_tokenizer(const std::string& bytes, const std::string& where);
 
-// The vocabulary whose model() this is; `where` it comes from stands in messages.
-TokenizerPtr tokenizer_from(const std::string& model, const std::string& where);
-
 // Is it a file of tokens, by its first bytes?
 bool is_llmc_tokens(const std::string& path);
 // Calls `take` for each document of such a file: from one token between documents, which begins it,

@@ -375,6 +375,12 @@ TokenizerPtr train_tokenizer(const std::vector<std::string>&, const TextOptions&
 
 #endif
 
+TokenizerPtr tokenizer_from(const std::string& model, const std::string& where) {
+  if (model.empty()) return byte_tokenizer();
+  if (is_llmc_vocabulary(model)) return llmc_tokenizer(model, where);
+  return is_byte_pairs(model) ? byte_pair_tokenizer(model) : sentencepiece_tokenizer(model);
+}
+
 void save_tokenizer(Hdf5Writer& out, const std::string& group, const Tokenizer& tokenizer) {
   out.attribute(group, "kind", tokenizer.kind());
   out.attribute(group, "vocabulary", tokenizer.vocabulary());

@@ -62,6 +62,10 @@ TokenizerPtr train_tokenizer(const std::vector<std::string>& sources, const Text
 // text (normalises, adds a space in front, has no byte pieces).
 TokenizerPtr sentencepiece_tokenizer(const std::string& model);
 
+// The vocabulary whose model() this is: of the 256 bytes for an empty text, of llm.c, of a
+// tokenizer.json, or else of SentencePiece. `where` it comes from stands in messages.
+TokenizerPtr tokenizer_from(const std::string& model, const std::string& where);
+
 // True where the program was built with SentencePiece.
 bool has_sentencepiece();
 

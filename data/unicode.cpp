@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <unordered_map>
+#include <vector>
 
 #include "core/text.h"
 
@@ -11,7 +12,7 @@ namespace weft::data {
 namespace {
 
 template <class Range>
-const Range* range_of(const std::vector<Range>& ranges, uint32_t code) {
+const Range* range_of(std::span<const Range> ranges, uint32_t code) {
   const auto after = std::upper_bound(ranges.begin(), ranges.end(), code,
                                       [](uint32_t c, const Range& r) { return c < r.first; });
   if (after == ranges.begin()) return nullptr;

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace weft::data {
 
@@ -27,7 +27,7 @@ std::string composed(std::string_view text);
 struct CharacterRange {
   uint32_t first, last;
 };
-extern const std::vector<CharacterRange> kLetters, kNumbers, kSpaces;
+extern const std::span<const CharacterRange> kLetters, kNumbers, kSpaces;
 
 // A character that means two, or one other (second = 0); `composes` where the two become it again.
 struct Decomposition {
@@ -36,7 +36,7 @@ struct Decomposition {
 struct CombiningRange {
   uint32_t first, last, value;
 };
-extern const std::vector<Decomposition> kDecompositions;
-extern const std::vector<CombiningRange> kCombining;
+extern const std::span<const Decomposition> kDecompositions;
+extern const std::span<const CombiningRange> kCombining;
 
 }  // namespace weft::data

@@ -5,7 +5,7 @@
 // clang-format off
 namespace weft::data {
 
-const std::vector<CharacterRange> kLetters = {
+constexpr CharacterRange kLettersRows[] = {
     {65, 90}, {97, 122}, {170, 170}, {181, 181}, {186, 186}, {192, 214}, {216, 246}, {248, 705},
     {710, 721}, {736, 740}, {748, 748}, {750, 750}, {880, 884}, {886, 887}, {890, 893}, {895, 895},
     {902, 902}, {904, 906}, {908, 908}, {910, 929}, {931, 1013}, {1015, 1153}, {1162, 1327},
@@ -122,8 +122,9 @@ const std::vector<CharacterRange> kLetters = {
     {126603, 126619}, {126625, 126627}, {126629, 126633}, {126635, 126651}, {131072, 173791},
     {173824, 177977}, {177984, 178205}, {178208, 183969}, {183984, 191456}, {191472, 192093},
     {194560, 195101}, {196608, 201546}, {201552, 205743},};
+constinit const std::span<const CharacterRange> kLetters = kLettersRows;
 
-const std::vector<CharacterRange> kNumbers = {
+constexpr CharacterRange kNumbersRows[] = {
     {48, 57}, {178, 179}, {185, 185}, {188, 190}, {1632, 1641}, {1776, 1785}, {1984, 1993},
     {2406, 2415}, {2534, 2543}, {2548, 2553}, {2662, 2671}, {2790, 2799}, {2918, 2927},
     {2930, 2935}, {3046, 3058}, {3174, 3183}, {3192, 3198}, {3302, 3311}, {3416, 3422},
@@ -149,12 +150,14 @@ const std::vector<CharacterRange> kNumbers = {
     {123200, 123209}, {123632, 123641}, {124144, 124153}, {124401, 124410}, {125127, 125135},
     {125264, 125273}, {126065, 126123}, {126125, 126127}, {126129, 126132}, {126209, 126253},
     {126255, 126269}, {127232, 127244}, {130032, 130041},};
+constinit const std::span<const CharacterRange> kNumbers = kNumbersRows;
 
-const std::vector<CharacterRange> kSpaces = {
+constexpr CharacterRange kSpacesRows[] = {
     {9, 13}, {32, 32}, {133, 133}, {160, 160}, {5760, 5760}, {8192, 8202}, {8232, 8233},
     {8239, 8239}, {8287, 8287}, {12288, 12288},};
+constinit const std::span<const CharacterRange> kSpaces = kSpacesRows;
 
-const std::vector<CombiningRange> kCombining = {
+constexpr CombiningRange kCombiningRows[] = {
     {768, 788, 230}, {789, 789, 232}, {790, 793, 220}, {794, 794, 232}, {795, 795, 216},
     {796, 800, 220}, {801, 802, 202}, {803, 806, 220}, {807, 808, 202}, {809, 819, 220},
     {820, 824, 1}, {825, 828, 220}, {829, 836, 230}, {837, 837, 240}, {838, 838, 230},
@@ -246,5 +249,6 @@ const std::vector<CombiningRange> kCombining = {
     {124142, 124142, 220}, {124143, 124143, 230}, {124398, 124398, 230}, {124399, 124399, 220},
     {124643, 124643, 230}, {124646, 124646, 230}, {124654, 124655, 230}, {124661, 124661, 230},
     {125136, 125142, 220}, {125252, 125257, 230}, {125258, 125258, 7},};
+constinit const std::span<const CombiningRange> kCombining = kCombiningRows;
 
 }  // namespace weft::data

@@ -5,7 +5,7 @@
 // clang-format off
 namespace weft::data {
 
-const std::vector<Decomposition> kDecompositions = {
+constexpr Decomposition kDecompositionsRows[] = {
     {192, 65, 768, 1}, {193, 65, 769, 1}, {194, 65, 770, 1}, {195, 65, 771, 1}, {196, 65, 776, 1},
     {197, 65, 778, 1}, {199, 67, 807, 1}, {200, 69, 768, 1}, {201, 69, 769, 1}, {202, 69, 770, 1},
     {203, 69, 776, 1}, {204, 73, 768, 1}, {205, 73, 769, 1}, {206, 73, 770, 1}, {207, 73, 776, 1},
@@ -525,5 +525,6 @@ const std::vector<Decomposition> kDecompositions = {
     {195090, 172293, 0, 0}, {195091, 172558, 0, 0}, {195092, 172689, 0, 0}, {195093, 40635, 0, 0},
     {195094, 19798, 0, 0}, {195095, 40697, 0, 0}, {195096, 40702, 0, 0}, {195097, 40709, 0, 0},
     {195098, 40719, 0, 0}, {195099, 40726, 0, 0}, {195100, 40763, 0, 0}, {195101, 173568, 0, 0},};
+constinit const std::span<const Decomposition> kDecompositions = kDecompositionsRows;
 
 }  // namespace weft::data

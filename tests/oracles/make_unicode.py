@@ -30,7 +30,8 @@ def lines(items, indent="    "):
 
 
 def table(kind, name, items):
-    return f"const std::vector<{kind}> {name} = {{\n{lines(items)}}};\n"
+    return (f"constexpr {kind} {name}Rows[] = {{\n{lines(items)}}};\n"
+            f"constinit const std::span<const {kind}> {name} = {name}Rows;\n")
 
 
 HEAD = """// %s

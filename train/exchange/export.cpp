@@ -92,7 +92,7 @@ std::string export_model(const ExportArguments& a) {
   const std::string path = find_checkpoint(a.checkpoint);
   const Hdf5Reader file = open_checkpoint(path);
   const RunState state = read_state(file);
-  require_guarded_recipe(path, state);
+  require_guarded_recipe(file, state);
   const Recipe recipe = recipe_from_text(state.recipe, path + ":recipe", {"train.device=cpu"});
   require(file.has_tensor("parameters/embedding.weight"), path, ": holds no embedding");
   const int64_t vocabulary = file.info("parameters/embedding.weight").shape[0];

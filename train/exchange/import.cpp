@@ -8,7 +8,6 @@
 #include "core/file.h"
 #include "core/text.h"
 #include "core/units.h"
-#include "data/byte_pairs.h"
 #include "train/checkpoint.h"
 #include "train/exchange/architecture.h"
 #include "train/source.h"
@@ -24,7 +23,8 @@ std::string tokenizer_of(const std::string& folder, int64_t vocabulary) {
     if (!std::filesystem::exists(path)) continue;
     try {
       const std::string model = read_file(path);
-      const int64_t tokens = data::stored_tokenizer(model)->vocabulary();
+      require(!model.empty(), "it is empty");
+      const int64_t tokens = data::tokenizer_from(model, path)->vocabulary();
       require(tokens <= vocabulary, "it has ", tokens, " tokens, and the model has ", vocabulary);
       return model;
     } catch (const Error& e) {

@@ -86,6 +86,12 @@ Var gated(const Var& a, const Var& b, const std::string& kind) {
   return reshape(apply<kernels::GatedActivation>({rows(a), rows(b)}, {kind}).y, a.shape());
 }
 
+Var weighed(const Var& y, const Var& w) {
+  const int64_t R = w.value().numel(), n = y.value().numel();
+  const Var parts = reshape(y, {R, R > 0 ? n / R : y.size(-1)});
+  return reshape(autograd::multiply_along(parts, reshape(w, {-1}), 0), y.shape());
+}
+
 Var l2_norm(const Var& x, double eps) {
   return reshape(apply<kernels::L2Norm>({rows(x)}, {eps}).y, x.shape());
 }

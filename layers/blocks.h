@@ -18,6 +18,8 @@ Var product(const Var& x, const Var& weight, const Var& bias = {});
 Var wide(const Var& x);
 // f(a) * b; shapes equal.
 Var gated(const Var& a, const Var& b, const std::string& kind);
+// y in as many equal parts, one behind the other, as w has numbers: each times its number.
+Var weighed(const Var& y, const Var& w);
 // The last dimension scaled to length one: x / sqrt(sum x^2 + eps).
 Var l2_norm(const Var& x, double eps = 1e-6);
 // [B, T, H * K] as [B, T, H, K], and back.

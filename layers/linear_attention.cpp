@@ -80,10 +80,7 @@ class LinearAttention : public Layer {
   Var written(const Var& x) const {
     const Var v = heads(v_(x), size_.H);
     if (!alpha_) return v;
-    const Var alpha = activation(wide((*alpha_)(x)), strength_);
-    return autograd::reshape(autograd::multiply_along(autograd::reshape(v, {-1, size_.V}),
-                                                      autograd::reshape(alpha, {-1}), 0),
-                             v.shape());
+    return weighed(v, activation(wide((*alpha_)(x)), strength_));
   }
 
   HeadSizes size_;

@@ -16,7 +16,6 @@ namespace weft::layers {
 namespace {
 
 using autograd::multiply_along;
-using autograd::reshape;
 using autograd::split;
 
 // As torch starts a linear map.
@@ -105,14 +104,14 @@ class Mamba2 final : public Layer {
         out_(b.within("out_proj"), E_, spec.width, kaiming(E_, depth_divisor(spec))) {}
 
   Var forward(const Var& u, Context& c) const override {
-    const int64_t GN = size_.Hk * size_.K, H = size_.H, P = size_.V;
+    const int64_t GN = size_.Hk * size_.K, H = size_.H;
     const auto parts = split(in_(u), 2, {E_, E_ + 2 * GN, H});
     const auto xBC = split(conv_(parts[1], c), 2, {E_, GN, GN});
     const Var x = heads(xBC[0], H), dt = decay_.step(parts[2]);
     kernels::Inputs<kernels::Linear, Var> in;
     in.q = heads(xBC[2], size_.Hk);
     in.k = heads(xBC[1], size_.Hk);
-    in.v = reshape(multiply_along(reshape(x, {-1, P}), reshape(dt, {-1}), 0), x.shape());
+    in.v = weighed(x, dt);
     in.g = decay_.log_decay(dt);
     kernels::Linear::Options o;
     o.scale = 1;

@@ -6,8 +6,6 @@
 // this part of what attention gives can be lost: the others are those that a bound from their mean
 // key and their radius lets be left out.
 // Source: arXiv:2502.13189.
-#include <cmath>
-
 #include "autograd/ops.h"
 #include "autograd/watch.h"
 #include "core/allocator.h"
@@ -53,7 +51,7 @@ class Moba final : public Layer {
   Tensor bounded(const HeadProjections::Result& x, const Context& c) const {
     const Tensor q = x.q.value(), k = x.k.value(), means = selection_.means(x.k, c).value();
     kernels::SelectBlocks o = selection_.options(c);
-    o.scale = heads_.scale() > 0 ? heads_.scale() : 1 / std::sqrt(static_cast<double>(heads_.K()));
+    o.scale = heads_.factor();
     const auto chosen =
         kernels::select_mass(q, k, means, kernels::block_radius(k, means, o), o, lost_);
     if (const auto* see = autograd::watching())

@@ -87,7 +87,7 @@ class Moe final : public Layer {
   Var scaled(const Var& y, const Var& x) const {
     if (!shared_scale_) return y;
     const Var gate = activation(wide(product(x, shared_scale_)), "sigmoid");
-    return autograd::multiply_along(y, autograd::reshape(gate, {-1}), 0);
+    return weighed(y, gate);
   }
 
   int64_t experts_, top_k_, width_, shared_;

@@ -23,7 +23,6 @@ namespace weft::layers {
 namespace {
 
 using autograd::apply;
-using autograd::reshape;
 
 class Nsa final : public Layer {
  public:
@@ -59,16 +58,6 @@ class Nsa final : public Layer {
   }
 
  private:
-  double scale() const {
-    return heads_.scale() > 0 ? heads_.scale() : 1 / std::sqrt(static_cast<double>(heads_.K()));
-  }
-
-  // y [B, T, H, K] times g [B, T, H, 1].
-  static Var weighed(const Var& y, const Var& g) {
-    const int64_t K = y.size(3);
-    return reshape(autograd::multiply_along(reshape(y, {-1, K}), reshape(g, {-1}), 0), y.shape());
-  }
-
   // A query sees a mean by its slot, whatever document it is of.
   kernels::Outputs<kernels::BlockSparse, Var> compressed(const HeadProjections::Result& x,
                                                          const Var& keys, const Var& values,
@@ -90,7 +79,7 @@ class Nsa final : public Layer {
     o.first = first_;
     o.recent = recent_;
     o.lse = lse.value();
-    o.scale = scale();
+    o.scale = heads_.factor();
     const Tensor q = x.q.value();
     return kernels::select_blocks(q, keys.value(), q.size(1), x.k.size(1), o);
   }

@@ -267,23 +267,19 @@ class RouterMixer final : public Layer {
     const Var y = selection_.attend(x, mask, /*by_block=*/true, heads_.scale(), c);
     return norm_ ? (*norm_)(y) : y;
   }
-  // `w` [R] times y [B, T, H, K].
-  static Var weighted(const Var& y, const Var& w) {
-    return reshape(autograd::multiply_along(reshape(y, {w.size(0), -1}), w, 0), y.shape());
-  }
 
   Var soft(const HeadProjections::Result& x, const Var& drawn, const Tensor& selected,
            const Context& c) const {
     const int64_t R = drawn.size(0);
     const Var p = probabilities(drawn);
     const auto share = [&](int64_t m) { return reshape(autograd::slice(p, 1, m, m + 1), {R}); };
-    Var y = weighted(attend(x, selected, c), share(kernels::kSelectedRoute));
+    Var y = weighed(attend(x, selected, c), share(kernels::kSelectedRoute));
     for (const int64_t m : {kernels::kWindowRoute, kernels::kFullRoute}) {
       Shape shape = selected.shape();
       shape[1] = 1;
       const Tensor mask = empty(shape, Dtype::u8, selected.device());
       take(mask, full({R}, static_cast<double>(m), Dtype::i32, selected.device()), x, c);
-      y = autograd::add(y, weighted(attend(x, mask, c), share(m)));
+      y = autograd::add(y, weighed(attend(x, mask, c), share(m)));
     }
     return y;
   }
@@ -293,7 +289,7 @@ class RouterMixer final : public Layer {
     const Tensor route = largest(drawn);
     take(mask, route, x, c);
     const Var y = attend(x, mask, c);
-    return c.training && !settled_ ? weighted(y, factor(z, route)) : y;
+    return c.training && !settled_ ? weighed(y, factor(z, route)) : y;
   }
 
   void take(const Tensor& mask, const Tensor& route, const HeadProjections::Result& x,

@@ -5,6 +5,7 @@
 // and keys), 2505.06708 (output gate), 2309.00071 (YaRN), 2407.21783 (Llama 3).
 #pragma once
 
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -44,6 +45,9 @@ class HeadProjections {
   int64_t Hk() const { return Hk_; }
   int64_t K() const { return K_; }
   double scale() const { return scale_; }  // factor of q.k; 0: K^-1/2
+  double factor() const {                  // the same as a number
+    return scale_ > 0 ? scale_ : 1 / std::sqrt(static_cast<double>(K_));
+  }
 
  private:
   Var normed(const std::optional<Norm>& norm, const Var& x) const;

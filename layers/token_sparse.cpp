@@ -287,11 +287,6 @@ class TokenSparse final : public Layer {
     const Var gap = autograd::add(near.o, autograd::scale(far.o, -1));
     return autograd::add(far.o, weighed(gap, share));
   }
-  // y [B, T, H, K] times w [B, T, H].
-  static Var weighed(const Var& y, const Var& w) {
-    return reshape(autograd::multiply_along(reshape(y, {-1, y.size(3)}), reshape(w, {-1}), 0),
-                   y.shape());
-  }
 
   // Keys and values of the first tokens: all of x without a state, else what the state keeps of
   // them, one row more than they are, in which later tokens end.
@@ -328,11 +323,7 @@ class TokenSparse final : public Layer {
     const Var theirs = listed(first, leaders(first.k.size(1)), grid, 1).o;
     const Tensor there =
         kernels::leading_tokens(pattern_.global, grid, o.dtype(), o.value().device());
-    const int64_t B = o.size(0), T = o.size(1), D = o.size(2) * o.size(3);
-    const Var gap = autograd::add(theirs, autograd::scale(o, -1));
-    const Var part =
-        autograd::multiply_along(reshape(gap, {B * T, D}), Var(there.reshape({-1})), 0);
-    return autograd::add(o, reshape(part, o.shape()));
+    return autograd::add(o, weighed(autograd::add(theirs, autograd::scale(o, -1)), Var(there)));
   }
 
   HeadProjections heads_;

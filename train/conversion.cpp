@@ -21,10 +21,6 @@ struct Slab {
   bool columns = false;
 };
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // What a linear mixer starts with: it forgets 1 % of its state a token, and writes and passes on
 // nearly all.
 constexpr double kKept = 0.99;
@@ -285,7 +281,7 @@ bool Conversion::start(const layers::Parameter& p, const std::string& own, const
     if (own == name + ".weight" && with_bias(name)) return filled(0, "zero: the bias decides");
     return own == name + ".bias" && filled(bias, how);
   };
-  if (ends_with(own, "conv1d.weight")) {
+  if (own.ends_with("conv1d.weight")) {
     p.master.zero();
     const int64_t taps = p.var.shape()[1];
     p.master.slice(1, taps - 1, taps).copy_from(full({p.var.shape()[0], 1}, 1, p.master.dtype()));

@@ -25,7 +25,7 @@ struct Item {
 template <class Real>
 __global__ void __launch_bounds__(kThreads) means(const BlockGrid grid, int64_t count, int H, int K,
                                                   const AnyHeads<const Real> x, Real* y) {
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
+  const int64_t i = thread_of_grid();
   if (i >= count) return;
   const Item item(i, grid.slots(), H, K);
   const int64_t first = grid.first_token(item.row);
@@ -40,7 +40,7 @@ template <class Real>
 __global__ void __launch_bounds__(kThreads)
     means_backward(const BlockGrid grid, int64_t count, int H, int K, const AnyHeads<const Real> dy,
                    Real* dx) {
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
+  const int64_t i = thread_of_grid();
   if (i >= count) return;
   const Item item(i, grid.T, H, K);
   const int64_t slot = grid.slot_of(item.row);

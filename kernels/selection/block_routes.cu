@@ -9,11 +9,9 @@ using namespace selection;
 
 constexpr int kThreads = 128;
 
-__device__ __forceinline__ int64_t thread() { return blockIdx.x * int64_t{kThreads} + threadIdx.x; }
-
 __global__ void __launch_bounds__(kThreads)
     find_leads(const BlockGrid grid, int64_t count, int front, int32_t* index) {
-  const int64_t i = thread();
+  const int64_t i = thread_of_grid();
   if (i >= count) return;
   index[i] = static_cast<int32_t>(i / grid.T * (grid.T + front) +
                                   max(int64_t{0}, grid.lead(i % grid.T) + front));
@@ -21,14 +19,14 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     find_slots(const BlockGrid grid, int64_t count, int32_t* index) {
-  const int64_t i = thread();
+  const int64_t i = thread_of_grid();
   if (i < count)
     index[i] = static_cast<int32_t>(i / grid.T * grid.slots() + grid.lead(i % grid.T) / grid.block);
 }
 
 __global__ void __launch_bounds__(kThreads)
     find_parts(const BlockGrid grid, int64_t count, int64_t window, int64_t top_k, float* parts) {
-  const int64_t i = thread();
+  const int64_t i = thread_of_grid();
   if (i >= count) return;
   const int64_t t = i / kRoutes % grid.T;
   const int route = static_cast<int>(i % kRoutes);
@@ -43,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     set_routes(const BlockGrid grid, int64_t count, int heads, int64_t window, const int32_t* route,
                uint8_t* mask) {
-  const int64_t i = thread();
+  const int64_t i = thread_of_grid();
   if (i >= count) return;
   const int64_t slots = grid.slots(), c = i % slots, t = i / slots % grid.T;
   const int32_t chosen = route[i / slots / grid.T / heads * grid.T + t];
@@ -54,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads) number(int64_t count, int n, int32_t* index) {
-  const int64_t i = thread();
+  const int64_t i = thread_of_grid();
   if (i < count) index[i] = static_cast<int32_t>(i % n);
 }
 

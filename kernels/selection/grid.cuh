@@ -6,6 +6,11 @@
 
 namespace weft::kernels::selection {
 
+// This thread's number among those of all blocks.
+__device__ __forceinline__ int64_t thread_of_grid() {
+  return blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+}
+
 template <class Real>
 struct AnyHeads {
   Real* data = nullptr;

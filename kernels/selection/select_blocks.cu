@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class Real>
 __global__ void __launch_bounds__(kThreads)
     find_before(const BlockGrid grid, int64_t count, int H, int32_t* index, Real* there) {
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
+  const int64_t i = thread_of_grid();
   if (i >= count) return;
   const auto at = grid.place(i / H % grid.T);
   const int64_t slot = at.index > 0 ? at.slot + at.index - 1 : 0;
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     find_past(const BlockGrid grid, int64_t count, uint8_t* mask) {
-  const int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x;
+  const int64_t i = thread_of_grid();
   if (i < count) mask[i] = grid.is_past(i / grid.slots(), i % grid.slots());
 }
 

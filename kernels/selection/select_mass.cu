@@ -24,7 +24,7 @@ template <class E>
 __global__ void __launch_bounds__(kThreads)
     find_radius(const BlockGrid grid, int64_t count, int Hk, int K, const AnyHeads<const E> k,
                 const AnyHeads<const E> means, float* radius) {
-  const int64_t unit = blockIdx.x * int64_t{kThreads} + threadIdx.x;
+  const int64_t unit = thread_of_grid();
   if (unit >= count) return;
   const int64_t h = unit % Hk, slot = unit / Hk % grid.slots(), b = unit / Hk / grid.slots();
   const int64_t first = grid.first_token(slot);

@@ -10,18 +10,16 @@ using namespace selection;
 
 constexpr int kThreads = 128;
 
-__device__ __forceinline__ int64_t thread() { return blockIdx.x * int64_t{kThreads} + threadIdx.x; }
-
 __global__ void __launch_bounds__(kThreads)
     find_lists(const TokenRows rows, int64_t count, int32_t* index, uint8_t* mask) {
-  const int64_t row = thread();
+  const int64_t row = thread_of_grid();
   if (row < count) rows.find(row, index, mask);
 }
 
 template <class E>
 __global__ void __launch_bounds__(kThreads)
     find_leading(const TokenRows rows, int64_t count, int64_t leading, E* there) {
-  const int64_t r = thread();
+  const int64_t r = thread_of_grid();
   if (r < count) there[r] = E(rows.at(r % rows.grid.T).i < leading ? 1.f : 0.f);
 }
 

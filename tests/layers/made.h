@@ -274,6 +274,29 @@ inline double distance(const Tensor& a, const Tensor& b) {
   return tests::gap(a, b).relative();
 }
 
+// A prompt of x [1, T, D] at once, then a token at a time whose position the work reads where it
+// lies, as in a graph that is recorded once. The largest distance of a step from the whole text's.
+inline double distance_of_placed_steps(const Layer& layer, const Tensor& x, int64_t prompt,
+                                       State& state) {
+  const autograd::NoGrad no_grad;
+  const Tensor whole = run(layer, x).value();
+  const int64_t T = x.size(1);
+  Context c;
+  c.state = &state;
+  c.capacity = T;
+  layer.forward(x.slice(1, 0, prompt).contiguous(), c);
+  c.place = tensor_of<int32_t>({static_cast<int32_t>(prompt)});
+  c.position = prompt;
+  double most = 0;
+  for (int64_t t = prompt; t < T; ++t) {
+    c.place.data<int32_t>()[0] = static_cast<int32_t>(t);
+    const Tensor y = layer.forward(x.slice(1, t, t + 1).contiguous(), c).value();
+    const double apart = distance(y, whole.slice(1, t, t + 1));
+    most = std::isnan(most) || apart <= most ? most : apart;
+  }
+  return most;
+}
+
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && to_doubles(a) == to_doubles(b);
 }

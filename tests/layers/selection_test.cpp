@@ -106,22 +106,9 @@ TEST_CASE("selection: steps whose position the work reads give what the whole te
   for (const MixerCase& c : {kMoba, kTopk, kNsa})
     for (const int64_t prompt : {1, 4, 7, 18}) {
       INFO(c.name << ", prompt " << prompt);
-      const autograd::NoGrad no_grad;
       const Made m = made(c);
-      const int64_t T = 30;
-      const Tensor x = sample({1, T, 12}, "x"), whole = run(*m.layer, x).value();
       State state;
-      Context context;
-      context.state = &state;
-      context.capacity = T;
-      m.layer->forward(x.slice(1, 0, prompt).contiguous(), context);
-      context.place = tensor_of<int32_t>({static_cast<int32_t>(prompt)});
-      context.position = prompt;
-      for (int64_t t = prompt; t < T; ++t) {
-        context.place.data<int32_t>()[0] = static_cast<int32_t>(t);
-        const Tensor y = m.layer->forward(x.slice(1, t, t + 1).contiguous(), context).value();
-        CHECK(distance(y, whole.slice(1, t, t + 1)) < 1e-12);
-      }
+      CHECK(distance_of_placed_steps(*m.layer, sample({1, 30, 12}, "x"), prompt, state) < 1e-12);
     }
 }
 

@@ -69,20 +69,9 @@ TEST_CASE("side_by_side: steps whose position the work reads give what the whole
                        "parts = [\"window\", \"full\", \"gated_delta\"]\n"
                        "[window]\ntype = \"attention\"\nheads = 2\nwindow = 5\n"
                        "[full]\ntype = \"attention\"\nheads = 2\n[gated_delta]\nheads = 2"});
-  const int64_t T = 30;
-  const Tensor x = sample({1, T, 12}, "x"), whole = run(*m.layer, x).value();
   for (const int64_t prompt : {1, 4, 7, 18}) {
     State state;
-    Context c;
-    c.state = &state;
-    c.capacity = T;
-    m.layer->forward(x.slice(1, 0, prompt).contiguous(), c);
-    for (int64_t t = prompt; t < T; ++t) {
-      c.place = tensor_of<int32_t>({static_cast<int32_t>(t)});
-      c.position = t;
-      const Tensor y = m.layer->forward(x.slice(1, t, t + 1).contiguous(), c).value();
-      CHECK(distance(y, whole.slice(1, t, t + 1)) < 1e-12);
-    }
+    CHECK(distance_of_placed_steps(*m.layer, sample({1, 30, 12}, "x"), prompt, state) < 1e-12);
     CHECK(state.parts.size() == 3);
     CHECK(state.bytes() ==
           state.parts[0].bytes() + state.parts[1].bytes() + state.parts[2].bytes());

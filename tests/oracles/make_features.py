@@ -4,17 +4,16 @@ fla's naive GLA under HGRN2's
 gates."""
 
 import math
-import os
 
 import torch
 import torch.nn.functional as F
 import transformers
 from torch import nn
-from torch.func import functional_call
 from transformers import MiniMaxConfig
 from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 
-from common import HERE, Random, case, i32, in_fp64, per_document, version, write
+from common import Random, case, i32, per_document, version
+from layer_files import layer
 
 import fla
 from fla.ops.gla.naive import naive_recurrent_gla
@@ -22,27 +21,8 @@ from fla.ops.gla.naive import naive_recurrent_gla
 TORCH = version(torch)
 
 
-def weights_of(module, name):
-    r, weights = Random("layer weights " + name), {}
-    for n, p in module.named_parameters():
-        norm = "norm" in n
-        w = 1 + r.normal(*p.shape, scale=0.3) if norm else r.normal(*p.shape, scale=p.shape[-1] ** -0.5)
-        weights[n] = w.requires_grad_()
-    return weights
-
-
-def layer(name, source, module, B, T, D, options, forward=lambda call, x: call(x)):
-    weights, r = weights_of(module, name), Random("layer " + name)
-    x = r.normal(B, T, D).requires_grad_()
-    with in_fp64():
-        out = forward(lambda *a, **k: functional_call(module, weights, a, k), x)
-        assert out.dtype == torch.float64 and out.shape == x.shape
-        dout = r.normal(*out.shape)
-        out.backward(dout)
-    assert all(w.grad is not None for w in weights.values()), name
-    write(os.path.join(HERE, f"layer_{name}.h5"), {"operation": "layer_" + name, "source": source},
-          {"weights": weights, "inputs": {"x": x}, "outputs": {"y": out}, "grad_outputs": {"dy": dout},
-           "gradients": {"dx": x.grad, **{"d" + n: w.grad for n, w in weights.items()}}}, options)
+def plain(call, x):
+    return call(x)
 
 
 # Features.
@@ -142,13 +122,13 @@ def elu1(x):
 
 QUADRATIC = TORCH + ": the quadratic form of "
 layer("linear_transformer", QUADRATIC + "arXiv:2006.16236, elu plus one",
-      Quadratic(12, 2, of_feature(elu1)), 2, 17, 12, {"heads": 2, "eps": 1e-6})
+      Quadratic(12, 2, of_feature(elu1)), plain, 2, 17, 12, {"heads": 2, "eps": 1e-6})
 layer("linear_transformer_relu", QUADRATIC + "arXiv:2006.16236, relu",
-      Quadratic(12, 2, of_feature(F.relu), eps=1e-2), 2, 17, 12, {"heads": 2, "eps": 1e-2})
+      Quadratic(12, 2, of_feature(F.relu), eps=1e-2), plain, 2, 17, 12, {"heads": 2, "eps": 1e-2})
 layer("cosformer", QUADRATIC + "arXiv:2202.08791, equation 10; index - index' over a horizon of 40",
-      Quadratic(12, 2, of_cosine(40)), 2, 17, 12, {"heads": 2, "eps": 1e-6, "horizon": 40})
+      Quadratic(12, 2, of_cosine(40)), plain, 2, 17, 12, {"heads": 2, "eps": 1e-6, "horizon": 40})
 layer("fast_weights", QUADRATIC + "arXiv:2102.11174 without a divisor, sigmoid strengths, RMSNorm per head",
-      Quadratic(12, 2, of_feature(elu1), divide=False, fast=True), 2, 17, 12, {"heads": 2})
+      Quadratic(12, 2, of_feature(elu1), divide=False, fast=True), plain, 2, 17, 12, {"heads": 2})
 
 for index in (0, 1):
     layer(f"minimax_lightning_{index}",
@@ -158,8 +138,8 @@ for index in (0, 1):
               hidden_size=12, num_attention_heads=4, num_key_value_heads=4, head_dim=3, num_hidden_layers=2,
               block_size=8, hidden_act="silu",
               layer_types=["linear_attention", "linear_attention"]), index),
-          2, 17, 12, {"heads": 4, "head_width": 3, "layer": index, "layers": 2, "eps": 1e-6},
-          lambda call, x: call(x, None, None)[0])
+          lambda call, x: call(x, None, None)[0],
+          2, 17, 12, {"heads": 4, "head_width": 3, "layer": index, "layers": 2, "eps": 1e-6})
 
 class Hgrn2(nn.Module):
     """HGRN2Attention without convolutions: q_proj, f_proj, i_proj, g_norm over all heads, o_proj."""
@@ -180,4 +160,4 @@ class Hgrn2(nn.Module):
 for index, bound in ((0, 0.0), (1, 0.5)):
     layer(f"fla_hgrn2_{index}", version(fla, torch) + ": fla.ops.gla.naive.naive_recurrent_gla, under the "
           f"projections and gates of HGRN2Attention, lower bound {bound}",
-          Hgrn2(12, 2, bound), 2, 17, 12, {"heads": 2, "lower_bound": bound, "eps": 1e-5})
+          Hgrn2(12, 2, bound), plain, 2, 17, 12, {"heads": 2, "lower_bound": bound, "eps": 1e-5})

@@ -59,35 +59,23 @@ void olmoe_keys(const Keys& k) {
   k.truth("norm_topk_prob", "moe.normalize", false);
 }
 
-using Mlp = void (*)(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
-                     const std::string& ours);
-
-void tensors(const Draft& d, TensorMap& m, bool out_bias, Mlp mlp) {
-  outer_tensors(m);
-  for (size_t i = 0; i < d.layers.size(); ++i) {
-    const std::string theirs = concat("model.layers.", i, "."), ours = concat("layers.", i, ".");
-    m.linear(theirs + "input_layernorm", ours + "mixer_norm");
-    attention_tensors(m, theirs + "self_attn.", ours + "mixer.", out_bias);
-    m.linear(theirs + "post_attention_layernorm", ours + "mlp_norm");
-    mlp(m, d.layers[i], theirs, ours + "mlp.");
-  }
-}
-
 void named_mlp(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
                const std::string& ours) {
   qwen_mlp_tensors(m, layer, theirs + "mlp.", ours);
 }
 
 void mixtral_tensors(const Draft& d, TensorMap& m) {
-  tensors(
+  decoder_tensors(
       d, m, /*out_bias=*/true,
       [](TensorMap& map, const DraftLayer&, const std::string& theirs, const std::string& ours) {
         mixtral_expert_tensors(map, theirs + "block_sparse_moe.", ours);
       });
 }
-void biased_tensors(const Draft& d, TensorMap& m) { tensors(d, m, /*out_bias=*/true, named_mlp); }
+void biased_tensors(const Draft& d, TensorMap& m) {
+  decoder_tensors(d, m, /*out_bias=*/true, named_mlp);
+}
 void qwen2_moe_tensors(const Draft& d, TensorMap& m) {
-  tensors(d, m, /*out_bias=*/false, named_mlp);
+  decoder_tensors(d, m, /*out_bias=*/false, named_mlp);
 }
 
 const RegisteredArchitecture mixtral{

@@ -57,18 +57,14 @@ void qwen3_keys(const Keys& k) {
   qwen_windows(k);
 }
 
-void tensors(const Draft& d, TensorMap& m, bool out_bias) {
-  outer_tensors(m);
-  for (size_t i = 0; i < d.layers.size(); ++i) {
-    const std::string theirs = concat("model.layers.", i, "."), ours = concat("layers.", i, ".");
-    m.linear(theirs + "input_layernorm", ours + "mixer_norm");
-    attention_tensors(m, theirs + "self_attn.", ours + "mixer.", out_bias);
-    m.linear(theirs + "post_attention_layernorm", ours + "mlp_norm");
-    gated_mlp_tensors(m, theirs + "mlp.", ours + "mlp.");
-  }
+void dense_mlp(TensorMap& m, const DraftLayer&, const std::string& theirs,
+               const std::string& ours) {
+  gated_mlp_tensors(m, theirs + "mlp.", ours);
 }
 
-void qwen2_tensors(const Draft& d, TensorMap& m) { tensors(d, m, /*out_bias=*/false); }
+void qwen2_tensors(const Draft& d, TensorMap& m) {
+  decoder_tensors(d, m, /*out_bias=*/false, dense_mlp);
+}
 
 const RegisteredArchitecture llama{
     {"llama", "LlamaForCausalLM", /*order=*/0, llama_keys, llama_tensors}};
@@ -79,6 +75,8 @@ const RegisteredArchitecture qwen3{{"qwen3", "Qwen3ForCausalLM", 1, qwen3_keys, 
 
 }  // namespace
 
-void llama_tensors(const Draft& d, TensorMap& m) { tensors(d, m, /*out_bias=*/true); }
+void llama_tensors(const Draft& d, TensorMap& m) {
+  decoder_tensors(d, m, /*out_bias=*/true, dense_mlp);
+}
 
 }  // namespace weft::train

@@ -232,7 +232,8 @@ void experts(const Keys& k, const Experts& names) {
 
 namespace {
 
-// Every so many-th layer has experts, and no other; 0 where no such number is.
+// The step at which layers have experts: those whose number, from 1 on, is a multiple of it, and no
+// others. 0 where there is no such step.
 int64_t step_of_experts(const std::vector<DraftLayer>& layers) {
   const auto n = static_cast<int64_t>(layers.size());
   for (int64_t step = 1; step <= n; ++step) {
@@ -383,6 +384,17 @@ void attention_tensors(TensorMap& m, const std::string& theirs, const std::strin
 void gated_mlp_tensors(TensorMap& m, const std::string& theirs, const std::string& ours) {
   for (const char* part : {"gate_proj", "up_proj", "down_proj"})
     m.linear(theirs + part, ours + part);
+}
+
+void decoder_tensors(const Draft& d, TensorMap& m, bool out_bias, PutMlp mlp) {
+  outer_tensors(m);
+  for (size_t i = 0; i < d.layers.size(); ++i) {
+    const std::string theirs = concat("model.layers.", i, "."), ours = concat("layers.", i, ".");
+    m.linear(theirs + "input_layernorm", ours + "mixer_norm");
+    attention_tensors(m, theirs + "self_attn.", ours + "mixer.", out_bias);
+    m.linear(theirs + "post_attention_layernorm", ours + "mlp_norm");
+    mlp(m, d.layers[i], theirs, ours + "mlp.");
+  }
 }
 
 void outer_tensors(TensorMap& m, const std::string& norm) {

@@ -57,6 +57,10 @@ void attention_tensors(TensorMap& m, const std::string& theirs, const std::strin
                        bool out_bias = true);
 // gate_proj, up_proj, down_proj.
 void gated_mlp_tensors(TensorMap& m, const std::string& theirs, const std::string& ours);
+// A whole decoder of Llama's kind; `mlp` puts the tensors of a layer's MLP.
+using PutMlp = void (*)(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
+                        const std::string& ours);
+void decoder_tensors(const Draft& d, TensorMap& m, bool out_bias, PutMlp mlp);
 // A whole Llama.
 void llama_tensors(const Draft& d, TensorMap& m);
 // model.embed_tokens, model.norm (or another name of it), lm_head.

@@ -53,15 +53,11 @@ Saved read_saved(const std::string& path) {
   return s;
 }
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 // Times and memory that were measured; ratios, and what the machine would need at least, follow
 // from others.
 bool is_measured(const std::string& key) {
   const bool derived = key.rfind("least", 0) == 0 || key.rfind("peer", 0) == 0;
-  return !derived && (ends_with(key, "_ms") || ends_with(key, "_bytes"));
+  return !derived && (key.ends_with("_ms") || key.ends_with("_bytes"));
 }
 
 struct Change {
@@ -93,7 +89,7 @@ void tell_alone(const Saved& a, const Saved& b, const std::string& where, std::o
 void print_text(const std::vector<Change>& all, std::ostream& out) {
   std::vector<std::vector<std::string>> lines;
   for (const Change& c : all) {
-    const bool bytes = ends_with(c.measure, "_bytes");
+    const bool bytes = c.measure.ends_with("_bytes");
     const auto text = [&](double v) { return bytes ? bytes_text(v) : number_text("%.3f", v); };
     lines.push_back(
         {c.row, c.measure, text(c.before), text(c.after), number_text("%.3f", c.after / c.before)});

@@ -22,7 +22,7 @@ bool joins(const TreeNode& left, const TreeNode& right);
 // begin and count are powers of two, else a few. `most` is the most that are held on the way.
 std::vector<TreeNode> nodes_within(int64_t begin, int64_t count, size_t* most = nullptr);
 
-// The most numbers of other ranks that a rank makes room for. In pieces of 64 MiB, two GPUs send
+// A rank makes room for so many numbers of other ranks at a time. In pieces of 64 MiB two GPUs send
 // 1.3 times the bytes a second that they send in pieces of 16 MiB.
 inline constexpr int64_t kArriving = int64_t{1} << 24;
 

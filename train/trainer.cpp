@@ -273,15 +273,22 @@ void Trainer::profile_steps(int64_t begun) {
 
 // The trace of all ranks, with what rank 0's GPU did as a summary.
 void Trainer::write_profile() {
-  const Profile own = profiler_->stop();
+  Profile own;
+  std::string why;  // there is none; no reason to lose a run
+  try {
+    own = profiler_->stop();
+  } catch (const Error& e) {
+    why = e.what();
+  }
   const auto texts = ranks_->exchange("a profile", packed(own.bars));
   if (!ranks_->first()) return;
   std::vector<std::vector<TraceBar>> all;
   for (const std::string& text : texts) all.push_back(unpacked(text));
   try {
+    require(why.empty(), why);
     write_file(profile_path_, trace_of(all));
     progress_->say(concat(profile_path_, ": ", text(own.use, 12)));
-  } catch (const Error& e) {  // no reason to lose a run
+  } catch (const Error& e) {
     progress_->say(concat("no profile: ", e.what(), "; the run goes on"));
   }
 }

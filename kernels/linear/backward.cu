@@ -31,8 +31,13 @@ void Linear::cuda_backward(const Inputs<Tensor>& inputs, const Options& o, const
   const auto make = [&](bool wanted, const Shape& shape, Dtype dtype = Dtype::f32) {
     return wanted ? empty(shape, dtype, device) : Tensor();
   };
-  const Tensor states = make(chunks > 1, {B, chunks - 1, H, K, V}, x.q.dtype());
-  const Tensor dstates = make(chunks > 1, {B, chunks - 1, H, K, V}, x.q.dtype());
+  const linear::ScanScratch scratch(x, o, dy, dx);
+  const int64_t whole = scratch.covers ? linear::kPart : 1;  // what scans hold of a state
+  const Tensor states =
+      make(chunks > 1, {B, chunks - 1, H, ceil_div(K, whole) * whole, ceil_div(V, whole) * whole},
+           x.q.dtype());
+  const int64_t kept = std::max((chunks - 1) * B * H * K * V, scratch.of_heads);
+  const Tensor dstates = make(kept > 0, {kept}, x.q.dtype());  // [B, chunks - 1, H, K, V]
   const Tensor sums = make(chunks > 1 && o.normalize, {B, chunks - 1, H, K});
   const Tensor dsums = make(chunks > 1 && o.normalize, {B, chunks - 1, H, K});
   const Tensor dd = make(o.normalize, {B, T, H});
@@ -42,7 +47,7 @@ void Linear::cuda_backward(const Inputs<Tensor>& inputs, const Options& o, const
   const Tensor exact = make(beside, {B, chunks - 1, H, K, V});
   const Tensor dexact = make(beside, {B, chunks - 1, H, K, V});
   const Tensor gate_parts = make(sums_gates, {B, chunks, H}, Dtype::f64);
-  if (x.q.is_meta()) return;
+  if (x.q.is_meta() || linear::hopper_backward(x, o, dout, dx, scratch, states, dstates)) return;
   for_cuda_dtype(x.q.dtype(), [&]<class Real>() {
     const linear::CudaProblem<Real> p(x, o, cu_seqlens);
     const int places = static_cast<int>(chunks - 1);

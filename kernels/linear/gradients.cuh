@@ -4,6 +4,7 @@
 // the equations. Chunk states are kept in the dtype of q, as the products that read them want them.
 #pragma once
 
+#include "kernels/linear/gates.cuh"
 #include "kernels/linear/states.cuh"
 
 namespace weft::kernels::linear {
@@ -109,24 +110,7 @@ __device__ void finish_gates(const Tiles& w, int n, float* dg, int64_t stride) {
       earlier[i] += w.after[at];
     }
   }
-  // Of this token and later ones; of earlier ones.
-  const float own = later[0] + later[1];
-  float suffix = own;
-#pragma unroll
-  for (int m = 1; m < 32; m <<= 1) {
-    const float x = __shfl_down_sync(~0u, suffix, m);
-    if (lane + m < 32) suffix += x;
-  }
-  const float prefix = tile::warp_prefix_sum(earlier[0] + earlier[1]);
-  const float from_before = __shfl_up_sync(~0u, prefix, 1);
-  const float from_after = __shfl_down_sync(~0u, suffix, 1);
-  const float rest = lane < 31 ? from_after : 0.f;
-  const float start = (lane > 0 ? from_before : 0.f) + through;
-  const float gradient[2] = {rest + own + start, rest + later[1] + (start + earlier[0])};
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-    if (2 * lane + i < n)
-      dg[(2 * lane + i) * stride] = w.decay.resets(2 * lane + i) ? 0.f : gradient[i];
+  put_gates(w.decay, later, earlier, through, n, dg, stride);
 }
 
 __device__ __forceinline__ double warp_sum_of_doubles(double x) {

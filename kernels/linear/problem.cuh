@@ -66,6 +66,26 @@ __device__ __forceinline__ void carry(tile::Acc<N>& state, float total, const ti
 // TMA.
 bool hopper_forward(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& y);
 
+// What the backward pass on Hopper needs beside the gradients, and whether it covers the call: bf16,
+// widths up to 128, no packed documents, no `normalize`, no states given or wanted, few chunks or
+// enough heads to fill a GPU. It says nothing of the device, so that a plan needs none.
+struct ScanScratch {
+  ScanScratch(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& dy,
+              const Inputs<Linear>& dx);
+
+  bool covers;
+  int64_t of_heads = 0;  // numbers: room for dq or dk of each head, where heads share a key
+  // If dx.g is wanted: the shares of tokens in the gates' gradients, and those that pass through
+  // states (GateShares, scan_hopper.cuh).
+  Tensor tokens, through;
+};
+// False, and nothing done, where it does not cover the call, or the device or the alignment of rows
+// are not for it. `states`: room for bf16 [B, chunks - 1, H, K, V] with K and V rounded up to 64s;
+// absent with one chunk. `room`: bf16 [of_heads] or more. backward_hopper.cu.
+bool hopper_backward(const Inputs<Linear>& x, const Options<Linear>& o, const Tensor& dout,
+                     const Inputs<Linear>& dx, const ScanScratch& scratch, const Tensor& states,
+                     const Tensor& room);
+
 // The inputs as the kernels take them. Refuses the widths that they do not cover.
 inline Inputs<Linear> cuda_inputs(const Inputs<Linear>& x) {
   require(x.q.size(3) <= 256 && x.v.size(3) <= 256, "linear: K = ", x.q.size(3),

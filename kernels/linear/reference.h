@@ -257,6 +257,20 @@ struct Reference<Linear> {
       c.x.v = normal({2, 6, 2, 9}, 1, "v").slice(3, 1, 5);
       c.x.g = log_decays({2, 2, 6}, 0.5).transpose(1, 2);
     }
+    // Rows of 16 bytes and no states: what the scans of a GPU take.
+    add("whole rows", {.B = 2, .T = 67, .K = 8, .V = 16}).o.return_state = false;
+    {
+      auto& c = add("whole rows, gates", {.B = 2, .T = 129, .K = 72, .V = 8});
+      c.x.g = log_decays({2, 129, 2}, 0.2);
+      c.o.return_state = false;
+    }
+    {
+      auto& c = add("whole rows, shared keys, gates of -infinity",
+                    {.B = 1, .T = 65, .Hk = 2, .H = 6, .K = 8, .V = 24});
+      c.x.g = log_decays({1, 65, 6}, 0.1);
+      put_resets(c.x.g);
+      c.o.return_state = false;
+    }
     return list;
   }
 

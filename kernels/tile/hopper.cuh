@@ -341,6 +341,10 @@ __device__ __forceinline__ void tma_load(Smem<bf16, R, C> tile, const CUtensorMa
         : "memory");
   }
 }
+// One thread brings memory to the L2 cache: a multiple of 16 bytes, from a multiple of 16.
+__device__ __forceinline__ void prefetch(const void* from, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 // One thread loads numbers that lie together: a multiple of 4, from and to multiples of 16 bytes.
 __device__ __forceinline__ void bulk_load(float* to, const float* from, int count, Barrier* full) {
   asm volatile(

@@ -66,9 +66,9 @@ __device__ __forceinline__ void carry(tile::Acc<N>& state, float total, const ti
 // TMA.
 bool hopper_forward(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& y);
 
-// What the backward pass on Hopper needs beside the gradients, and whether it covers the call: bf16,
-// widths up to 128, no packed documents, no `normalize`, no states given or wanted, few chunks or
-// enough heads to fill a GPU. It says nothing of the device, so that a plan needs none.
+// What the backward pass on Hopper needs beside the gradients, and whether it covers the call:
+// bf16, widths up to 128, no packed documents, no `normalize`, no states given or wanted, few
+// chunks or enough heads to fill a GPU. It says nothing of the device, so that a plan needs none.
 struct ScanScratch {
   ScanScratch(const Inputs<Linear>& x, const Options<Linear>& o, const Outputs<Linear>& dy,
               const Inputs<Linear>& dx);

@@ -1,5 +1,6 @@
 // A scan over the chunks of a head on Hopper, for bf16 and K up to 128:
-//   O = scale (P V + e^G . Q S),   P = tril(Q K' . decays),   S_out = e^{G_C} S + (e^{G_C - G} . K)' V
+//   P = tril(Q K' . decays),   O = scale (P V + e^G . Q S)
+//   S_out = e^{G_C} S + (e^{G_C - G} . K)' V
 // forwards, or the same on time that runs backwards. The forward pass is one scan. The gradients of
 // q, k and v are three, with other tensors in the places of Q, K and V (README.md, On a GPU).
 //
@@ -110,8 +111,8 @@ __device__ uint4* state_before(const Sizes& p, const Work& at, int chunk) {
   return p.shares.states + (slice * (at.chunks - 1) + chunk - 1) * (K / 16) * 128;
 }
 
-// One thread: every chunk of the tensors, as stages become free. The states that the other scan kept
-// come as far as the cache.
+// One thread: every chunk of the tensors, as stages become free. The states that the other scan
+// kept come as far as the cache.
 template <int K, Gates kGates>
 __device__ void load_chunks(const Tiles<K, kGates>& w, const Sizes& p, const Maps& maps,
                             const Work& at) {
@@ -318,8 +319,8 @@ struct ShareWriter {
   }
 };
 
-// One warpgroup: P of every chunk. For dQ, where P is the D of the README, also what pairs of tokens
-// say of the gates between them, by the channels of q and k that this block has.
+// One warpgroup: P of every chunk. For dQ, where P is the D of the README, also what pairs of
+// tokens say of the gates between them, by the channels of q and k that this block has.
 template <int K, bool kDecays, bool kBackwards, Gates kGates>
 __device__ void make_scores(const Tiles<K, kGates>& w, const Sizes& p, const Work& at) {
   const int row0 = tile::warp_index() % 4 * 16;

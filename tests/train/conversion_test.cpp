@@ -1,6 +1,8 @@
 // A trained model as the start of a student with other mixers.
 #include "train/conversion.h"
 
+#include <set>
+
 #include "core/text.h"
 #include "core/units.h"
 #include "tests/gap.h"
@@ -316,6 +318,30 @@ TEST_CASE("conversion: its start has the student's recipe and seed, and the teac
                                                  " numbers are in parameters with a source\n")));
 }
 
+TEST_CASE("conversion: the hash of a teacher is of every number of it, and of nothing else") {
+  const std::string text = recipe("attention", kGroups);
+  const auto hash = [&](int64_t changed, const std::string& more = "") {
+    const Folder f;
+    RunState state;
+    state.recipe = text + more;
+    const layers::Model m(recipe_from_text(text, "t").toml, 11, Dtype::f64, kCpu, 3);
+    int64_t n = 0;
+    save_start(f / "teacher.h5", state, [&](const PutTensor& put) {
+      for (const layers::Parameter& p : m.parameters()) {
+        if (n++ == changed) p.master.data<double>()[p.master.numel() - 1] += 1;
+        put(p.name, p.master);
+      }
+    });
+    return hash_of(open_teacher(f / "teacher.h5"));
+  };
+  const layers::Model m(recipe_from_text(text, "t").toml, 11, Dtype::f64, kCpu, 3);
+  std::set<std::string> seen{hash(-1)};
+  CHECK(hash(-1, "[optimizer]\nlr = 0.5\n") == *seen.begin());
+  const auto last = static_cast<int64_t>(m.parameters().size()) - 1;
+  for (const int64_t changed : {int64_t{0}, last / 2, last})
+    CHECK(seen.insert(hash(changed)).second);
+}
+
 TEST_CASE("conversion: a head of its own is that of the embedding, where the teacher ties them") {
   const Folder f;
   const Teacher teacher = open_teacher(teacher_at(f, recipe("attention", kGroups)));
@@ -366,6 +392,8 @@ out = "student"
   says(run_weft(f, {"convert", "teacher", "student.toml"}), 2, {"--out"});
   says(run_weft(f, {"convert", "teacher", "student.toml", "--out", "teacher/best.h5"}), 2,
        {"best.h5"});
+  says(run_weft(f, {"convert", "teacher", "student.toml", "--dry-run", "--set", "model.layers=2"}),
+       2, {"another number of layers: 1 there and 2"});
   done(run_weft(f, {"convert", "teacher", "student.toml", "--out", "start.h5"}));
   done(run_weft(f, {"train", "student.toml", "--begin", "start.h5"}));
 }

@@ -1,7 +1,9 @@
 // Top-p selection: what a choice of blocks may lose is bounded, and the bound holds.
+#include <algorithm>
 #include <cmath>
 
 #include "autograd/kernel_op.h"
+#include "autograd/watch.h"
 #include "kernels/selection/block_means.h"
 #include "kernels/selection/select_mass.h"
 #include "layers/routes.h"
@@ -134,6 +136,96 @@ TEST_CASE("lost: whoever watches is told the largest and the mean bound of each 
   CHECK(found[0].lost->mean <= found[0].lost->most);
   CHECK(found[0].keys > 1);
   CHECK(found[0].keys <= 15.5);
+}
+
+TEST_CASE(
+    "lost: blocks come by what they may give at most, until the bound is what was asked for") {
+  const int64_t T = 33, H = 4, K = 3, block = 4;
+  for (const double lost : {0.1, 0.4, 0.999}) {
+    kernels::SelectBlocks o;
+    o.block = block;
+    o.top_k = 3;
+    o.scale = 0.7;
+    const Tensor q = sample({2, T, H, K}, "q"), k = sample({2, T, 2, K}, "k");
+    const Tensor means =
+        autograd::apply<kernels::BlockMeans>({Var(k)}, {block, {}, {}, {}}).y.value();
+    const Tensor radius = kernels::block_radius(k, means, o);
+    const kernels::SelectedMass got = kernels::select_mass(q, k, means, radius, o, lost);
+    const auto Q = view<const double>(q), key = view<const double>(k);
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t h = 0; h < H; ++h)
+        for (int64_t t = 0; t < T; ++t) {
+          INFO("lost " << lost << ", row " << b << ", head " << h << ", token " << t);
+          const auto dot = [&](const auto& f) {
+            double sum = 0;
+            for (int64_t i = 0; i < K; ++i) sum += Q(b, t, h, i) * f(i);
+            return 0.7 * sum;
+          };
+          double length = 0;
+          for (int64_t i = 0; i < K; ++i) length += Q(b, t, h, i) * Q(b, t, h, i);
+          struct Block {
+            double most, least;  // of what it may give
+            int64_t index;
+          };
+          std::vector<Block> blocks;
+          for (int64_t c = 0; c < t / block; ++c) {
+            const auto mean = [&](int64_t i) {
+              double sum = 0;
+              for (int64_t s = 0; s < block; ++s) sum += key(b, c * block + s, h / 2, i) / block;
+              return sum;
+            };
+            double far = 0;  // from the mean to the farthest key
+            for (int64_t s = 0; s < block; ++s) {
+              double apart = 0;
+              for (int64_t i = 0; i < K; ++i)
+                apart += std::pow(key(b, c * block + s, h / 2, i) - mean(i), 2);
+              far = std::max(far, std::sqrt(apart));
+            }
+            const double low = dot(mean);
+            blocks.push_back(
+                {block * std::exp(low + 0.7 * std::sqrt(length) * far), block * std::exp(low), c});
+          }
+          std::sort(blocks.begin(), blocks.end(),
+                    [](const Block& x, const Block& y) { return x.most > y.most; });
+          double kept = std::exp(dot([&](int64_t i) { return key(b, t, h / 2, i); })), left = 0;
+          for (const Block& x : blocks) left += x.most;
+          std::vector<bool> seen(blocks.size() + 1, false);
+          seen.back() = true;
+          for (size_t n = 0; n < blocks.size(); ++n) {
+            if (n >= 2 && left <= lost * (left + kept)) break;  // top_k counts the own block
+            seen[static_cast<size_t>(blocks[n].index)] = true;
+            kept += blocks[n].least;
+            left -= blocks[n].most;
+          }
+          for (size_t c = 0; c < seen.size(); ++c)
+            REQUIRE((view<const uint8_t>(got.mask)(b, h, t, static_cast<int64_t>(c)) == 1) ==
+                    seen[c]);
+          const double bound = view<const double>(got.bound)(b, h, t);
+          const bool all = std::count(seen.begin(), seen.end(), false) == 0;
+          REQUIRE(std::abs(bound - (all ? 0 : left / (left + kept))) < 1e-9);
+        }
+  }
+}
+
+TEST_CASE("lost: what is told is the largest bound, and the mean over heads and tokens") {
+  const Made m = made({"", "moba", "heads = 2\nblock = 4\ntop_k = 1\nlost = 0.3\nscale = 0.9"});
+  const autograd::NoGrad no_grad;
+  std::vector<double> bounds;
+  const auto found = watch_routes([&] {
+    const autograd::Watch watch([&](const autograd::Watched& w) {
+      if (w.name != "select_mass") return;
+      bounds = to_doubles(w.outputs.at("bound"));
+    });
+    run(*m.layer, sample({2, 30, 12}, "x"));
+  });
+  REQUIRE(bounds.size() == 2 * 2 * 30);
+  const auto told = watch_routes([&] { run(*m.layer, sample({2, 30, 12}, "x")); });
+  REQUIRE(told.size() == 1);
+  double sum = 0;
+  for (const double x : bounds) sum += x;
+  CHECK(told[0].lost->most == *std::max_element(bounds.begin(), bounds.end()));
+  CHECK(told[0].lost->mean == Approx(sum / 120));
+  CHECK(told[0].tokens == 60);
 }
 
 TEST_CASE("lost: a soft cap beside it is refused") {

@@ -395,6 +395,15 @@ TEST_CASE("router: what was chosen is counted, and the keys that a token saw") {
   const Routes soft = keys(always(whole, toml));
   CHECK(soft.keys == Approx(2.3 + 4.7 + 5.5));
   CHECK(soft.shares == std::array<double, 4>{0, 0, 0, 1});
+  // Of a hard choice a token has one route, of a soft one a part of each.
+  const auto whole_tokens = [&](const std::string& phase) {
+    double rest = 0;
+    for (const double share : keys(router(toml + phase)).shares)
+      rest += std::abs(20 * share - std::round(20 * share));
+    return rest;
+  };
+  CHECK(whole_tokens(kHard) < 1e-9);
+  CHECK(whole_tokens("") > 1e-3);
   const Made plain = made({"", "block_sparse", "heads = 2\nblock = 4"});
   CHECK(watch_routes([&] { run(*plain.layer, x); }).empty());
 }

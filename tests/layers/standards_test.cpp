@@ -262,6 +262,36 @@ TEST_CASE("standards: a token costs two for each number it meets, and its mixer'
   CHECK(mixer_flops("mamba2", "state = 3\nhead_dim = 4\n") == Approx(4 * (48 + 64 * 7.0)));
 }
 
+TEST_CASE("standards: of mixers that choose, a token costs the keys it sees and the choice") {
+  // Of 16 tokens, each sees 5.5 keys of two blocks of four, the own one up to itself; two blocks
+  // stand before a token on average. 4 times 2 heads of 4 columns for each key.
+  const std::string two = "heads = 2\nblock = 4\ntop_k = 2\n";
+  CHECK(mixer_flops("moba", two) == Approx(32 * 5.5 + 2 * 2 * 8));
+  // The coarse attention is that of a token by block: 16 numbers of the index, scores and values.
+  CHECK(mixer_flops("topk", two) == Approx(32 * 5.5 + 2 * 2 * 2 * (2 * 16 + 4) / 4.0));
+  CHECK(mixer_flops("nsa", two + "window = 5\n") == Approx(32 * (5.5 + 2 + 70.0 / 16)));
+  // A router at its budget of a quarter; without a price all routes alike.
+  const std::string alone = two + "linear = \"none\"\n";
+  CHECK(mixer_flops("router", alone) == Approx(32 * 8.5 / 4 + 2 * 2 * 8));
+  CHECK(mixer_flops("router", alone + "budget = 0.5\n") == Approx(32 * 8.5 / 2 + 2 * 2 * 8));
+  CHECK(mixer_flops("router", alone + "price = 0\nwindow_blocks = 1\n") ==
+        Approx(32 * (2.5 + 5.5 + 8.5) / 4 + 2 * 2 * 8));
+  CHECK(mixer_flops("router", two) - mixer_flops("router", alone) == Approx(2 * (64 + 64 * 8.0)));
+  CHECK(mixer_flops("token_sparse", "heads = 2\nwindow = 3\nstride = 2\nglobal_tokens = 2\n") ==
+        Approx(32 * 71.0 / 16));
+  CHECK(mixer_flops("token_sparse", "heads = 2\npattern = \"random\"\nrandom_tokens = 3\n") ==
+        Approx(32 * 58.0 / 16));
+  CHECK(mixer_flops("token_sparse", "heads = 2\npattern = \"strided\"\nstride = 5\n") ==
+        Approx(32 * 34.0 / 16));
+  CHECK(mixer_flops("latent_attention",
+                    "heads = 2\nhead_dim = 4\nshared_width = 2\nvalue_width = 3\n") ==
+        Approx(2 * 2 * 8.5 * (6 + 3)));
+  CHECK(mixer_flops("side_by_side",
+                    "parts = [\"attention\", \"moba\"]\n[side_by_side.attention]\nheads = 2\n"
+                    "[side_by_side.moba]\n" +
+                        two) == Approx(32 * 8.5 + 32 * 5.5 + 2 * 2 * 8));
+}
+
 TEST_CASE("standards: tables that are looked up cost nothing, the head's does") {
   const std::string tied = recipe("attention", 8, 16, "mlp = \"none\"\n", "heads = 2\n");
   const std::string own =

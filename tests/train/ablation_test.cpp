@@ -114,6 +114,67 @@ TEST_CASE("ablation: recall counts the next tokens that are the likeliest, in bo
   CHECK(gap({r.first, r.again}, {4.0 / 7, 4.0 / 7}).widest < 1e-12);
 }
 
+TEST_CASE("ablation: losses are of the batches asked for, the teacher's numbers its own") {
+  const auto model = [](const std::string& pattern, const std::string& tables) {
+    const TomlTable recipe =
+        toml_from_text("[model]\nwidth = 8\nlayers = 2\ncontext = 64\ninit = 0.5\npattern = [" +
+                           pattern + "]\n" + tables,
+                       "r.toml");
+    return layers::Model(recipe, 64, Dtype::f64, kCpu, 3);
+  };
+  layers::Model hybrid = model(kBoth, kTables);
+  layers::Model pure = model("\"gated_delta\"", "[gated_delta]\nheads = 2\n");
+  for (layers::Parameter& p : pure.parameters()) p.master.zero();  // says 0, which is the filler
+  data::BatchSource held_out(data::test_task({.name = "mqar", .vocabulary = 64, .pairs = {2, 5}},
+                                             {.rows = 2, .length = 64}, 1, 6));
+  const auto loss = [&](const layers::Model& m) { return evaluate(m, held_out, 1, kCpu).loss; };
+  const Ablations a = ablations(hybrid, &pure, held_out, 1, kCpu);
+  CHECK(a.loss == loss(hybrid));
+  CHECK(a.loss != evaluate(hybrid, held_out, 0, kCpu).loss);
+  CHECK(a.teacher_loss == loss(pure));
+  hybrid.leave_out(true, false);
+  CHECK(a.without_softmax == loss(hybrid));
+  hybrid.leave_out(false, true);
+  CHECK(a.without_linear == loss(hybrid));
+  hybrid.leave_out(false, false);
+  CHECK(a.without_softmax != a.without_linear);
+  // A sixteenth of the context as pairs.
+  const auto pairs = [&](int64_t n) {
+    data::BatchSource examples(data::test_task({.name = "mqar", .vocabulary = 64, .pairs = {n}},
+                                               {.rows = 16, .length = 64}, 1, 64));
+    return evaluate(hybrid, examples, 0, kCpu).accuracy;
+  };
+  CHECK(a.recall.pairs == pairs(4));
+  CHECK(pairs(4) != pairs(1));
+  const Recall own = ablations(pure, nullptr, held_out, 1, kCpu).recall;
+  CHECK(a.teacher_recall.pairs == own.pairs);
+  CHECK(a.teacher_recall.again == own.again);
+  CHECK(a.teacher_recall.first == own.first);
+  CHECK(own.again != a.recall.again);
+}
+
+TEST_CASE("ablation: each number is told under its own name, a zero too, one absent not") {
+  Ablations a{.loss = 1, .teacher_loss = 2, .without_softmax = 3, .without_linear = 4};
+  a.recall = {0.25, 0, 0.125};
+  a.teacher_recall = {-1, 0.75, 0.5};
+  using Numbers = std::vector<std::pair<std::string, double>>;
+  CHECK((a.numbers() == Numbers{{"ablation_loss", 1},
+                                {"ablation_loss_without_softmax", 3},
+                                {"ablation_loss_without_linear", 4},
+                                {"ablation_recall_pairs", 0.25},
+                                {"ablation_recall_again", 0},
+                                {"ablation_recall_first", 0.125},
+                                {"teacher_loss", 2},
+                                {"teacher_recall_again", 0.75},
+                                {"teacher_recall_first", 0.5}}));
+  CHECK(
+      a.text() ==
+      "held-out loss 1.0000, without softmax layers 3.0000, without linear layers 4.0000; the "
+      "teacher's 2.0000\nthe model recalls 0.0 % of text that it has read before (12.5 % at first "
+      "sight) and 25.0 % of pairs\nthe teacher recalls 75.0 % of text that it has read before "
+      "(50.0 % at first sight)");
+}
+
 TEST_CASE("eval: --ablate tells the loss without each way of a hybrid") {
   const Folder f;
   write_run(f,

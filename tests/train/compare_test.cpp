@@ -104,8 +104,17 @@ TEST_CASE("compare: a folder that holds another run is not mixed with this one")
   says(compare(f), 0, {});
   says(compare(f, {"--tokens", "64"}), 2, {"holds a run of 6 steps, expected 2", "--overwrite"});
   says(compare(f, {"--set", "optimizer.lr=0.5"}), 2, {"optimizer.lr"});
-  says(compare(f, {"--tokens", "64", "--overwrite"}), 0, {"all/compare.html"});
-  CHECK(nlohmann::json::parse(f.read("all/compare.json"))["recipes"][0]["steps"] == 2);
+  f.write("all/compare.html", "mine");
+  says(compare(f), 2, {"all/compare.html: is there"});
+  CHECK(f.read("all/compare.html") == "mine");
+  // Every micro-batch of a step counts.
+  says(compare(f, {"--tokens", "128", "--overwrite", "--set", "train.accumulate=2"}), 0,
+       {"all/compare.html"});
+  const auto j = nlohmann::json::parse(f.read("all/compare.json"));
+  CHECK(j["recipes"][0]["steps"] == 2);
+  CHECK(j["recipes"][0]["tokens"] == 128);
+  CHECK(j["recipes"][1]["steps"] == 2);
+  CHECK(j["recipes"][1]["tokens"] == 192);
 }
 
 TEST_CASE("compare: files of settings make a table of recipes and tasks") {
@@ -156,6 +165,9 @@ TEST_CASE("compare: a file of settings that does not fit is told with its name")
   says(with("wrong.toml"), 2, {"wrong.toml: its settings do not fit", "stepz", "steps"});
   says(with("lists.toml"), 2, {"lists.toml: [[data]] is a list of tables"});
   says(compare(f, {"--with", "none.toml", "--with", "missing.toml"}), 2, {"none.toml"});
+  // A setting of the command line goes before one of a file.
+  f.write("rate.toml", "[optimizer]\nlr = 0.1\n");
+  says(compare(f, {"--with", "rate.toml", "--set", "optimizer.lr=-1"}), 2, {"rate.toml", "lr"});
   for (const char* folder : {"sub", "right"}) std::filesystem::create_directory(f / folder);
   f.write("sub/wrong.toml", "[train]\nsteps = 3\n");
   f.write("right/wrong.toml", "[train]\nsteps = 3\n");

@@ -1,7 +1,10 @@
 // A trained model as the start of a student with other mixers.
 #include "train/conversion.h"
 
+#include <set>
+
 #include "core/text.h"
+#include "core/units.h"
 #include "tests/gap.h"
 #include "tests/message.h"
 #include "tests/train/said.h"
@@ -28,16 +31,22 @@ std::string recipe(const std::string& mixer, const std::string& keys, int width 
                 mixer, "\"]\n[", mixer, "]\n", keys, "\n", kRest);
 }
 
-// A teacher whose every number counts.
+// A teacher whose every number counts, biases and norms too.
 std::string teacher_at(const Folder& f, const std::string& text) {
   RunState state;
   state.recipe = text;
   state.recipe_name = "teacher";
+  state.tokenizer = "a vocabulary";
+  state.step = 7;
   const Recipe r = recipe_from_text(text, "teacher");
   const layers::Model model(r.toml, 11, Dtype::f64, kCpu, 3);
   const std::string path = f / "teacher.h5";
   save_start(path, state, [&](const PutTensor& put) {
-    for (const layers::Parameter& p : model.parameters()) put(p.name, p.master);
+    for (const layers::Parameter& p : model.parameters()) {
+      for (int64_t i = 0; p.master.dims() == 1 && i < p.master.numel(); ++i)
+        p.master.data<double>()[i] += 0.3 * std::sin(static_cast<double>(3 * i + 1));
+      put(p.name, p.master);
+    }
   });
   return path;
 }
@@ -175,6 +184,164 @@ TEST_CASE("conversion: Mamba-2 reads queries as C, keys as B and values as x") {
   CHECK(max_difference(parameter(c, "layers.0.mixer.out_proj.weight"), of("o_proj.weight")) == 0);
 }
 
+TEST_CASE("conversion: biases go with their heads, and an output's stays as it is") {
+  const std::string teacher = recipe("attention", std::string(kGroups) + "\nbias = true");
+  for (const char* heads : {"heads = 4\nkey_heads = 4\nhead_dim = 4\nbias = true",
+                            "heads = 8\nkey_heads = 4\nhead_dim = 4\nbias = true"})
+    CHECK(change(teacher, recipe("attention", heads)) < 1e-12);
+}
+
+TEST_CASE("conversion: behind an output gate a head's queries are the first half of its rows") {
+  const Folder f;
+  const Teacher teacher = open_teacher(
+      teacher_at(f, recipe("attention", std::string(kGroups) + "\noutput_gate = true")));
+  Conversion c(teacher,
+               recipe_from_text(recipe("hgrn2", "heads = 4\nkey_width = 4\nvalue_width = 4"), "s"));
+  const Tensor q = teacher.file.tensor("parameters/layers.0.mixer.q_proj.weight");
+  const Tensor q2 = parameter(c, "layers.0.mixer.q_proj.weight");
+  for (int64_t h = 0; h < 4; ++h)
+    CHECK(max_difference(q2.slice(0, 4 * h, 4 * h + 4), q.slice(0, 8 * h, 8 * h + 4)) == 0);
+  // Values of HGRN2 are its i_proj, Lightning's output is its out_proj.
+  CHECK(origin(c, "layers.0.mixer.i_proj.weight").from == "layers.0.mixer.v_proj.weight");
+  CHECK(origin(c, "layers.0.mixer.o_proj.weight").from == "layers.0.mixer.o_proj.weight");
+  const Conversion l(teacher, recipe_from_text(recipe("lightning",
+                                                      "heads = 4\nkey_width = 4\n"
+                                                      "value_width = 4"),
+                                               "s"));
+  CHECK(origin(l, "layers.1.mixer.out_proj.weight").from == "layers.1.mixer.o_proj.weight");
+}
+
+TEST_CASE(
+    "conversion: of Mamba-2 queries are C, keys B and values x, and its steps start at once") {
+  const Folder f;
+  const Teacher teacher =
+      open_teacher(teacher_at(f, recipe("mamba2", "head_dim = 4\nstate = 4\ngroups = 4")));
+  Conversion c(teacher,
+               recipe_from_text(recipe("gated_linear", "heads = 4\nkey_width = 4\nvalue_width = 4"),
+                                "student"));
+  const Tensor in = teacher.file.tensor("parameters/layers.0.mixer.in_proj.weight");
+  const auto same = [&](const char* name, int64_t begin) {
+    INFO(name);
+    CHECK(max_difference(parameter(c, std::string("layers.0.mixer.") + name),
+                         in.slice(0, begin, begin + 16)) == 0);
+  };
+  same("v_proj.weight", 16);  // behind z
+  same("k_proj.weight", 32);
+  same("q_proj.weight", 48);
+  Conversion back(teacher, recipe_from_text(recipe("mamba2", "head_dim = 4\nstate = 4\ngroups = 1"),
+                                            "student"));
+  const Tensor fused = parameter(back, "layers.0.mixer.in_proj.weight");  // 16 + 16 + 4 + 4 + 4
+  CHECK(max_difference(fused.slice(0, 40, 44), zeros({4, 8}, Dtype::f64)) == 0);
+  CHECK(max_difference(fused.slice(0, 0, 16), zeros({16, 8}, Dtype::f64)) > 0);
+}
+
+TEST_CASE("conversion: learned positions are the first of the teacher's, as many as both have") {
+  const std::string positions = "model.positions=\"learned\"";
+  const Folder f;
+  std::string text = recipe("attention", std::string(kGroups) + "\nrotary = false");
+  text.replace(text.find("context = 16"), 12, "positions = \"learned\"\ncontext = 16");
+  const Teacher teacher = open_teacher(teacher_at(f, text));
+  const Tensor there = teacher.file.tensor("parameters/positions.weight");
+  for (const int64_t context : {8, 24}) {
+    Conversion c(teacher, recipe_from_text(text, "student", {concat("model.context=", context)}));
+    const int64_t rows = std::min<int64_t>(16, context);
+    CHECK(max_difference(parameter(c, "positions.weight").slice(0, 0, rows),
+                         there.slice(0, 0, rows)) == 0);
+    CHECK(origin(c, "positions.weight").how == concat("the first ", rows, " positions"));
+  }
+}
+
+TEST_CASE("conversion: what has no source starts as the seed draws it, or where it does no harm") {
+  const Folder f;
+  const Teacher teacher = open_teacher(teacher_at(f, recipe("attention", kGroups)));
+  struct Start {
+    const char *mixer, *keys, *name;
+    double value;
+  };
+  const std::vector<Start> starts = {
+      {"kda", "heads = 4", "A_log", 0},
+      {"kda", "heads = 4", "f_proj.1.weight", 0},
+      {"kda", "heads = 4", "g_proj.1.weight", 0},
+      {"kda", "heads = 4", "g_proj.1.bias", 4},
+      {"kda", "heads = 4\nnegative_eigenvalues = true", "b_proj.weight", 0},
+      {"delta", "heads = 4\ngate_bias = true", "b_proj.weight", 0},
+      {"delta", "heads = 4\ngate_bias = true", "b_proj.bias", 2},
+      {"delta", "heads = 4\ngate_bias = true\nnegative_eigenvalues = true", "b_proj.weight", 0},
+      {"delta", "heads = 4\ngate_bias = true\nnegative_eigenvalues = true", "b_proj.bias", 0},
+      {"gated_delta", "heads = 4\ngate_bias = true", "g_proj.weight", 0},
+      {"gated_delta", "heads = 4", "a_proj.weight", 0},
+      {"fast_weights", "heads = 4", "alpha_proj.weight", 0},
+      {"fast_weights", "heads = 4", "alpha_proj.bias", 4},
+      {"mamba2", "head_dim = 4\nstate = 4", "A_log", 0}};
+  for (const Start& s : starts) {
+    INFO(s.mixer << ", " << s.keys << ", " << s.name);
+    Conversion c(teacher, recipe_from_text(recipe(s.mixer, s.keys), "student"));
+    const Tensor t = parameter(c, std::string("layers.1.mixer.") + s.name);
+    CHECK(max_difference(t, full(t.shape(), s.value, Dtype::f64)) == 0);
+    CHECK(origin(c, std::string("layers.1.mixer.") + s.name).from.empty());
+  }
+  for (const uint64_t seed : {1, 2}) {
+    const Recipe r =
+        recipe_from_text(recipe("delta", "heads = 4"), "student", {concat("train.seed=", seed)});
+    Conversion c(teacher, r);
+    const layers::Model fresh(r.toml, 11, Dtype::f64, kCpu, seed);
+    for (const layers::Parameter& p : fresh.parameters())
+      if (p.name == "layers.0.mixer.b_proj.weight")
+        CHECK(max_difference(parameter(c, p.name), p.master) == 0);
+  }
+}
+
+TEST_CASE("conversion: its start has the student's recipe and seed, and the teacher's vocabulary") {
+  const Folder f;
+  const Teacher teacher = open_teacher(teacher_at(f, recipe("attention", kGroups)));
+  const Recipe r = recipe_from_text(recipe("retention", "heads = 4"), "student", {"train.seed=5"});
+  Conversion c(teacher, r);
+  c.save(f / "start.h5");
+  const Hdf5Reader file = open_checkpoint(f / "start.h5");
+  const RunState s = read_state(file);
+  CHECK(s.tokenizer == "a vocabulary");
+  CHECK(s.recipe == r.toml.to_text());
+  CHECK(s.seed == 5);
+  CHECK(s.step == 0);
+  CHECK(std::isinf(s.best_loss));
+  CHECK(max_difference(file.tensor("parameters/layers.0.mixer.g_proj.weight"),
+                       parameter(c, "layers.0.mixer.g_proj.weight")) == 0);
+  // The table counts the numbers that have a source.
+  int64_t with = 0, all = 0;
+  for (const Origin& o : c.origins()) {
+    all += o.shape.numel();
+    with += o.from.empty() ? 0 : o.shape.numel();
+  }
+  REQUIRE(with < all);
+  CHECK_THAT(c.table(), ContainsSubstring(concat("\n", count_text(double(with)), " of ",
+                                                 count_text(double(all)),
+                                                 " numbers are in parameters with a source\n")));
+}
+
+TEST_CASE("conversion: the hash of a teacher is of every number of it, and of nothing else") {
+  const std::string text = recipe("attention", kGroups);
+  const auto hash = [&](int64_t changed, const std::string& more = "") {
+    const Folder f;
+    RunState state;
+    state.recipe = text + more;
+    const layers::Model m(recipe_from_text(text, "t").toml, 11, Dtype::f64, kCpu, 3);
+    int64_t n = 0;
+    save_start(f / "teacher.h5", state, [&](const PutTensor& put) {
+      for (const layers::Parameter& p : m.parameters()) {
+        if (n++ == changed) p.master.data<double>()[p.master.numel() - 1] += 1;
+        put(p.name, p.master);
+      }
+    });
+    return hash_of(open_teacher(f / "teacher.h5"));
+  };
+  const layers::Model m(recipe_from_text(text, "t").toml, 11, Dtype::f64, kCpu, 3);
+  std::set<std::string> seen{hash(-1)};
+  CHECK(hash(-1, "[optimizer]\nlr = 0.5\n") == *seen.begin());
+  const auto last = static_cast<int64_t>(m.parameters().size()) - 1;
+  for (const int64_t changed : {int64_t{0}, last / 2, last})
+    CHECK(seen.insert(hash(changed)).second);
+}
+
 TEST_CASE("conversion: a head of its own is that of the embedding, where the teacher ties them") {
   const Folder f;
   const Teacher teacher = open_teacher(teacher_at(f, recipe("attention", kGroups)));
@@ -225,6 +392,8 @@ out = "student"
   says(run_weft(f, {"convert", "teacher", "student.toml"}), 2, {"--out"});
   says(run_weft(f, {"convert", "teacher", "student.toml", "--out", "teacher/best.h5"}), 2,
        {"best.h5"});
+  says(run_weft(f, {"convert", "teacher", "student.toml", "--dry-run", "--set", "model.layers=2"}),
+       2, {"another number of layers: 1 there and 2"});
   done(run_weft(f, {"convert", "teacher", "student.toml", "--out", "start.h5"}));
   done(run_weft(f, {"train", "student.toml", "--begin", "start.h5"}));
 }

@@ -1,6 +1,8 @@
 // `weft plot`: curves of runs as a page, a picture, CSV and JSON; what it refuses and skips.
 #include <nlohmann/json.hpp>
 
+#include "core/error.h"
+
 #include "tests/catch.h"
 #include "tests/train/markup.h"
 #include "tests/train/said.h"
@@ -74,6 +76,43 @@ TEST_CASE("plot: a page has a chart of each metric against steps, tokens and tim
   for (const char* outside : {"http:", "https:", "src=", "@import", "url("})
     CHECK(page.find(outside) == std::string::npos);
   CHECK(page.size() < 3'000'000);
+}
+
+TEST_CASE(
+    "plot: the table of a page has the last loss, the least held-out one and the middle rate") {
+  const Folder f;
+  write_metrics(f, "a",
+                "nonsense\n" + kLines +
+                    "{\"step\":4,\"loss\":2.75,\"tokens\":4000,\"peak_bytes\":3145728,"
+                    "\"tokens_per_second\":70}\n"
+                    "{\"step\":4,\"eval_loss\":3.75,\"bits_per_byte\":1.5}\n");
+  std::filesystem::create_directories(f / "x");
+  write_metrics(f, "x/a", kLines);
+  says(run_shell(f, "$WEFT plot a x/a --against tokens"), 0, {"2 runs"});
+  const std::string page = f.read("plot.html");
+  CHECK_THAT(page, ContainsSubstring(
+                       "a</td><td>4</td><td>4.0k</td><td>2.7500</td><td>3.5000</td><td>1.500</td>"
+                       "<td>100</td><td>3.00 MiB</td></tr>"));
+  CHECK_THAT(page, ContainsSubstring("id=\"against-tokens\" checked"));
+  CHECK_THAT(page, ContainsSubstring("a/metrics.jsonl:1: the line is cut short"));
+  CHECK_THAT(page, ContainsSubstring("data-name=\"x/a, loss\""));
+  CHECK(count_of(page, "class=\"key c1\"") >= 1);
+  const std::string svg =
+      run_shell(f, "$WEFT plot a --svg --against time --metric lr >&2 && cat plot.svg").text;
+  CHECK_THAT(svg, ContainsSubstring("learning rate against seconds of training"));
+  CHECK_THAT(svg, ContainsSubstring("held-out loss 3.750"));
+  CHECK_THAT(run_shell(f, "$WEFT plot a --svg && cat plot.svg").text,
+             ContainsSubstring("nats a token against steps"));
+}
+
+TEST_CASE("plot: JSON and CSV leave out no number, however long a run was") {
+  const Folder f;
+  std::string lines;
+  for (int i = 1; i <= 4500; ++i) lines += concat("{\"step\":", i, ",\"loss\":1,\"tokens\":9}\n");
+  write_metrics(f, "a", lines);
+  const auto j = nlohmann::json::parse(run_shell(f, "$WEFT plot a --json").text);
+  CHECK(j["runs"][0]["metrics"]["loss"]["value"].size() == 4500);
+  CHECK(count_of(run_shell(f, "$WEFT plot a --csv").text, "\n") == 4501);
 }
 
 TEST_CASE("plot: names of runs are text in pages, pictures and data") {

@@ -83,7 +83,7 @@ std::vector<Section> sections_of(const Lesson& l, const LessonSurroundings& arou
           {"equations", "The equations, and their names in the code", equations_section(l)},
           {"forms", "Three forms, step by step", forms_section(l)},
           {"gradient", "The gradient, derived and checked", gradient_section(l)},
-          {"gpu", "What a GPU does with it", gpu_section(l)},
+          {"gpu", "What a GPU does with it", gpu_section(l, around.budget)},
           {"cost", "Cost against length", cost_section(l, around.times)},
           {"reads", "What it reads of a text", around.reads},
           {"exercises", "Exercises", exercises_section(l)}};
@@ -147,7 +147,7 @@ std::string lesson_index() {
   std::vector<std::vector<std::string>> rows;
   const auto end_part = [&] {
     if (!rows.empty())
-      body += lesson_table({"", "lesson", "in one sentence", "makes the page"}, rows, "names");
+      body += lesson_table({"", "lesson", "in one sentence, and the command"}, rows, "names");
     rows.clear();
   };
   for (size_t i = 0; i < lessons().size(); ++i) {
@@ -158,7 +158,7 @@ std::string lesson_index() {
     }
     rows.push_back({std::to_string(i + 1),
                     concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
-                    escaped(l.summary), concat("<code>weft lesson ", l.name, "</code>")});
+                    concat(escaped(l.summary), "<br><code>weft lesson ", l.name, "</code>")});
   }
   end_part();
   Page page{"lesson", "Lessons", "", "", nullptr};

@@ -119,7 +119,8 @@ void falcon_h1_keys(const Keys& k) {
     falcon_parts(Keys::writing(k.out(), parts));
   }
   k.fixed("projectors_bias", false, "our projections have no bias");
-  k.ignored({"layers_block_type", "layer_types", "mlp_expansion_factor"});
+  k.ignored({"layers_block_type", "layer_types", "mlp_expansion_factor", "mamba_use_mlp",
+             "attn_layer_indices"});
   passed_over(k);
 }
 

@@ -49,8 +49,11 @@ void mlp_width(const Keys& k) {
   c.ignore({"intermediate_size"});
   const double factor = c.number("block_ffn_dim_multiplier", 1.0);
   const int64_t multiple = c.integer("block_multiple_of", 256);
-  if (multiple < 1) c.refuse("block_multiple_of", "expected at least 1");
+  constexpr int64_t kMost = 1 << 24;
+  if (multiple < 1 || multiple > kMost) c.refuse("block_multiple_of", "expected 1 to ", kMost);
   if (c.truth(adjusted, true)) {
+    if (width < 0 || width > kMost || factor < 0 || factor > 1e3)
+      c.refuse(adjusted, "expected a width up to ", kMost, ", and a factor of it up to 1000");
     width = static_cast<int64_t>(factor * static_cast<double>(2 * width / 3));
     width = (width + multiple - 1) / multiple * multiple;
   }

@@ -7,6 +7,17 @@
 namespace weft::train {
 namespace {
 
+// intermediate_size goes before expand times the width, as in transformers.
+void inner_channels(const Keys& k, const std::string& ours) {
+  const char *const inner = "intermediate_size", *const expand = "expand";
+  if (!k.reads() || !k.in().has(inner)) return k.integer(expand, ours.c_str(), 2);
+  const int64_t D = k.in().integer("hidden_size"), given = k.in().integer(inner);
+  if (D < 1 || given % D != 0)
+    k.in().refuse(inner, "our inner channels are a multiple of the hidden_size of ", D);
+  k.draft().set(ours, given / D);
+  k.ignored({expand});
+}
+
 // What Mamba and Mamba-2 have in common. Neither says how long a text may be.
 void common(const Keys& k, const char* mixer, bool tied) {
   k.layers("num_hidden_layers", mixer);
@@ -21,16 +32,15 @@ void common(const Keys& k, const char* mixer, bool tied) {
   k.set("layers.mlp", "none");
   const std::string ours = concat(mixer, ".");
   k.integer("state_size", (ours + "state").c_str());
-  k.integer("expand", (ours + "expand").c_str(), 2);
+  inner_channels(k, ours + "expand");
   k.integer("conv_kernel", (ours + "conv").c_str(), 4);
   k.fixed("use_bias", false, "our projections have no bias");
   k.fixed("use_conv_bias", true, "our convolution has a bias");
   k.fixed("hidden_act", "silu", "the gate of our scan is silu");
-  k.ignored({"initializer_range", "residual_in_fp32", "rescale_prenorm_residual",
-             "intermediate_size", "time_step_scale", "time_step_min", "time_step_max",
-             "time_step_floor", "time_step_init_scheme", "use_mambapy", "use_associative_scan",
-             "d_model", "d_inner", "n_layer", "ssm_cfg", "fused_add_norm", "rms_norm",
-             "pad_vocab_size_multiple", "chunk_size"});
+  k.ignored({"initializer_range", "residual_in_fp32", "rescale_prenorm_residual", "time_step_scale",
+             "time_step_min", "time_step_max", "time_step_floor", "time_step_init_scheme",
+             "use_mambapy", "use_associative_scan", "d_model", "d_inner", "n_layer", "ssm_cfg",
+             "fused_add_norm", "rms_norm", "pad_vocab_size_multiple", "chunk_size"});
 }
 
 // A rank that may be "auto", a sixteenth of the width.

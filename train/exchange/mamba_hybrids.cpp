@@ -44,7 +44,7 @@ void bamba_keys(const Keys& k) {
   mamba2_norm(k);
   mamba2_sizes(k, {});
   limits_of_steps(k);
-  k.ignored({"layer_types", "layers_block_type"});
+  k.ignored({"layer_types", "layers_block_type", "attn_rotary_emb"});
   passed_over(k);
 }
 

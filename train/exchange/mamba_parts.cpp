@@ -8,10 +8,18 @@
 namespace weft::train {
 namespace {
 
+// A size that products may be made of.
+int64_t size_of(const Config& c, const char* key, std::optional<int64_t> standard = {}) {
+  const int64_t size = c.integer(key, standard);
+  constexpr int64_t kMost = 1 << 24;
+  if (size < 1 || size > kMost) c.refuse(key, "expected 1 to ", kMost);
+  return size;
+}
+
 // "auto" is what makes the heads as wide together as the inner channels.
 int64_t head_dim_of(const Keys& k, const Mamba2Names& names, int64_t heads, int64_t inner) {
   const Config& c = k.in();
-  if (c.has(names.head_dim) && c.at(names.head_dim) != "auto") return c.integer(names.head_dim);
+  if (c.has(names.head_dim) && c.at(names.head_dim) != "auto") return size_of(c, names.head_dim);
   if (inner % heads != 0)
     c.refuse(names.heads, "they do not divide the ", inner, " inner channels evenly");
   return inner / heads;
@@ -19,16 +27,15 @@ int64_t head_dim_of(const Keys& k, const Mamba2Names& names, int64_t heads, int6
 
 void read_heads(const Keys& k, const Mamba2Names& names) {
   const Config& c = k.in();
-  const int64_t D = c.integer("hidden_size"), heads = c.integer(names.heads);
-  if (heads < 1) c.refuse(names.heads, "expected at least one head");
+  const int64_t D = size_of(c, "hidden_size"), heads = size_of(c, names.heads);
   const bool own = names.inner && names.inner[0] != '\0' && c.has(names.inner);
-  const int64_t inner = own ? c.integer(names.inner) : D * c.integer(names.expand, 2);
+  const int64_t inner = own ? size_of(c, names.inner) : D * size_of(c, names.expand, 2);
   const int64_t P = head_dim_of(k, names, heads, inner);
   c.ignore({names.expand});
   if (names.inner && heads * P != inner)
     c.refuse(names.heads, "heads of width ", P, " have ", heads * P, " channels, expected ", inner);
   k.draft().set("mamba2.head_dim", P);
-  if (D > 0 && heads * P % D == 0)
+  if (heads * P % D == 0)
     k.draft().set("mamba2.expand", heads * P / D);
   else
     k.draft().set("mamba2.heads", heads);

@@ -71,6 +71,9 @@ void keys(const Keys& k) {
           {{"relu2", "relu2"}, {"gelu", "gelu"}, {"gelu_pytorch_tanh", "gelu_tanh"}}, "relu2");
   k.truth("mlp_bias", "mlp.bias", false);
   usual_heads(k);
+  if (k.reads() && !k.in().has("head_dim"))
+    k.draft().set("attention.head_dim", k.in().integer("attention_head_dim", 128));
+  k.ignored({"attention_head_dim"});
   k.set("attention.rotary", false);
   k.fixed("attention_bias", false, "Nemotron-H has no bias of q, k, v and o");
   k.fixed("mamba_hidden_act", "silu", "the gate of our scan is silu");
@@ -91,7 +94,7 @@ void keys(const Keys& k) {
              "n_shared_experts", "moe_intermediate_size", "moe_shared_expert_intermediate_size",
              "moe_latent_size", "moe_shared_expert_overlap", "num_experts_per_tok",
              "routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob",
-             "mtp_layers_block_type", "mtp_hybrid_override_pattern", "rope_theta",
+             "mtp_layers_block_type", "mtp_hybrid_override_pattern", "time_step_rank", "rope_theta",
              "rope_parameters"});
   k.fixed("num_nextn_predict_layers", 0, "our models predict one token");
 }

@@ -201,6 +201,9 @@ TEST_CASE("import: what our hybrids lack is refused by its key") {
   };
   refused("bamba", "mamba_proj_bias", true, "mamba_proj_bias is true");
   refused("bamba", "mamba_n_heads", 5, "mamba_n_heads is 5: heads of width 4 have 20");
+  refused("bamba", "hidden_size", 2147483648, "expected 1 to 16777216");
+  refused("bamba", "mamba_n_heads", 0, "expected 1 to 16777216");
+  refused("lfm2", "block_multiple_of", 2147483648, "expected 1 to 16777216");
   refused("bamba", "time_step_limit", {2.0, 1.0}, "time_step_limit is [2.0,1.0]");
   refused("bamba", "time_step_limit", {0.0, "much"}, "expected two numbers");
   refused("bamba", "attn_layer_indices", {3}, "expected numbers of the 3 layers");
@@ -252,6 +255,39 @@ TEST_CASE("import: older spellings of layers mean what the newer ones mean") {
     c["num_experts"] = c["num_local_experts"];
     c.erase("num_local_experts");
   });
+}
+
+TEST_CASE("import: words of Python that are no JSON are the numbers that they say") {
+  const Model one("bamba"), other("bamba"), third("bamba");
+  one.set("time_step_limit", {0.25, {{"__float__", "Infinity"}}});
+  std::string text = one.f.read("m/config.json");
+  const std::string object = R"({"__float__":"Infinity"})";
+  REQUIRE(text.find(object) != std::string::npos);
+  text.replace(text.find(object), object.size(), "Infinity");
+  other.f.write("m/config.json", text);
+  done(one.import({"--recipe", "r.toml"}));
+  done(other.import({"--recipe", "r.toml"}));
+  CHECK(one.f.read("r.toml") == other.f.read("r.toml"));
+  CHECK_THAT(one.f.read("r.toml"), ContainsSubstring("step_least = 0.25"));
+  text.replace(text.find("Infinity"), 8, "NaN");
+  third.f.write("m/config.json", text);
+  third.refused({"time_step_limit"});
+  // Within a text they are letters.
+  text.replace(text.find("NaN"), 3, "2, \"a \\\" NaN\"");
+  third.f.write("m/config.json", text);
+  third.refused({"time_step_limit is [0.25,2,\"a \\\" NaN\"]"});
+}
+
+TEST_CASE("import: the inner channels of Mamba go before their factor, as in transformers") {
+  const Model one("falcon_mamba"), other("falcon_mamba");
+  other.set("expand", 16);
+  other.set("intermediate_size", 16);
+  done(one.import({"--recipe", "r.toml"}));
+  done(other.import({"--recipe", "r.toml"}));
+  CHECK(one.f.read("r.toml") == other.f.read("r.toml"));
+  other.set("intermediate_size", 13);
+  fs::remove(other.f / "m.h5");
+  other.refused({"intermediate_size is 13"});
 }
 
 TEST_CASE("import: gpt-oss that says nothing of positions has those of its class") {

@@ -5,6 +5,7 @@
 #include "train/exchange/architecture.h"
 #include "train/exchange/mamba_parts.h"
 #include "train/exchange/parts.h"
+#include "train/exchange/standards.h"
 
 namespace weft::train {
 namespace {
@@ -35,7 +36,7 @@ void join_parts(const Draft& parts, Draft& d) {
       d.set(concat(kBoth, ".", part.mixer, ".", key), value);
 }
 
-// A list of factors, of which config.json has all or none.
+// A list of factors, of which config.json has all or none; none are ones.
 void factors(const Keys& k, const char* theirs, const std::vector<const char*>& ours) {
   if (!k.reads()) {
     Json all = Json::array();
@@ -47,8 +48,7 @@ void factors(const Keys& k, const char* theirs, const std::vector<const char*>& 
     k.out()[theirs] = all;
     return;
   }
-  if (!k.in().has(theirs)) return;
-  const Json& all = k.in().at(theirs);
+  const Json all = k.in().has(theirs) ? k.in().at(theirs) : Json(ours.size(), 1.0);
   if (!all.is_array() || all.size() != ours.size())
     k.in().refuse(theirs, "expected ", ours.size(), " numbers");
   for (size_t i = 0; i < ours.size(); ++i) {
@@ -90,7 +90,7 @@ void falcon_parts(const Keys& k) {
   key_multiplier(k);
   k.number("attention_in_multiplier", "attention.input_scale", 1, itself);
   k.number("attention_out_multiplier", "attention.output_scale", 1, itself);
-  mamba2_sizes(k, {.inner = "mamba_d_ssm"});
+  mamba2_sizes(k, {.inner = "mamba_d_ssm", .inner_standard = 1024});
   limits_of_steps(k);
   falcon_norm(k);
   factors(
@@ -100,7 +100,7 @@ void falcon_parts(const Keys& k) {
   k.number("ssm_out_multiplier", "mamba2.output_scale", 1, itself);
 }
 
-void falcon_h1_keys(const Keys& k) {
+void falcon_h1_own_keys(const Keys& k) {
   k.layers("num_hidden_layers", kBoth);
   usual_model(k, /*tied=*/false);
   k.number("rms_norm_eps", "model.norm_eps", 1e-5);
@@ -122,6 +122,15 @@ void falcon_h1_keys(const Keys& k) {
   k.ignored({"layers_block_type", "layer_types", "mlp_expansion_factor", "mamba_use_mlp",
              "attn_layer_indices"});
   passed_over(k);
+}
+
+void falcon_h1_keys(const Keys& k) {
+  with_standards(k,
+                 {{"num_key_value_heads", 8},
+                  {"max_position_embeddings", 8192},
+                  {"mamba_d_state", 256},
+                  {"mamba_n_heads", 128}},
+                 falcon_h1_own_keys);
 }
 
 void falcon_h1_tensors(const Draft& d, TensorMap& m) {

@@ -3,25 +3,12 @@
 #include "core/text.h"
 #include "train/exchange/architecture.h"
 #include "train/exchange/parts.h"
+#include "train/exchange/standards.h"
 
 namespace weft::train {
 namespace {
 
-// What the class takes where config.json says nothing of positions.
-void positions(const Keys& k) {
-  const Rope standard{.base = 150000};
-  if (!k.reads() || k.in().has("rope_parameters") || k.in().has("rope_scaling"))
-    return rope(k, standard);
-  Json all = k.in().all();
-  all["rope_parameters"] = {{"rope_type", "yarn"}, {"factor", 32.0},
-                            {"beta_fast", 32.0},   {"beta_slow", 1.0},
-                            {"truncate", false},   {"original_max_position_embeddings", 4096}};
-  const Config with(all, k.in().where());
-  rope(Keys::reading(with, k.draft()), standard);
-  k.ignored({"rope_theta"});
-}
-
-void keys(const Keys& k) {
+void own_keys(const Keys& k) {
   k.layers("num_hidden_layers", "attention");
   usual_model(k, /*tied=*/false);
   k.number("rms_norm_eps", "model.norm_eps", 1e-5);
@@ -29,7 +16,7 @@ void keys(const Keys& k) {
   k.truth("attention_bias", "attention.bias", true);
   k.set("attention.sinks", true);
   window_by_layer(k, [](int64_t layer) { return layer % 2 == 0; });
-  positions(k);
+  rope(k, {.base = 150000});
   k.fixed("hidden_act", "silu", "our experts are a clamped SwiGLU");
   k.set("layers.mlp", "moe");
   experts(k, {.experts = "num_local_experts", .width = "intermediate_size"});
@@ -39,6 +26,20 @@ void keys(const Keys& k) {
   k.number("swiglu_limit", "moe.limit", 7.0);
   k.ignored({"experts_per_token", "initial_context_length"});
   k.dropouts({"attention_dropout"});
+}
+
+void keys(const Keys& k) {
+  const Json yarn = {{"rope_type", "yarn"}, {"factor", 32.0},
+                     {"beta_fast", 32.0},   {"beta_slow", 1.0},
+                     {"truncate", false},   {"original_max_position_embeddings", 4096}};
+  with_standards(k,
+                 {{"num_experts_per_tok", 4},
+                  {"num_key_value_heads", 8},
+                  {"head_dim", 64},
+                  {"sliding_window", 128},
+                  {"max_position_embeddings", 131072},
+                  {"rope_parameters", yarn}},
+                 own_keys);
 }
 
 // One tensor holds the matrices of all experts, each [in, out], with gate and up in turn.

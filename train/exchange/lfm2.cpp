@@ -4,6 +4,7 @@
 #include "core/text.h"
 #include "train/exchange/architecture.h"
 #include "train/exchange/parts.h"
+#include "train/exchange/standards.h"
 
 namespace weft::train {
 namespace {
@@ -60,7 +61,7 @@ void mlp_width(const Keys& k) {
   k.draft().set("mlp.width", width);
 }
 
-void keys(const Keys& k) {
+void own_keys(const Keys& k) {
   k.layers("num_hidden_layers", "gated_conv");
   kinds(k);
   usual_model(k, /*tied=*/true);
@@ -76,6 +77,10 @@ void keys(const Keys& k) {
   k.ignored({"block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale",
              "block_use_swiglu", "block_use_xavier_init", "conv_dim", "conv_dim_out",
              "conv_use_xavier_init", "use_pos_enc", "num_heads"});
+}
+
+void keys(const Keys& k) {
+  with_standards(k, {{"num_key_value_heads", 8}, {"max_position_embeddings", 128000}}, own_keys);
 }
 
 void tensors(const Draft& d, TensorMap& m) {

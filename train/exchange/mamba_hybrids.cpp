@@ -3,6 +3,7 @@
 #include "train/exchange/architecture.h"
 #include "train/exchange/mamba_parts.h"
 #include "train/exchange/parts.h"
+#include "train/exchange/standards.h"
 
 namespace weft::train {
 namespace {
@@ -29,7 +30,7 @@ void bamba_layers(const Keys& k) {
   }
 }
 
-void bamba_keys(const Keys& k) {
+void bamba_own_keys(const Keys& k) {
   k.layers("num_hidden_layers", "mamba2");
   bamba_layers(k);
   usual_model(k, /*tied=*/false);
@@ -46,6 +47,15 @@ void bamba_keys(const Keys& k) {
   limits_of_steps(k);
   k.ignored({"layer_types", "layers_block_type", "attn_rotary_emb"});
   passed_over(k);
+}
+
+void bamba_keys(const Keys& k) {
+  with_standards(k,
+                 {{"num_key_value_heads", 8},
+                  {"max_position_embeddings", 262144},
+                  {"mamba_d_state", 256},
+                  {"mamba_n_heads", 128}},
+                 bamba_own_keys);
 }
 
 void mixer_tensors(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
@@ -119,7 +129,7 @@ void granite_positions(const Keys& k) {
   k.ignored({"rope_parameters", "rope_theta", "rope_scaling"});
 }
 
-void granite_keys(const Keys& k) {
+void granite_own_keys(const Keys& k) {
   k.layers("num_hidden_layers", "mamba2");
   granite_layers(k);
   usual_model(k, /*tied=*/false);
@@ -138,6 +148,10 @@ void granite_keys(const Keys& k) {
   limits_of_steps(k);
   k.ignored({"layers_block_type", "normalization_function", "init_method"});
   passed_over(k);
+}
+
+void granite_keys(const Keys& k) {
+  with_standards(k, {{"mamba_d_state", 256}, {"mamba_n_heads", 128}}, granite_own_keys);
 }
 
 void granite_tensors(const Draft& d, TensorMap& m) {

@@ -28,8 +28,10 @@ int64_t head_dim_of(const Keys& k, const Mamba2Names& names, int64_t heads, int6
 void read_heads(const Keys& k, const Mamba2Names& names) {
   const Config& c = k.in();
   const int64_t D = size_of(c, "hidden_size"), heads = size_of(c, names.heads);
-  const bool own = names.inner && names.inner[0] != '\0' && c.has(names.inner);
-  const int64_t inner = own ? size_of(c, names.inner) : D * size_of(c, names.expand, 2);
+  const bool named = names.inner && names.inner[0] != '\0';
+  const bool null = named && c.all().contains(names.inner) && !c.has(names.inner);
+  const int64_t inner = named && !null ? size_of(c, names.inner, names.inner_standard)
+                                       : D * size_of(c, names.expand, 2);
   const int64_t P = head_dim_of(k, names, heads, inner);
   c.ignore({names.expand});
   if (names.inner && heads * P != inner)

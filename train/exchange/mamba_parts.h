@@ -19,6 +19,7 @@ struct Mamba2Names {
   // The key of the inner channels, where they need be no multiple of the width; "" where they must
   // be `expand` times the width; null where heads and head_dim say how many there are.
   const char* inner = "";
+  int64_t inner_standard = 0;  // where config.json has no such key; null there is no standard
 };
 void mamba2_sizes(const Keys& k, const Mamba2Names& names);
 

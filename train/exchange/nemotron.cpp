@@ -3,6 +3,7 @@
 #include "train/exchange/architecture.h"
 #include "train/exchange/mamba_parts.h"
 #include "train/exchange/parts.h"
+#include "train/exchange/standards.h"
 
 namespace weft::train {
 namespace {
@@ -61,7 +62,7 @@ void layers_of(const Keys& k) {
   k.ignored({"num_hidden_layers"});
 }
 
-void keys(const Keys& k) {
+void own_keys(const Keys& k) {
   layers_of(k);
   usual_model(k, /*tied=*/false);
   k.number("layer_norm_epsilon", "model.norm_eps", 1e-5);
@@ -97,6 +98,17 @@ void keys(const Keys& k) {
              "mtp_layers_block_type", "mtp_hybrid_override_pattern", "time_step_rank", "rope_theta",
              "rope_parameters"});
   k.fixed("num_nextn_predict_layers", 0, "our models predict one token");
+}
+
+void keys(const Keys& k) {
+  with_standards(k,
+                 {{"num_key_value_heads", 8},
+                  {"max_position_embeddings", 4096},
+                  {"ssm_state_size", 128},
+                  {"mamba_num_heads", 128},
+                  {"mamba_head_dim", 64},
+                  {"n_groups", 8}},
+                 own_keys);
 }
 
 void tensors(const Draft& d, TensorMap& m) {

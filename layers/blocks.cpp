@@ -25,22 +25,30 @@ Shape with_last(Shape shape, int64_t size) {
   return shape;
 }
 
-// Three matrices: the activation of one half gates the other.
+// Three matrices: the activation of one half gates the other. Factors of the gate, before its
+// activation, and of the result.
 class GatedMlp final : public Layer {
  public:
-  GatedMlp(const Spec& spec, const std::string& activation, int64_t width, bool bias,
-           const Builder& b)
+  GatedMlp(const Spec& spec, const std::string& activation, int64_t width, const TomlTable& t,
+           bool bias, const Builder& b)
       : activation_(activation),
+        gate_scale_(t.number("gate_scale", kFactor, 1)),
+        out_scale_(t.number("out_scale", kFactor, 1)),
         gate_(b.within("gate_proj"), spec.width, width, spec.init, bias),
         up_(b.within("up_proj"), spec.width, width, spec.init, bias),
         down_(b.within("down_proj"), width, spec.width, spec.residual_init(), bias) {}
   Var forward(const Var& x, Context&) const override {
-    return down_(gated(gate_(x), up_(x), activation_));
+    return scaled(down_(gated(scaled(gate_(x), gate_scale_), up_(x), activation_)), out_scale_);
   }
   double flops_per_token(int64_t) const override { return 0; }
 
  private:
+  static Var scaled(const Var& x, double factor) {
+    return factor == 1 ? x : autograd::scale(x, factor);
+  }
+
   std::string activation_;
+  double gate_scale_, out_scale_;
   Linear gate_, up_, down_;
 };
 
@@ -234,8 +242,8 @@ std::unique_ptr<Layer> make_mlp(const std::string& kind, const Spec& spec, const
   if (found == kGatedMlps.end()) fail(unknown_name("mlp", kind, kMlpKinds));
   // Three matrices of 8/3 D rows weigh as much as two of 4 D.
   const int64_t usual = (8 * D / 3 + 31) / 32 * 32;
-  return std::make_unique<GatedMlp>(spec, found->second, table.integer("width", kSize, usual), bias,
-                                    b);
+  return std::make_unique<GatedMlp>(spec, found->second, table.integer("width", kSize, usual),
+                                    table, bias, b);
 }
 
 Tensor remembered(const Context& c, const std::string& name) {

@@ -18,14 +18,30 @@ Tensors in_f64(const Tensors& tensors) {
   return wide;
 }
 
+// A convolution mixes x where it is linear in it, which one with silu is not.
+bool is_convolution(const Watched& w) { return w.name == "short_conv"; }
+const char* result_of(const Watched& w) { return is_convolution(w) ? "y" : "o"; }
+
 // An operation mixes values where its result is called o: v is mixed, or x where there is no v.
 const char* values_of(const Watched& w) {
-  if (w.outputs.count("o") == 0) return nullptr;
+  if (w.outputs.count(result_of(w)) == 0) return nullptr;
   return w.inputs.count("v") > 0 ? "v" : w.inputs.count("x") > 0 ? "x" : nullptr;
 }
 
+// Twice the values, twice the result: exactly so, as a factor of two rounds nothing.
+bool is_linear(const Watched& w, Tensors in) {
+  const Tensor once = w.again(in).at(result_of(w));
+  in["x"] = in.at("x").clone();
+  in["x"].add_from(in.at("x").clone());
+  const Tensor twice = w.again(in).at(result_of(w));
+  const std::vector<double> a = to_doubles(once), b = to_doubles(twice);
+  for (size_t i = 0; i < a.size(); ++i)
+    if (b[i] != 2 * a[i]) return false;
+  return true;
+}
+
 void require_one_text(const Watched& w, const Tensor& v) {
-  const Tensor& o = w.outputs.at("o");
+  const Tensor& o = w.outputs.at(result_of(w));
   require(v.size(0) == 1 && o.size(1) == v.size(1), w.name, ": the matrix of values ", v.shape(),
           " and results ", o.shape(), " is asked for, expected one whole text, B = 1");
 }
@@ -58,7 +74,7 @@ void mix_heads(const Watched& w, Tensors in, Mixing& m) {
 }
 
 // A one at token s, of all channels at once, on the text from s on: before it there is nothing.
-void mix_channels(const Watched& w, const Tensors& in, Mixing& m) {
+void mix_channels(const Watched& w, const Tensors& in, const Tensor& result, Mixing& m) {
   const Tensor x = in.at("x");
   const int64_t T = x.size(1), E = x.size(2);
   constexpr int64_t kMost = int64_t{2} << 30;
@@ -74,14 +90,13 @@ void mix_channels(const Watched& w, const Tensors& in, Mixing& m) {
     const Tensor unit = zeros({1, T - s, E}, Dtype::f64);
     unit.slice(1, 0, 1).fill(1);
     tail["x"] = unit;
-    const Tensor o = w.again(tail).at("o");
+    const Tensor o = w.again(tail).at(result_of(w));
     const View<const double> y = view<const double>(o);
     for (int64_t t = s; t < T; ++t)
       for (int64_t e = 0; e < E; ++e) M(e, t, s) = y(0, t - s, e);
   }
   m.values = x.select(0, 0).transpose(0, 1).contiguous().reshape({E, T, 1});
-  m.result = w.outputs.at("o").to(kCpu).to(Dtype::f64).select(0, 0).transpose(0, 1).contiguous();
-  m.result = m.result.reshape({E, T, 1});
+  m.result = result.select(0, 0).transpose(0, 1).contiguous().reshape({E, T, 1});
 }
 
 double gap_of(const Mixing& m) {
@@ -215,18 +230,21 @@ void watch_mixings(const std::function<void()>& forward,
     const char* const values = values_of(w);
     if (!values) return;
     const Tensor& v = w.inputs.at(values);
-    if (v.size(1) < w.outputs.at("o").size(1)) return;  // values of blocks: no matrix of tokens
+    const Tensor& o = w.outputs.at(result_of(w));
+    if (v.size(1) < o.size(1)) return;  // values of blocks: no matrix of tokens
     require_one_text(w, v);
     require(w.inputs.count("initial_state") == 0, w.name,
             ": the text goes on from a state, expected a text from its beginning");
-    const Tensors in = in_f64(w.inputs);
+    Tensors in = in_f64(w.inputs);
+    in.erase("bias");  // of a convolution: no values of it
+    if (is_convolution(w) && !is_linear(w, in)) return;
     Mixing m;
     m.owner = w.owner;
     m.operation = w.name;
     if (in.count("v") > 0)
       mix_heads(w, in, m);
     else
-      mix_channels(w, in, m);
+      mix_channels(w, in, is_convolution(w) ? w.again(in).at("y") : o.to(kCpu).to(Dtype::f64), m);
     m.gap = gap_of(m);
     find_gates(in, v.size(1), m);
     find_state(w, in, m);

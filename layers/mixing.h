@@ -16,7 +16,8 @@ namespace weft::layers {
 struct Mixing {
   std::string owner;      // "layers.3.mixer"
   std::string operation;  // "gated_delta", "selective_scan"
-  // A scan mixes each channel by a matrix of its own: then H counts channels, and V is 1.
+  // A scan mixes each channel by a matrix of its own, and so does a convolution without an
+  // activation: then H counts channels, and V is 1. The convolution's bias is left out.
   bool channels = false;
   Tensor matrix;  // f64 [H, T, T]
   Tensor values;  // f64 [H, T, V], what is mixed

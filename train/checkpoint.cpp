@@ -60,7 +60,8 @@ template <class F>
 void each_tensor(const AdamW& optimizer, const F& f) {
   for (size_t i = 0; i < optimizer.parameters().size(); ++i)
     for (const auto& [group, kind] : kKinds)
-      f(group + optimizer.parameters()[i].name, optimizer.whole(i, kind));
+      if (optimizer.has(i, kind))
+        f(group + optimizer.parameters()[i].name, optimizer.whole(i, kind));
 }
 
 }  // namespace
@@ -181,7 +182,7 @@ void load_optimizer(const Hdf5Reader& file, const AdamW& optimizer) {
       const layers::Parameter& p = optimizer.parameters()[i];
       const std::string name = group + p.name;
       // Numbers that the model holds were read with it.
-      if (kind == Kind::master && p.master) continue;
+      if ((kind == Kind::master && p.master) || !optimizer.has(i, kind)) continue;
       check_shape(file, name, p.var.shape());
       optimizer.set(i, kind, file.tensor(name));
       if (kind != Kind::master) known.insert(name);

@@ -5,8 +5,33 @@
 #include <numbers>
 
 #include "autograd/tape.h"
+#include "kernels/optimizer/muon.h"
 
 namespace weft::train {
+namespace {
+
+// Muon's matrices, without gradients.
+kernels::MuonTensor matrices(const Tensor& master, const Tensor& m, const Tensor& grad = {}) {
+  return {master, m, grad};
+}
+
+void require_muon_runs(Device device, int ranks) {
+  require(!device.takes_cuda_forms(),
+          "[optimizer] type = \"muon\" runs on the CPU alone; set train.device = \"cpu\", or leave "
+          "type out, and AdamW moves all parameters");
+  require(ranks == 1, "[optimizer] type = \"muon\" needs whole matrices, and ", ranks,
+          " ranks hold slices of them; leave --ranks out, or leave type out");
+}
+
+}  // namespace
+
+bool by_muon(const OptimizerSettings& s, const layers::Parameter& p) {
+  const bool hidden = p.part == "mixer" || p.part == "mlp";
+  const int dims = p.var.shape().dims();
+  return s.type == "muon" && hidden && p.decay && (dims == 2 || dims == 3) &&
+         !p.name.ends_with("conv1d.weight");
+}
+
 double schedule_factor(const ScheduleSettings& s, int64_t step, int64_t steps) {
   if (step < s.warmup) return static_cast<double>(step + 1) / static_cast<double>(s.warmup);
   const auto from = [&](double begin) {
@@ -32,8 +57,19 @@ AdamW::AdamW(const OptimizerSettings& settings, const std::vector<layers::Parame
   const OwnerScope owner("optimizer");
   for (const layers::Parameter& p : parameters_) {
     masters_.push_back(p.master);
-    moments_.push_back({zeros_like(p.master), zeros_like(p.master)});
+    moments_.push_back(
+        {zeros_like(p.master), by_muon(settings, p) ? Tensor() : zeros_like(p.master)});
   }
+  make_room();
+}
+
+void AdamW::make_room() {
+  if (settings_.type != "muon" || masters_.empty()) return;
+  require_muon_runs(masters_.front().device(), ranks_->size());
+  std::vector<kernels::MuonTensor> list;
+  for (size_t i = 0; i < masters_.size(); ++i)
+    if (!moments_[i].v) list.push_back(matrices(masters_[i], moments_[i].m));
+  room_ = empty({kernels::muon_room(list)}, masters_.front().dtype(), masters_.front().device());
 }
 
 AdamW::AdamW(const OptimizerSettings& settings, std::vector<layers::Parameter>& parameters,
@@ -43,6 +79,8 @@ AdamW::AdamW(const OptimizerSettings& settings, std::vector<layers::Parameter>& 
     *this = AdamW(settings, parameters);
     return;
   }
+  if (settings.type == "muon")
+    require_muon_runs(parameters.front().var.value().device(), ranks_->size());
   weights_.emplace(parameters, slices_);
   const OwnerScope owner("optimizer");
   for (const View& view : views()) {
@@ -66,10 +104,27 @@ std::vector<kernels::AdamwTensor> AdamW::tensors() const {
     const Tensor copy = p.var.value().shares_memory(masters_[i]) ? Tensor() : part(p.var.value());
     const Shape shape = copy ? copy.shape() : part(p.var.value()).shape();
     const Moments& m = moments_[i];
-    list.push_back({masters_[i].reshape(shape), m.m.reshape(shape), m.v.reshape(shape),
-                    part(p.var.grad()), copy, p.decay});
+    list.push_back({masters_[i].reshape(shape), m.m.reshape(shape),
+                    m.v ? m.v.reshape(shape) : Tensor(), part(p.var.grad()), copy, p.decay});
   }
   return list;
+}
+
+bool AdamW::update(const std::vector<kernels::AdamwTensor>& tensors,
+                   const kernels::AdamwSettings& settings, int64_t step, double lr, double part,
+                   double factor) const {
+  if (settings_.type == "adamw") return kernels::adamw(tensors, settings, step, lr, factor);
+  std::vector<kernels::AdamwTensor> others;
+  std::vector<kernels::MuonTensor> hidden;
+  for (const kernels::AdamwTensor& t : tensors)
+    if (t.v)
+      others.push_back(t);
+    else
+      hidden.push_back(matrices(t.master, t.m, t.grad));
+  const kernels::MuonSettings muon{settings_.momentum, settings.weight_decay,
+                                   settings_.muon_scale == "adamw"};
+  const bool good = kernels::adamw(others, settings, step, lr, factor);
+  return kernels::muon(hidden, muon, part * settings_.muon_lr, factor, room_) && good;
 }
 
 void AdamW::gather_weights() const {
@@ -115,7 +170,7 @@ kernels::AdamwSettings AdamW::settings() const {
 
 std::string AdamW::not_finite() const {
   const auto of = [](const char* kind, const std::string& name, const Tensor& t) {
-    if (autograd::all_finite(t)) return std::string();
+    if (!t || autograd::all_finite(t)) return std::string();
     const std::vector<double> x = to_doubles(t);
     const auto bad =
         std::count_if(x.begin(), x.end(), [](double value) { return !std::isfinite(value); });

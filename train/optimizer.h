@@ -1,5 +1,5 @@
-// AdamW over a model's parameters, and the learning rate's schedule. The arithmetic is that of
-// kernels/optimizer/adamw.h.
+// AdamW over a model's parameters, Muon over the matrices of its hidden layers if the recipe says
+// so, and the learning rate's schedule. The arithmetic is that of kernels/optimizer.
 #pragma once
 
 #include <memory>
@@ -19,6 +19,10 @@ namespace weft::train {
 //   constant: 1.
 double schedule_factor(const ScheduleSettings& s, int64_t step, int64_t steps);
 
+// Does Muon move this parameter? Matrices of mixers and MLPs that decay, experts one by one; no
+// filters of convolutions, embeddings and heads.
+bool by_muon(const OptimizerSettings& s, const layers::Parameter& p);
+
 // On one rank it holds the moments of all parameters. Of several, each holds those of its slice,
 // and of the exact numbers beside bf16 weights its slice alone.
 class AdamW {
@@ -30,12 +34,18 @@ class AdamW {
   AdamW(const OptimizerSettings& settings, std::vector<layers::Parameter>& parameters,
         std::shared_ptr<Ranks> ranks);
 
-  // What the arithmetic runs over: this rank's slice. The leaves' gradients must be there.
+  // What the arithmetic runs over: this rank's slice. The leaves' gradients must be there. Those
+  // that Muon moves have no v.
   std::vector<kernels::AdamwTensor> tensors() const;
   kernels::AdamwSettings settings() const;
+  // Moves all `tensors` on the CPU; `part` of the schedule is that of Muon's rate. False where a
+  // value is not finite afterwards.
+  [[nodiscard]] bool update(const std::vector<kernels::AdamwTensor>& tensors,
+                            const kernels::AdamwSettings& settings, int64_t step, double lr,
+                            double part, double factor) const;
 
   struct Moments {
-    Tensor m, v;
+    Tensor m, v;  // v is absent where Muon moves the parameter
   };
   // Of each view of this rank; one rank has each parameter in its shape.
   const std::vector<Moments>& moments() const { return moments_; }
@@ -47,6 +57,9 @@ class AdamW {
   void gather_weights() const;
 
   enum class Kind { master, m, v };
+  bool has(size_t parameter, Kind kind) const {
+    return kind != Kind::v || !by_muon(settings_, parameters_[parameter]);
+  }
   // All of a parameter's numbers, on the CPU of rank 0; absent elsewhere. All ranks call it.
   Tensor whole(size_t parameter, Kind kind) const;
   // Takes this rank's view out of all of a parameter's numbers.
@@ -58,6 +71,7 @@ class AdamW {
 
  private:
   const Tensor& held(size_t view, Kind kind) const;
+  void make_room();
 
   OptimizerSettings settings_;
   std::vector<layers::Parameter> parameters_;
@@ -66,6 +80,7 @@ class AdamW {
   std::optional<SharedWeights> weights_;
   std::vector<Tensor> masters_;
   std::vector<Moments> moments_;
+  Tensor room_;  // of Muon
 };
 
 }  // namespace weft::train

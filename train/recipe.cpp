@@ -56,6 +56,15 @@ OptimizerSettings read_optimizer(const TomlTable& t) {
   s.eps = t.number("eps", {0, 1}, s.eps);
   s.weight_decay = t.number("weight_decay", {0, 1e3}, s.weight_decay);
   s.clip = t.number("clip", {0, 1e9}, s.clip);
+  s.type = t.one_of("type", {"adamw", "muon"}, s.type);
+  if (s.type == "adamw") {
+    for (const char* key : {"muon_lr", "momentum", "muon_scale"})
+      t.unused(key, "it has no use with type = \"adamw\"; leave it out", t.overridden("type"));
+    return s;
+  }
+  s.muon_lr = t.number("muon_lr", {0, 1e3}, s.muon_lr);
+  s.momentum = t.number("momentum", {0, 0.999999}, s.momentum);
+  s.muon_scale = t.one_of("muon_scale", {"spectral", "adamw"}, s.muon_scale);
   return s;
 }
 
@@ -125,6 +134,10 @@ Recipe checked(TomlTable toml, const std::string& fallback_name,
   r.schedule = read_schedule(toml.table("schedule"));
   r.sample = read_sample(toml.table("sample"));
   r.distill = read_distill(toml.table("distill"));
+  if (!r.distill.teacher.empty() && r.optimizer.type == "muon")
+    toml.table("optimizer")
+        .refuse("type", "type = \"muon\" does not go with [distill], whose rates ",
+                "are those of AdamW; leave type out");
   r.log.tensorboard = toml.table("log").boolean("tensorboard", r.log.tensorboard);
   return r;
 }

@@ -31,7 +31,10 @@ struct RunSettings {  // [train]
 
 struct OptimizerSettings {  // [optimizer]
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
-  double clip = 1.0;  // largest gradient norm; 0: none
+  double clip = 1.0;           // largest gradient norm; 0: none
+  std::string type = "adamw";  // adamw | muon: matrices of mixers and MLPs by Muon
+  double muon_lr = 0.02, momentum = 0.95;
+  std::string muon_scale = "spectral";  // spectral | adamw
 };
 
 struct ScheduleSettings {       // [schedule]

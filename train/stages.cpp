@@ -21,10 +21,12 @@ std::string in_words(const Recipe& r, const Stage& s) {
                 s.lr, s.length > 0 ? concat(", texts of ", s.length) : "");
 }
 
-double rate_at(const Recipe& r, int64_t step) {
+double part_at(const Recipe& r, int64_t step) {
   const Stage s = stage_at(r, step);
-  return s.lr * schedule_factor(r.schedule, step - s.begin, s.steps);
+  return schedule_factor(r.schedule, step - s.begin, s.steps);
 }
+
+double rate_at(const Recipe& r, int64_t step) { return stage_at(r, step).lr * part_at(r, step); }
 
 kernels::AdamwSettings settings_at(const AdamW& optimizer, const Recipe& r, int64_t step) {
   kernels::AdamwSettings s = optimizer.settings();

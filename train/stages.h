@@ -23,6 +23,8 @@ Stage stage_at(const Recipe& recipe, int64_t step);
 // "stage 1 of 3: mixers are aligned, 200 steps at lr 0.001, text of 64"
 std::string in_words(const Recipe& recipe, const Stage& stage);
 
+// The part of its highest rate that the schedule gives a step, and AdamW's rate.
+double part_at(const Recipe& recipe, int64_t step);
 double rate_at(const Recipe& recipe, int64_t step);
 // Nothing decays while mixers are aligned: what learns nothing stays as it is, to the bit.
 kernels::AdamwSettings settings_at(const AdamW& optimizer, const Recipe& recipe, int64_t step);

@@ -130,7 +130,8 @@ class HostStepper final : public Stepper {
     const double clip = settings.clip;
     const double shrink = clip > 0 && result_.norm > clip ? clip / result_.norm : 1.0;
     result_.lr = rate_at(recipe_, result_.step);
-    const bool good = kernels::adamw(tensors, settings, result_.step + 1, result_.lr, shrink);
+    const bool good = optimizer_.update(tensors, settings, result_.step + 1, result_.lr,
+                                        part_at(recipe_, result_.step), shrink);
     const auto all = ranks_.exchange_numbers(concat("the update of step ", result_.step + 1),
                                              std::vector<char>{good});
     for (int r = 0; r < ranks_.size(); ++r)

@@ -63,6 +63,8 @@ const std::map<std::string, Other>& others() {
       {"model.recompute", {"true", Changes::memory}},
       {"mlp.width", {"5"}},
       {"mlp.bias", {"true"}},
+      {"mlp.gate_scale", {"0.5"}},
+      {"mlp.out_scale", {"0.5"}},
       {"moe.experts", {"3"}},
       {"moe.top_k", {"1"}},
       {"top_k", {"2"}},
@@ -92,6 +94,9 @@ const std::map<std::string, Other>& others() {
       {"moe.balance_loss", {"0.5", Changes::loss}},
       {"moe.z_loss", {"0.5", Changes::loss}},
       {"moe.activation", {"gelu"}},
+      {"moe.bias", {"true"}},
+      {"moe.limit", {"0.01"}},
+      {"moe.alpha", {"3"}},
       {"retention.type", {"linear_attention"}},
       {"latent_attention.rotary_scaling", scaled("latent_attention")},
       {"nsa.rotary_scaling", scaled("nsa")},
@@ -176,6 +181,17 @@ const std::map<std::string, Other>& others() {
       {"state", {"5"}},
       {"dt_rank", {"2"}},
       {"inner_norms", {"true"}},
+      {"inner_norm_weights", {"false"}},
+      {"inner_norm_eps", {"0.5"}},
+      {"mamba2.heads", {"3"}},
+      {"mamba2.norm", {"none"}},
+      {"z_scale", {"0.5"}},
+      {"x_scale", {"0.5"}},
+      {"b_scale", {"0.5"}},
+      {"c_scale", {"0.5"}},
+      {"dt_scale", {"0.5"}},
+      {"step_least", {"0.5"}},
+      {"step_most", {"0.01"}},
       {"groups", {"2"}},
   };
   return list;
@@ -196,6 +212,7 @@ std::vector<Base> bases() {
   std::vector<Base> list;
   for (const std::string& mixer : mixer_names()) {
     Base b{mixer, "", "heads = 2\n"};
+    if (mixer == "gated_conv") b.table = "";
     if (mixer == "mamba") b.table = "state = 3\n";
     if (mixer == "mamba2") b.table = "state = 3\nhead_dim = 4\n";
     if (mixer == "block_sparse") b.table += "block = 4\n";
@@ -212,6 +229,9 @@ std::vector<Base> bases() {
   }
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n"});
   list.push_back({"attention", "mlp = \"moe\"\n", "heads = 2\n[moe]\nshared = 1\n"});
+  list.push_back(
+      {"attention", "mlp = \"moe\"\n", "heads = 2\n[moe]\nactivation = \"clamped_swiglu\"\n"});
+  list.push_back({"mamba", "", "state = 3\ninner_norms = true\n"});
   list.push_back({"attention", "norm = \"layer\"\n", "heads = 2\nqk_norm = true\n"});
   for (const char* mixer : {"attention", "block_sparse"})
     list.push_back({mixer, "",

@@ -338,6 +338,15 @@ TEST_CASE("model: a token meets the router, its experts and all else") {
   CHECK(m.flops_per_token() == Approx(2.0 * double(m.active_parameter_count()) + 4 * 8.5 * 8));
 }
 
+TEST_CASE("model: where a token meets all experts, their biases count too") {
+  const TomlTable r = toml_from_text(
+      "[model]\nwidth = 8\ncontext = 16\npattern = [\"attention\"]\nmlp = \"moe\"\n"
+      "[moe]\nexperts = 3\ntop_k = 3\nwidth = 5\nshared = 2\nbias = true\n",
+      "r");
+  const Model m(r, 11, Dtype::f32, kMeta, 1);
+  CHECK(m.parameter_count() == m.active_parameter_count());
+}
+
 TEST_CASE("model: norms, biases, decays and routers are kept out of weight decay") {
   const Model m = model_of(hybrid("norm = \"layer\""));
   for (const Parameter& p : m.parameters()) {

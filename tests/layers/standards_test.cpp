@@ -109,12 +109,22 @@ TEST_CASE("standards: a mixer's table that says nothing has the manual's setting
                                                                 {"attention.head_dim", "12"},
                                                                 {"gated_delta.value_width", "18"}};
   for (const auto& [key, value] : own) CHECK(beside.at(key) == value);
-  CHECK(standards("mamba2") == Values{{"conv", "4"},
+  CHECK(standards("mamba2") == Values{{"b_scale", "1.0"},
+                                      {"c_scale", "1.0"},
+                                      {"conv", "4"},
+                                      {"dt_scale", "1.0"},
                                       {"expand", "2"},
                                       {"groups", "1"},
                                       {"head_dim", "48"},
+                                      {"heads", "0"},
+                                      {"norm", "\"gate_first\""},
                                       {"norm_eps", "1e-05"},
-                                      {"state", "128"}});
+                                      {"state", "128"},
+                                      {"step_least", "0.0"},
+                                      {"step_most", "0.0"},
+                                      {"x_scale", "1.0"},
+                                      {"z_scale", "1.0"}});
+  CHECK(standards("gated_conv") == Values{{"bias", "false"}, {"conv", "3"}});
 }
 
 TEST_CASE("standards: the density of a layer's blocks grows with its depth") {
@@ -196,6 +206,8 @@ TEST_CASE("standards: [model], [mlp] and [moe] that say nothing have the manual'
   found.erase("mlp.width");
   CHECK(found == Values{{"model.embedding_scale", "false"},
                         {"mlp.bias", "false"},
+                        {"mlp.gate_scale", "1.0"},
+                        {"mlp.out_scale", "1.0"},
                         {"model.branch_scale", "1.0"},
                         {"model.init", "0.02"},
                         {"model.layers", "3"},
@@ -213,6 +225,7 @@ TEST_CASE("standards: [model], [mlp] and [moe] that say nothing have the manual'
                         {"model.z_loss", "0.0"},
                         {"moe.activation", "\"swiglu\""},
                         {"moe.balance_loss", "0.01"},
+                        {"moe.bias", "false"},
                         {"moe.experts", "8"},
                         {"moe.normalize", "true"},
                         {"moe.shared", "0"},
@@ -312,9 +325,8 @@ TEST_CASE(
   int inner = 0, outer = 0;
   const auto check = [&](const std::string& mixer, const std::string& more,
                          const std::string& tables) {
-    const std::string table = mixer == "mamba" || mixer == "side_by_side" ? ""
-                              : mixer == "mamba2"                         ? "head_dim = 8\n"
-                                                                          : "heads = 4\n";
+    const bool headless = mixer == "mamba" || mixer == "side_by_side" || mixer == "gated_conv";
+    const std::string table = headless ? "" : mixer == "mamba2" ? "head_dim = 8\n" : "heads = 4\n";
     const Model m(toml_from_text(recipe(mixer, 48, 16,
                                         concat("layers = ", layers, "\ninit = ", init, "\n", more),
                                         table + tables),

@@ -106,6 +106,39 @@ hub("mamba2", "Mamba2", hidden_size=8, state_size=3, num_hidden_layers=2, head_d
 hub("jamba", "Jamba", hidden_size=8, intermediate_size=6, num_hidden_layers=5, num_attention_heads=2,
     num_key_value_heads=1, attn_layer_period=5, attn_layer_offset=2, expert_layer_period=2,
     expert_layer_offset=1, num_experts=3, num_experts_per_tok=2, mamba_d_state=3, mamba_dt_rank=2)
+hub("falcon_mamba", "FalconMamba", hidden_size=8, state_size=3, num_hidden_layers=2, time_step_rank=2,
+    mixer_rms_eps=1e-2)
+ATTENTION = dict(hidden_size=8, intermediate_size=12, num_attention_heads=2, num_key_value_heads=1,
+                 max_position_embeddings=64)
+MAMBA2 = dict(mamba_n_heads=4, mamba_n_groups=2, mamba_d_state=3, mamba_chunk_size=8)
+hub("bamba", "Bamba", **ATTENTION, **MAMBA2, num_hidden_layers=3, attn_layer_indices=[1], mlp_bias=True,
+    rope_parameters=dict(rope_type="default", rope_theta=50.0), time_step_limit=(0.3, 1.1))
+GRANITE = dict(embedding_multiplier=12.0, logits_scaling=4.0, residual_multiplier=0.22,
+               attention_multiplier=0.3, layer_types=["linear_attention", "full_attention"],
+               num_hidden_layers=2, shared_intermediate_size=10)
+hub("granite_hybrid", "GraniteMoeHybrid", **{**ATTENTION, "intermediate_size": 5}, **MAMBA2, **GRANITE,
+    num_local_experts=3, num_experts_per_tok=2)
+hub("granite_hybrid_dense", "GraniteMoeHybrid", **ATTENTION, **MAMBA2, **GRANITE, num_local_experts=0,
+    position_embedding_type="rope", tie_word_embeddings=True,
+    rope_parameters=dict(rope_type="default", rope_theta=50.0))
+FALCON = dict(**ATTENTION, **MAMBA2, num_hidden_layers=2, embedding_multiplier=3.0,
+              lm_head_multiplier=0.4, mlp_multipliers=[0.6, 1.7], key_multiplier=0.7,
+              attention_in_multiplier=0.8, attention_out_multiplier=1.3, ssm_in_multiplier=1.2,
+              ssm_out_multiplier=0.9, ssm_multipliers=[0.5, 1.5, 0.75, 1.25, 0.8],
+              rope_parameters=dict(rope_type="default", rope_theta=50.0))
+hub("falcon_h1", "FalconH1", **FALCON, mamba_d_ssm=12)
+hub("falcon_h1_norm", "FalconH1", **FALCON, mamba_d_ssm=None, mamba_rms_norm=True,
+    mamba_norm_before_gate=False)
+hub("nemotron_h", "NemotronH", **ATTENTION, head_dim=6, n_groups=2, ssm_state_size=3, mamba_num_heads=6,
+    mamba_head_dim=4, chunk_size=8, time_step_min=0.3, mlp_bias=True,
+    layers_block_type=["linear_attention", "mlp", "linear_attention", "full_attention", "mlp"])
+hub("lfm2", "Lfm2", **ATTENTION, num_hidden_layers=3, conv_bias=True, block_auto_adjust_ff_dim=False,
+    layer_types=["conv", "full_attention", "conv"],
+    rope_parameters=dict(rope_type="default", rope_theta=50.0))
+hub("gpt_oss", "GptOss", **{**ATTENTION, "intermediate_size": 5}, head_dim=4, num_hidden_layers=2,
+    num_local_experts=3, num_experts_per_tok=2, sliding_window=4, swiglu_limit=0.7,
+    rope_parameters=dict(rope_type="yarn", rope_theta=20.0, factor=4.0, truncate=False,
+                         original_max_position_embeddings=16))
 hub("minimax", "MiniMax", hidden_size=8, intermediate_size=6, num_hidden_layers=3,
     num_attention_heads=2, num_key_value_heads=1, head_dim=4, num_local_experts=3,
     num_experts_per_tok=2, block_size=8, max_position_embeddings=64,

@@ -18,12 +18,13 @@ with without_fla():
     import transformers
     import transformers.models.qwen3_next.modeling_qwen3_next  # noqa: F401
 
-NAMES = ["llama", "cohere2", "gemma3_text", "mixtral", "mamba2", "qwen3_next"]
+NAMES = ["llama", "cohere2", "gemma3_text", "mixtral", "mamba2", "qwen3_next", "bamba", "falcon_h1",
+         "granite_hybrid", "lfm2", "gpt_oss"]
 SETTINGS = ["data.task=induction", "data.vocabulary=11", "model.context=12", "train.batch=2",
             "train.steps=10", "optimizer.lr=0.01", "optimizer.clip=0", "optimizer.weight_decay=0.1",
             "schedule.type=constant"]
 STEPS, LR, BETAS, DECAY = 10, 0.01, (0.9, 0.95), 0.1
-BARE = ("A_log", "dt_bias", ".D", "mlp.gate.weight")  # beside vectors, those that do not decay
+BARE = ("A_log", "dt_bias", ".D", "mlp.gate.weight", "router.weight", "_bias")  # beside vectors, those that do not decay
 
 
 def batches(weft, folder, d):

@@ -7,6 +7,8 @@
 #include <map>
 
 #include "core/hdf5.h"
+#include "kernels/optimizer/muon.h"
+#include "layers/model.h"
 #include "tests/catch.h"
 #include "tests/paths.h"
 
@@ -173,6 +175,66 @@ TEST_CASE("optimizer: the numbers of a step on a GPU are those of torch.optim's 
   CHECK(first.decay == Approx(0.005));
   CHECK(second.decay == Approx(0.005));
   CHECK(second.step == 2);
+}
+
+TEST_CASE("optimizer: Muon moves matrices of mixers and MLPs, and AdamW what is left") {
+  const Recipe r = recipe_from_text(
+      "[model]\nwidth = 8\ncontext = 16\npattern = [\"mamba2\", \"attention\"]\n"
+      "mlp = [\"swiglu\", \"moe\"]\ntied_embeddings = false\n[mamba2]\nhead_dim = 4\nstate = 3\n"
+      "[attention]\nheads = 2\nbias = true\n[moe]\nexperts = 2\nbias = true\n"
+      "[optimizer]\ntype = \"muon\"\n",
+      "r.toml");
+  const layers::Model model(r.toml, 11, Dtype::f32, kMeta, 1);
+  const AdamW optimizer(r.optimizer, model.parameters());
+  std::string moved;
+  for (size_t i = 0; i < model.parameters().size(); ++i) {
+    if (!optimizer.moments()[i].v) moved += model.parameters()[i].name + " ";
+    CHECK(optimizer.has(i, AdamW::Kind::v) == bool(optimizer.moments()[i].v));
+  }
+  CHECK(moved ==
+        "layers.0.mixer.in_proj.weight layers.0.mixer.out_proj.weight "
+        "layers.0.mlp.gate_proj.weight layers.0.mlp.up_proj.weight layers.0.mlp.down_proj.weight "
+        "layers.1.mixer.q_proj.weight layers.1.mixer.k_proj.weight layers.1.mixer.v_proj.weight "
+        "layers.1.mixer.o_proj.weight layers.1.mlp.experts.gate_proj layers.1.mlp.experts.up_proj "
+        "layers.1.mlp.experts.down_proj ");
+}
+
+TEST_CASE("optimizer: Muon's rate is its own, by the part that the schedule gives") {
+  const Recipe r = recipe_from_text(
+      "[model]\nwidth = 8\ncontext = 16\npattern = [\"attention\"]\n[attention]\nheads = 2\n"
+      "[optimizer]\ntype = \"muon\"\nmuon_lr = 0.4\nmomentum = 0.5\nmuon_scale = \"adamw\"\n",
+      "r.toml");
+  const layers::Model model(r.toml, 11, Dtype::f64, kCpu, 1);
+  const AdamW optimizer(r.optimizer, model.parameters());
+  const auto started = [] {
+    const Tensor g = tensor_of<double>({1, -2, 3, 0.5, 4, -1}).reshape({2, 3});
+    return MuonTensor{full({2, 3}, 1, Dtype::f64), zeros({2, 3}, Dtype::f64), g};
+  };
+  const MuonTensor wanted = started(), got = started();
+  const std::vector<AdamwTensor> list{{got.master, got.m, {}, got.grad, {}, true}};
+  REQUIRE(optimizer.update(list, optimizer.settings(), 1, /*lr=*/9, /*part=*/0, 0.25));
+  CHECK(to_doubles(got.master) == std::vector<double>(6, 1));  // its momentum moved alone
+  got.m.zero();
+  REQUIRE(optimizer.update(list, optimizer.settings(), 2, /*lr=*/9, /*part=*/0.5, 0.25));
+  const Tensor room = empty({muon_room({wanted})}, Dtype::f64);
+  REQUIRE(muon({wanted}, {0.5, 0.1, true}, 0.2, 0.25, room));
+  CHECK(to_doubles(got.master) == to_doubles(wanted.master));
+  CHECK(to_doubles(got.m) == to_doubles(wanted.m));
+}
+
+TEST_CASE("optimizer: Muon is refused on a GPU and on several ranks") {
+  const Recipe r = recipe_from_text(
+      "[model]\nwidth = 8\ncontext = 16\npattern = [\"attention\"]\n[attention]\nheads = 2\n"
+      "[optimizer]\ntype = \"muon\"\n",
+      "r.toml");
+  layers::Model host(r.toml, 11, Dtype::f32, kMeta, 1);
+  CHECK_THROWS_WITH(AdamW(r.optimizer, host.parameters(), Ranks::planned(0, 2)),
+                    ContainsSubstring("needs whole matrices, and 2 ranks"));
+  layers::Model gpu(r.toml, 11, Dtype::f32, meta_of(kCuda), 1);
+  CHECK_THROWS_WITH(AdamW(r.optimizer, gpu.parameters(), Ranks::planned(0, 1)),
+                    ContainsSubstring("runs on the CPU alone"));
+  CHECK_THROWS_WITH(AdamW(r.optimizer, gpu.parameters(), Ranks::planned(0, 2)),
+                    ContainsSubstring("runs on the CPU alone"));
 }
 
 TEST_CASE("optimizer: every schedule is the table that its formula gives by hand") {

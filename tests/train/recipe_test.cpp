@@ -132,6 +132,7 @@ TEST_CASE("recipe: the standards are those of the manual") {
   CHECK(r.optimizer.eps == 1e-8);
   CHECK(r.optimizer.weight_decay == 0.1);
   CHECK(r.optimizer.clip == 1);
+  CHECK(r.optimizer.type == "adamw");
   CHECK(r.schedule.type == "cosine");
   CHECK(r.schedule.warmup == 0);
   CHECK(r.schedule.final == 0.1);
@@ -144,6 +145,23 @@ TEST_CASE("recipe: the standards are those of the manual") {
   CHECK(r.sample.top_p == 1);
   CHECK(recipe_from_text("name = \"x\"\n", "r.toml").train.out == "runs/x");
   CHECK(recipe_from_text("", "r.toml", {"name=y"}).train.out == "runs/y");
+}
+
+TEST_CASE("recipe: Muon has keys of its own, which AdamW refuses") {
+  const std::string muon = "[optimizer]\ntype = \"muon\"\n";
+  const Recipe usual = recipe_from_text(muon, "r.toml");
+  CHECK(usual.optimizer.muon_lr == 0.02);
+  CHECK(usual.optimizer.momentum == 0.95);
+  CHECK(usual.optimizer.muon_scale == "spectral");
+  const Recipe r =
+      recipe_from_text(muon + "muon_lr = 0.3\nmomentum = 0.4\nmuon_scale = \"adamw\"\n", "r.toml");
+  CHECK(r.optimizer.muon_lr == 0.3);
+  CHECK(r.optimizer.momentum == 0.4);
+  CHECK(r.optimizer.muon_scale == "adamw");
+  CHECK_THROWS_WITH(recipe_from_text("[optimizer]\nmomentum = 0.4\n", "r.toml").finish(),
+                    ContainsSubstring("no use with type = \"adamw\""));
+  CHECK_THROWS_WITH(recipe_from_text(muon + "[distill]\nteacher = \"t\"\n", "r.toml"),
+                    ContainsSubstring("does not go with [distill]"));
 }
 
 TEST_CASE("recipe: the optimizer has the numbers of the recipe") {

@@ -284,6 +284,7 @@ TEST_CASE("resume: each key that changes a number is compared, and each that cha
                           "optimizer.eps=0.5",
                           "optimizer.weight_decay=0.5",
                           "optimizer.clip=0.5",
+                          "optimizer.type=muon",
                           "schedule.type=wsd",
                           "schedule.warmup=5",
                           "schedule.final=0.5",

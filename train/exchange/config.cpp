@@ -83,9 +83,35 @@ std::vector<std::string> Config::unread() const {
   return keys;
 }
 
+namespace {
+
+// Python writes numbers that JSON does not know, as a word; newer versions of transformers write
+// {"__float__": "Infinity"} for it.
+std::string with_words_as_objects(const std::string& text) {
+  std::string out;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size();) {
+    size_t taken = 1;
+    if (quoted && text[i] == '\\') taken = 2;
+    if (text[i] == '"') quoted = !quoted;
+    std::string put = text.substr(i, taken);
+    for (const std::string word : {"-Infinity", "Infinity", "NaN"})
+      if (!quoted && text.compare(i, word.size(), word) == 0) {
+        taken = word.size();
+        put = concat("{\"__float__\": \"", word, "\"}");
+        break;
+      }
+    out += put;
+    i += taken;
+  }
+  return out;
+}
+
+}  // namespace
+
 Config read_config(const std::string& folder) {
   const std::string path = folder + "/config.json";
-  const nlohmann::json object = parse_json(read_file(path), path);
+  const nlohmann::json object = parse_json(with_words_as_objects(read_file(path)), path);
   require(object.is_object(), path, ": holds no object in JSON, expected the keys of a model");
   return {object, path};
 }

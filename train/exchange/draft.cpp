@@ -29,7 +29,7 @@ Json value_of(const std::string& toml) {
 }
 
 // Numbers that stand for a standard, by what they stand for.
-void spell_out(Json& table, const char* key, double in_effect) {
+void spell_out(Json& table, const std::string& key, double in_effect) {
   const auto found = table.find(key);
   if (found == table.end()) return;
   const bool standard = found->is_boolean() ? found->get<bool>() : *found == 0;
@@ -37,11 +37,27 @@ void spell_out(Json& table, const char* key, double in_effect) {
   if (found->is_boolean()) *found = 1;
 }
 
-void spell_out_layer(Json& keys) {
-  if (keys.contains("head_dim"))
-    spell_out(keys, "scale", 1 / std::sqrt(keys.at("head_dim").get<double>()));
-  if (keys.contains("rotary_factor"))
-    spell_out(keys, "rotary_magnitude", 0.1 * std::log(keys.at("rotary_factor").get<double>()) + 1);
+// The keys of a mixer, or those of a part of it, which begin with its name and a dot.
+void spell_out_part(Json& keys, const std::string& part, int64_t width) {
+  const auto is = [&](const char* key) { return keys.contains(part + key); };
+  if (is("head_dim"))
+    spell_out(keys, part + "scale", 1 / std::sqrt(keys.at(part + "head_dim").get<double>()));
+  if (is("rotary_factor"))
+    spell_out(keys, part + "rotary_magnitude",
+              0.1 * std::log(keys.at(part + "rotary_factor").get<double>()) + 1);
+  // Mamba-2 that counts its heads, where a multiple of the width says the same.
+  if (!is("groups") || !is("state") || !is("heads") || keys.at(part + "heads") == 0) return;
+  const int64_t inner =
+      keys.at(part + "heads").get<int64_t>() * keys.at(part + "head_dim").get<int64_t>();
+  if (keys.contains("shares") || inner % width != 0) return;
+  keys[part + "heads"] = 0;
+  keys[part + "expand"] = inner / width;
+}
+
+void spell_out_layer(Json& keys, int64_t width) {
+  std::set<std::string> parts = {""};
+  for (const auto& [key, value] : keys.items()) parts.insert(key.substr(0, key.find('.') + 1));
+  for (const std::string& part : parts) spell_out_part(keys, part, width);
 }
 
 }  // namespace
@@ -100,7 +116,7 @@ Draft draft_of(const TomlTable& recipe, const layers::Model& model) {
     layer.mixer = keys.is_object() ? keys.value("type", names.mixers[i]) : names.mixers[i];
     if (keys.is_object()) layer.keys = keys;
     layer.keys.erase("type");
-    spell_out_layer(layer.keys);
+    spell_out_layer(layer.keys, model.width());
     layer.mlp = names.mlps[i];
     layer.norms = names.norms[i];
     d.layers.push_back(std::move(layer));

@@ -1,10 +1,22 @@
-// Mamba and Mamba-2: a norm and a mixer a layer, and no MLP. Jamba: Mamba with attention without
-// positions in one layer of each period, and experts in every second MLP.
+// Mamba, Falcon Mamba and Mamba-2: a norm and a mixer a layer, and no MLP. Jamba: Mamba with
+// attention without positions in one layer of each period, and experts in every second MLP.
 #include "train/exchange/architecture.h"
+#include "train/exchange/mamba_parts.h"
 #include "train/exchange/parts.h"
 
 namespace weft::train {
 namespace {
+
+// intermediate_size goes before expand times the width, as in transformers.
+void inner_channels(const Keys& k, const std::string& ours) {
+  const char *const inner = "intermediate_size", *const expand = "expand";
+  if (!k.reads() || !k.in().has(inner)) return k.integer(expand, ours.c_str(), 2);
+  const int64_t D = k.in().integer("hidden_size"), given = k.in().integer(inner);
+  if (D < 1 || given % D != 0)
+    k.in().refuse(inner, "our inner channels are a multiple of the hidden_size of ", D);
+  k.draft().set(ours, given / D);
+  k.ignored({expand});
+}
 
 // What Mamba and Mamba-2 have in common. Neither says how long a text may be.
 void common(const Keys& k, const char* mixer, bool tied) {
@@ -20,16 +32,15 @@ void common(const Keys& k, const char* mixer, bool tied) {
   k.set("layers.mlp", "none");
   const std::string ours = concat(mixer, ".");
   k.integer("state_size", (ours + "state").c_str());
-  k.integer("expand", (ours + "expand").c_str(), 2);
+  inner_channels(k, ours + "expand");
   k.integer("conv_kernel", (ours + "conv").c_str(), 4);
   k.fixed("use_bias", false, "our projections have no bias");
   k.fixed("use_conv_bias", true, "our convolution has a bias");
   k.fixed("hidden_act", "silu", "the gate of our scan is silu");
-  k.ignored({"initializer_range", "residual_in_fp32", "rescale_prenorm_residual",
-             "intermediate_size", "time_step_scale", "time_step_min", "time_step_max",
-             "time_step_floor", "time_step_init_scheme", "use_mambapy", "use_associative_scan",
-             "d_model", "d_inner", "n_layer", "ssm_cfg", "fused_add_norm", "rms_norm",
-             "pad_vocab_size_multiple", "chunk_size"});
+  k.ignored({"initializer_range", "residual_in_fp32", "rescale_prenorm_residual", "time_step_scale",
+             "time_step_min", "time_step_max", "time_step_floor", "time_step_init_scheme",
+             "use_mambapy", "use_associative_scan", "d_model", "d_inner", "n_layer", "ssm_cfg",
+             "fused_add_norm", "rms_norm", "pad_vocab_size_multiple", "chunk_size"});
 }
 
 // A rank that may be "auto", a sixteenth of the width.
@@ -45,18 +56,12 @@ void mamba_keys(const Keys& k) {
   rank(k, "time_step_rank");
 }
 
-// [0, infinity], which has no one spelling in JSON.
-void no_limit_of_steps(const Keys& k) {
-  const Json infinity = {{"__float__", "Infinity"}};
-  if (!k.reads()) {
-    k.out()["time_step_limit"] = {0.0, infinity};
-    return;
-  }
-  if (!k.in().has("time_step_limit")) return;
-  const Json& limit = k.in().at("time_step_limit");
-  const bool none = limit.is_array() && limit.size() == 2 && limit[0] == 0 &&
-                    (limit[1] == infinity || (limit[1].is_number() && limit[1] > 1e300));
-  if (!none) k.in().refuse("time_step_limit", "our step has no limits, expected [0, Infinity]");
+void falcon_mamba_keys(const Keys& k) {
+  mamba_keys(k);
+  k.set("mamba.inner_norms", true);
+  k.set("mamba.inner_norm_weights", false);
+  k.number("mixer_rms_eps", "mamba.inner_norm_eps", 1e-6);
+  k.ignored({"use_falcon_mambapy"});
 }
 
 void mamba2_keys(const Keys& k) {
@@ -65,7 +70,7 @@ void mamba2_keys(const Keys& k) {
   if (k.reads()) k.draft().set("mamba2.norm_eps", k.draft().get("model.norm_eps"));
   k.integer("head_dim", "mamba2.head_dim", 64);
   k.integer("n_groups", "mamba2.groups", 8);
-  no_limit_of_steps(k);
+  limits_of_steps(k);
   k.fixed("norm_before_gate", false, "our gate stands before the norm");
   k.ignored({"time_step_rank"});
   const Json D = k.draft().get("model.width"), expand = k.draft().get("mamba2.expand"),
@@ -75,21 +80,12 @@ void mamba2_keys(const Keys& k) {
   k.fixed("num_heads", heads, "expand * hidden_size / head_dim of them");
 }
 
-void block_tensors(TensorMap& m, const std::string& theirs, const std::string& ours) {
-  for (const char* part : {"in_proj", "x_proj", "dt_proj", "out_proj", "norm", "dt_layernorm",
-                           "b_layernorm", "c_layernorm"})
-    if (m.has(ours + part + ".weight")) m.linear(theirs + part, ours + part);
-  m.linear(theirs + "conv1d", ours + "conv1d", Lies::conv);
-  for (const char* part : {"A_log", "D", "dt_bias"})
-    if (m.has(ours + part)) m.same(theirs + part, ours + part);
-}
-
-void mamba_tensors(const Draft& d, TensorMap& m) {
+void stack_tensors(const Draft& d, TensorMap& m) {
   m.same("backbone.embeddings.weight|backbone.embedding.weight", "embedding.weight");
   for (size_t i = 0; i < d.layers.size(); ++i) {
     const std::string theirs = concat("backbone.layers.", i, "."), ours = concat("layers.", i, ".");
     m.linear(theirs + "norm", ours + "mixer_norm");
-    block_tensors(m, theirs + "mixer.", ours + "mixer.");
+    mamba_tensors(m, theirs + "mixer.", ours + "mixer.");
   }
   m.linear("backbone.norm_f", "norm");
   m.head("lm_head.weight", "backbone.embeddings.weight");
@@ -171,7 +167,7 @@ void jamba_tensors(const Draft& d, TensorMap& m) {
     if (d.layers[i].mixer == "attention")
       attention_tensors(m, theirs + "self_attn.", ours + "mixer.");
     else
-      block_tensors(m, theirs + "mamba.", ours + "mixer.");
+      mamba_tensors(m, theirs + "mamba.", ours + "mixer.");
     m.linear(theirs + "pre_ff_layernorm", ours + "mlp_norm");
     const std::string mlp = theirs + "feed_forward.";
     if (d.layers[i].mlp != "moe") {
@@ -184,8 +180,10 @@ void jamba_tensors(const Draft& d, TensorMap& m) {
   }
 }
 
-const RegisteredArchitecture mamba{{"mamba", "MambaForCausalLM", 1, mamba_keys, mamba_tensors}};
-const RegisteredArchitecture mamba2{{"mamba2", "Mamba2ForCausalLM", 1, mamba2_keys, mamba_tensors}};
+const RegisteredArchitecture mamba{{"mamba", "MambaForCausalLM", 1, mamba_keys, stack_tensors}};
+const RegisteredArchitecture falcon_mamba{
+    {"falcon_mamba", "FalconMambaForCausalLM", 1, falcon_mamba_keys, stack_tensors}};
+const RegisteredArchitecture mamba2{{"mamba2", "Mamba2ForCausalLM", 1, mamba2_keys, stack_tensors}};
 const RegisteredArchitecture jamba{{"jamba", "JambaForCausalLM", 1, jamba_keys, jamba_tensors}};
 
 }  // namespace

@@ -337,8 +337,10 @@ std::vector<std::string> layer_types(const Keys& k,
   types = k.in().texts("layer_types");
   if (static_cast<int64_t>(types.size()) != n)
     k.in().refuse("layer_types", "it names ", types.size(), " layers, and there are ", n);
-  for (std::string& type : types)
+  for (std::string& type : types) {
     if (type == "attention") type = kFull;
+    if (type == "mamba") type = kLinear;
+  }
   return types;
 }
 

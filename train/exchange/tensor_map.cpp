@@ -9,8 +9,7 @@
 namespace weft::train {
 namespace {
 
-int64_t width_of(const Shape& s) { return s.dims() < 2 ? 1 : s[-1]; }
-int64_t rows_of(const Shape& s) { return s.numel() / std::max<int64_t>(1, width_of(s)); }
+int64_t rows_of(const Shape& s, int64_t width) { return s.numel() / std::max<int64_t>(1, width); }
 
 // "a|b" as a, b.
 std::vector<std::string> spellings(const std::string& name) {
@@ -42,11 +41,23 @@ bool fits(const std::string& pattern, const std::string& name, size_t p = 0, siz
   return n == name.size();
 }
 
-Shape lying(int64_t rows, int64_t width, int dims, Lies lies) {
+Shape lying(int64_t rows, int64_t width, int dims, const TensorRule& rule) {
+  const bool turned = rule.lies == Lies::transposed;
+  if (rule.stack > 0) {
+    const int64_t own = rows / rule.stack;
+    if (rule.single) return {rule.stack, own};
+    return turned ? Shape{rule.stack, width, own} : Shape{rule.stack, own, width};
+  }
   if (dims < 2) return {rows};
-  if (lies == Lies::transposed) return {width, rows};
-  if (lies == Lies::conv) return {rows, 1, width};
+  if (turned) return {width, rows};
+  if (rule.lies == Lies::conv) return {rows, 1, width};
   return {rows, width};
+}
+
+// A tensor of theirs that lies transposed, as it would lie otherwise; and back.
+Tensor turned(const TensorRule& rule, const Tensor& t) {
+  if (rule.lies != Lies::transposed || t.dims() < 2) return t;
+  return t.transpose(t.dims() - 2, t.dims() - 1).contiguous();
 }
 
 }  // namespace
@@ -90,16 +101,22 @@ void TensorMap::head(const std::string& theirs, const std::string& embedding) {
   embedding_ = embedding;
 }
 
+int64_t TensorMap::width_of(const TensorRule& rule) const {
+  const Shape& first = shape(rule.ours.front());
+  return rule.single || first.dims() < 2 ? 1 : first[-1];
+}
+
 std::vector<Shape> TensorMap::their_shapes(const TensorRule& rule) const {
   std::vector<Shape> shapes;
   const Shape& first = shape(rule.ours.front());
+  const int64_t width = width_of(rule);
   int64_t rows = 0;
-  for (const std::string& name : rule.ours) rows += rows_of(shape(name));
+  for (const std::string& name : rule.ours) rows += rows_of(shape(name), width);
   const auto n = static_cast<int64_t>(rule.theirs.size());
   for (size_t i = 0; i < rule.theirs.size(); ++i) {
     const bool one_by_one = rule.theirs.size() == rule.ours.size();
-    const int64_t own = one_by_one ? rows_of(shape(rule.ours[i])) : rows / n;
-    shapes.push_back(lying(own, width_of(first), first.dims(), rule.lies));
+    const int64_t own = one_by_one ? rows_of(shape(rule.ours[i]), width) : rows / n;
+    shapes.push_back(lying(own, width, first.dims(), rule));
   }
   return shapes;
 }
@@ -182,16 +199,13 @@ void TensorMap::require_fits(const SafetensorsReader& file) const {
 Tensor TensorMap::joined(const TensorRule& rule, const std::function<Tensor(size_t)>& part,
                          Dtype dtype, bool theirs) const {
   const size_t n = theirs ? rule.theirs.size() : rule.ours.size();
+  const int64_t width = width_of(rule);
   int64_t rows = 0;
-  for (const std::string& name : rule.ours) rows += rows_of(shape(name));
-  const int64_t width = width_of(shape(rule.ours.front()));
+  for (const std::string& name : rule.ours) rows += rows_of(shape(name), width);
   const Tensor all = empty({rows, width}, dtype);
   int64_t begin = 0;
   for (size_t i = 0; i < n; ++i) {
-    Tensor t = part(i);
-    if (theirs && rule.lies == Lies::transposed && t.dims() == 2)
-      t = t.transpose(0, 1).contiguous();
-    t = t.reshape({-1, width});
+    const Tensor t = (theirs ? turned(rule, part(i)) : part(i)).reshape({-1, width});
     all.slice(0, begin, begin + t.size(0)).copy_from(t);
     begin += t.size(0);
   }
@@ -238,7 +252,7 @@ void TensorMap::read(const SafetensorsReader& file, Dtype dtype, const Put& put)
       return t;
     };
     std::vector<int64_t> rows;
-    for (const std::string& name : rule.ours) rows.push_back(rows_of(shape(name)));
+    for (const std::string& name : rule.ours) rows.push_back(rows_of(shape(name), width_of(rule)));
     const Tensor all = reordered(joined(rule, part, dtype, true), rows, rule.groups, true);
     int64_t begin = 0;
     for (size_t i = 0; i < rule.ours.size(); ++i) {
@@ -266,17 +280,17 @@ void TensorMap::write(const std::string& path, Dtype dtype, const Get& get, cons
       require(x == 0, path, ": \"", name, "\" is not zero, and the format has no such tensor");
   for (const TensorRule& rule : rules_) {
     std::vector<int64_t> rows;
-    for (const std::string& name : rule.ours) rows.push_back(rows_of(shape(name)));
+    for (const std::string& name : rule.ours) rows.push_back(rows_of(shape(name), width_of(rule)));
     const auto part = [&](size_t i) { return get(rule.ours[i]).to(dtype); };
     const Tensor all = reordered(joined(rule, part, dtype, false), rows, rule.groups, false);
     const std::vector<Shape> shapes = their_shapes(rule);
     int64_t begin = 0;
     for (size_t i = 0; i < shapes.size(); ++i) {
-      const bool turned = rule.lies == Lies::transposed && shapes[i].dims() == 2;
-      const int64_t n = turned ? shapes[i][1] : shapes[i][0];
-      const Tensor own = all.slice(0, begin, begin + n);
-      put(spellings(rule.theirs[i]).front(),
-          (turned ? own.transpose(0, 1) : own).contiguous().reshape(shapes[i]));
+      const int64_t n = rows_of(shapes[i], width_of(rule));
+      const Tensor own = all.slice(0, begin, begin + n).contiguous();
+      Shape upright = shapes[i];
+      if (rule.lies == Lies::transposed && upright.dims() > 1) std::swap(upright[-1], upright[-2]);
+      put(spellings(rule.theirs[i]).front(), turned(rule, own.reshape(upright)).reshape(shapes[i]));
       begin += n;
     }
   }

@@ -26,6 +26,8 @@ struct TensorRule {
   Lies lies = Lies::plain;
   int64_t groups = 1;
   bool uneven = false;  // theirs may be cut elsewhere: the sum of their rows counts
+  int64_t stack = 0;    // above 0: theirs is so many matrices in one tensor, each with its rows
+  bool single = false;  // every number is a row: the biases of several experts
 };
 
 class TensorMap {
@@ -65,6 +67,7 @@ class TensorMap {
   void write(const std::string& path, Dtype dtype, const Get& get, const Put& put) const;
 
  private:
+  int64_t width_of(const TensorRule& rule) const;
   std::vector<Shape> their_shapes(const TensorRule& rule) const;
   std::string named(const TensorRule& rule) const;  // our side, for messages
   std::string found(const SafetensorsReader& file, const TensorRule& rule, size_t i) const;

@@ -92,7 +92,57 @@ const std::vector<Standard>& standards() {
       {"retnet", "expand_k", 1},
       {"retnet", "expand_v", 2},
       {"linear_attn", "expand_k", 1},
-      {"linear_attn", "expand_v", 1}};
+      {"linear_attn", "expand_v", 1},
+      {"falcon_mamba", "mixer_rms_eps", 1e-6},
+      {"falcon_mamba", "layer_norm_epsilon", 1e-5},
+      {"falcon_mamba", "tie_word_embeddings", true},
+      {"falcon_mamba", "conv_kernel", 4},
+      {"bamba falcon_h1 gpt_oss", "rms_norm_eps", 1e-5},
+      {"granite_hybrid", "rms_norm_eps", 1e-6},
+      {"nemotron_h", "layer_norm_epsilon", 1e-5},
+      {"lfm2", "norm_eps", 1e-5},
+      {"bamba granite_hybrid falcon_h1 nemotron_h gpt_oss", "tie_word_embeddings", false},
+      {"lfm2", "tie_word_embeddings", true},
+      {"bamba", "max_position_embeddings", 262144},
+      {"falcon_h1", "max_position_embeddings", 8192},
+      {"nemotron_h", "max_position_embeddings", 4096},
+      {"lfm2", "max_position_embeddings", 128000},
+      {"gpt_oss", "max_position_embeddings", 131072},
+      {"bamba granite_hybrid falcon_h1", "attention_bias", false},
+      {"bamba falcon_h1 nemotron_h", "mlp_bias", false},
+      {"gpt_oss", "attention_bias", true},
+      {"bamba falcon_h1 nemotron_h lfm2 gpt_oss", "num_key_value_heads", 8},
+      {"bamba granite_hybrid falcon_h1", "mamba_d_state", 256},
+      {"bamba granite_hybrid falcon_h1", "mamba_n_groups", 1},
+      {"bamba granite_hybrid falcon_h1", "mamba_d_conv", 4},
+      {"bamba granite_hybrid", "mamba_expand", 2},
+      {"granite_hybrid_dense", "shared_intermediate_size", 1024},
+      {"granite_hybrid", "num_experts_per_tok", 2},
+      {"granite_hybrid gpt_oss", "router_aux_loss_coef", 0.001},
+      {"granite_hybrid", "residual_multiplier", 1},
+      {"falcon_h1", "key_multiplier", 1},
+      {"falcon_h1", "ssm_multipliers", {1.0, 1.0, 1.0, 1.0, 1.0}},
+      {"falcon_h1", "mlp_multipliers", {1.0, 1.0}},
+      {"falcon_h1", "lm_head_multiplier", 1},
+      {"falcon_h1_norm", "mamba_rms_norm", false},
+      {"falcon_h1_norm", "mamba_norm_before_gate", true},
+      {"nemotron_h", "n_groups", 8},
+      {"nemotron_h", "ssm_state_size", 128},
+      {"nemotron_h", "mamba_num_heads", 128},
+      {"nemotron_h", "mamba_head_dim", 64},
+      {"nemotron_h", "conv_kernel", 4},
+      {"nemotron_h", "head_dim", 128},
+      {"nemotron_h", "time_step_min", 0.001},
+      {"nemotron_h", "mlp_hidden_act", "relu2"},
+      {"lfm2", "conv_L_cache", 3},
+      {"lfm2", "conv_bias", false},
+      {"lfm2", "block_auto_adjust_ff_dim", true},
+      {"lfm2", "block_multiple_of", 256},
+      {"gpt_oss", "num_experts_per_tok", 4},
+      {"gpt_oss", "head_dim", 64},
+      {"gpt_oss", "sliding_window", 128},
+      {"gpt_oss", "swiglu_alpha", 1.702},
+      {"gpt_oss", "swiglu_limit", 7}};
   return all;
 }
 
@@ -119,6 +169,20 @@ TEST_CASE("import: a key that is absent means what its own library means by it")
       CHECK(meaning(model, [&](Json& c) { c.erase(s.key); }) == given);
       CHECK(meaning(model, [&](Json& c) { c[s.key] = nullptr; }) == given);
     }
+}
+
+TEST_CASE(
+    "import: the channels of Falcon-H1's Mamba-2 are 1024 where absent, by a factor where null") {
+  const auto with = [](const std::function<void(Json&)>& change) {
+    return meaning("falcon_h1", [&](Json& c) {
+      c["mamba_d_head"] = "auto";
+      change(c);
+    });
+  };
+  CHECK(with([](Json& c) { c.erase("mamba_d_ssm"); }) ==
+        with([](Json& c) { c["mamba_d_ssm"] = 1024; }));
+  CHECK(with([](Json& c) { c["mamba_d_ssm"] = nullptr; }) ==
+        with([](Json& c) { c["mamba_d_ssm"] = 16; }));
 }
 
 TEST_CASE("import: without num_key_value_heads each head has keys of its own") {

@@ -192,6 +192,117 @@ TEST_CASE("import: what our mixers of fla's lack is refused by its key") {
   refused("linear_attn", "num_heads", 0, "num_heads is 0");
 }
 
+TEST_CASE("import: what our hybrids lack is refused by its key") {
+  const auto refused = [](const char* name, const char* key, const json& value, const char* said) {
+    INFO(name << ": " << key);
+    const Model m(name);
+    m.set(key, value);
+    m.refused({"m/config.json", said});
+  };
+  refused("bamba", "mamba_proj_bias", true, "mamba_proj_bias is true");
+  refused("bamba", "mamba_n_heads", 5, "mamba_n_heads is 5: heads of width 4 have 20");
+  refused("bamba", "hidden_size", 2147483648, "expected 1 to 16777216");
+  refused("bamba", "mamba_n_heads", 0, "expected 1 to 16777216");
+  refused("lfm2", "block_multiple_of", 2147483648, "expected 1 to 16777216");
+  refused("bamba", "time_step_limit", {2.0, 1.0}, "time_step_limit is [2.0,1.0]");
+  refused("bamba", "time_step_limit", {0.0, "much"}, "expected two numbers");
+  refused("bamba", "attn_layer_indices", {3}, "expected numbers of the 3 layers");
+  refused("granite_hybrid", "shared_intermediate_size", 7, "shared_intermediate_size is 7");
+  refused("granite_hybrid", "position_embedding_type", "learned", "our layers know rope, nope");
+  refused("granite_hybrid", "layer_types", {"linear_attention", "mlp"}, "layer_types");
+  refused("falcon_h1", "ssm_multipliers", {1.0, 2.0}, "expected 5 numbers");
+  refused("falcon_h1", "projectors_bias", true, "projectors_bias is true");
+  refused("falcon_h1", "key_multiplier", 0.0, "another number than zero");
+  refused("nemotron_h", "layers_block_type", {"linear_attention", "moe"},
+          "our layers know linear_attention, full_attention, mlp");
+  refused("nemotron_h", "layers_block_type", {"linear_attention", "mlp", "mlp"}, "behind a mixer");
+  refused("nemotron_h", "use_bias", true, "use_bias is true");
+  refused("lfm2", "layer_types", {"conv", "mamba", "conv"}, "this format has conv");
+  refused("gpt_oss", "hidden_act", "gelu", "hidden_act is \"gelu\"");
+  refused("gpt_oss", "quantization_config", {{"quant_method", "mxfp4"}}, "quantised");
+}
+
+TEST_CASE("import: older spellings of layers mean what the newer ones mean") {
+  const auto same = [](const char* name, const std::function<void(json & config)>& respell) {
+    INFO(name);
+    const Model one(name), other(name);
+    json c = other.config();
+    respell(c);
+    other.f.write("m/config.json", c.dump());
+    done(one.import({"--recipe", "r.toml"}));
+    done(other.import({"--recipe", "r.toml"}));
+    CHECK(one.f.read("r.toml") == other.f.read("r.toml"));
+  };
+  same("nemotron_h", [](json& c) {
+    c.erase("layers_block_type");
+    c["hybrid_override_pattern"] = "M-M*-";
+  });
+  same("nemotron_h", [](json& c) {
+    c["layers_block_type"] = {"mamba", "mlp", "mamba", "attention", "mlp"};
+  });
+  same("granite_hybrid", [](json& c) { c["layer_types"] = {"mamba", "attention"}; });
+  same("lfm2", [](json& c) {
+    c.erase("layer_types");
+    c["full_attn_idxs"] = {1};
+  });
+  same("lfm2", [](json& c) {  // two thirds of it, rounded up to a multiple
+    c["intermediate_size"] = 16;
+    c["block_auto_adjust_ff_dim"] = true;
+    c["block_multiple_of"] = 6;
+  });
+  same("gpt_oss", [](json& c) {
+    c.erase("layer_types");
+    c["num_experts"] = c["num_local_experts"];
+    c.erase("num_local_experts");
+  });
+}
+
+TEST_CASE("import: words of Python that are no JSON are the numbers that they say") {
+  const Model one("bamba"), other("bamba"), third("bamba");
+  one.set("time_step_limit", {0.25, {{"__float__", "Infinity"}}});
+  std::string text = one.f.read("m/config.json");
+  const std::string object = R"({"__float__":"Infinity"})";
+  REQUIRE(text.find(object) != std::string::npos);
+  text.replace(text.find(object), object.size(), "Infinity");
+  other.f.write("m/config.json", text);
+  done(one.import({"--recipe", "r.toml"}));
+  done(other.import({"--recipe", "r.toml"}));
+  CHECK(one.f.read("r.toml") == other.f.read("r.toml"));
+  CHECK_THAT(one.f.read("r.toml"), ContainsSubstring("step_least = 0.25"));
+  text.replace(text.find("Infinity"), 8, "NaN");
+  third.f.write("m/config.json", text);
+  third.refused({"time_step_limit"});
+  // Within a text they are letters.
+  text.replace(text.find("NaN"), 3, "2, \"a \\\" NaN\"");
+  third.f.write("m/config.json", text);
+  third.refused({"time_step_limit is [0.25,2,\"a \\\" NaN\"]"});
+}
+
+TEST_CASE("import: the inner channels of Mamba go before their factor, as in transformers") {
+  const Model one("falcon_mamba"), other("falcon_mamba");
+  other.set("expand", 16);
+  other.set("intermediate_size", 16);
+  done(one.import({"--recipe", "r.toml"}));
+  done(other.import({"--recipe", "r.toml"}));
+  CHECK(one.f.read("r.toml") == other.f.read("r.toml"));
+  other.set("intermediate_size", 13);
+  fs::remove(other.f / "m.h5");
+  other.refused({"intermediate_size is 13"});
+}
+
+TEST_CASE("import: gpt-oss that says nothing of positions has those of its class") {
+  const Model m("gpt_oss");
+  json c = m.config();
+  c.erase("rope_parameters");
+  m.f.write("m/config.json", c.dump());
+  done(m.import({"--recipe", "r.toml"}));
+  const std::string recipe = m.f.read("r.toml");
+  for (const char* line :
+       {"rotary_base = 150000.0", "rotary_scaling = \"yarn\"", "rotary_factor = 32.0",
+        "rotary_context = 4096", "rotary_truncate = false"})
+    CHECK_THAT(recipe, ContainsSubstring(line));
+}
+
 TEST_CASE("import: buffers are passed over, a copy of a tied head must be the embedding") {
   const auto with_head = [](double more) {
     auto m = std::make_unique<Model>("llama_yarn");

@@ -19,19 +19,26 @@ double keys_in(const Watched& w) {
   return keys / static_cast<double>(in.at("q").size(2));
 }
 
-// Adds a choice for each row [R, 4]: all of the largest where it is hard, else the softmax.
+// Adds a choice for each row [R, n]: all of the largest where it is hard, else the softmax.
 void add_rows(const Tensor& logits, bool hard, Routes& to) {
   const std::vector<double> z = to_doubles(logits);
-  for (size_t at = 0; at < z.size(); at += to.shares.size()) {
+  const auto n = static_cast<size_t>(logits.size(1));
+  to.shares.resize(n);
+  for (size_t at = 0; at < z.size(); at += n) {
     const auto row = z.begin() + static_cast<std::ptrdiff_t>(at);
-    const auto most = std::max_element(row, row + 4);
+    const auto end = row + static_cast<std::ptrdiff_t>(n), most = std::max_element(row, end);
+    if (of_opening(z[at])) {
+      to.opening += 1;
+      continue;
+    }
     double sum = 0;
-    for (size_t i = 0; i < 4; ++i) sum += std::exp(z[at + i] - *most);
-    for (size_t i = 0; i < 4; ++i)
+    for (size_t i = 0; i < n; ++i) sum += std::exp(z[at + i] - *most);
+    for (size_t i = 0; i < n; ++i)
       to.shares[i] +=
           hard ? most - row == static_cast<std::ptrdiff_t>(i) : std::exp(z[at + i] - *most) / sum;
+    to.tokens += 1;
   }
-  to.tokens += static_cast<double>(z.size() / 4);
+  to.by_document = to.by_document || to.opening > 0;
 }
 
 // Adds the bounds [B, H, T] of tokens; a token counts once, with all its heads.
@@ -72,8 +79,8 @@ std::vector<Routes> watch_routes(const std::function<void()>& run) {
   });
   run();
   for (Routes& r : found) {
-    for (double& share : r.shares) share /= r.tokens;
-    r.keys /= r.tokens;
+    for (double& share : r.shares) share /= std::max(r.tokens, 1.0);
+    r.keys /= r.tokens + r.opening;
     if (r.lost) r.lost->mean /= r.tokens;
   }
   return found;

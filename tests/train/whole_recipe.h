@@ -22,6 +22,7 @@ inline std::string whole_recipe(const std::string& data) {
          "[strided]\ntype = \"block_sparse\"\nheads = 2\nblock = 8\npattern = \"strided\"\n"
          "[moba]\nheads = 2\nblock = 4\n[topk]\nheads = 2\nblock = 4\n[router]\nheads = 2\nblock = "
          "4\n"
+         "[document_router]\nheads = 2\nblock = 4\nopening = 4\n"
          "[nsa]\nheads = 2\nblock = 4\n[token_sparse]\nheads = 2\nglobal_tokens = 1\n"
          "[latent_attention]\nheads = 2\n"
          "[linear_attention]\nheads = 2\n[retention]\nheads = 2\n[simple_gla]\nheads = 2\n"

@@ -20,6 +20,13 @@ void print_routes(const std::vector<layers::Routes>& all) {
           r.owner.c_str(), 100 * r.lost->most, 100 * r.lost->mean, r.keys);
       continue;
     }
+    if (r.by_document) {
+      std::printf("%s: behind an opening", r.owner.c_str());
+      for (size_t i = 0; i < r.shares.size(); ++i)
+        std::printf("%s pattern %zu %.1f %%", i == 0 ? "" : ",", i + 1, 100 * r.shares[i]);
+      std::printf("; a token sees %.1f keys\n", r.keys);
+      continue;
+    }
     std::printf(
         "%s: no key %.1f %%, window %.1f %%, selected blocks %.1f %%, all %.1f %%; "
         "a token sees %.1f keys\n",

@@ -11,21 +11,26 @@ namespace {
 using autograd::Watched;
 
 // Where all scores are zero, the log-sum-exp of a row is the logarithm of the keys that it sees.
-double keys_in(const Watched& w) {
+double keys_in(const Watched& w, const std::vector<bool>& counted) {
   kernels::Tensors in = w.inputs;
   in["q"] = zeros_like(in.at("q"));
+  const std::vector<double> lse = to_doubles(w.again(in).at("lse"));  // [B, H, T]
+  const auto T = static_cast<size_t>(in.at("q").size(1)),
+             H = static_cast<size_t>(in.at("q").size(2));
   double keys = 0;
-  for (const double lse : to_doubles(w.again(in).at("lse"))) keys += std::exp(lse);
-  return keys / static_cast<double>(in.at("q").size(2));
+  for (size_t i = 0; i < lse.size(); ++i)
+    if (counted.empty() || counted[i / T / H * T + i % T]) keys += std::exp(lse[i]);
+  return keys / static_cast<double>(H);
 }
 
 // Adds a choice for each row [R, n]: all of the largest where it is hard, else the softmax.
-void add_rows(const Tensor& logits, bool hard, Routes& to) {
+void add_rows(const Tensor& logits, bool hard, const std::vector<bool>& counted, Routes& to) {
   const std::vector<double> z = to_doubles(logits);
   const auto n = static_cast<size_t>(logits.size(1));
   to.shares.resize(n);
   for (size_t at = 0; at < z.size(); at += n) {
     const auto row = z.begin() + static_cast<std::ptrdiff_t>(at);
+    if (!counted.empty() && !counted[at / n]) continue;
     const auto end = row + static_cast<std::ptrdiff_t>(n), most = std::max_element(row, end);
     if (of_opening(z[at])) {
       to.opening += 1;
@@ -53,7 +58,8 @@ void add_bounds(const Tensor& bound, Routes& to) {
 
 }  // namespace
 
-std::vector<Routes> watch_routes(const std::function<void()>& run) {
+std::vector<Routes> watch_routes(const std::function<void()>& run,
+                                 const std::vector<bool>& counted) {
   std::vector<Routes> found;
   std::string owner;
   Tensor logits, bound;  // of a choice that has not been counted yet
@@ -72,18 +78,39 @@ std::vector<Routes> watch_routes(const std::function<void()>& run) {
     auto at = std::find_if(found.begin(), found.end(),
                            [&](const Routes& r) { return r.owner == w.owner; });
     if (at == found.end()) at = found.insert(found.end(), Routes{w.owner});
-    if (logits) add_rows(logits, hard, *at);
+    if (logits) add_rows(logits, hard, counted, *at);
     if (bound) add_bounds(bound, *at);
     logits = bound = {};
-    at->keys += keys_in(w);
+    at->keys += keys_in(w, counted);
   });
   run();
   for (Routes& r : found) {
     for (double& share : r.shares) share /= std::max(r.tokens, 1.0);
-    r.keys /= r.tokens + r.opening;
+    r.keys /= std::max(r.tokens + r.opening, 1.0);
     if (r.lost) r.lost->mean /= r.tokens;
   }
   return found;
+}
+
+void add_routes(std::vector<Routes>& to, const std::vector<Routes>& more) {
+  if (to.empty()) {
+    to = more;
+    return;
+  }
+  for (size_t i = 0; i < to.size(); ++i) {
+    Routes& a = to[i];
+    const Routes& b = more.at(i);
+    const double tokens = a.tokens + b.tokens, all = tokens + a.opening + b.opening;
+    for (size_t k = 0; k < a.shares.size() && tokens > 0; ++k)
+      a.shares[k] = (a.shares[k] * a.tokens + b.shares[k] * b.tokens) / tokens;
+    if (all > 0) a.keys = (a.keys * (a.tokens + a.opening) + b.keys * (b.tokens + b.opening)) / all;
+    if (a.lost && b.lost && tokens > 0)
+      a.lost = {std::max(a.lost->most, b.lost->most),
+                (a.lost->mean * a.tokens + b.lost->mean * b.tokens) / tokens};
+    a.by_document = a.by_document || b.by_document;
+    a.tokens = tokens;
+    a.opening += b.opening;
+  }
 }
 
 }  // namespace weft::layers

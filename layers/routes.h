@@ -37,6 +37,10 @@ struct Routes {
 
 // Those of the forward passes that `run` makes in this thread, in the order of the model; none
 // where it has neither. Softmax attention runs once more in each of them, to count its keys.
-std::vector<Routes> watch_routes(const std::function<void()>& run);
+// `counted`: of one pass, which rows [B T] count; all where it is empty.
+std::vector<Routes> watch_routes(const std::function<void()>& run,
+                                 const std::vector<bool>& counted = {});
+// Adds what other passes of the same layers gave.
+void add_routes(std::vector<Routes>& to, const std::vector<Routes>& more);
 
 }  // namespace weft::layers

@@ -8,6 +8,8 @@
 #include "layers/routes.h"
 #include "tests/catch.h"
 #include "tests/layers/made.h"
+#include "tests/layers/oracle_weights.h"
+#include "tests/paths.h"
 
 using namespace weft;
 using namespace weft::layers;
@@ -308,6 +310,31 @@ TEST_CASE("document_router: what was chosen behind openings is counted, and the 
   }
   CHECK(routes(always(1, kShape + kHard)).keys == Approx((36 + 1 + 2) / 10.0));
   CHECK(routes(always(0, kShape + kHard)).keys == Approx(36 / 10.0));
+}
+
+TEST_CASE("document_router: mixture, price and gradients of packed documents are those of torch") {
+  const Hdf5Reader file(tests::source_path("tests/oracles/layer_document_router.h5"));
+  const Made m = router(kShape +
+                        "rotary = false\nbudget = 0\nprice = 3\ntemperature = 1\n"
+                        "soft_steps = 0\nanneal_steps = 10");
+  m.layer->at_step(9);  // a tenth is free
+  for (const Parameter& p : m.parameters) p.var.value().copy_from(file.tensor("weights/" + p.name));
+  CHECK(m.parameters.size() == group_of(file, "weights").size());
+  const Var x = Var::leaf(file.tensor("inputs/x"));
+  std::vector<Var> losses;
+  Context c;
+  c.cu_seqlens = file.tensor("inputs/cu_seqlens");
+  c.losses = &losses;
+  const Var y = m.layer->forward(x, c);
+  CHECK(distance(y.value(), file.tensor("outputs/y")) < 1e-12);
+  CHECK(distance(losses.at(0).value(), file.tensor("outputs/price")) < 1e-12);
+  autograd::backward(autograd::add(
+      losses[0], autograd::sum(autograd::multiply(y, Var(file.tensor("grad_outputs/dy"))))));
+  CHECK(distance(x.grad(), file.tensor("gradients/dx")) < 1e-11);
+  for (const Parameter& p : m.parameters) {
+    INFO(p.name);
+    CHECK(distance(p.var.grad(), file.tensor("gradients/d" + p.name)) < 1e-11);
+  }
 }
 
 TEST_CASE("document_router: wrong patterns and openings are refused with their place") {

@@ -35,7 +35,7 @@ inline std::string whole_recipe(const std::string& data) {
 // Reads a recipe as `inspect` and `train` do.
 inline train::Recipe read_whole(const std::string& text, const std::vector<std::string>& set = {}) {
   train::Recipe r = train::recipe_from_text(text, "r.toml", set);
-  const train::DataSettings data = train::read_data(r.toml.table("data"));
+  const train::DataSettings data = train::read_data(r.toml);
   const layers::Model m(r.toml, data.vocabulary, Dtype::f32, kMeta, 1);
   r.finish();
   batch_shape(data, r, m.context());

@@ -52,6 +52,7 @@ class TextBatches : public Batches {
     batch.targets.assign(n, kIgnored);
     batch.cu_seqlens.clear();
     batch.slices.clear();
+    batch.domain = -1;
   }
 
   void count_targets(HostBatch& batch) const {
@@ -228,6 +229,37 @@ class Packed final : public TextBatches {
   mutable std::array<std::shared_ptr<const Order>, 2> kept_;
 };
 
+// --- Mixtures ------------------------------------------------------------------------------------
+
+class ByTurns final : public Batches {
+ public:
+  explicit ByTurns(std::vector<BatchesPtr> domains)
+      : Batches(domains.at(0)->shape(), domains.at(0)->packed()), domains_(std::move(domains)) {
+    Hash64 hash;
+    int64_t most = 0;
+    for (const BatchesPtr& one : domains_) {
+      const uint64_t own = one->fingerprint();
+      hash.update(&own, sizeof own);
+      most = std::max(most, one->count());
+    }
+    fingerprint_ = hash.digest();
+    for (int64_t i = 0; i < most; ++i)
+      for (size_t d = 0; d < domains_.size(); ++d)
+        if (i < domains_[d]->count()) turns_.emplace_back(d, i);
+  }
+  void make(int64_t step, HostBatch& batch) const override {
+    const auto& [domain, at] = turns_.at(static_cast<size_t>(step));
+    domains_[domain]->make(at, batch);
+    batch.domain = static_cast<int64_t>(domain);
+  }
+  int64_t count() const override { return static_cast<int64_t>(turns_.size()); }
+  int64_t vocabulary() const override { return domains_[0]->vocabulary(); }
+
+ private:
+  std::vector<BatchesPtr> domains_;
+  std::vector<std::pair<size_t, int64_t>> turns_;  // domain, and its batch
+};
+
 Tensor copied(const std::vector<int32_t>& values, const Shape& shape, Device device) {
   const Tensor t = empty(shape, Dtype::i32, kCpu);
   std::memcpy(t.raw(), values.data(), values.size() * sizeof(int32_t));
@@ -256,6 +288,10 @@ BatchesPtr held_out_packed(const TokenPart& part, const BatchShape& shape) {
   return std::make_shared<Packed>(part, shape, 0, false);
 }
 
+BatchesPtr by_turns(std::vector<BatchesPtr> domains) {
+  return std::make_shared<ByTurns>(std::move(domains));
+}
+
 // --- Tensors -------------------------------------------------------------------------------------
 
 namespace {
@@ -281,6 +317,7 @@ Batch to_tensors(const HostBatch& from, const Batches& batches, Device device) {
     batch.cu_seqlens = copied(from.cu_seqlens, border_room(batches), kCpu)
                            .slice(0, 0, static_cast<int64_t>(from.cu_seqlens.size()));
   batch.slices = from.slices;
+  batch.domain = from.domain;
   batch.labelled = from.labelled, batch.target_bytes = from.target_bytes;
   return batch;
 }

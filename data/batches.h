@@ -28,6 +28,7 @@ struct HostBatch {
   std::vector<int32_t> tokens, targets;  // [B, T], or [1, B*T] with documents packed
   std::vector<int32_t> cu_seqlens;       // [N+1] borders of packed documents; empty if not packed
   std::vector<int64_t> slices;           // [B] what kind of example each row is; empty for text
+  int64_t domain = -1;                   // of all its documents; -1: not known
   int64_t labelled = 0;                  // targets that are not kIgnored
   int64_t target_bytes = 0;              // bytes of text that they stand for; 0 for tasks
 };
@@ -36,6 +37,7 @@ struct Batch {
   Tensor tokens, targets;  // i32 [B, T], or [1, B*T] with documents packed; targets[t] follows t
   Tensor cu_seqlens;       // i32 [N+1] on the CPU; absent if not packed
   std::vector<int64_t> slices;
+  int64_t domain = -1;
   int64_t labelled = 0, target_bytes = 0;
 };
 
@@ -79,6 +81,10 @@ BatchesPtr training_packed(const TokenPart& part, const BatchShape& shape, uint6
 // packed: but each document's first). The last batch is filled with tokens that have no target.
 BatchesPtr held_out_windows(const TokenPart& part, const BatchShape& shape);
 BatchesPtr held_out_packed(const TokenPart& part, const BatchShape& shape);
+
+// Evaluation of a mixture: the batches of its domains by turns, each of one domain, until all are
+// done.
+BatchesPtr by_turns(std::vector<BatchesPtr> domains);
 
 // The tensors of a batch. The room for cu_seqlens is that of the most documents there could be, so
 // that memory does not depend on the data.

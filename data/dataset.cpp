@@ -209,8 +209,12 @@ std::string thousands(int64_t n) {
 // --- Parts ---------------------------------------------------------------------------------------
 
 TokenPart::TokenPart(std::shared_ptr<const TokenStore> store, std::vector<Range> ranges,
-                     TokenizerPtr tokenizer, uint64_t hash)
-    : store_(std::move(store)), ranges_(std::move(ranges)), tokenizer_(std::move(tokenizer)) {
+                     TokenizerPtr tokenizer, uint64_t hash, std::vector<int64_t> domains)
+    : store_(std::move(store)),
+      ranges_(std::move(ranges)),
+      domains_(std::move(domains)),
+      tokenizer_(std::move(tokenizer)),
+      text_hash_(hash) {
   Hash64 all;
   all.update(&hash, sizeof hash);
   for (const Range& range : ranges_) {
@@ -218,6 +222,13 @@ TokenPart::TokenPart(std::shared_ptr<const TokenStore> store, std::vector<Range>
     all.update(&range, sizeof range);
   }
   hash_ = all.digest();
+}
+
+TokenPart TokenPart::of_domain(int64_t domain) const {
+  std::vector<Range> ranges;
+  for (size_t i = 0; i < ranges_.size(); ++i)
+    if (domains_.empty() || domains_[i] == domain) ranges.push_back(ranges_[i]);
+  return {store_, std::move(ranges), tokenizer_, text_hash_};
 }
 
 void TokenPart::read(int64_t begin, int64_t end, int32_t* to) const {
@@ -244,34 +255,50 @@ std::string TokenPart::text(int64_t begin, int64_t end) const {
   return tokenizer_->decode(tokens(begin, end));
 }
 
-TokenPart TokenDataset::part(std::vector<TokenPart::Range> ranges) const {
-  return {store_, std::move(ranges), tokenizer_, text_hash_ ^ tokenizer_->hash()};
+TokenPart TokenDataset::part(Ranges ranges) const {
+  std::vector<int64_t> domains;
+  for (const TokenPart::Range& range : ranges) {
+    if (domains_.empty()) break;
+    const auto document = std::upper_bound(borders_.begin(), borders_.end(), range.begin) - 1;
+    domains.push_back(
+        std::upper_bound(domain_ends_.begin(), domain_ends_.end(), document - borders_.begin()) -
+        domain_ends_.begin());
+  }
+  return {store_, std::move(ranges), tokenizer_, text_hash_ ^ tokenizer_->hash(),
+          std::move(domains)};
 }
 
 TokenPart TokenDataset::all() const {
-  std::vector<TokenPart::Range> ranges;
+  Ranges ranges;
   for (size_t i = 0; i + 1 < borders_.size(); ++i) ranges.push_back({borders_[i], borders_[i + 1]});
   return part(std::move(ranges));
 }
 
-std::pair<TokenPart, TokenPart> TokenDataset::split(double fraction, HeldOut how) const {
-  require(fraction >= 0 && fraction < 1, "held-out fraction ", fraction,
-          " is not in [0, 1), expected as in 0.05");
-  if (fraction == 0) return {all(), part({})};
-  const double n = static_cast<double>(size());
-  std::vector<TokenPart::Range> train, held_out;
-  int64_t cut = size();  // of the tail
+std::vector<TokenDataset::Documents> TokenDataset::domain_documents() const {
+  if (domains_.empty()) return {{0, borders_.size() - 1}};
+  std::vector<Documents> all;
+  for (size_t d = 0, begin = 0; d < domains_.size(); begin = all.back().end, ++d)
+    all.push_back({begin, static_cast<size_t>(domain_ends_[d])});
+  return all;
+}
+
+void TokenDataset::split_documents(Documents of, double fraction, HeldOut how, Ranges& train,
+                                   Ranges& held_out) const {
+  const int64_t begin = borders_[of.begin], end = borders_[of.end];
+  const double n = static_cast<double>(end - begin);
+  int64_t cut = end;  // of the tail
   if (how == HeldOut::tail) {
-    cut = std::llround(n * (1 - fraction));
+    cut = begin + std::llround(n * (1 - fraction));
     const auto distance = [&](int64_t border) { return std::abs(border - cut); };
+    const auto at = [&](size_t i) { return borders_.begin() + static_cast<std::ptrdiff_t>(i); };
     const int64_t nearest =
-        *std::min_element(borders_.begin(), borders_.end(),
+        *std::min_element(at(of.begin), at(of.end + 1),
                           [&](int64_t a, int64_t b) { return distance(a) < distance(b); });
     // Near enough: at most a quarter of the held-out part away.
     if (static_cast<double>(distance(nearest)) <= n * fraction / 4) cut = nearest;
   }
   double held = 0;
-  for (size_t i = 0; i + 1 < borders_.size(); ++i) {
+  for (size_t i = of.begin; i < of.end; ++i) {
     const TokenPart::Range whole{borders_[i], borders_[i + 1]};
     if (how == HeldOut::tail) {
       if (whole.begin < cut) train.push_back({whole.begin, std::min(cut, whole.end)});
@@ -279,16 +306,34 @@ std::pair<TokenPart, TokenPart> TokenDataset::split(double fraction, HeldOut how
       continue;
     }
     // A document is held out when, up to its middle, too little has been.
-    const double middle = static_cast<double>(whole.begin + whole.end) / 2;
+    const double middle = static_cast<double>(whole.begin + whole.end - 2 * begin) / 2;
     const bool hold = held + static_cast<double>(whole.end - whole.begin) / 2 <= middle * fraction;
     if (hold) held += static_cast<double>(whole.end - whole.begin);
     (hold ? held_out : train).push_back(whole);
   }
-  std::pair<TokenPart, TokenPart> parts{part(std::move(train)), part(std::move(held_out))};
-  require(parts.first.size() >= 2 && parts.second.size() >= 2, "the text of ", size(),
-          " tokens in ", documents(), " documents is too short to hold out the fraction ",
-          fraction);
-  return parts;
+}
+
+std::pair<TokenPart, TokenPart> TokenDataset::split(double fraction, HeldOut how) const {
+  require(fraction >= 0 && fraction < 1, "held-out fraction ", fraction,
+          " is not in [0, 1), expected as in 0.05");
+  if (fraction == 0) return {all(), part({})};
+  const std::vector<Documents> each = domain_documents();
+  Ranges train, held_out;
+  const auto size_from = [](const Ranges& ranges, size_t first) {
+    int64_t n = 0;
+    for (size_t i = first; i < ranges.size(); ++i) n += ranges[i].end - ranges[i].begin;
+    return n;
+  };
+  for (size_t d = 0; d < each.size(); ++d) {
+    const size_t trained = train.size(), held = held_out.size();
+    split_documents(each[d], fraction, how, train, held_out);
+    require(size_from(train, trained) >= 2 && size_from(held_out, held) >= 2,
+            domains_.empty() ? "" : concat("domain ", domains_[d], ": "), "the text of ",
+            borders_[each[d].end] - borders_[each[d].begin], " tokens in ",
+            each[d].end - each[d].begin, " documents is too short to hold out the fraction ",
+            fraction);
+  }
+  return {part(std::move(train)), part(std::move(held_out))};
 }
 
 std::string TokenDataset::describe() const {
@@ -430,6 +475,36 @@ TokenDataset open_data(const std::vector<std::string>& sources, const TextOption
           ": its vocabulary (", set.tokenizer()->kind(), ", ", set.tokenizer()->vocabulary(),
           ") is not the one expected (", tokenizer ? tokenizer->kind() : "", ", ",
           tokenizer ? tokenizer->vocabulary() : 0, ")");
+  return set;
+}
+
+TokenDataset open_domains(const std::vector<DomainSources>& domains, const TextOptions& options,
+                          const TokenizerPtr& tokenizer) {
+  require(tokenizer != nullptr, "text needs a vocabulary");
+  int64_t documents = 0;
+  std::vector<int64_t> ends;
+  std::string left_out;
+  TokenDataset set = dataset_from(
+      [&](const auto& take) {
+        for (const DomainSources& domain : domains) {
+          const int64_t before = documents;
+          const LeftOut left = for_each_document(domain.sources, options, [&](Document&& document) {
+            documents += document.text.empty() ? 0 : 1;
+            take(std::move(document));
+          });
+          require(documents > before, "domain ", domain.name,
+                  ": the text named holds no documents");
+          if (!left.empty()) left_out += concat(left_out.empty() ? "" : "; ", left.text());
+          ends.push_back(documents);
+        }
+      },
+      tokenizer, {});
+  for (const DomainSources& domain : domains) {
+    set.domains_.push_back(domain.name);
+    set.sources_.insert(set.sources_.end(), domain.sources.begin(), domain.sources.end());
+  }
+  set.domain_ends_ = std::move(ends);
+  set.left_out_ = left_out;
   return set;
 }
 

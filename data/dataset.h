@@ -34,8 +34,9 @@ class TokenPart {
   };
 
   TokenPart() = default;
+  // `domains`: of each range, or empty.
   TokenPart(std::shared_ptr<const TokenStore> store, std::vector<Range> ranges,
-            TokenizerPtr tokenizer, uint64_t hash);
+            TokenizerPtr tokenizer, uint64_t hash, std::vector<int64_t> domains = {});
 
   int64_t size() const { return borders_.back(); }
   int64_t documents() const { return static_cast<int64_t>(ranges_.size()); }
@@ -46,15 +47,24 @@ class TokenPart {
   // The text of some tokens.
   std::string text(int64_t begin, int64_t end) const;
   const TokenizerPtr& tokenizer() const { return tokenizer_; }
+  // The documents of one domain of the dataset.
+  TokenPart of_domain(int64_t domain) const;
   // Tells parts apart: of the text, the vocabulary and the choice of documents.
   uint64_t hash() const { return hash_; }
 
  private:
   std::shared_ptr<const TokenStore> store_;
   std::vector<Range> ranges_;
+  std::vector<int64_t> domains_;  // of each range
   std::vector<int64_t> borders_{0};
   TokenizerPtr tokenizer_;
-  uint64_t hash_ = 0;
+  uint64_t text_hash_ = 0, hash_ = 0;
+};
+
+// A domain of a text that is a mixture: its name, and what it is read from.
+struct DomainSources {
+  std::string name;
+  std::vector<std::string> sources;
 };
 
 // How a held-out part is taken.
@@ -76,12 +86,15 @@ class TokenDataset {
   const std::vector<int64_t>& borders() const { return borders_; }
   const std::vector<std::string>& sources() const { return sources_; }
   int64_t text_bytes() const { return text_bytes_; }
+  // The names of the domains that the text is a mixture of; none where it is not.
+  const std::vector<std::string>& domains() const { return domains_; }
   // What of the sources' folders was no text, as LeftOut says it; "" for nothing.
   const std::string& left_out() const { return left_out_; }
 
   TokenPart all() const;
   // {training part, held-out part}. A fraction of 0 holds nothing out. Throws Error unless
-  // 0 <= fraction < 1 and both parts that are asked for have two tokens or more.
+  // 0 <= fraction < 1 and both parts that are asked for have two tokens or more. Of a mixture each
+  // domain is split by itself.
   std::pair<TokenPart, TokenPart> split(double fraction, HeldOut how = HeldOut::tail) const;
 
   // Several lines for people: size, vocabulary, bytes a token, sources.
@@ -94,12 +107,23 @@ class TokenDataset {
   friend TokenDataset open_token_dataset(const std::string&, Opened);
   friend TokenDataset open_data(const std::vector<std::string>&, const TextOptions&,
                                 const TokenizerPtr&);
-  TokenPart part(std::vector<TokenPart::Range> ranges) const;
+  friend TokenDataset open_domains(const std::vector<DomainSources>&, const TextOptions&,
+                                   const TokenizerPtr&);
+  struct Documents {
+    size_t begin, end;
+  };
+  using Ranges = std::vector<TokenPart::Range>;
+  std::vector<Documents> domain_documents() const;  // of each; all where there are none
+  void split_documents(Documents of, double fraction, HeldOut how, Ranges& train,
+                       Ranges& held_out) const;
+  TokenPart part(Ranges ranges) const;
 
   std::shared_ptr<const TokenStore> store_;
   std::vector<int64_t> borders_{0};
   TokenizerPtr tokenizer_;
   std::vector<std::string> sources_;
+  std::vector<std::string> domains_;
+  std::vector<int64_t> domain_ends_;  // in documents, of each domain
   std::string left_out_;
   int64_t text_bytes_ = 0;
   uint64_t text_hash_ = 0;
@@ -124,5 +148,8 @@ TokenDataset open_token_dataset(const std::string& path, Opened how = Opened::as
 TokenDataset open_data(const std::vector<std::string>& sources, const TextOptions& options,
                        const TokenizerPtr& tokenizer);
 bool is_token_dataset(const std::vector<std::string>& sources);
+// Text that is a mixture of domains, one behind the other. Throws Error for one without documents.
+TokenDataset open_domains(const std::vector<DomainSources>& domains, const TextOptions& options,
+                          const TokenizerPtr& tokenizer);
 
 }  // namespace weft::data

@@ -15,6 +15,7 @@
 #include "data/blocks.h"
 #include "data/cutter.h"
 #include "data/records.h"
+#include "data/samples.h"
 
 namespace weft::data {
 namespace {
@@ -213,6 +214,10 @@ LeftOut for_each_document(const std::vector<std::string>& sources, const TextOpt
     std::error_code ignored;
     if (source == "kjv") {
       king_james(options, take);
+    } else if (source == kPythonLibrary) {
+      for (const std::string& file : python_library()) text_file(file, options, take);
+    } else if (source == kTables) {
+      for (int64_t i = 0; i < kTableCount; ++i) take(generated_table(i));
     } else if (fs::is_directory(source, ignored)) {
       text_folder(source, options, take, left_out);
     } else {

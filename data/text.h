@@ -1,6 +1,7 @@
 // Text from files, packed ones (*.gz, *.zst) too: a file is a document, or each of its lines,
 // paragraphs or JSON records is; a folder is all of its files, and "kjv" is the King James Bible of
-// the Debian package bible-kjv, a chapter a document.
+// the Debian package bible-kjv, a chapter a document. "debian:python" is the library of the newest
+// Python that Debian's packages brought, and "generated:tables" are tables that samples.h makes.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "autograd/watch.h"
+#include "layers/routes.h"
 
 namespace weft::layers {
 namespace {
@@ -221,11 +222,13 @@ bool finds_mixings() { return finding; }
 void watch_mixings(const std::function<void()>& forward,
                    const std::function<void(const Mixing&)>& use) {
   Tensor routes;  // of a router, for what its owner mixes next
-  std::string router;
+  std::string router, kind;
   const autograd::Watch watch([&](const Watched& w) {
     if (w.name == "router") {
       router = w.owner;
-      routes = routes_of(w.inputs.at("logits"));
+      const Tensor& logits = w.inputs.at("logits");
+      routes = routes_of(logits);
+      kind = of_opening(to_doubles(logits).at(0)) ? "patterns" : "routes";
     }
     const char* const values = values_of(w);
     if (!values) return;
@@ -248,7 +251,7 @@ void watch_mixings(const std::function<void()>& forward,
     m.gap = gap_of(m);
     find_gates(in, v.size(1), m);
     find_state(w, in, m);
-    if (w.name == "block_sparse" && routes && router == w.owner) m.gates["routes"] = routes;
+    if (w.name == "block_sparse" && routes && router == w.owner) m.gates[kind] = routes;
     use(m);
   });
   const Finding all_along;

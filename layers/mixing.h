@@ -28,7 +28,7 @@ struct Mixing {
   // A gate with a number for each key channel is shown by its mean over them. "state": the norm of
   // what is kept after a token.
   // f64 [4, T]: "routes", of a router's softmax part: what its choice gives to no key, a window,
-  // selected blocks, all of the past.
+  // selected blocks, all of the past. [n, T]: "patterns", of document_router's n patterns.
   std::map<std::string, Tensor> gates;
 };
 

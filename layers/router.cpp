@@ -30,16 +30,15 @@
 // choices are soft all is free, for attention is worth nothing before it has learned; in the anneal
 // the budget falls from all to `budget`.
 #include <algorithm>
-#include <cmath>
 #include <optional>
 
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
-#include "core/random.h"
 #include "kernels/delta/delta.h"
 #include "kernels/experts/routing.h"
 #include "kernels/linear/linear.h"
 #include "kernels/selection/block_routes.h"
+#include "layers/choice.h"
 #include "layers/recurrent.h"
 #include "layers/selection.h"
 
@@ -106,56 +105,15 @@ class LinearPath {
   std::optional<GatedNorm> norm_;
 };
 
-// When a choice is soft, and how sharp it is.
-class Phases {
- public:
-  explicit Phases(const TomlTable& t)
-      : soft_(t.integer("soft_steps", kSteps, 1000)),
-        anneal_(t.integer("anneal_steps", kSteps, 1000)),
-        draw_(t.integer("draw_steps", kSteps, 0)),
-        last_(t.number("temperature", Numbers{.least = 0, .most = 1, .above = true}, 0.3)) {}
-
-  bool settled(int64_t step) const { return step >= soft_ + anneal_ + draw_; }
-  bool hard(int64_t step) const { return step >= soft_ + anneal_; }
-  double tau(int64_t step) const {
-    if (step < soft_) return 1;
-    if (hard(step)) return last_;
-    return std::pow(last_, annealed(step));
-  }
-  // What is free of what attention sees.
-  double budget(int64_t step, double last) const {
-    if (step < soft_) return 1;
-    return hard(step) ? last : 1 + (last - 1) * annealed(step);
-  }
-
- private:
-  static constexpr Integers kSteps{0, 9'999'999'999};
-
-  double annealed(int64_t step) const {
-    return static_cast<double>(step - soft_) / static_cast<double>(anneal_);
-  }
-
-  int64_t soft_, anneal_, draw_;
-  double last_;
-};
-
 class RouterMixer final : public Layer {
  public:
   RouterMixer(const Spec& spec, const TomlTable& t, const Builder& b)
       : heads_(spec, t, b),
         selection_(spec, t),
         window_(t.integer("window_blocks", kSize, 2)),
-        phases_(t),
-        budget_(t.number("budget", {0, 1}, 0.25)),
-        price_(t.number("price", kLossWeight, 1)),
-        noise_scale_(t.number("noise", {0, 10}, 1)),
         weight_(b.parameter("router.weight", {kRoutes, spec.width}, Init::constant(0), false)),
         bias_(b.parameter("router.bias", {kRoutes}, Init::constant(0), false)),
-        seed_(spec.seed),
-        layer_(spec.layer),
-        sharpness_(b.wide().buffer({kRoutes}, [](int64_t) { return 1.0; })),
-        free_(b.wide().buffer({1}, [](int64_t) { return -1.0; })),
-        unit_(b.wide().buffer({kRoutes, kRoutes}, [](int64_t i) { return i % 5 == 0; })) {
+        choice_(spec, t, b, "router", kRoutes) {
     const std::string linear =
         t.one_of("linear", {"simple_gla", "gated_delta", "none"}, "simple_gla");
     if (linear != "none") {
@@ -166,7 +124,6 @@ class RouterMixer final : public Layer {
       t.unused("norm_eps", "it has no use with linear = \"none\"; leave it out",
                t.overridden("linear"));
     }
-    at_step(0);
   }
 
   Var forward(const Var& x, Context& c) const override {
@@ -176,14 +133,16 @@ class RouterMixer final : public Layer {
     const Tensor lead = kernels::block_leads(B, T, S, c.state != nullptr, selection_.options(c),
                                              x.value().device());
     const Var scores = wide(product(x, weight_, bias_));
-    const Var raw = rows(led(scores, "lead_scores", lead, c)), z = sharp(raw);
+    const Var raw = rows(led(scores, "lead_scores", lead, c)), z = choice_.sharp(raw);
     const Tensor selected = chosen_blocks(all, lead, c);
-    if (c.losses && price_ > 0 && !settled_) c.losses->push_back(cost(z, B, T, c));
-    const Var g = c.training && !settled_ ? noise(B, T, z, c) : Var();
+    if (c.losses && choice_.price() > 0 && !choice_.settled())
+      c.losses->push_back(choice_.cost(z, kernels::route_parts(B, T, window_, selection_.options(c),
+                                                               z.dtype(), z.value().device())));
+    const Var g = choice_.draws(c) ? noise(B, T, z, c) : Var();
     const auto drawn = [&](const Var& x) { return g ? autograd::add(x, g) : x; };
-    Var y = c.no_softmax ? Var(zeros_like(own.q.value()))
-            : hard_      ? hard(all, z, drawn(z), selected, c)
-                         : soft(all, g ? sharp(drawn(raw)) : z, selected, c);
+    Var y = c.no_softmax     ? Var(zeros_like(own.q.value()))
+            : choice_.hard() ? hard(all, z, drawn(z), selected, c)
+                             : soft(all, g ? choice_.sharp(drawn(raw)) : z, selected, c);
     if (linear_ && !c.no_linear) y = autograd::add(y, (*linear_)(x, own, c));
     return heads_.out(y, all.gate);
   }
@@ -195,29 +154,17 @@ class RouterMixer final : public Layer {
     const double blocks = static_cast<double>(T) / static_cast<double>(2 * selection_.block());
     const double full = static_cast<double>(T + 1) / 2;
     const double keys =
-        price_ > 0 ? budget_ * full
-                   : (selection_.keys_seen(T, window_) + selection_.keys_seen(T) + full) / 4;
+        choice_.price() > 0
+            ? choice_.budget() * full
+            : (selection_.keys_seen(T, window_) + selection_.keys_seen(T) + full) / 4;
     return H * (kernels::softmax_flops(keys, K, K).forward + 2 * blocks * K) +
            (linear_ ? linear_->flops() : 0);
   }
 
-  void at_step(int64_t step) override {
-    step_ = step;
-    hard_ = phases_.hard(step);
-    settled_ = phases_.settled(step);
-    set(sharpness_, sharpness_now_, 1 / phases_.tau(step));
-    set(free_, free_now_, -phases_.budget(step, budget_));
-    if (noise_) draw();
-  }
-  int64_t form() const override { return settled_ ? 2 : hard_ ? 1 : 0; }
+  void at_step(int64_t step) override { choice_.at_step(step); }
+  int64_t form() const override { return choice_.form(); }
 
  private:
-  // All of a buffer, where recorded work reads it; `now` is what it holds.
-  static void set(const Tensor& t, double& now, double value) {
-    if (value != now && !t.is_meta()) t.copy_from(full(t.shape(), value, t.dtype()).to(t.device()));
-    now = value;
-  }
-
   // What the first token of its block gives, for each token of x [B, T, n]; the state keeps that of
   // the last block.
   static Var led(const Var& x, const char* name, const Tensor& lead, Context& c) {
@@ -242,27 +189,6 @@ class RouterMixer final : public Layer {
                                   x.k.size(1), o);
   }
 
-  Var sharp(const Var& z) const { return autograd::multiply_along(z, Var(sharpness_), -1); }
-
-  // softmax(z), [R, routes].
-  static Var probabilities(const Var& z) {
-    kernels::Router::Options o;
-    o.top_k = kRoutes;
-    o.normalize = false;
-    o.forced = true;
-    o.index = kernels::column_numbers(z.size(0), kRoutes, z.value().device());
-    return apply<kernels::Router>({z}, o).weight;
-  }
-
-  Var cost(const Var& z, int64_t B, int64_t T, const Context& c) const {
-    const Var p = probabilities(z);
-    const Tensor parts =
-        kernels::route_parts(B, T, window_, selection_.options(c), p.dtype(), p.value().device());
-    const Var mean = autograd::scale(autograd::sum(autograd::multiply(p, Var(parts))),
-                                     1 / static_cast<double>(B * T));
-    return autograd::scale(activation(autograd::add(mean, Var(free_)), "relu"), price_);
-  }
-
   Var attend(const HeadProjections::Result& x, const Tensor& mask, const Context& c) const {
     const Var y = selection_.attend(x, mask, /*by_block=*/true, heads_.scale(), c);
     return norm_ ? (*norm_)(y) : y;
@@ -271,7 +197,7 @@ class RouterMixer final : public Layer {
   Var soft(const HeadProjections::Result& x, const Var& drawn, const Tensor& selected,
            const Context& c) const {
     const int64_t R = drawn.size(0);
-    const Var p = probabilities(drawn);
+    const Var p = Choice::probabilities(drawn);
     const auto share = [&](int64_t m) { return reshape(autograd::slice(p, 1, m, m + 1), {R}); };
     Var y = weighed(attend(x, selected, c), share(kernels::kSelectedRoute));
     for (const int64_t m : {kernels::kWindowRoute, kernels::kFullRoute}) {
@@ -286,10 +212,10 @@ class RouterMixer final : public Layer {
 
   Var hard(const HeadProjections::Result& x, const Var& z, const Var& drawn, const Tensor& mask,
            const Context& c) const {
-    const Tensor route = largest(drawn);
+    const Tensor route = Choice::largest(drawn);
     take(mask, route, x, c);
     const Var y = attend(x, mask, c);
-    return c.training && !settled_ ? weighed(y, factor(z, route)) : y;
+    return choice_.draws(c) ? weighed(y, choice_.factor(z, route)) : y;
   }
 
   void take(const Tensor& mask, const Tensor& route, const HeadProjections::Result& x,
@@ -297,69 +223,20 @@ class RouterMixer final : public Layer {
     kernels::take_routes(mask, route, x.k.size(1), window_, selection_.options(c));
   }
 
-  // i32 [R]: of each row.
-  static Tensor largest(const Var& z) {
-    const autograd::NoGrad no_grad;
-    kernels::Router::Options o;
-    o.index = empty({z.size(0), 1}, Dtype::i32, z.value().device());
-    apply<kernels::Router>({z.value()}, o);
-    return o.index.reshape({-1});
-  }
-
-  // One, exactly, with the gradient of log p of the route.
-  Var factor(const Var& z, const Tensor& route) const {
-    const int64_t R = z.size(0);
-    Var slope, one;
-    {
-      const autograd::NoGrad no_grad;
-      slope = autograd::add(apply<kernels::PermuteRows>({Var(unit_), {}}, {route}).y,
-                            autograd::scale(probabilities(z), -1));
-      one = full({R, 1}, 1, z.dtype(), z.value().device());
-    }
-    const Var ones = full({1, kRoutes}, 1, z.dtype(), z.value().device());
-    const Var s = product(autograd::multiply(slope, z), ones);
-    const Var nothing = autograd::add(s, autograd::scale(s.value(), -1));
-    return reshape(autograd::add(nothing, one), {R});
-  }
-
-  // Gumbel's, [R, routes], the same for all tokens of a block.
+  // The same for all tokens of a block.
   Var noise(int64_t B, int64_t T, const Var& like, const Context& c) const {
-    const int64_t rows = B * ((T + selection_.block() - 1) / selection_.block());
-    if (!noise_ || noise_.size(0) != rows) {
-      noise_ = empty({rows, kRoutes}, like.dtype(), like.value().device());
-      draw();
-    }
-    const Tensor slot = kernels::block_slots(B, T, selection_.options(c), like.value().device());
-    return apply<kernels::PermuteRows>({Var(noise_), {}}, {slot}).y;
-  }
-  void draw() const {
-    if (noise_.is_meta() || settled_) return;
-    const Random random(seed_, stream_of(concat("router.", layer_, ".", step_)));
-    const Tensor drawn = zeros(noise_.shape(), Dtype::f64);
-    for (int64_t i = 0; i < drawn.numel() && noise_scale_ > 0; ++i) {
-      const double u = random.uniform(static_cast<uint64_t>(i)) + 0x1.0p-54;
-      drawn.data<double>()[i] = -std::log(-std::log(u)) * noise_scale_;
-    }
-    noise_.copy_from(drawn.to(noise_.dtype()).to(noise_.device()));
+    const int64_t slots = B * ((T + selection_.block() - 1) / selection_.block());
+    return choice_.noise(
+        slots, kernels::block_slots(B, T, selection_.options(c), like.value().device()), like);
   }
 
   HeadProjections heads_;
   Selection selection_;
   int64_t window_;
-  Phases phases_;
-  double budget_, price_, noise_scale_;
   Var weight_, bias_;
-  uint64_t seed_;
-  int64_t layer_;
-  Tensor sharpness_;  // [routes], 1 / tau, where recorded work reads it
-  Tensor free_;       // [1], minus the budget
-  Tensor unit_;       // [routes, routes]
+  Choice choice_;
   std::optional<LinearPath> linear_;
   std::optional<Norm> norm_;
-  int64_t step_ = 0;
-  bool hard_ = false, settled_ = false;
-  double sharpness_now_ = 1, free_now_ = -1;
-  mutable Tensor noise_;  // [B * slots, routes] of the step
 };
 
 const RegisteredMixer registered{"router", maker<RouterMixer>()};

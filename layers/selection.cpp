@@ -9,9 +9,9 @@ namespace weft::layers {
 
 using namespace kernels;
 
-Selection::Selection(const Spec& spec, const TomlTable& t)
+Selection::Selection(const Spec& spec, const TomlTable& t, bool one_number)
     : block_(t.integer("block", kSize, 64)),
-      top_k_(t.integer("top_k", kSize, 8)),
+      top_k_(one_number ? t.integer("top_k", kSize, 8) : 1),
       softcap_(t.number("softcap", kCap, 0)) {
   constexpr int64_t kMost = 8192;  // blocks, for a mask has a column for each
   const int64_t n = block_count(spec.context, block_);

@@ -6,10 +6,10 @@
 
 namespace weft::layers {
 
-// Reads block, top_k and softcap.
+// Reads block and softcap, and top_k unless the mixer has other numbers of blocks.
 class Selection {
  public:
-  Selection(const Spec& spec, const TomlTable& t);
+  Selection(const Spec& spec, const TomlTable& t, bool one_number = true);
 
   // The means of complete blocks of x [B, S, heads, width], all that there is up to now.
   // `held` lives until the gradient of the means is made.

@@ -134,7 +134,7 @@ std::string told(const Slab& from, const Slab& to) {
 
 Conversion::Conversion(const Teacher& teacher, Recipe student)
     : teacher_(teacher), recipe_(std::move(student)) {
-  const DataSettings data = read_data(recipe_.toml.table("data"));
+  const DataSettings data = read_data(recipe_.toml);
   vocabulary_ = vocabulary_of(data);
   const Dtype dtype = recipe_.train.dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32;
   plan_ = std::make_unique<layers::Model>(teacher.recipe.toml, teacher.vocabulary, dtype, kMeta, 1);

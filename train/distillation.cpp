@@ -164,7 +164,7 @@ Distillation::Distillation(const Recipe& r, const layers::Model& student, bool p
                                              teacher.state.seed);
   }
   require_fits(teacher, *model_, r, student);
-  check_stages(r, student, read_data(r.toml.table("data")).packed);
+  check_stages(r, student, read_data(r.toml).packed);
   const auto theirs = mixers_of(teacher.recipe.toml), ours = mixers_of(r.toml);
   for (size_t i = 0; i < ours.size(); ++i)
     if (ours[i] != theirs[i]) changed_.push_back(i);

@@ -12,6 +12,9 @@ namespace {
 struct Sums {
   double nats = 0, labelled = 0, bytes = 0;
   std::map<int64_t, std::pair<double, double>> hits;  // by slice: hits and labelled positions
+  double domain = -1;
+  double rows = 0, full_keys = 0;      // of a domain: its tokens, and the keys of their past
+  std::vector<layers::Routes> routes;  // of a domain, on one rank
 };
 
 // Counts the rows' hits and labelled positions, by slice.
@@ -32,6 +35,36 @@ void count_hits(const Tensor& logits, const data::Batch& batch, Sums& sums) {
     }
 }
 
+// The tokens of a batch that are text, and not filling: up to the last with a target in each row,
+// and of packed documents the one that this target is.
+std::vector<bool> text_rows(const data::Batch& batch) {
+  const int64_t B = batch.tokens.size(0), T = batch.tokens.size(1);
+  const Tensor targets = batch.targets.to(kCpu);
+  std::vector<bool> rows(static_cast<size_t>(B * T));
+  for (int64_t b = 0; b < B; ++b) {
+    const int32_t* const target = targets.data<int32_t>() + b * T;
+    int64_t end = T;
+    while (end > 0 && target[end - 1] == data::kIgnored) --end;
+    if (batch.cu_seqlens && end > 0) end = std::min(T, end + 1);
+    std::fill_n(rows.begin() + b * T, end, true);
+  }
+  return rows;
+}
+
+// Adds tokens and the keys of all of their past.
+void count_keys(const data::Batch& batch, const std::vector<bool>& rows, Sums& s) {
+  const int64_t T = batch.tokens.size(1);
+  const std::vector<int64_t> borders =
+      batch.cu_seqlens ? to_ints(batch.cu_seqlens) : std::vector<int64_t>{0, T};
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i]) continue;
+    const int64_t t = static_cast<int64_t>(i) % T;
+    const int64_t start = *(std::upper_bound(borders.begin(), borders.end(), t) - 1);
+    s.rows += 1;
+    s.full_keys += static_cast<double>(t - start + 1);
+  }
+}
+
 Sums sums_of(const layers::Model& model, const data::Batch& batch) {
   Sums s;
   if (batch.labelled == 0) return s;
@@ -44,10 +77,22 @@ Sums sums_of(const layers::Model& model, const data::Batch& batch) {
   return s;
 }
 
-// As numbers: how many, then nats, labelled, bytes, and three for each slice.
+// The same, and of a batch of one domain what its mixers chose.
+Sums domain_sums_of(const layers::Model& model, const data::Batch& batch) {
+  if (batch.domain < 0 || batch.labelled == 0) return sums_of(model, batch);
+  Sums s;
+  const std::vector<bool> rows = text_rows(batch);
+  const auto routes = layers::watch_routes([&] { s = sums_of(model, batch); }, rows);
+  s.routes = routes;
+  s.domain = static_cast<double>(batch.domain);
+  count_keys(batch, rows, s);
+  return s;
+}
+
+// As numbers: how many, then nats, labelled, bytes, domain, and three for each slice.
 void append(std::vector<double>& to, const Sums& s) {
-  to.push_back(3 + 3 * static_cast<double>(s.hits.size()));
-  to.insert(to.end(), {s.nats, s.labelled, s.bytes});
+  to.push_back(4 + 3 * static_cast<double>(s.hits.size()));
+  to.insert(to.end(), {s.nats, s.labelled, s.bytes, s.domain});
   for (const auto& [slice, n] : s.hits)
     to.insert(to.end(), {static_cast<double>(slice), n.first, n.second});
 }
@@ -55,7 +100,8 @@ void append(std::vector<double>& to, const Sums& s) {
 Sums taken(const std::vector<double>& from, size_t& at) {
   const size_t end = at + 1 + static_cast<size_t>(from[at]);
   Sums s{from[at + 1], from[at + 2], from[at + 3], {}};
-  for (at += 4; at < end; at += 3)
+  s.domain = from[at + 4];
+  for (at += 5; at < end; at += 3)
     s.hits[static_cast<int64_t>(from[at])] = {from[at + 1], from[at + 2]};
   return s;
 }
@@ -74,11 +120,12 @@ std::vector<Sums> own_sums(const layers::Model& model, data::BatchSource& held_o
       break;
     }
     if (ranks.size() == 1) {
-      sums.push_back(sums_of(model, held_out.next(device)));
+      sums.push_back(domain_sums_of(model, held_out.next(device)));
       continue;
     }
     held_out.batches().make(i, host);
     sums.push_back(sums_of(model, data::to_tensors(host, held_out.batches(), device)));
+    sums.back().domain = static_cast<double>(host.domain);
   }
   return sums;
 }
@@ -108,6 +155,28 @@ std::vector<Sums> all_sums(Ranks& ranks, int64_t count, bool& whole,
   return sums;
 }
 
+// What all batches of each domain say.
+std::map<int64_t, DomainEvaluation> by_domain(const std::vector<Sums>& sums) {
+  std::map<int64_t, Sums> all;
+  for (const Sums& s : sums) {
+    if (s.domain < 0 || s.labelled == 0) continue;
+    Sums& to = all[static_cast<int64_t>(s.domain)];
+    to.nats += s.nats, to.labelled += s.labelled, to.bytes += s.bytes;
+    to.rows += s.rows, to.full_keys += s.full_keys;
+    layers::add_routes(to.routes, s.routes);
+  }
+  std::map<int64_t, DomainEvaluation> domains;
+  for (const auto& [domain, s] : all) {
+    DomainEvaluation& d = domains[domain];
+    d.loss = s.nats / s.labelled;
+    if (s.bytes > 0) d.bits_per_byte = s.nats / std::numbers::ln2 / s.bytes;
+    d.tokens = s.labelled;
+    d.full_keys = s.rows > 0 ? s.full_keys / s.rows : 0;
+    d.routes = s.routes;
+  }
+  return domains;
+}
+
 }  // namespace
 
 Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int64_t batches,
@@ -130,6 +199,7 @@ Evaluation evaluate(const layers::Model& model, data::BatchSource& held_out, int
       total.hits[slice].second += n.second;
     }
   }
+  e.domains = by_domain(sums);
   e.tokens = total.labelled;
   require(e.tokens > 0, "the held-out part has no token to predict in ", count,
           count == 1 ? " batch" : " batches",

@@ -30,7 +30,7 @@ std::vector<int64_t> first_steps(const Recipe& r) {
 
 Plan make_plan(Recipe& recipe, int ranks, int rank) {
   require_shards(recipe, ranks);
-  const DataSettings data = read_data(recipe.toml.table("data"));
+  const DataSettings data = read_data(recipe.toml);
   layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype,
                       meta_of(recipe.train.device), recipe.train.seed);
   AdamW optimizer(recipe.optimizer, model.parameters(), Ranks::planned(rank, ranks));

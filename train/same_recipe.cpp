@@ -79,7 +79,7 @@ std::string text_of(const Values& values, const std::string& key) {
 Reading read(const std::string& text, const std::string& name,
              const std::vector<std::string>& settings, int64_t vocabulary) {
   const Recipe recipe = recipe_from_text(text, name, settings);
-  const DataSettings data = read_data(recipe.toml.table("data"));
+  const DataSettings data = read_data(recipe.toml);
   const layers::Model plan(recipe.toml, vocabulary, Dtype::f32, kMeta, recipe.train.seed);
   Reading r;
   r.layers = layers::layer_names(recipe.toml);
@@ -90,6 +90,10 @@ Reading read(const std::string& text, const std::string& name,
   r.data = text_of(values, data.is_task                           ? "data.task"
                            : data::is_token_dataset(data.sources) ? "data.dataset"
                                                                   : "data.source");
+  if (!data.domains.empty()) r.data = "";
+  for (const data::DomainSources& domain : data.domains)
+    r.data += concat(r.data.empty() ? "" : ", ", domain.name, " = ",
+                     text_of(values, "domains." + domain.name));
   for (const char* table :
        {"model", "mlp", "moe", "train", "optimizer", "schedule", "data", "distill"})
     put(values, table, table, r.facts);

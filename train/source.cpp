@@ -14,33 +14,54 @@ constexpr Integers kVocabulary{2, 1 << 24};
 // Numbers of examples lie in the upper 40 bits of their random numbers.
 constexpr int64_t kMostExamples = (int64_t{1} << 40) - 1;
 
-// Which of its three kinds [data] are: the one that is there, or that an override gives. Keys of
-// the others alone are of no use.
-std::string kind_of(const TomlTable& t) {
+// What [domains] beside [data] are a kind of.
+constexpr const char* kDomains = "[domains]";
+constexpr size_t kMostDomains = 64;
+
+// Which of its kinds [data] are: the one that is there, or that an override gives. Keys of the
+// others alone are of no use.
+std::string kind_of(const TomlTable& t, const TomlTable& domains) {
+  static const std::vector<std::string> text = {"tokenizer", "vocabulary", "method", "document",
+                                                "field",     "held_out",   "packed"};
   static const std::vector<std::pair<std::string, std::vector<std::string>>> keys = {
       {"task",
        {"vocabulary", "pairs", "random_filler", "power", "marks", "noise", "motif", "examples",
         "test_examples"}},
       {"dataset", {"vocabulary", "held_out", "packed"}},
-      {"source", {"tokenizer", "vocabulary", "method", "document", "field", "held_out", "packed"}},
-      {"tokens", {}}};
+      {"source", text},
+      {"tokens", {}},
+      {kDomains, text}};
+  const std::vector<std::string> names = domains.keys();
+  const auto overridden = [&](const std::string& name) {
+    return name == kDomains ? std::any_of(names.begin(), names.end(),
+                                          [&](const auto& n) { return domains.overridden(n); })
+                            : t.overridden(name);
+  };
+  const auto there = [&](const std::string& name) {
+    return name == kDomains ? !names.empty() : t.has(name);
+  };
   std::string kind;
-  for (const bool overridden : {true, false})
+  for (const bool by_override : {true, false})
     for (const auto& [name, of_kind] : keys)
-      if (kind.empty() && t.has(name) && (!overridden || t.overridden(name))) kind = name;
+      if (kind.empty() && there(name) && (!by_override || overridden(name))) kind = name;
   if (kind.empty())
-    t.refuse("source", "[data] needs source (text files or folders, or \"kjv\"), dataset, or task");
+    t.refuse("source",
+             "[data] needs source (text files or folders, or \"kjv\"), dataset, or task; "
+             "or [domains] names sources");
+  const std::string why = concat("[data] is read from ", kind == kDomains ? "" : "\"", kind,
+                                 kind == kDomains ? "" : "\"", "; leave one of them out");
+  const bool chosen = overridden(kind);
+  const auto& used = std::find_if(keys.begin(), keys.end(), [&](const auto& k) {
+                       return k.first == kind;
+                     })->second;
   for (const auto& [name, of_kind] : keys) {
-    const std::string why = concat("[data] is read from \"", kind, "\"; leave one of them out");
-    const bool chosen = t.overridden(kind);
-    if (name != kind) t.unused(name, why, chosen);
-    for (const std::string& key : of_kind) {
-      const auto& used = std::find_if(keys.begin(), keys.end(), [&](const auto& k) {
-                           return k.first == kind;
-                         })->second;
-      if (name != kind && !contains(used, key)) t.unused(key, why, chosen);
-    }
+    if (name == kind) continue;
+    if (name != kDomains) t.unused(name, why, chosen);
+    for (const std::string& key : of_kind)
+      if (!contains(used, key)) t.unused(key, why, chosen);
   }
+  for (const std::string& name : names)
+    if (kind != kDomains) domains.unused(name, why, chosen);
   return kind;
 }
 
@@ -60,10 +81,25 @@ void read_task(const TomlTable& t, DataSettings& s) {
   s.vocabulary = s.task.vocabulary;
 }
 
+std::vector<data::DomainSources> read_domains(const TomlTable& t) {
+  std::vector<data::DomainSources> all;
+  for (const std::string& name : t.keys()) {
+    all.push_back({name, t.one_or_more(name)});
+    if (all.back().sources.empty())
+      t.refuse(name, name, " is empty, expected text files or folders");
+    for (const std::string& source : all.back().sources)
+      if (source.ends_with(".h5"))
+        t.refuse(name, name, " names \"", source,
+                 "\", expected text: a token dataset stands alone");
+  }
+  if (all.size() < 2 || all.size() > kMostDomains)
+    t.refuse(all.at(0).name, "[domains] has ", all.size(), " of them, expected 2 to ", kMostDomains,
+             "; a text without domains is named by data.source");
+  return all;
+}
+
 // How text becomes tokens.
 void read_text(const TomlTable& t, DataSettings& s) {
-  s.sources = t.one_or_more("source");
-  if (s.sources.empty()) t.refuse("source", "source is empty, expected text files or folders");
   s.tokenizer = t.one_of("tokenizer", {"bytes", "sentencepiece"}, s.tokenizer);
   const bool bytes = s.tokenizer == "bytes";
   s.vocabulary = t.integer("vocabulary", kVocabulary, bytes ? 256 : 4096);
@@ -129,9 +165,10 @@ data::TextOptions text_options(const std::string& document) {
   return options;
 }
 
-DataSettings read_data(const TomlTable& t) {
+DataSettings read_data(const TomlTable& recipe) {
+  const TomlTable t = recipe.table("data"), domains = recipe.table("domains");
   DataSettings s;
-  const std::string kind = kind_of(t);
+  const std::string kind = kind_of(t, domains);
   if (kind == "task") {
     read_task(t, s);
     return s;
@@ -148,6 +185,11 @@ DataSettings read_data(const TomlTable& t) {
                "\", expected a file *.h5 made by `weft data`; text is named by source");
     s.vocabulary = t.integer("vocabulary", kVocabulary, 0);
   } else {
+    if (kind == kDomains) s.domains = read_domains(domains);
+    for (const data::DomainSources& domain : s.domains)
+      s.sources.insert(s.sources.end(), domain.sources.begin(), domain.sources.end());
+    if (kind == "source") s.sources = t.one_or_more("source");
+    if (s.sources.empty()) t.refuse("source", "source is empty, expected text files or folders");
     read_text(t, s);
   }
   s.held_out = t.number("held_out", {.least = 0, .most = 1, .below = true}, s.held_out);
@@ -240,7 +282,10 @@ void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t cont
             ? data::byte_tokenizer()
             : data::train_tokenizer(s.sources, options, {.size = s.vocabulary, .method = s.method});
   }
-  const data::TokenDataset all = data::open_data(s.sources, options, tokenizer_);
+  const data::TokenDataset all = s.domains.empty()
+                                     ? data::open_data(s.sources, options, tokenizer_)
+                                     : data::open_domains(s.domains, options, tokenizer_);
+  domains_ = all.domains();
   tokenizer_ = all.tokenizer();
   require(s.vocabulary == 0 || tokenizer_->vocabulary() <= s.vocabulary, joined(s.sources),
           ": has a vocabulary of ", tokenizer_->vocabulary(), ", the recipe's data.vocabulary is ",
@@ -254,15 +299,31 @@ void Source::open_text(const DataSettings& s, const Recipe& recipe, int64_t cont
   set_training(s.packed ? data::training_packed(training, shape, recipe.train.seed)
                         : data::training_windows(training, shape, recipe.train.seed),
                recipe.train.accumulate);
-  const bool nothing = s.held_out > 0 && s.packed && !data::has_targets(rest);
-  if (s.held_out > 0 && !nothing)
-    held_out_ = std::make_unique<data::BatchSource>(s.packed ? data::held_out_packed(rest, shape)
-                                                             : data::held_out_windows(rest, shape));
+  if (s.held_out > 0) hold_out(rest, s, shape);
+  const bool nothing = s.held_out > 0 && !held_out_;
   description_ = concat(joined(s.sources), ": ", count_text(double(training.size())), " tokens (",
                         tokenizer_->kind(), ", vocabulary ", tokenizer_->vocabulary(), "), ",
                         count_text(double(rest.size())), " held out",
                         nothing ? " (never evaluated: no document of them has two tokens)" : "");
   if (!all.left_out().empty()) description_ += "; left out: " + all.left_out();
+}
+
+void Source::hold_out(const data::TokenPart& rest, const DataSettings& s,
+                      const data::BatchShape& shape) {
+  std::vector<data::BatchesPtr> domains;
+  const auto size = static_cast<int64_t>(domains_.size());
+  for (int64_t d = 0; d < std::max<int64_t>(1, size); ++d) {
+    const data::TokenPart part = size > 0 ? rest.of_domain(d) : rest;
+    const bool nothing = s.packed && !data::has_targets(part);
+    require(!nothing || size == 0, "domain ", size > 0 ? domains_[static_cast<size_t>(d)] : "",
+            ": nothing of its held-out part can be predicted, as none of its documents has two "
+            "tokens; hold out more with data.held_out, or cut documents otherwise");
+    if (nothing) return;
+    domains.push_back(s.packed ? data::held_out_packed(part, shape)
+                               : data::held_out_windows(part, shape));
+  }
+  held_out_ = std::make_unique<data::BatchSource>(size > 0 ? data::by_turns(std::move(domains))
+                                                           : domains[0]);
 }
 
 layers::Batch Source::next(Device device) { return model_batch(train_->next(device)); }

@@ -14,6 +14,7 @@ namespace weft::train {
 
 struct DataSettings {
   std::vector<std::string> sources;  // text files, folders, "kjv", or one token dataset (*.h5)
+  std::vector<data::DomainSources> domains;  // of a mixture: the same sources by domain; else none
   bool is_task = false;
   bool is_tokens =
       false;  // no data, but a vocabulary: what texts its tokens stand for is elsewhere
@@ -26,8 +27,8 @@ struct DataSettings {
   bool packed = false;
 };
 
-// Reads [data] and opens nothing.
-DataSettings read_data(const TomlTable& table);
+// Reads [data] and [domains] of a recipe and opens nothing.
+DataSettings read_data(const TomlTable& recipe);
 // How many tokens there are; opens a token dataset for it.
 int64_t vocabulary_of(const DataSettings& data);
 
@@ -70,6 +71,9 @@ class Source {
   // The held-out part; null where the recipe holds nothing out, or nothing that can be predicted.
   data::BatchSource* held_out() { return held_out_.get(); }
 
+  // The names of the domains of a mixture, whose numbers held-out batches bear; else none.
+  const std::vector<std::string>& domains() const { return domains_; }
+
   bool is_text() const { return tokenizer_ != nullptr; }
   const data::TokenizerPtr& tokenizer() const { return tokenizer_; }
   std::vector<int32_t> encode(const std::string& text) const { return tokenizer_->encode(text); }
@@ -80,10 +84,12 @@ class Source {
   void set_training(data::BatchesPtr all, int64_t shards);
   void open_task(const DataSettings& settings, const Recipe& recipe, int64_t context);
   void open_text(const DataSettings& settings, const Recipe& recipe, int64_t context);
+  void hold_out(const data::TokenPart& rest, const DataSettings& s, const data::BatchShape& shape);
 
   Share share_;
   std::unique_ptr<data::BatchSource> train_, held_out_;
   data::TokenizerPtr tokenizer_;
+  std::vector<std::string> domains_;
   std::string description_;
 };
 

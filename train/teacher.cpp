@@ -30,7 +30,7 @@ Teacher open_teacher(const std::string& where, Dtype dtype) {
   require(file.has_tensor(embedding), path, ": tensor \"", embedding,
           "\" is missing: the checkpoint holds no model");
   const int64_t vocabulary = file.info(embedding).shape[0];
-  const std::string tokens = tokens_in_words(read_data(r.toml.table("data")), state.tokenizer);
+  const std::string tokens = tokens_in_words(read_data(r.toml), state.tokenizer);
   return {path, std::move(file), std::move(state), std::move(r), vocabulary, tokens};
 }
 

@@ -13,6 +13,7 @@
 #include "core/parallel.h"
 #include "core/units.h"
 #include "train/ablation.h"
+#include "train/domains.h"
 #include "train/generate.h"
 #include "train/planner.h"
 #include "train/run_lock.h"
@@ -29,7 +30,7 @@ Trainer::Trainer(Recipe recipe, std::shared_ptr<Ranks> ranks)
   require_shards(recipe_, ranks_->size());
   ranks_->use_device(recipe_.train.device);
   set_products(recipe_.train);
-  data_settings_ = read_data(recipe_.toml.table("data"));
+  data_settings_ = read_data(recipe_.toml);
   model_ = std::make_unique<layers::Model>(recipe_.toml, vocabulary_of(data_settings_),
                                            recipe_.train.dtype, recipe_.train.device,
                                            recipe_.train.seed);
@@ -418,8 +419,11 @@ void Trainer::evaluate_now() {
     if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
     if (e.slices.size() > 1)
       for (const auto& [kind, part] : e.slices) j[concat("accuracy_", kind)] = part;
+    const DomainReport domains = domain_report(e, source_->domains());
+    domains.add_metrics(j);
     write_metrics(j);
     progress_->say(concat("step ", state_.step, ": ", e.text()));
+    if (!domains.domains.empty()) progress_->say(domains.text());
   });
 }
 

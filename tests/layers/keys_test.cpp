@@ -87,6 +87,32 @@ const std::map<std::string, Other>& others() {
       {"draw_steps",
        {"9", Changes::draw, {{"router.soft_steps", "0"}, {"router.anneal_steps", "0"}}}},
       {"noise", {"0", Changes::draw}},
+      {"document_router.soft_steps",
+       {"0", Changes::logits, {{"document_router.anneal_steps", "0"}}}},
+      {"document_router.anneal_steps",
+       {"0", Changes::logits, {{"document_router.soft_steps", "0"}}}},
+      {"document_router.draw_steps",
+       {"9",
+        Changes::draw,
+        {{"document_router.soft_steps", "0"},
+         {"document_router.anneal_steps", "0"},
+         {"document_router.noise", "10"}}}},
+      {"document_router.budget",
+       {"0.1",
+        Changes::loss,
+        {{"document_router.soft_steps", "0"},
+         {"document_router.anneal_steps", "0"},
+         {"document_router.draw_steps", "9"}}}},
+      {"document_router.price",
+       {"3",
+        Changes::loss,
+        {{"document_router.soft_steps", "0"},
+         {"document_router.anneal_steps", "0"},
+         {"document_router.draw_steps", "9"}}}},
+      {"document_router.rotary_scaling", scaled("document_router")},
+      {"patterns", {"[1, 3, 10]"}},
+      {"opening", {"12"}},
+      {"document_router.first_blocks", {"0"}},
       {"moe.width", {"5"}},
       {"moe.shared", {"1"}},
       {"moe.shared_gate", {"true"}},
@@ -224,6 +250,7 @@ std::vector<Base> bases() {
     if (mixer == "token_sparse") b.table += "window = 4\nglobal_tokens = 2\n";
     if (mixer == "moba" || mixer == "topk" || mixer == "router")
       b.table += "block = 4\ntop_k = 3\n";
+    if (mixer == "document_router") b.table += "block = 4\nopening = 8\n";
     if (mixer == "nsa") b.table += "block = 4\ntop_k = 4\n";  // three are always seen
     list.push_back(b);
   }

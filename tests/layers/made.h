@@ -82,6 +82,13 @@ inline const std::vector<MixerCase>& mixer_cases() {
       {"router, no linear path", "router",
        "heads = 2\nkey_heads = 1\nblock = 5\nlinear = \"none\"\nprice = 0\n"
        "output_gate = true"},
+      {"document_router", "document_router",
+       "heads = 2\nblock = 4\nopening = 8\npatterns = [1, 2, 16]"},
+      {"document_router, no key, groups, hard from the first step", "document_router",
+       "heads = 4\nkey_heads = 2\nhead_dim = 4\nblock = 3\nopening = 6\npatterns = [0, 1, 3]\n"
+       "first_blocks = 0\nbudget = 0.5\nprice = 3\nsoft_steps = 0\nanneal_steps = 0\n"
+       "temperature = 0.5\nsoftcap = 3.0\nqk_norm = true\nbias = true\nrotary = false"},
+      {"document_router, standard", "document_router", "heads = 2\noutput_gate = true"},
       {"side_by_side", "side_by_side", "", 16},
       {"side_by_side, groups of heads", "side_by_side",
        "parts = [\"window\", \"gated_delta\", \"moba\"]\nshares = [2, 1, 1]\n"

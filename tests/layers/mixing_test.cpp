@@ -54,6 +54,7 @@ TEST_CASE("mixing: matrix times values is the result of every mixer, in every ca
     const bool led = c.name.find("global projections") != std::string::npos;
     const size_t parts = c.mixer == "topk" || c.mixer == "nsa" || led ? 2
                          : c.mixer == "side_by_side"                  ? 2 + three
+                         : c.mixer == "document_router"               ? (hard ? 1 : 3)
                          : router                                     ? (hard ? 1 : 3) + !alone
                                                                       : 1;
     REQUIRE(found.size() == parts);
@@ -169,10 +170,14 @@ TEST_CASE("mixing: gates are there where the mechanism has them, one number a he
     CHECK(m.gates.count("step") == (c.mixer == "mamba" ? 1 : 0));
     CHECK((m.gates.count("state") == 1) == (states.count(m.operation) == 1));
     CHECK(m.gates.count("routes") == (c.mixer == "router" ? 1 : 0));
+    CHECK(m.gates.count("patterns") == (c.mixer == "document_router" ? 1 : 0));
     for (const auto& [name, gate] : m.gates) {
       INFO(name);
       const bool one = name == "step" || (name == "state" && m.channels);
-      const int64_t lines = one ? 1 : name == "routes" ? 4 : m.matrix.size(0);
+      const int64_t lines = one                  ? 1
+                            : name == "routes"   ? 4
+                            : name == "patterns" ? 3
+                                                 : m.matrix.size(0);
       CHECK(gate.shape() == Shape{lines, kTokens});
       for (const double x : to_doubles(gate))
         CHECK((x >= 0 && x <= (name == "step" || name == "state" ? 100 : 2)));

@@ -165,7 +165,7 @@ TEST_CASE("flags: eval of a run is that of its held-out part, by its best checkp
   const layers::Model m = trained(f);
   Recipe r = recipe_from_text(read_state(open_checkpoint(f / "run/best.h5")).recipe, "recipe");
   r.toml.set("data.source", f / "text.txt");
-  const DataSettings data = read_data(r.toml.table("data"));
+  const DataSettings data = read_data(r.toml);
   Source source(data, r, 16);
   const std::string said = evaluate(m, *source.held_out(), 0, kCpu).text();
   CHECK(run_weft(f, {"eval", "run", "--device", "cpu"}).text ==

@@ -15,7 +15,7 @@ using namespace weft::train;
 namespace {
 
 DataSettings data_of(const std::string& text) {
-  return read_data(toml_from_text("[data]\n" + text, "r.toml").table("data"));
+  return read_data(toml_from_text("[data]\n" + text, "r.toml"));
 }
 
 std::string refusal(const std::string& text, const std::vector<std::string>& set = {}) {

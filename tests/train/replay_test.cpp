@@ -30,7 +30,7 @@ TEST_CASE("replay: every micro-batch of every step is written, in the order of t
     CHECK(file.text("", "format") == "weft replay 1");
     Recipe r = recipe_from_text(file.text("", "recipe"), "recipe");
     r.toml.set("data.source", f / "text.txt");
-    const DataSettings data = read_data(r.toml.table("data"));
+    const DataSettings data = read_data(r.toml);
     Source source(data, r, 16);
     const Tensor tokens = file.tensor("tokens"), targets = file.tensor("targets");
     REQUIRE(tokens.shape() == Shape{4 * accumulate, 2, 16});

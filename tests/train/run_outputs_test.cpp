@@ -172,7 +172,7 @@ TEST_CASE("run outputs: evaluations come each eval_every-th step and at the end,
     run(f, {concat("train.eval_batches=", batches)});
     REQUIRE(steps_with(f, "eval_loss") == Steps{5});
     const Saved s = open(f, 5);
-    Source source(read_data(s.recipe.toml.table("data")), s.recipe, 16);
+    Source source(read_data(s.recipe.toml), s.recipe, 16);
     const Evaluation e = evaluate(s.model, *source.held_out(), batches, kCpu);
     const auto line = metrics(f, "eval_loss")[0];
     CHECK(line["eval_loss"].get<double>() == e.loss);

@@ -29,7 +29,7 @@ Recipe recipe(const std::string& data, int64_t seed = 7) {
 }
 
 Source source_of(const Recipe& r, const data::TokenizerPtr& tokenizer = nullptr) {
-  return {read_data(r.toml.table("data")), r, kContext, tokenizer};
+  return {read_data(r.toml), r, kContext, tokenizer};
 }
 
 std::vector<int64_t> all_of(const Tensor& t) {
@@ -123,7 +123,7 @@ TEST_CASE("source: a dataset has its own vocabulary, and the recipe's may be lar
                  data::training_packed(set.split(0.05).first, {.rows = 3, .length = kContext}, 7));
   CHECK(source.tokenizer()->kind() == "bytes");
   const auto size = [&](const std::string& more) {
-    return vocabulary_of(read_data(of(more).toml.table("data")));
+    return vocabulary_of(read_data(of(more).toml));
   };
   CHECK(size("") == 256);
   CHECK(size("vocabulary = 300\n") == 300);
@@ -155,7 +155,7 @@ TEST_CASE("source: a task is learned from its training examples and asked its te
 TEST_CASE("source: the shape of a batch is rows of the context, or one row packed") {
   const auto shape = [](const std::string& more) {
     const Recipe r = recipe("source = \"x\"\n" + more);
-    return batch_shape(read_data(r.toml.table("data")), r, kContext);
+    return batch_shape(read_data(r.toml), r, kContext);
   };
   CHECK(shape("").tokens == Shape{3, 16});
   CHECK(shape("").borders == 0);
@@ -164,7 +164,7 @@ TEST_CASE("source: the shape of a batch is rows of the context, or one row packe
   CHECK(shape("packed = true\n").length == 16);
   const Recipe wide =
       recipe_from_text("[train]\nbatch = 1073741824\n[data]\nsource = \"x\"\n", "r");
-  const DataSettings data = read_data(wide.toml.table("data"));
+  const DataSettings data = read_data(wide.toml);
   CHECK(batch_shape(data, wide, 1).tokens == Shape{1073741824, 1});
   CHECK_THROWS_WITH(batch_shape(data, wide, 2), ContainsSubstring("batch = 1073741824"));
 }

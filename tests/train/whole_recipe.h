@@ -22,6 +22,7 @@ inline std::string whole_recipe(const std::string& data) {
          "[strided]\ntype = \"block_sparse\"\nheads = 2\nblock = 8\npattern = \"strided\"\n"
          "[moba]\nheads = 2\nblock = 4\n[topk]\nheads = 2\nblock = 4\n[router]\nheads = 2\nblock = "
          "4\n"
+         "[document_router]\nheads = 2\nblock = 4\nopening = 4\n"
          "[nsa]\nheads = 2\nblock = 4\n[token_sparse]\nheads = 2\nglobal_tokens = 1\n"
          "[latent_attention]\nheads = 2\n"
          "[linear_attention]\nheads = 2\n[retention]\nheads = 2\n[simple_gla]\nheads = 2\n"
@@ -34,7 +35,7 @@ inline std::string whole_recipe(const std::string& data) {
 // Reads a recipe as `inspect` and `train` do.
 inline train::Recipe read_whole(const std::string& text, const std::vector<std::string>& set = {}) {
   train::Recipe r = train::recipe_from_text(text, "r.toml", set);
-  const train::DataSettings data = train::read_data(r.toml.table("data"));
+  const train::DataSettings data = train::read_data(r.toml);
   const layers::Model m(r.toml, data.vocabulary, Dtype::f32, kMeta, 1);
   r.finish();
   batch_shape(data, r, m.context());

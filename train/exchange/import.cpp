@@ -64,7 +64,7 @@ std::string import_model(const ImportArguments& a) {
   state.seed = 1;
   state.best_loss = std::numeric_limits<double>::infinity();
   const Recipe recipe = recipe_from_text(state.recipe, config.where() + " as a recipe");
-  const int64_t vocabulary = vocabulary_of(read_data(recipe.toml.table("data")));
+  const int64_t vocabulary = vocabulary_of(read_data(recipe.toml));
   const layers::Model model(recipe.toml, vocabulary, Dtype::f32, kMeta, 1);
   recipe.finish();
   const SafetensorsReader file(a.folder);

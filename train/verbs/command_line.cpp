@@ -99,6 +99,10 @@ void add_eval(CLI::App& app, EvalArguments& a, int& status) {
   verb->add_option("--batches", a.batches, "how many batches (standard: all)")->check(in_64_bits);
   verb->add_flag("--ablate", a.ablate,
                  "also without its softmax layers, without its linear layers, and what it recalls");
+  verb->add_option("--page", a.page,
+                   "a page of the domains of a mixture, and how dense each layer is for them; "
+                   "*.svg: the picture alone");
+  verb->add_flag("--overwrite", a.overwrite, "--page: replace any file of that name");
   add_device(verb, a.device);
   add_ranks(verb, a.ranks);
   verb->callback([&] { status = run_eval(a); });

@@ -134,7 +134,7 @@ bool is_finished(const CompareArguments& a, const Candidate& c, OneRun& run) {
   require(steps == c.steps, run.folder, ": holds a run of ", steps, " steps, expected ", c.steps,
           "; train it anew with --overwrite, or choose another folder with --out");
   const Recipe recipe = read_recipe(run.arguments.recipe, run.arguments.set, a.device);
-  const DataSettings data = read_data(recipe.toml.table("data"));
+  const DataSettings data = read_data(recipe.toml);
   const int64_t vocabulary = vocabulary_of(data);
   const layers::Model model(recipe.toml, vocabulary, recipe.train.dtype, kMeta, recipe.train.seed);
   require_same_recipe(newest, state.recipe, recipe, vocabulary, /*same_data=*/true);

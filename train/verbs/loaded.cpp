@@ -41,7 +41,7 @@ Loaded load(const std::string& where, const std::string& device, const std::stri
   l.recipe = recipe_for(l.state.recipe, l.path + ":recipe", device, dtype);
   set_products(l.recipe.train);
   // The vocabulary is the checkpoint's own: the data need not be here.
-  l.data = read_data(l.recipe.toml.table("data"));
+  l.data = read_data(l.recipe.toml);
   if (l.data.is_tokens) {
     if (!l.state.tokenizer.empty()) l.tokenizer = data::tokenizer_from(l.state.tokenizer, l.path);
   } else if (!l.data.is_task) {

@@ -57,14 +57,16 @@ void add_gates(LayerView& view, const layers::Mixing& m, const Choice& a) {
       {"beta", "beta, by head: how much of what a key held goes"},
       {"step", "step of a token, mean over channels"},
       {"state", "norm of the state after a token"},
-      {"routes", "what the router gives to each choice"}};
+      {"routes", "what the router gives to each choice"},
+      {"patterns", "what the router gives to each pattern; an opening has the densest"}};
   static const char* const kRoutes[] = {"no key", "window", "selected blocks", "all of the past"};
   for (const auto& [name, gate] : m.gates) {
     Chart chart{kTitles.at(name), "token", {}};
     for (int64_t h = 0; h < gate.size(0); ++h) {
-      const bool route = name == "routes";
-      if (!m.channels && !route && a.head >= 0 && a.head != h) continue;
+      const bool route = name == "routes", pattern = name == "patterns";
+      if (!m.channels && !route && !pattern && a.head >= 0 && a.head != h) continue;
       Curve c{route        ? kRoutes[h]
+              : pattern    ? concat("pattern ", h + 1)
               : m.channels ? name
                            : concat("head ", h, ", ", name),
               {},

@@ -14,7 +14,7 @@ namespace weft::train {
 int run_replay(const ReplayArguments& a) {
   require(a.steps >= 1, "--steps ", a.steps, ": expected at least 1");
   Recipe recipe = read_recipe(a.recipe, a.set, "cpu");
-  const DataSettings data = read_data(recipe.toml.table("data"));
+  const DataSettings data = read_data(recipe.toml);
   const layers::Model model(recipe.toml, vocabulary_of(data), recipe.train.dtype, kCpu,
                             recipe.train.seed);
   recipe.finish();

@@ -27,9 +27,11 @@ int run_train(const TrainArguments& a);
 struct EvalArguments {
   std::string device;  // empty: the recipe's, else a GPU where there is one
   std::string checkpoint;
-  std::string data;     // a text file or folder instead of the recipe's held-out part
-  int64_t batches = 0;  // 0: all of the held-out part
-  bool ablate = false;  // what its ways are worth, and what it recalls
+  std::string data;        // a text file or folder instead of the recipe's held-out part
+  int64_t batches = 0;     // 0: all of the held-out part
+  bool ablate = false;     // what its ways are worth, and what it recalls
+  std::string page;        // of a mixture: a page of its domains, or a picture, *.svg
+  bool overwrite = false;  // --page: also a file that is not ours
   RankArguments ranks;
 };
 int run_eval(const EvalArguments& a);

@@ -79,6 +79,7 @@ class LatentAttention final : public Layer {
     return folded(q[0], turned, past, c);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     const double keys = static_cast<double>(T + 1) / 2;
     return static_cast<double>(w_.H) * kernels::softmax_flops(keys, static_cast<double>(w_.key()),

@@ -49,6 +49,7 @@ class Nsa final : public Layer {
     return heads_.out(y, all.gate);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     const double n = static_cast<double>(T), K = static_cast<double>(heads_.K());
     const double W = std::min(n, static_cast<double>(window_));

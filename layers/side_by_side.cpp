@@ -99,12 +99,20 @@ class SideBySide final : public Layer {
     if (c.state) c.state->parts.resize(parts_.size());
     Var sum;
     for (size_t i = 0; i < parts_.size(); ++i) {
+      if (left_out(*parts_[i].layer, c)) continue;
       Context own = c;
       if (c.state) own.state = &c.state->parts[i];
       const Var y = of(parts_[i], x, own);
       sum = sum ? autograd::add(sum, y) : y;
     }
+    if (!sum) sum = zeros_like(x.value());
     return out_ ? (*out_)(sum) : sum;
+  }
+  Ways ways() const override {
+    const Ways first = parts_[0].layer->ways();
+    const bool alike = std::all_of(parts_.begin(), parts_.end(),
+                                   [&](const Part& p) { return p.layer->ways() == first; });
+    return alike ? first : Ways::both;
   }
 
   double flops_per_token(int64_t T) const override {
@@ -127,6 +135,11 @@ class SideBySide final : public Layer {
   }
 
  private:
+  // A part of both ways leaves out its own.
+  static bool left_out(const Layer& part, const Context& c) {
+    return (c.no_softmax && part.ways() == Ways::softmax) ||
+           (c.no_linear && part.ways() == Ways::linear);
+  }
   static Var of(const Part& p, const Var& x, Context& c) {
     const Var y = p.layer->forward(p.in == 1 ? x : autograd::scale(x, p.in), c);
     const Var z = p.norm ? (*p.norm)(y) : y;

@@ -133,6 +133,7 @@ class TokenSparse final : public Layer {
     return heads_.out(o, own.gate);
   }
 
+  Ways ways() const override { return Ways::softmax; }
   double flops_per_token(int64_t T) const override {
     double keys = 0;
     for (int64_t i = 0; i < T; ++i) keys += pattern_.keys_of(i);

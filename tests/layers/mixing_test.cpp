@@ -1,9 +1,11 @@
 // The effective attention matrix of every mixer: picture times values is what the mixer gives.
 #include "layers/mixing.h"
 
+#include <cmath>
 #include <set>
 
 #include "autograd/kernel_op.h"
+#include "autograd/watch.h"
 #include "core/error.h"
 #include "kernels/delta/delta.h"
 #include "tests/catch.h"
@@ -202,4 +204,71 @@ TEST_CASE("mixing: more than one text is refused") {
                         },
                         [](const Mixing&) {}),
                     ContainsSubstring("expected one whole text"));
+}
+
+TEST_CASE("mixing: a gate's numbers are those that its operation was given") {
+  std::set<std::string> seen;
+  std::set<std::string> mixers{"retention", "simple_gla", "gated_linear", "gated_delta",
+                               "kda",       "mamba",      "router"};
+  for (const MixerCase& c : mixer_cases()) {
+    if (mixers.erase(c.mixer) == 0) continue;  // the first case of each
+    INFO(c.name);
+    const Mixing m = mixings_of(c)[0];
+    kernels::Tensors in, route;
+    {
+      const Made again = made(c);
+      const autograd::NoGrad no_grad;
+      const autograd::Watch watch([&](const autograd::Watched& w) {
+        if (w.name == "router" && route.empty()) route = w.inputs;
+        if (w.name == m.operation && in.empty() && w.outputs.count("o") > 0) in = w.inputs;
+      });
+      run(*again.layer, Var(sample({1, kTokens, c.width}, "x")));
+    }
+    const auto check = [&](const std::string& name, const auto& expected) {
+      seen.insert(name);
+      const Tensor gate = m.gates.at(name);
+      const auto got = view<const double>(gate);
+      for (int64_t h = 0; h < got.size(0); ++h)
+        for (int64_t t = 0; t < kTokens; ++t) {
+          INFO(name << ", head " << h << ", token " << t);
+          REQUIRE(std::abs(got(h, t) - expected(h, t)) < 1e-9);
+        }
+    };
+    // The mean of f over the numbers of a head and token, and over those of the last dimension.
+    const auto mean = [&](const Tensor& x, int64_t h, int64_t t, const auto& f) {
+      const std::vector<double> all = to_doubles(x);
+      const auto n = static_cast<int64_t>(all.size()) / kTokens, each = n / x.size(2);
+      double sum = 0;
+      for (int64_t i = 0; i < each; ++i)
+        sum += f(all[static_cast<size_t>(t * n + h * each + i)]) / static_cast<double>(each);
+      return sum;
+    };
+    const auto grown = [](double x) { return std::exp(x); };
+    if (in.count("g") > 0)
+      check("kept", [&](int64_t h, int64_t t) { return mean(in.at("g"), h, t, grown); });
+    if (in.count("log_gamma") > 0)
+      check("kept", [&](int64_t h, int64_t) {
+        return std::exp(to_doubles(in.at("log_gamma"))[static_cast<size_t>(h)]);
+      });
+    if (in.count("beta") > 0)
+      check("beta", [&](int64_t h, int64_t t) {
+        return mean(in.at("beta"), h, t, [](double x) { return x; });
+      });
+    if (in.count("dt") > 0)
+      check("step", [&](int64_t, int64_t t) {
+        const std::vector<double> dt = to_doubles(in.at("dt")), bias = to_doubles(in.at("dt_bias"));
+        double sum = 0;
+        for (size_t e = 0; e < bias.size(); ++e)
+          sum += std::log(1 + std::exp(dt[static_cast<size_t>(t) * bias.size() + e] + bias[e]));
+        return sum / static_cast<double>(bias.size());
+      });
+    if (m.gates.count("routes") > 0)
+      check("routes", [&](int64_t choice, int64_t t) {
+        const std::vector<double> z = to_doubles(route.at("logits"));
+        double sum = 0;
+        for (size_t i = 0; i < 4; ++i) sum += std::exp(z[static_cast<size_t>(t) * 4 + i]);
+        return std::exp(z[static_cast<size_t>(t * 4 + choice)]) / sum;
+      });
+  }
+  CHECK(seen == std::set<std::string>{"beta", "kept", "routes", "step"});
 }

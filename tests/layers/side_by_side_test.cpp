@@ -1,4 +1,7 @@
 // Mixers side by side: groups of heads of one layer, and branches that are averaged.
+#include <set>
+
+#include "autograd/watch.h"
 #include "tests/catch.h"
 #include "tests/layers/made.h"
 #include "tests/message.h"
@@ -76,6 +79,80 @@ TEST_CASE("side_by_side: steps whose position the work reads give what the whole
     CHECK(state.bytes() ==
           state.parts[0].bytes() + state.parts[1].bytes() + state.parts[2].bytes());
     CHECK(state.parts[0].bytes() < state.parts[1].bytes());
+  }
+}
+
+TEST_CASE("side_by_side: a mean is that of all parts, however many there are") {
+  const auto of = [](const std::string& join) {
+    return made({"", "side_by_side",
+                 "parts = [\"a\", \"b\", \"c\"]\njoin = \"" + join +
+                     "\"\n[a]\ntype = \"attention\"\nheads = 2\n[b]\ntype = \"delta\"\nheads = 2\n"
+                     "[c]\ntype = \"retention\"\nheads = 2\n"});
+  };
+  const Var x(sample({1, 9, 12}, "x"));
+  const Var third = autograd::scale(run(*of("add").layer, x), 1.0 / 3);
+  CHECK(distance(run(*of("mean").layer, x).value(), third.value()) < 1e-12);
+}
+
+TEST_CASE("side_by_side: steps, forms and the longest text are those of every part") {
+  const std::string drawn =
+      "type = \"linear_attention\"\nheads = 2\nfeature_map = \"favor+\"\nfeatures = 5\n"
+      "redraw = 3\n";
+  const std::string routed = "type = \"router\"\nheads = 2\nblock = 4\nsoft_steps = 2\n";
+  const std::string far =
+      "type = \"linear_attention\"\nheads = 2\nfeature_map = \"cosine\"\nhorizon = 70\n";
+  const std::string plain = "type = \"attention\"\nheads = 2\n";
+  for (const bool first : {true, false}) {
+    const auto beside = [&](const std::string& part) {
+      return made({"", "side_by_side",
+                   concat("parts = [\"a\", \"b\"]\n[a]\n", first ? part : plain, "[b]\n",
+                          first ? plain : part)});
+    };
+    const Made draws = beside(drawn);
+    const Var x(sample({1, 9, 12}, "x"));
+    draws.layer->at_step(0);
+    const Tensor before = run(*draws.layer, x).value();
+    draws.layer->at_step(3);
+    CHECK(distance(run(*draws.layer, x).value(), before) > 1e-6);
+    const Made routes = beside(routed + "anneal_steps = 0\n");
+    routes.layer->at_step(1);
+    const int64_t soft = routes.layer->form();
+    routes.layer->at_step(2);
+    CHECK(routes.layer->form() != soft);
+    CHECK(beside(far).layer->longest_text() == 70);
+  }
+}
+
+TEST_CASE("side_by_side: without one of the ways its parts of that way are gone, and no others") {
+  const Made both = made({"", "side_by_side",
+                          "parts = [\"window\", \"gated_delta\"]\n[window]\n"
+                          "type = \"attention\"\nheads = 2\n[gated_delta]\nheads = 2\n"});
+  REQUIRE(both.layer->ways() == Ways::both);
+  const Var x(sample({1, 9, 12}, "x"));
+  Context softmax, linear, none;
+  softmax.no_linear = linear.no_softmax = none.no_linear = none.no_softmax = true;
+  const auto y = [&](Context& c) { return both.layer->forward(x, c); };
+  const Var a = y(softmax), b = y(linear);
+  CHECK(distance(autograd::add(a, b).value(), run(*both.layer, x).value()) < 1e-12);
+  CHECK(distance(y(none).value(), zeros_like(x.value())) == 0);
+  weight(both, "window.o_proj.weight").zero();
+  CHECK(distance(b.value(), run(*both.layer, x).value()) < 1e-12);
+}
+
+TEST_CASE("side_by_side: a mixer whose operation is attention is of that way, and no other is") {
+  const std::set<std::string> two{"router", "side_by_side"};
+  for (const MixerCase& c : mixer_cases()) {
+    if (two.count(c.mixer) > 0) continue;
+    INFO(c.name);
+    const Made m = made(c);
+    std::set<std::string> operations;
+    const autograd::NoGrad no_grad;
+    {
+      const autograd::Watch watch([&](const autograd::Watched& w) { operations.insert(w.name); });
+      run(*m.layer, Var(sample({1, 9, c.width}, "x")));
+    }
+    const bool attends = operations.count("attention") + operations.count("block_sparse") > 0;
+    CHECK((m.layer->ways() == Ways::softmax) == attends);
   }
 }
 

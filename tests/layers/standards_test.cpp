@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 
+#include "core/error.h"
 #include "layers/model.h"
 #include "tests/catch.h"
 
@@ -273,6 +274,30 @@ TEST_CASE("standards: a token costs two for each number it meets, and its mixer'
         Approx(2 * (80 + 64 * 9.0)));
   CHECK(mixer_flops("mamba", "state = 3\n") == Approx((7 * 3 + 10) * 16));
   CHECK(mixer_flops("mamba2", "state = 3\nhead_dim = 4\n") == Approx(4 * (48 + 64 * 7.0)));
+}
+
+TEST_CASE(
+    "standards: positions that cannot be are refused by their key, and the nearest are taken") {
+  const auto refusal = [](const std::string& keys) -> std::string {
+    try {
+      flops(recipe("attention", 16, 16, "", "heads = 2\nhead_dim = 8\n" + keys));
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  const std::string yarn = "rotary_scaling = \"yarn\"\nrotary_factor = 4\n";
+  for (const char* bad : {"rotary_slow = 32\n", "rotary_slow = 33\n", "rotary_fast = 1\n"})
+    CHECK_THAT(refusal(yarn + bad), ContainsSubstring("rotary_slow"));
+  CHECK(refusal(yarn + "rotary_slow = 31\n").empty());
+  const std::string llama = "rotary_scaling = \"llama3\"\nrotary_factor = 4\n";
+  CHECK_THAT(refusal(llama + "rotary_slow = 4\n"), ContainsSubstring("rotary_slow"));
+  CHECK(refusal(llama + "rotary_slow = 3.9\n").empty());
+  for (const char* bad : {"0.375", "0.125", "0.3", "0"})
+    CHECK_FALSE(refusal(concat("rotary_fraction = ", bad, "\n")).empty());
+  for (const char* good : {"0.25", "0.75", "1"})
+    CHECK(refusal(concat("rotary_fraction = ", good, "\n")).empty());
+  CHECK_THAT(refusal(yarn + "rotary_base = 1\n"), ContainsSubstring("rotary_base"));
 }
 
 TEST_CASE("standards: of mixers that choose, a token costs the keys it sees and the choice") {

@@ -217,9 +217,12 @@ struct Hdf5Reader::State {
   std::string no_such(const std::string& name) const {
     std::vector<std::string> names;
     for (const TensorInfo& info : list("").tensors) names.push_back(info.name);
-    return concat(path, ": there is no tensor \"", name, "\"",
-                  names.empty() ? "; it holds none"
-                                : "; did you mean \"" + nearest_name(name, names) + "\"?");
+    const std::string near = nearest_name(name, names);
+    return concat(path, ": there is no tensor \"", name, "\"; ",
+                  names.empty()      ? "it holds none"
+                  : !near.empty()    ? concat("did you mean \"", near, "\"?")
+                  : names.size() < 9 ? concat("it holds ", joined(names))
+                                     : concat("it holds ", names.size(), " others"));
   }
 
   Id dataset(const std::string& name, TensorInfo& info) const {

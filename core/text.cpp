@@ -24,6 +24,13 @@ size_t distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+// A name far from the one that was meant helps less than the list of all.
+bool is_near(const std::string& name, const std::string& other, size_t far) {
+  if (name.empty() || other.empty()) return false;
+  return 2 * far <= std::max(name.size(), other.size()) || name.starts_with(other) ||
+         other.starts_with(name);
+}
+
 }  // namespace
 
 bool contains(const std::vector<std::string>& list, const std::string& name) {
@@ -31,16 +38,19 @@ bool contains(const std::vector<std::string>& list, const std::string& name) {
 }
 
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known) {
-  const auto best =
-      std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
-        return distance(name, a) < distance(name, b);
-      });
-  return best == known.end() ? "" : *best;
+  std::string best;
+  size_t least = 0;
+  for (const std::string& other : known) {
+    const size_t far = distance(name, other);
+    if (is_near(name, other, far) && (best.empty() || far < least)) best = other, least = far;
+  }
+  return best;
 }
 
 std::string suggestion(const std::string& name, const std::vector<std::string>& known) {
   if (known.empty()) return "none is known";
-  return concat("did you mean \"", nearest_name(name, known), "\"? known: ", joined(known));
+  const std::string near = nearest_name(name, known);
+  return concat(near.empty() ? "" : "did you mean \"" + near + "\"? ", "known: ", joined(known));
 }
 
 std::string unknown_name(const std::string& what, const std::string& name,

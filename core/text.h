@@ -9,9 +9,9 @@ namespace weft {
 
 bool contains(const std::vector<std::string>& list, const std::string& name);
 
-// The name among `known` closest to `name` by edit distance; "" if there are none.
+// The nearest of `known` by edit distance, or by a shared beginning; "" if over half would change.
 std::string nearest_name(const std::string& name, const std::vector<std::string>& known);
-// `did you mean "m"? known: a, b`, where `name` is not known.
+// `did you mean "m"? known: a, b`, where `name` is not known; without a question if none is near.
 std::string suggestion(const std::string& name, const std::vector<std::string>& known);
 // `unknown mixer "n"; did you mean "m"? known: a, b`.
 std::string unknown_name(const std::string& what, const std::string& name,

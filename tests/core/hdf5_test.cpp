@@ -224,7 +224,7 @@ TEST_CASE("hdf5: missing, foreign, empty and truncated files are told apart") {
   CHECK(contains(open(folder / "text.h5"), "is not an HDF5 file, expected a checkpoint"));
   write_file(folder / "empty.h5", "");
   CHECK(contains(open(folder / "empty.h5"), "is not an HDF5 file"));
-  save(folder / "a.h5", {{"x", random_tensor({1000}, Dtype::f64, 3)}});
+  save(folder / "a.h5", {{"keys", random_tensor({1000}, Dtype::f64, 3)}});
   const std::string whole = read_file(folder / "a.h5");
   write_file(folder / "half.h5", whole.substr(0, whole.size() / 2));
   CHECK(contains(open(folder / "half.h5"), "is damaged: it is truncated, only "));
@@ -233,7 +233,8 @@ TEST_CASE("hdf5: missing, foreign, empty and truncated files are told apart") {
     CHECK(contains(open(folder / "cut.h5"), "cut.h5"));
   }
   const Hdf5Reader in(folder / "a.h5");
-  CHECK(contains(message([&] { in.tensor("y"); }), "no tensor \"y\"; did you mean \"x\"?"));
+  CHECK(contains(message([&] { in.tensor("key"); }), "no tensor \"key\"; did you mean \"keys\"?"));
+  CHECK(contains(message([&] { in.tensor("y"); }), "no tensor \"y\"; it holds keys"));
 }
 
 TEST_CASE("hdf5: files of other programs are read, their types widened") {

@@ -15,6 +15,16 @@ TEST_CASE("text: an unknown name is told with the nearest and the list") {
   CHECK(unknown_name("mixer", "delat", {}) == "unknown mixer \"delat\"; none is known");
 }
 
+TEST_CASE("text: a name that is far from all is told with the list alone") {
+  CHECK(nearest_name("nothing", {"state", "window", "linear"}).empty());
+  CHECK(nearest_name("b", {"a"}).empty());
+  CHECK(nearest_name("", {"a", "ab"}).empty());
+  CHECK(unknown_name("lesson", "nothing", {"state", "window"}) ==
+        "unknown lesson \"nothing\"; known: state, window");
+  CHECK(nearest_name("block", {"flower_of", "block_sparse"}) == "block_sparse");
+  CHECK(nearest_name("weights", {"x", "w"}) == "w");
+}
+
 TEST_CASE("text: a list contains its names and no others") {
   CHECK(contains({"a", "b"}, "b"));
   CHECK_FALSE(contains({"a", "b"}, "ab"));

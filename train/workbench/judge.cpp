@@ -238,9 +238,11 @@ std::vector<JudgeLine> strangers(const std::string& folder, const std::vector<Ca
   std::vector<JudgeLine> lines;
   for (const std::string& name : found) {
     if (name.starts_with('.') || contains(known, name)) continue;
+    const std::string near = nearest_name(name, known);
     lines.push_back(
         {"results/" + name, "", Dtype::f64,
-         concat("belongs to no case; did you mean \"", nearest_name(name, known), "\"?")});
+         concat("belongs to no case; ", near.empty() ? "expected the name of a case's file"
+                                                     : concat("did you mean \"", near, "\"?"))});
   }
   return lines;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "autograd/watch.h"
 
@@ -192,7 +193,15 @@ void find_gates(const Tensors& in, int64_t T, Mixing& m) {
   if (const Tensor dt = of("dt")) m.gates["step"] = step_of(dt, of("dt_bias"));
 }
 
+thread_local bool finding = false;
+struct Finding {
+  const bool before = std::exchange(finding, true);
+  ~Finding() { finding = before; }
+};
+
 }  // namespace
+
+bool finds_mixings() { return finding; }
 
 void watch_mixings(const std::function<void()>& forward,
                    const std::function<void(const Mixing&)>& use) {
@@ -224,6 +233,7 @@ void watch_mixings(const std::function<void()>& forward,
     if (w.name == "block_sparse" && routes && router == w.owner) m.gates["routes"] = routes;
     use(m);
   });
+  const Finding all_along;
   forward();
 }
 

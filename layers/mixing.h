@@ -37,5 +37,7 @@ struct Mixing {
 // take more than 2 GiB.
 void watch_mixings(const std::function<void()>& forward,
                    const std::function<void(const Mixing&)>& use);
+// True within watch_mixings(): a mixer of many operations takes one that has a matrix instead.
+bool finds_mixings();
 
 }  // namespace weft::layers

@@ -17,12 +17,12 @@
 
 #include "autograd/kernel_op.h"
 #include "autograd/ops.h"
-#include "autograd/watch.h"
 #include "kernels/attention/attention.h"
 #include "kernels/block_sparse/block_sparse.h"
 #include "kernels/experts/routing.h"
 #include "kernels/generation/cache.h"
 #include "kernels/selection/token_lists.h"
+#include "layers/mixing.h"
 #include "layers/softmax.h"
 
 namespace weft::layers {
@@ -122,7 +122,7 @@ class TokenSparse final : public Layer {
 
   Var forward(const Var& x, Context& c) const override {
     const Heads own = heads_.of(x, c);
-    if (autograd::watching() && !c.state) return heads_.out(pictured(own, x, c), own.gate);
+    if (finds_mixings() && !c.state) return heads_.out(pictured(own, x, c), own.gate);
     if (pattern_.kind == Pattern::random) {
       const Heads all = heads_.behind_past(own, c, /*window=*/0);
       return heads_.out(listed(all, drawn(), grid_of(all, c), heads_.H()).o, own.gate);

@@ -2,6 +2,7 @@
 #include <set>
 
 #include "layers/mixing.h"
+#include "layers/routes.h"
 #include "tests/catch.h"
 #include "tests/layers/made.h"
 #include "tests/message.h"
@@ -55,6 +56,15 @@ TEST_CASE("token_sparse: dilated and strided heads see what their names say, to 
              [](int64_t i, int64_t j) { return (i - j) % 7 == 0; });
   check_seen("heads = 2\nwindow = 4\nstride = 3\nglobal_tokens = 2",
              [](int64_t i, int64_t j) { return j < 2 || ((i - j) % 3 == 0 && (i - j) / 3 < 4); });
+}
+
+TEST_CASE("token_sparse: who counts the choices of several texts changes no number of them") {
+  const Made m = made({"", "token_sparse", "heads = 2\nwindow = 4\nstride = 3\nglobal_tokens = 1"});
+  const Tensor x = sample({2, 41, 12}, "x");
+  const autograd::NoGrad no_grad;
+  Tensor watched;
+  watch_routes([&] { watched = run(*m.layer, x).value(); });
+  CHECK(to_doubles(watched) == to_doubles(run(*m.layer, x).value()));
 }
 
 TEST_CASE("token_sparse: classes, lists and documents give what a mask of all pairs gives") {

@@ -27,8 +27,7 @@ struct Span {
 
 std::string short_number(double v) {
   const double size = std::abs(v);
-  return with_minus(size >= 1e4 ? count_text(v)
-                                : number_text(size != 0 && size < 1e-3 ? "%.1e" : "%.4g", v));
+  return with_minus(size >= 1e4 ? count_text(v) : number_text("%.4g", v));
 }
 
 bool is_point(const Curve& c, size_t i) { return std::isfinite(c.x[i]) && std::isfinite(c.y[i]); }
@@ -83,6 +82,14 @@ struct Frame {
 
 std::string place(double v) { return number_text("%.1f", v); }
 
+// So exact that a page's script reads a point's numbers from it, to five digits.
+std::string exact(double v) {
+  std::string s = number_text("%.3f", v);
+  s.resize(s.find_last_not_of('0') + 1);
+  if (s.back() == '.') s.pop_back();
+  return s;
+}
+
 std::string text_at(double x, double y, const char* look, const std::string& text) {
   return concat("<text x=\"", place(x), "\" y=\"", place(y), "\" class=\"", look, "\">",
                 escaped(text), "</text>\n");
@@ -103,13 +110,15 @@ std::string grid(const Chart& chart, const Frame& f) {
 
 std::string curve(const Curve& c, const Frame& f) {
   std::string path, labels;
-  for (const size_t i : drawn(c)) {
+  const std::vector<size_t> points = drawn(c);
+  const bool dots = c.dots || points.size() == 1;  // a line needs two
+  for (const size_t i : points) {
     const double x = f.at_x(c.x[i]), y = f.at_y(c.y[i]);
-    path += concat(c.dots || path.empty() ? "M" : "L", place(x), " ", place(y), c.dots ? "h0" : "");
+    path += concat(dots || path.empty() ? "M" : "L", exact(x), " ", exact(y), dots ? "h0" : "");
     if (c.labelled) labels += text_at(x, y - 9, "mid", number_text("%.3g", c.y[i]));
   }
   if (path.empty()) return "";
-  return concat("<path class=\"", c.dots ? "dots" : "curve", " c", c.colour % 8,
+  return concat("<path class=\"", dots ? "dots" : "curve", " c", c.colour % 8,
                 c.look.empty() ? "" : " " + c.look, "\" data-name=\"", escaped(c.name), "\" d=\"",
                 path, "\"/>\n", labels);
 }

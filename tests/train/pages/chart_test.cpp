@@ -55,6 +55,16 @@ TEST_CASE("chart: what is not finite is left out, and a flat or empty curve is d
   }
 }
 
+TEST_CASE("chart: a curve of one point is seen, and its ticks have room") {
+  const std::string one = chart_inside({"t", "x", {{"c", {3}, {2}}}});
+  CHECK(one.find("class=\"dots c0\"") != std::string::npos);
+  CHECK(one.find("h0\"") != std::string::npos);
+  const std::string rates = chart_inside({"t", "x", {{"c", {1, 2}, {5e-4, 3e-3}}}});
+  CHECK(rates.find(">0.0005<") != std::string::npos);
+  const std::string small = chart_inside({"t", "x", {{"c", {1, 2}, {1e-5, 6e-5}}}});
+  CHECK(small.find(">2e−05<") != std::string::npos);
+}
+
 TEST_CASE("chart: a long curve keeps its extremes within a bounded number of points") {
   Curve c{"c", {}, {}};
   for (int i = 0; i < 100000; ++i) {

@@ -1,5 +1,6 @@
 #include "train/planner.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -70,11 +71,14 @@ Plan make_plan(Recipe& recipe, int ranks, int rank) {
   plan.activation_bytes = plan.peak - plan.parameter_bytes - plan.gradient_bytes -
                           plan.optimizer_bytes - plan.teacher_bytes;
 
-  layers::Generation generation;
-  generation.capacity = model.context();
-  if (meta.takes_cuda_forms()) generation.place = empty({1}, Dtype::i32, meta);  // as it runs there
-  model.next(empty({1, 1}, Dtype::i32, meta), generation);
-  plan.decode_bytes = generation.bytes();
+  for (int64_t eighth = 1; eighth <= 8; ++eighth) {
+    layers::Generation generation;
+    generation.capacity = std::max<int64_t>(1, model.context() * eighth / 8);
+    if (meta.takes_cuda_forms()) generation.place = empty({1}, Dtype::i32, meta);  // as there
+    model.next(empty({1, 1}, Dtype::i32, meta), generation);
+    plan.decode_by_length.emplace_back(generation.capacity, generation.bytes());
+  }
+  plan.decode_bytes = plan.decode_by_length.back().second;
   return plan;
 }
 

@@ -21,6 +21,9 @@ struct Plan {
   int64_t parameter_bytes = 0, gradient_bytes = 0, optimizer_bytes = 0, activation_bytes = 0;
   int64_t teacher_bytes = 0;  // 0: the recipe names none
   int64_t decode_bytes = 0, peak = 0;
+  // What a generation keeps for a text of so many tokens: eighths of the context. The last one is
+  // decode_bytes.
+  std::vector<std::pair<int64_t, int64_t>> decode_by_length;
   std::vector<Owned> owners;
   Shape batch;
 };

@@ -44,6 +44,11 @@ TEST_CASE("compare: every recipe sees as many tokens, from each seed, in a run o
     CHECK(r["tokens"] == 6 * 2 * 16);
     CHECK(r["decode_tokens_per_second"] > 0);
     CHECK(r["state_bytes"] > 0);
+    const auto& by_length = r["state_bytes_by_length"];
+    REQUIRE(by_length.size() == 8);
+    CHECK(by_length[7] == nlohmann::json{16, r["state_bytes"]});
+    CHECK(by_length[0][0] == 2);
+    CHECK(by_length[0][1] <= by_length[7][1]);
     REQUIRE(r["runs"].size() == 2);
     const double one = r["runs"][0]["eval_loss"], two = r["runs"][1]["eval_loss"];
     CHECK(one != two);
@@ -53,7 +58,7 @@ TEST_CASE("compare: every recipe sees as many tokens, from each seed, in a run o
   }
   const std::string page = f.read("all/compare.html");
   CHECK(markup_fault(page) == "");
-  CHECK(count_of(page, "class=\"chart\"") == 2 * 3 + 2);
+  CHECK(count_of(page, "class=\"chart\"") == 2 * 3 + 3);
   // A run of its own is the same run.
   says(run_weft(f, {"train", "b.toml", "--set", "train.steps=4", "--set", "train.seed=2"}), 0, {});
   const auto hash = [&](const std::string& path) {

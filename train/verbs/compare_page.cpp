@@ -56,6 +56,7 @@ ordered_json comparison_json(const Comparison& comparison) {
     r["parameters"] = c.plan.parameter_count;
     r["forward_flops_per_token"] = c.plan.flops_forward;
     r["state_bytes"] = c.plan.decode_bytes;
+    r["state_bytes_by_length"] = c.plan.decode_by_length;
     r["decode_tokens_per_second"] = c.decode_rate;
     for (const Measure& m : measures()) {
       const Spread s = spread_of(c, m.of);
@@ -123,6 +124,21 @@ Chart cost_chart(const std::vector<Candidate>& all, const std::string& across,
   return chart;
 }
 
+// What a generation holds, and reads for each token, as its text grows.
+Chart decode_chart(const std::vector<Candidate>& all) {
+  Chart chart{"kept and read for the next token, KiB", "tokens of the text so far", {}};
+  int colour = 0;
+  for (const Candidate& c : all) {
+    Curve curve{c.name, {}, {}, colour++};
+    for (const auto& [length, bytes] : c.plan.decode_by_length) {
+      curve.x.push_back(static_cast<double>(length));
+      curve.y.push_back(static_cast<double>(bytes) / 1024);
+    }
+    chart.curves.push_back(std::move(curve));
+  }
+  return chart;
+}
+
 }  // namespace
 
 std::string comparison_page(const Comparison& comparison, ordered_json& data) {
@@ -151,6 +167,7 @@ std::string comparison_page(const Comparison& comparison, ordered_json& data) {
   page.body = table_of(all) + switches("tokens") + "<main class=\"grid\">\n";
   for (const char* metric : {"loss", "tokens_per_second"})
     page.body += switched_charts(runs, metric);
+  page.body += chart_element(decode_chart(all));
   page.body += chart_element(cost_chart(all, "state of a generation, KiB", [](const Candidate& c) {
     return static_cast<double>(c.plan.decode_bytes) / 1024;
   }));

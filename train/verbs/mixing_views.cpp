@@ -1,5 +1,6 @@
 #include "train/verbs/mixing_views.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -52,8 +53,8 @@ void add_panels(LayerView& view, const layers::Mixing& m, const Choice& a) {
 
 void add_gates(LayerView& view, const layers::Mixing& m, const Choice& a) {
   static const std::map<std::string, std::string> kTitles = {
-      {"kept", "part of the state that a token keeps, by head: the mean over the gate's entries"},
-      {"beta", "beta: how much of what its key held a token overwrites, by head"},
+      {"kept", "state that a token keeps, by head: the mean over the gate"},
+      {"beta", "beta, by head: how much of what a key held goes"},
       {"step", "step of a token, mean over channels"},
       {"state", "norm of the state after a token"},
       {"routes", "what the router gives to each choice"}};
@@ -114,6 +115,7 @@ void look_into(const layers::Model& model, const data::Tokenizer& tokenizer,
   std::vector<std::string> pieces;
   for (const int32_t t : tokens) pieces.push_back(tokenizer.piece(t));
   shown.texts.push_back(std::move(pieces));
+  const size_t first = shown.layers.size();
   const auto T = static_cast<int64_t>(tokens.size());
   layers::watch_mixings(
       [&] {
@@ -132,25 +134,45 @@ void look_into(const layers::Model& model, const data::Tokenizer& tokenizer,
         add_gates(view, m, a);
         shown.layers.push_back(std::move(view));
       });
+  std::map<int64_t, int64_t> parts;  // by layer
+  for (size_t i = first; i < shown.layers.size(); ++i)
+    shown.layers[i].part = ++parts[shown.layers[i].layer];
+  for (size_t i = first; i < shown.layers.size(); ++i)
+    shown.layers[i].parts = parts[shown.layers[i].layer];
 }
 
+namespace {
+
+// Of curves that no matrix has the colour of.
+std::string legend_of(const Chart& chart) {
+  std::string s;
+  for (const Curve& c : chart.curves)
+    if (!c.name.starts_with("head "))
+      s += concat(" <span class=\"key c", c.colour % 8, "\"></span>", escaped(c.name));
+  return chart.curves.size() < 2 || s.empty() ? "" : concat("<p class=\"legend\">", s, "</p>\n");
+}
+
+}  // namespace
+
 std::string layer_section(const LayerView& view, size_t T, size_t& index) {
-  std::string s = concat(
-      "<section>\n<h2>", escaped(view.title()), "</h2>\n<p>Operation ", escaped(view.operation),
-      ". Matrix times values differs from the result by ", number_text("%.1e", view.gap),
-      " of its largest number.</p>\n<div class=\"pair\">\n<div class=\"heads\">\n");
+  std::string s =
+      concat("<section>\n<h2>", escaped(view.title()), "</h2>\n<p>Operation ",
+             escaped(view.operation), ". Matrix times values differs from the result by ",
+             with_minus(number_text("%.1e", view.gap)),
+             " of its largest number.</p>\n<div class=\"pair\">\n<div class=\"heads\">\n");
+  const bool keyed = std::any_of(view.gates.begin(), view.gates.end(),
+                                 [](const Chart& c) { return legend_of(c).empty(); });
   for (const Panel& p : view.panels)
-    s += concat("<figure><button class=\"open\" data-matrix=\"", index++, "\" aria-label=\"open ",
-                escaped(p.head), "\">", square(p, T, p.head), "</button><figcaption>",
-                p.colour < 0 || view.gates.empty()
-                    ? ""
-                    : concat("<span class=\"key c", p.colour % 8, "\"></span>"),
-                escaped(p.head), ", largest ", number_text("%.3g", p.largest),
-                "</figcaption></figure>\n");
+    s += concat(
+        "<figure><button class=\"open\" data-matrix=\"", index++, "\" aria-label=\"open ",
+        escaped(p.head), "\">", square(p, T, p.head), "</button><figcaption>",
+        p.colour < 0 || !keyed ? "" : concat("<span class=\"key c", p.colour % 8, "\"></span>"),
+        escaped(p.head), ", largest ", number_text("%.3g", p.largest), "</figcaption></figure>\n");
   s += "</div>\n";
   if (!view.gates.empty()) {
     s += "<div class=\"grid\">\n";
-    for (const Chart& c : view.gates) s += chart_element(c);
+    for (const Chart& c : view.gates)
+      s += concat("<div>", chart_element(c), legend_of(c), "</div>\n");
     s += "</div>\n";
   }
   return s + "</div>\n</section>\n";

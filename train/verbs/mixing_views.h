@@ -25,11 +25,15 @@ struct LayerView {
   size_t text = 0;  // of which checkpoint
   std::string model, mixer, operation;
   int64_t layer = 0;
+  int64_t part = 1, parts = 1;  // of the operations that mix tokens in this layer
   double gap = 0;
   std::vector<Panel> panels;
   std::vector<Chart> gates;
 
-  std::string title() const { return concat(model, ", layer ", layer, ": ", mixer); }
+  std::string title() const {
+    return concat(model, ", layer ", layer, ": ", mixer,
+                  parts > 1 ? concat(", part ", part, " of ", parts) : "");
+  }
 };
 
 // Of a model: all where it is -1, else one.

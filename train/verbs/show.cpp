@@ -53,10 +53,24 @@ std::string page_of(const Shown& shown, const std::string& text) {
   return page.text();
 }
 
+// The text in lines of at most `most` characters.
+std::vector<std::string> lines_of(const std::string& text, size_t most) {
+  std::vector<std::string> lines;
+  size_t count = most;
+  for (size_t i = 0, n = 0; i < text.size(); i += n, ++count) {
+    n = std::max<size_t>(1, utf8_character(std::string_view(text).substr(i)));
+    if (count >= most) lines.emplace_back(), count = 0;
+    lines.back() += text.substr(i, n);
+  }
+  return lines;
+}
+
 // Up to four matrices a row, each under its name.
 std::string picture_of(const Shown& shown, const std::string& text) {
   constexpr double kSide = 220, kGap = 20, kHead = 40;
   constexpr size_t kAcross = 4;
+  constexpr double kLetter = 7;  // a wide one
+  constexpr size_t kRoomy = 34;  // letters over a matrix; more are drawn narrower
   std::string inside;
   size_t index = 0;
   for (const LayerView& view : shown.layers) {
@@ -64,8 +78,11 @@ std::string picture_of(const Shown& shown, const std::string& text) {
     for (const Panel& p : view.panels) {
       const double x = kGap + static_cast<double>(index % kAcross) * (kSide + kGap);
       const double y = kHead + static_cast<double>(index / kAcross) * (kSide + kHead);
+      const char* const narrow = view.title().size() > kRoomy
+                                     ? " textLength=\"228\" lengthAdjust=\"spacingAndGlyphs\""
+                                     : "";
       inside +=
-          concat("<text x=\"", x, "\" y=\"", y - 22, "\">", escaped(view.title()),
+          concat("<text x=\"", x, "\" y=\"", y - 22, "\"", narrow, ">", escaped(view.title()),
                  "</text><text class=\"soft\" x=\"", x, "\" y=\"", y - 7, "\">", p.head,
                  ", largest ", number_text("%.2g", p.largest), "</text>\n<g transform=\"translate(",
                  x, " ", y, ") scale(", number_text("%.6g", kSide / static_cast<double>(T)),
@@ -78,13 +95,15 @@ std::string picture_of(const Shown& shown, const std::string& text) {
   const size_t rows = (index + kAcross - 1) / kAcross;
   const double width = kGap + static_cast<double>(std::min(index, kAcross)) * (kSide + kGap);
   double y = 18 + static_cast<double>(rows) * (kSide + kHead);
-  for (const std::string& line :
+  for (const std::string& all :
        {std::string("Row: a token. Column: the token whose value it takes."),
-        "Text: “" + text + "”"}) {
-    inside +=
-        concat("<text class=\"soft\" x=\"", kGap, "\" y=\"", y, "\">", escaped(line), "</text>\n");
-    y += 17;
-  }
+        "Text: “" + text + "”"})
+    for (const std::string& line :
+         lines_of(all, static_cast<size_t>((width - 2 * kGap) / kLetter))) {
+      inside += concat("<text class=\"soft\" x=\"", kGap, "\" y=\"", y, "\">", escaped(line),
+                       "</text>\n");
+      y += 17;
+    }
   return picture("show", "What is read of “" + text + "”", width, y - 4, inside);
 }
 

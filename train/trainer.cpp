@@ -360,7 +360,8 @@ void Trainer::log(const StepResult& r, bool due) {
   if (compared) j["hash"] = to_hex(hash);
   j["peak_bytes"] = r.peak_bytes;
   j["tokens_per_second"] = progress_->tokens_per_second();
-  keep_metrics(metrics_->write(json_line(j)));
+  j["flops_per_second"] = 3 * model_->flops_per_token() * progress_->tokens_per_second();
+  write_metrics(j);
 }
 
 // Says once why metrics.jsonl or the event file lacks something.
@@ -369,6 +370,18 @@ void Trainer::keep_metrics(int code) {
   metrics_failed_ = true;
   progress_->say(concat(metrics_->failed(), " cannot be written: ", reason_of(code),
                         "; the run goes on without it"));
+}
+
+// What looks at the run meanwhile never ends it.
+void Trainer::write_metrics(const nlohmann::ordered_json& line) {
+  keep_metrics(metrics_->write(json_line(line)));
+  if (!after_metrics_) return;
+  try {
+    after_metrics_();
+  } catch (const std::exception& e) {
+    after_metrics_ = nullptr;
+    progress_->say(concat(e.what(), "; the run goes on without it"));
+  }
 }
 
 // Whatever an evaluation or a sample meets is told, and the run goes on.
@@ -405,7 +418,7 @@ void Trainer::evaluate_now() {
     if (e.accuracy >= 0) j["accuracy"] = e.accuracy;
     if (e.slices.size() > 1)
       for (const auto& [kind, part] : e.slices) j[concat("accuracy_", kind)] = part;
-    keep_metrics(metrics_->write(json_line(j)));
+    write_metrics(j);
     progress_->say(concat("step ", state_.step, ": ", e.text()));
   });
 }
@@ -427,7 +440,7 @@ void Trainer::ablate() {
     nlohmann::ordered_json j;
     j["step"] = state_.step;
     for (const auto& [name, value] : a.numbers()) j[name] = value;
-    keep_metrics(metrics_->write(json_line(j)));
+    write_metrics(j);
     progress_->say(a.text());
   });
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "train/checkpoint.h"
@@ -33,6 +35,8 @@ class Trainer {
   void require_inputs_stay() const;
   // Has run() write a trace of a few steady steps of all ranks.
   void profile_to(const std::string& path);
+  // Has run() call this after each line of metrics.jsonl, at rank 0. What it throws is told once.
+  void after_metrics(std::function<void()> f) { after_metrics_ = std::move(f); }
   // Throws RankFault that names the first rank whose program, recipe, data or step is not rank 0's.
   void require_same_on_all() const;
   // Runs to the last step or to a stop signal at any rank. Returns the exit status: 0; 128 and the
@@ -61,6 +65,7 @@ class Trainer {
   bool kept_all();
   void log(const StepResult& r, bool due);
   void keep_metrics(int code);
+  void write_metrics(const nlohmann::ordered_json& line);
   bool is_due(int64_t every) const;
   bool evaluation_due() const;
   // Nothing that happens in these two ends the run. The first saves where the loss is the best so
@@ -87,6 +92,7 @@ class Trainer {
   std::unique_ptr<Stepper> stepper_;
   std::unique_ptr<Progress> progress_;
   std::unique_ptr<Metrics> metrics_;
+  std::function<void()> after_metrics_;
   RunState state_;
   int64_t best_kept_ = -1;  // the step of best.h5; -1: there is none, or none that can be read
   bool best_known_ = false;

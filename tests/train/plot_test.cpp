@@ -7,6 +7,7 @@
 #include "tests/train/markup.h"
 #include "tests/train/said.h"
 #include "tests/train/shell.h"
+#include "train/verbs/run_page.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -167,4 +168,49 @@ TEST_CASE("plot: a file of another maker is replaced with --overwrite alone, and
   CHECK_THAT(f.read("plot.svg"), ContainsSubstring("<!-- made by weft plot -->"));
   says(run_shell(f, "$WEFT plot a --overwrite --out a/metrics.jsonl"), 2, {"never overwritten"});
   CHECK(f.read("a/metrics.jsonl") == kLines);
+}
+
+TEST_CASE("plot: train --page leaves the page that plot makes, and changes no number of the run") {
+  const Folder f;
+  write_run(f, kSmallRecipe);
+  says(run_weft(f, {"train", "recipe.toml", "--page"}), 0, {"step 3"});
+  says(run_weft(f, {"plot", "run"}), 0, {"plot.html"});
+  CHECK(f.read("run/plot.html") == f.read("plot.html"));
+  CHECK(f.read("plot.html").find("location.reload") == std::string::npos);
+  const auto hash = [&](const std::string& run) {
+    const std::string all = f.read(run + "/metrics.jsonl");
+    return all.substr(all.rfind("\"hash\""), 26);
+  };
+  says(run_weft(f, {"train", "recipe.toml", "--set", "train.out=plain"}), 0, {});
+  CHECK(hash("run") == hash("plain"));
+  CHECK_FALSE(std::filesystem::exists(f / "plain/plot.html"));
+}
+
+TEST_CASE("plot: train --page takes the place of no file of others, and trains nothing then") {
+  const Folder f;
+  write_run(f, kSmallRecipe);
+  std::filesystem::create_directories(f / "run");
+  f.write("run/plot.html", "theirs");
+  says(run_weft(f, {"train", "recipe.toml", "--page"}), 2, {"run/plot.html", "--overwrite"});
+  CHECK(f.read("run/plot.html") == "theirs");
+  CHECK_FALSE(std::filesystem::exists(f / "run/metrics.jsonl"));
+}
+
+TEST_CASE("plot: the page of a run that goes on loads itself anew, the last one does not") {
+  const Folder f;
+  write_metrics(f, "a", kLines);
+  train::LivePage page(f / "a", false);
+  page.renew();
+  const std::string live = f.read("a/plot.html");
+  CHECK(markup_fault(live) == "");
+  CHECK_THAT(live, ContainsSubstring("location.reload") && ContainsSubstring("id=\"live\""));
+  f.write("a/metrics.jsonl", kLines + "{\"step\":4,\"loss\":1.25,\"tokens\":400}\n");
+  page.renew();  // too soon
+  CHECK(f.read("a/plot.html") == live);
+  CHECK(page.finish() == "");
+  const std::string last = f.read("a/plot.html");
+  CHECK(last.find("location.reload") == std::string::npos);
+  CHECK_THAT(last, ContainsSubstring("1.2500"));
+  std::filesystem::remove(f / "a/metrics.jsonl");
+  CHECK_THAT(page.finish(), ContainsSubstring("metrics.jsonl"));
 }

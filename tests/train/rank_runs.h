@@ -33,7 +33,7 @@ inline std::string numbers_of(const Folder& f, const std::string& out) {
   std::string all;
   for (std::string line; std::getline(in, line);) {
     auto j = nlohmann::ordered_json::parse(line);
-    j.erase("tokens_per_second"), j.erase("peak_bytes");
+    for (const char* key : {"tokens_per_second", "flops_per_second", "peak_bytes"}) j.erase(key);
     all += j.dump() + "\n";
   }
   return all;

@@ -138,7 +138,9 @@ TEST_CASE("run outputs: a line of metrics has the numbers of its step") {
     CHECK(lines[i]["tokens"].get<double>() == static_cast<double>(step) * 3 * 2 * 16);
     CHECK(lines[i]["norm"].get<double>() > 0);
     CHECK(lines[i]["peak_bytes"].get<double>() > 0);
-    CHECK(lines[i]["tokens_per_second"].get<double>() > 0);
+    const double rate = lines[i]["tokens_per_second"].get<double>();
+    CHECK(rate > 0);
+    CHECK(lines[i]["flops_per_second"] == Approx(3 * open(f, step).model.flops_per_token() * rate));
     const Saved s = open(f, step);
     CHECK(lines[i]["hash"] == to_hex(parameter_hash(s.model.parameters())));
     CHECK(s.state.step == step);

@@ -82,6 +82,8 @@ void add_train(CLI::App& app, TrainArguments& a, int& status) {
   verb->add_option("--profile", a.profile,
                    "write a trace of a few steady steps on a GPU (Perfetto)")
       ->type_name("FILE");
+  verb->add_flag("--page", a.page,
+                 "keep the page OUT/plot.html of its curves current while the run goes on");
   verb->add_flag("--overwrite", a.overwrite,
                  "start anew where an earlier run lies; with --from: give up what came after it");
   add_device(verb, a.device);

@@ -27,6 +27,7 @@ constexpr Look kLooks[] = {
     {"lr", "learning rate"},
     {"norm", "gradient norm", true},
     {"tokens_per_second", "tokens a second", true},
+    {"flops_per_second", "operations of the model a second, in 10⁹", true, nullptr, 1e9},
     {"peak_bytes", "peak memory, MiB", false, nullptr, 1 << 20}};
 
 Look look_of(const std::string& metric) {

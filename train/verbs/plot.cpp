@@ -12,82 +12,11 @@
 #include "train/event_log.h"
 #include "train/pages/page.h"
 #include "train/verbs/curves.h"
+#include "train/verbs/run_page.h"
 #include "train/verbs/verbs.h"
 
 namespace weft::train {
 namespace {
-
-std::string table_of(const Runs& runs) {
-  std::string t =
-      "<div class=\"scroll\"><table><tr><th>run</th><th>steps</th><th>tokens</th><th>loss</th>"
-      "<th>best held-out loss</th><th>bits a byte</th><th>tokens a second</th><th>peak memory</th>"
-      "</tr>\n";
-  for (const RunMetrics& r : runs) {
-    double steps = 0, tokens = 0;
-    for (const auto& [name, series] : r.metrics) {
-      steps = std::max(steps, series.step.back());
-      tokens = std::max(tokens, series.tokens.back());
-    }
-    const double peak = last_of(r, "peak_bytes");
-    t += concat("<tr><td><span class=\"key c", r.colour % 8, "\"></span>", escaped(r.name), "</td>",
-                cell("%.0f", steps), "<td>", count_text(tokens), "</td>",
-                cell("%.4f", last_of(r, "loss")), cell("%.4f", least_of(r, "eval_loss")),
-                cell("%.3f", least_of(r, "bits_per_byte")), cell("%.0f", rate_of(r)), "<td>",
-                std::isfinite(peak) ? bytes_text(peak) : "–", "</td></tr>\n");
-  }
-  return t + "</table></div>\n";
-}
-
-// Rows that a page has room for; more are thinned out evenly.
-constexpr size_t kMostRows = 2000;
-
-nlohmann::ordered_json data_of(const Runs& runs, const std::vector<std::string>& metrics,
-                               bool thin) {
-  nlohmann::ordered_json j;
-  j["made_by"] = "weft plot";
-  j["runs"] = nlohmann::ordered_json::array();
-  for (const RunMetrics& r : runs) {
-    nlohmann::ordered_json run;
-    run["name"] = r.name;
-    for (const auto& [name, s] : r.metrics) {
-      if (!contains(metrics, name)) continue;
-      const size_t n = s.value.size(), every = thin ? (n + kMostRows - 1) / kMostRows : 1;
-      nlohmann::ordered_json& m = run["metrics"][name];
-      for (const char* key : {"step", "tokens", "seconds", "value"})
-        m[key] = nlohmann::json::array();
-      for (size_t i = 0; i < n; i += every) {
-        m["step"].push_back(s.step[i]);
-        m["tokens"].push_back(s.tokens[i]);
-        m["seconds"].push_back(std::round(1000 * s.seconds[i]) / 1000);
-        m["value"].push_back(s.value[i]);
-      }
-    }
-    j["runs"].push_back(run);
-  }
-  return j;
-}
-
-std::string page_of(const Runs& runs, const std::vector<std::string>& metrics,
-                    const std::string& against) {
-  std::vector<std::string> names;
-  for (const RunMetrics& r : runs) names.push_back(r.name);
-  Page page{"plot", joined(names), "", "", nullptr};
-  page.note =
-      "Smoothed curves are running means over a twentieth of the points. Time is that of training "
-      "steps, from tokens and tokens a second.";
-  page.body = table_of(runs) + switches(against);
-  for (const RunMetrics& r : runs)
-    for (const std::string& line : r.skipped) page.body += concat("<p>", escaped(line), "</p>\n");
-  page.body += "<main class=\"grid\">\n";
-  for (const std::string& metric : metrics) {
-    if (metric == "eval_loss" && contains(metrics, "loss")) continue;  // dots of the first chart
-    page.body += switched_charts(runs, metric);
-  }
-  page.body += "</main>\n";
-  nlohmann::ordered_json data = data_of(runs, metrics, /*thin=*/true);
-  page.data = &data;
-  return page.text();
-}
 
 std::string picture_of(const Runs& runs, const std::string& metric, const std::string& against) {
   constexpr double kRow = 18;
@@ -191,9 +120,9 @@ int run_plot(const PlotArguments& a) {
   if (!printed) require_page_output(out, inputs, a.overwrite);
   const std::string text =
       a.csv    ? csv_of(runs, metrics)
-      : a.json ? json_line(data_of(runs, metrics, false)) + "\n"
+      : a.json ? json_line(curves_json(runs, metrics, false)) + "\n"
       : a.svg  ? picture_of(runs, contains(metrics, "loss") ? "loss" : metrics[0], a.against)
-               : page_of(runs, metrics, a.against);
+               : run_page(runs, metrics, a.against);
   if (printed)
     std::fwrite(text.data(), 1, text.size(), stdout);
   else if (a.csv || a.json)

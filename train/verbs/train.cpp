@@ -5,6 +5,7 @@
 #include "train/run_lock.h"
 #include "train/stop.h"
 #include "train/trainer.h"
+#include "train/verbs/run_page.h"
 #include "train/verbs/verbs.h"
 
 namespace weft::train {
@@ -44,6 +45,21 @@ std::string checkpoint_of(const TrainArguments& a, const std::string& out,
   return a.from.empty() ? earlier.back().path : a.from;
 }
 
+// However the run ends, its page says that it ended.
+int run_with(LivePage& page, Trainer& trainer) {
+  trainer.after_metrics([&] { page.renew(); });
+  int status = 1;
+  try {
+    status = trainer.run();
+  } catch (...) {
+    page.finish();
+    throw;
+  }
+  const std::string fault = page.finish();
+  if (!fault.empty()) show_line(concat("the run is saved, its page is not: ", fault));
+  return status == 0 && !fault.empty() ? 2 : status;
+}
+
 int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
              const std::string& device) {
   Recipe recipe = read_recipe(a.recipe, a.set, device);
@@ -56,10 +72,12 @@ int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
           ", whose checkpoints a new run would remove; choose another folder with --set "
           "train.out=FOLDER");
   std::optional<RunLock> lock;  // of the rank that writes the folder
+  std::optional<LivePage> page;
   std::vector<SavedStep> earlier;
   std::string from;
   if (ranks->first()) {
     lock.emplace(out);
+    if (a.page) page.emplace(out, a.overwrite);
     earlier = checkpoints_of(out);
     from = checkpoint_of(a, out, earlier);
   }
@@ -74,7 +92,7 @@ int train_on(const TrainArguments& a, const std::shared_ptr<Ranks>& ranks,
   // Only now, when nothing can be wrong any more, is anything of an earlier run removed.
   if (ranks->first() && a.resume) give_up_later(out, trainer.step(), earlier, a);
   if (ranks->first() && !a.resume) remove_checkpoints(out, -1, /*with_best=*/true);
-  return trainer.run();
+  return page ? run_with(*page, trainer) : trainer.run();
 }
 
 }  // namespace

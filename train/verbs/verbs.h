@@ -19,6 +19,7 @@ struct TrainArguments {
   std::string begin;       // a new run begins with the parameters of this checkpoint
   bool overwrite = false;  // start anew where a run lies already; after `from`, where one is given
   std::string profile;     // a file for the trace of a few steps
+  bool page = false;       // keep a page of its curves in the folder of the run
   RankArguments ranks;
 };
 int run_train(const TrainArguments& a);

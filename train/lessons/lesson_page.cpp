@@ -83,7 +83,7 @@ std::vector<Section> sections_of(const Lesson& l, const LessonSurroundings& arou
           {"equations", "The equations, and their names in the code", equations_section(l)},
           {"forms", "Three forms, step by step", forms_section(l)},
           {"gradient", "The gradient, derived and checked", gradient_section(l)},
-          {"gpu", "What a GPU does with it", gpu_section(l)},
+          {"gpu", "What a GPU does with it", gpu_section(l, around.budget)},
           {"cost", "Cost against length", cost_section(l, around.times)},
           {"reads", "What it reads of a text", around.reads},
           {"exercises", "Exercises", exercises_section(l)}};

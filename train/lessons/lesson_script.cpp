@@ -36,6 +36,7 @@ input[type=range]{accent-color:var(--c0)}
 td{white-space:nowrap}
 table.names td,table.names th{text-align:left;white-space:normal}
 table.names td:nth-child(3){min-width:10rem}
+table.signs td,table.signs th{text-align:left;white-space:normal}
 td output{min-height:0}
 pre{background:var(--none);padding:.5rem .8rem;overflow-x:auto;font-size:.85rem;max-width:75ch}
 code{font-size:.9em}
@@ -321,7 +322,7 @@ if (lesson) {
         const d = Object.entries(env[c.name]).map(([x, y]) => [
           x0 + w * (x - xa) / (xb - xa), y0 + h * (yb - y) / (yb - ya)]);
         lines[i].setAttribute('d', d.map(([x, y], k) => `${c.dots || !k ? 'M' : 'L'}${
-          x.toFixed(1)} ${y.toFixed(1)}${c.dots ? 'h0' : ''}`).join(''));
+          +x.toFixed(3)} ${+y.toFixed(3)}${c.dots ? 'h0' : ''}`).join(''));
       });
       chart.dispatchEvent(new Event('redrawn'));
     };

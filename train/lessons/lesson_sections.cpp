@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <sstream>
 
+#include "core/device.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "core/units.h"
 #include "train/lessons/formula.h"
 #include "train/lessons/run.h"
+#include "train/lessons/signs.h"
 #include "train/pages/chart.h"
 #include "train/pages/page.h"
 
@@ -181,6 +184,30 @@ std::string letters_told(const Lesson& l) {
                 " 1", contains(all, "S") ? ", and S (the number of keys) is T. " : ". ");
 }
 
+// What the letters in brackets are, behind a table of names that has some.
+std::string sizes_told(const Lesson& l) {
+  static const std::pair<const char*, const char*> kSizes[] = {
+      {"B", "rows of a batch, which are texts of their own"},
+      {"T", "tokens"},
+      {"S", "keys"},
+      {"H", "heads"},
+      {"Hk", "heads of queries and keys"},
+      {"E", "channels"},
+      {"K", l.example.count("k") > 0 ? "entries of a key" : "numbers of memory of a channel"},
+      {"V", "entries of a value"},
+      {"N", "texts"}};
+  std::vector<std::string> all, told;
+  for (const CodeName& n : l.names)
+    if (const size_t at = n.meaning.rfind('['); at != std::string::npos)
+      for (const std::string& letter : letters_of(n.meaning.substr(at))) all.push_back(letter);
+  for (const auto& [letter, meaning] : kSizes)
+    if (contains(all, letter)) told.push_back(concat(letter, " ", meaning));
+  return told.empty()
+             ? ""
+             : concat("<p>In brackets are the sizes of a tensor in the code: ", joined(told),
+                      ".</p>\n");
+}
+
 // The exercise to write the mechanism: a program that lacks one function.
 std::string form_exercise(const Lesson& l) {
   std::string draws, lines, arguments, options;
@@ -250,11 +277,14 @@ std::string lesson_chart(const Chart& chart) {
 std::string equations_section(const Lesson& l) {
   std::string s = concat(
       with_formulas(
-          "<p>The definition, line by line. Tokens count from 1, and $T$ is their number. $K$ "
-          "and $V$ are the numbers of entries of a key and of a value. A symbol with an index "
-          "belongs to a token, as $v[i]$; with two, to a pair of tokens.</p>\n"),
+          "<p>The definition, line by line. Tokens count from 1, and $T$ is their number. A "
+          "symbol with an index belongs to a token, as $o[i]$; with two, to a pair of "
+          "tokens.</p>\n"),
+      l.example.count("k") > 0 ? with_formulas("<p>$K$ and $V$ are the numbers of entries of a key "
+                                               "and of a value.</p>\n")
+                               : "",
       formulas(equations_of(l.forms[0].equations)));
-  return s + "<h3>The names in the code</h3>\n" + names_section(l);
+  return s + signs_section(l) + "<h3>The names in the code</h3>\n" + names_section(l);
 }
 
 std::string names_section(const Lesson& l) {
@@ -263,7 +293,8 @@ std::string names_section(const Lesson& l) {
     rows.push_back({with_formulas(concat("$", n.formula, "$")),
                     concat("<code>", escaped(n.name), "</code>"), with_formulas(n.meaning),
                     concat("<code>", escaped(n.file), "</code>")});
-  return lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names");
+  return lesson_table({"on this page", "in the code", "what it is", "file"}, rows, "names") +
+         sizes_told(l);
 }
 
 std::string forms_section(const Lesson& l) {
@@ -281,6 +312,7 @@ std::string forms_section(const Lesson& l) {
   }
   s += "<p class=\"check\" id=\"check\">This line compares the page's own computation with the "
        "program's numbers. It needs the page's script.</p>\n";
+  if (l.operation.empty()) s += signs_section(l);
   s += "<p>Press “one on”, or move the step with the arrow keys: the line that runs is marked, and "
        "what it gives stands beside or below the lines.</p>\n";
   for (size_t i = 0; i < l.forms.size(); ++i) s += stepper(i, l.forms[i]);
@@ -351,7 +383,7 @@ std::string gradient_section(const Lesson& l) {
       "</details>\n");
 }
 
-std::string gpu_section(const Lesson& l) {
+std::string gpu_section(const Lesson& l, double budget) {
   const Operation& op = operation(l.operation);
   std::vector<std::vector<std::string>> rows;
   for (const GpuShape& shape : op.gpu_shapes()) {
@@ -365,7 +397,8 @@ std::string gpu_section(const Lesson& l) {
   }
   return concat(
       with_formulas(l.gpu),
-      "<p>Words: a <b>block</b> is a group of threads that share fast memory on the chip. "
+      "<p>Words: a <b>block</b> is a group of threads that share fast memory on the chip; a "
+      "<b>warp</b> is 32 of them that go step by step together. "
       "<b>Registers</b> hold the numbers that a thread works on; they need no trip to memory. "
       "<b>Tensor cores</b> multiply small matrices in one go. bf16 is a number of 2 bytes, f32 of "
       "4.</p>\n"
@@ -384,12 +417,27 @@ std::string gpu_section(const Lesson& l) {
                    : lesson_table({"shape of the benchmark, bf16", "operations forward",
                                    "inputs and outputs", "operations a byte", "floor forward"},
                                   rows),
-      "<p>This build carries no measured times of a GPU, so the page shows none. On a machine with "
-      "a "
-      "GPU, <code>weft bench ",
-      l.operation,
-      " --device cuda</code> prints the card's two rates and, for these shapes, the times and the "
-      "share of the floor that is reached. <code>BENCHMARKS.md</code> holds saved runs.</p>\n");
+      "<p>These floors are for the forward pass alone, and for the rates that you give.</p>\n",
+      measured_on_gpu({l.operation}, budget));
+}
+
+std::string measured_on_gpu(const std::vector<std::string>& operations, double budget) {
+  const std::string command =
+      concat("<code>weft bench ", joined(operations, " "), " --device cuda</code>");
+  if (cuda_device_count() == 0)
+    return concat(
+        "<p>This machine has no GPU that the program can use, so nothing was measured on "
+        "one. On a machine with a GPU, the page shows here what ",
+        command,
+        " measures: the card's two rates, the times, and the share of the floor that "
+        "they reach. <code>BENCHMARKS.md</code> holds saved runs.</p>\n");
+  if (budget == 0) return "<p>Nothing was timed for this page (<code>--budget 0</code>).</p>\n";
+  std::ostringstream table;
+  run_bench({.names = operations, .device = "cuda", .budget = budget}, table);
+  return concat("<p>What ", command,
+                " measured on this machine's GPU, as the page was made:</p>\n"
+                "<pre>",
+                escaped(table.str()), "</pre>\n");
 }
 
 std::string cost_section(const Lesson& l, const std::vector<BenchRow>& times) {

@@ -21,14 +21,16 @@ stays.</li>
 in each channel. It also sets $B[t]$, which says into which numbers of the memory the input
 flows, and $C[t]$, which says what is read. This is the <b>selection</b>: the model chooses,
 token by token, what is worth keeping.</p>
-<p>This page follows one channel with two numbers of memory.</p>
+<p>This page follows one channel with two numbers of memory, $K = 2$.</p>
 )html";
 
 std::vector<LessonForm> forms() {
   return {{"Naive: everything that was written, faded",
            R"html(
-<p>A leak at rate $A$ over the time $s$ leaves the part $exp(s * A)$; $A$ is negative. Time
-adds up: between token $j$ and token $i$ lies $P[i] - P[j]$.</p>)html",
+<p>A model's layers give any number as $dt[t]$; $softplus$ makes a length of it, which cannot be
+negative. A leak at rate $A$ over the time $s$ leaves the part $exp(s * A)$; $A$ is negative, and a
+number of memory has a rate of its own. Time adds up: between token $j$ and token $i$ lies
+$P[i] - P[j]$. The sum $y$ has two numbers here, one for each number of memory.</p>)html",
            R"(A = -exp(A_log)   # the rates of the leaks, always negative
 P[0] = 0
 for t = 1 .. T

@@ -1,14 +1,10 @@
 // The lesson on a processor's memory: tiles, what they save, and why small blocks gain nothing.
 #include <cmath>
-#include <sstream>
 
-#include "core/device.h"
 #include "core/units.h"
 #include "kernels/block_sparse/patterns.h"
 #include "train/lessons/lesson.h"
 #include "train/lessons/lesson_sections.h"
-#include "train/pages/page.h"
-#include "train/workbench/bench.h"
 #include "train/workbench/timing.h"
 
 namespace weft::train {
@@ -270,27 +266,13 @@ std::string blocks(double budget) {
                    rows));
 }
 
-std::string on_gpu(double budget) {
-  if (cuda_device_count() == 0)
-    return "<h3>On a GPU</h3>\n<p>This part needs a GPU, and this machine has none that the "
-           "program "
-           "can use: its numbers are left out. On a machine with one, the page shows what "
-           "<code>weft "
-           "bench block_sparse --device cuda</code> measures there.</p>\n";
-  std::ostringstream table;
-  run_bench({.names = {"block_sparse", "attention"}, .device = "cuda", .budget = budget}, table);
-  return concat(
-      "<h3>On this machine's GPU</h3>\n<p>What <code>weft bench block_sparse attention "
-      "--device cuda</code> measures.</p>\n<pre>",
-      escaped(table.str()), "</pre>\n");
-}
-
 std::string measure(double budget) {
   if (budget == 0) return "<p>Nothing was timed for this page (<code>--budget 0</code>).</p>\n";
   return concat(
       "<p>Everything here was measured as the page was made. Other programs on the "
       "machine disturb it; the fastest of several runs counts.</p>\n",
-      caches(budget), products(budget), blocks(budget), on_gpu(budget));
+      caches(budget), products(budget), blocks(budget), "<h3>On a GPU</h3>\n",
+      measured_on_gpu({"block_sparse", "attention"}, budget));
 }
 
 std::vector<Exercise> exercises() {

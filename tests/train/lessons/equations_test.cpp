@@ -5,11 +5,14 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "tests/catch.h"
 #include "tests/train/markup.h"
 #include "train/lessons/formula.h"
+#include "train/lessons/signs.h"
 
 using namespace weft;
+using namespace weft::tests;
 using namespace weft::train;
 
 namespace {
@@ -83,4 +86,17 @@ TEST_CASE("equations: a formula is whole markup and keeps what binds together") 
   CHECK(formula(std::string_view("a * b + c")).find("<mo>(</mo>") == std::string::npos);
   CHECK_THAT(formula(std::string_view("sum(j = 1 .. 2: j) * v")), ContainsSubstring("<mo>(</mo>"));
   CHECK_THAT(with_formulas("`a<b` and $x$"), ContainsSubstring("<code>a&lt;b</code> and <math>"));
+}
+
+TEST_CASE("lessons: each function that a lesson calls has its sign explained with right numbers") {
+  for (const Lesson& l : lessons()) {
+    INFO(l.name);
+    const std::vector<std::string> functions = functions_of(l);
+    const std::string signs = signs_section(l);
+    CHECK(count_of(signs, "<tr><td>") == functions.size());
+  }
+  const std::string delta = signs_section(lesson("delta"));
+  CHECK_THAT(delta, ContainsSubstring("</math> is 11<") &&
+                        ContainsSubstring("is (3, 4) and below it (6, 8)<"));
+  CHECK_THAT(signs_section(lesson("mamba")), ContainsSubstring("</math> is 0.6931<"));
 }

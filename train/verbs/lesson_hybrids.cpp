@@ -9,6 +9,7 @@
 #include "layers/model.h"
 #include "train/lessons/lesson.h"
 #include "train/lessons/lesson_sections.h"
+#include "train/verbs/lesson_recall.h"
 
 namespace weft::train {
 namespace {
@@ -219,7 +220,7 @@ double by_state(const Pairs& p, const char* name, bool learns) {
   return right_part(answers, p.values);
 }
 
-std::string measure(double) {
+std::string measure(double budget) {
   std::vector<Curve> curves = {{"sees all", {}, {}, 0},
                                {concat("a window of ", kWindow), {}, {}, 1},
                                {"a state, linear attention", {}, {}, 2},
@@ -243,7 +244,8 @@ std::string measure(double) {
     rows.back().push_back(std::to_string(kSize * kSize));
   }
   return concat(
-      "<p>What each part can look up, measured on the program's operations as this page was made. "
+      "<h3>What each part can look up, without training</h3>\n<p>Measured on the program's "
+      "operations as this page was made. "
       "A "
       "text of pairs of a random key and a random value, of ",
       kSize,
@@ -257,15 +259,14 @@ std::string measure(double) {
                     "delta rule", "numbers in a cache of all", "numbers in a state"},
                    rows),
       "</div>\n<p>Up to about as many pairs as a key has numbers, a state of 16 by 16 numbers "
-      "answers "
-      "well. Beyond that, what is not near is found by a layer that sees all, and by no other. So "
-      "a "
-      "hybrid needs a few of these, and the rest can be cheap. (The delta rule writes with β = 1 "
-      "here: the last pair is exact, and each correction disturbs older ones a little, so for keys "
-      "that come once it is no better than adding. It pays where a key comes again with a new "
-      "value.) <code>weft compare RECIPE... --with recipes/tasks/mqar.toml</code> trains recipes "
-      "on "
-      "such a task.</p>\n");
+      "answers well. Beyond that, what is not near is found by a layer that sees all, and by no "
+      "other. So a hybrid needs a few of these, and the rest can be cheap. (The delta rule writes "
+      "with β = 1 here: the last pair is exact, and each correction disturbs older ones a little, "
+      "so for keys that come once it is no better than adding. It pays where a key comes again "
+      "with a new value.) <code>weft compare RECIPE... --with recipes/tasks/mqar.toml</code> "
+      "trains recipes on such a task.</p>\n",
+      budget > 0 ? recall_section()
+                 : "<p>Nothing was trained for this page (<code>--budget 0</code>).</p>\n");
 }
 
 std::vector<Exercise> exercises() {

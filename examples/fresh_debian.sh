@@ -2,16 +2,24 @@
 # Tries the install, the wheel and both examples in a fresh Debian, where nothing but what they need
 # is installed:
 #
-#   examples/fresh_debian.sh BUILD [SUITE]    a build folder with the target installable; bookworm
+#   examples/fresh_debian.sh BUILD [SUITE [TORCH]]    a build folder with the target installable
 #
-# Needs root, mmdebstrap and Debian's archive. No part of the build or of the tests.
+# SUITE is bookworm unless given. The script runs on numpy alone, then once more with torch: TORCH
+# is debian (the package python3-torch, the default), pypi (gigabytes) or none. Needs root,
+# mmdebstrap and Debian's archive. No part of the build or of the tests.
 set -euo pipefail
-if (($# < 1 || $# > 2)); then
-  echo 'usage: examples/fresh_debian.sh BUILD [SUITE]' >&2
+if (($# < 1 || $# > 3)); then
+  echo 'usage: examples/fresh_debian.sh BUILD [SUITE [debian|pypi|none]]' >&2
   exit 2
 fi
 source=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
-build=$(readlink -f "$1") suite=${2:-bookworm}
+build=$(readlink -f "$1") suite=${2:-bookworm} torch=${3:-debian}
+case $torch in
+  debian) install='apt-get update -q && apt-get install -yq --no-install-recommends python3-torch' ;;
+  pypi) install='pip install -q --break-system-packages torch' ;;
+  none) install= ;;
+  *) echo "fresh_debian.sh: torch comes from debian, pypi or none, not from $torch" >&2; exit 2 ;;
+esac
 system=$(mktemp -d)
 trap 'rm -rf --one-file-system "$system"' EXIT
 
@@ -33,5 +41,16 @@ pip install --break-system-packages --no-index /root/weft/*.whl
 python3 /root/weft/examples/train.py
 weft version
 end
-chroot "$system" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-  bash /root/weft/try
+inside() {
+  chroot "$system" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    DEBIAN_FRONTEND=noninteractive bash "$@"
+}
+inside /root/weft/try
+[[ $install ]] || exit 0
+# What this machine asks the network with, names and certificates, holds inside as well.
+cp -L /etc/resolv.conf /etc/hosts "$system/etc/"
+mkdir -p "$system/etc/ssl/certs"
+cp -L /etc/ssl/certs/ca-certificates.crt "$system/etc/ssl/certs/"
+inside -exc "$install"
+inside -exc 'python3 /root/weft/examples/train.py | tee /tmp/told && grep -q "^torch: " /tmp/told'
+

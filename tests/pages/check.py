@@ -4,8 +4,8 @@
     tests/pages/check.py [--program build/cpu/weft] [--timed] [--lessons all]
 
 Prints each fault, and how much was checked. The exit status is 1 where there was a fault, and 77
-where there is no Chromium. --timed also holds each page to a second of loading, which a busy
-machine may spoil. Needs Python alone.
+where there is no Chromium. --timed also holds each page to a second of a processor's work. Needs
+Python alone.
 """
 import argparse
 import json
@@ -46,6 +46,8 @@ eval_every = 4
 eval_batches = 1
 log_every = 1
 out = "run"
+[schedule]
+final = 0.9
 [sample]
 tokens = 0
 """
@@ -99,14 +101,14 @@ def faults_of(page, timed=True):
     size = os.path.getsize(page.path)
     if size > MOST_BYTES:
         faults.append(f"has {size} bytes")
-    if timed and page.milliseconds() > 1000:
-        faults.append(f"took {page.milliseconds():.0f} ms to load")
+    if timed and page.work() > 1:
+        faults.append(f"took {page.work():.2f} s of a processor to open")
     return faults
 
 
 def look_at(browser, path, checks, timed):
     """The page in each width and colour, and on paper."""
-    papers = set()
+    papers, loads, work = set(), [], []
     for width in WIDTHS:
         for dark in (False, True):
             page = browser.open(path, width, dark=dark)
@@ -114,7 +116,12 @@ def look_at(browser, path, checks, timed):
                 checks.that(False, f"{path.name} at {width}{', dark' * dark}: {fault}")
             checks.count += 1
             papers.add(page.run("getComputedStyle(document.body).backgroundColor"))
+            loads.append(page.milliseconds())
+            work.append(page.work())
             page.close()
+    if timed:
+        print(f"{path.name}: {os.path.getsize(path) / 1024:.0f} KiB, loads in {min(loads):.0f} to "
+              f"{max(loads):.0f} ms, {max(work):.2f} s of a processor at most")
     checks.that(len(papers) == 2, f"{path.name}: light and dark are {papers}")
     page = browser.open(path, 800)
     page.on_paper()
@@ -249,6 +256,15 @@ def check_compare(browser, path, said, checks):
     page.close()
 
 
+def check_table(browser, path, said, checks):
+    page = browser.open(path)
+    text = page.run("document.body.innerText")
+    for row in said["recipes"]:
+        for cell in row["cells"]:
+            checks.that(f"{cell['mean']:.3f}" in text, f"{path.name}: no {cell} of {row['name']}")
+    page.close()
+
+
 def main():
     words = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     words.add_argument("--program", default=str(ROOT / "build/cpu/weft"))
@@ -277,7 +293,10 @@ def main():
         weft("train", "recipe.toml", "--page")
         weft("plot", "run")
         weft("show", "run", "--text", TEXT)
-        weft("compare", "recipe.toml", "other.toml", "--seeds", "2", "--out", "compared")
+        for name, steps in (("short", 2), ("long", 4)):
+            (folder / f"{name}.toml").write_text(f"[train]\nsteps = {steps}\n")
+        weft("compare", "recipe.toml", "other.toml", "--seeds", "2", "--with", "short.toml",
+             "long.toml", "--out", "compared")
         weft("lesson")
         lessons = given.lessons.split(",")
         if lessons == ["all"]:
@@ -290,9 +309,13 @@ def main():
         plotted = json.loads(weft("plot", "run", "--json"))
         check_plot(browser, folder / "plot.html", plotted, checks)
         check_plot(browser, folder / "run" / "plot.html", plotted, checks)
-        check_compare(browser, folder / "compared" / "compare.html",
-                      json.loads((folder / "compared" / "compare.json").read_text()), checks)
-        pages = sorted(folder.glob("*.html")) + [folder / "compared/compare.html"]
+        compared = folder / "compared"
+        check_compare(browser, compared / "long/compare.html",
+                      json.loads((compared / "long/compare.json").read_text()), checks)
+        check_table(browser, compared / "table.html",
+                    json.loads((compared / "table.json").read_text()), checks)
+        pages = sorted(folder.glob("*.html")) + [compared / "long/compare.html",
+                                                 compared / "table.html"]
         for path in pages:
             look_at(browser, path, checks, given.timed)
     print(*checks.faults, sep="\n")

@@ -147,7 +147,7 @@ std::string lesson_index() {
   std::vector<std::vector<std::string>> rows;
   const auto end_part = [&] {
     if (!rows.empty())
-      body += lesson_table({"", "lesson", "in one sentence", "makes the page"}, rows, "names");
+      body += lesson_table({"", "lesson", "in one sentence, and the command"}, rows, "names");
     rows.clear();
   };
   for (size_t i = 0; i < lessons().size(); ++i) {
@@ -158,7 +158,7 @@ std::string lesson_index() {
     }
     rows.push_back({std::to_string(i + 1),
                     concat("<a href=\"", lesson_file(l.name), "\">", escaped(l.title), "</a>"),
-                    escaped(l.summary), concat("<code>weft lesson ", l.name, "</code>")});
+                    concat(escaped(l.summary), "<br><code>weft lesson ", l.name, "</code>")});
   }
   end_part();
   Page page{"lesson", "Lessons", "", "", nullptr};

@@ -96,8 +96,8 @@ std::vector<std::string> inputs_of(const Lesson& l, const Values& example) {
 
 std::string knob(const std::string& label, size_t i, double low, double high, double step,
                  double value) {
-  return concat("<label>", with_formulas(label), " <input type=\"range\" data-knob=\"", i,
-                "\" min=\"", low, "\" max=\"", high, "\" step=\"", step, "\" value=\"", value,
+  return concat("<label><span>", with_formulas(label), "</span> <input type=\"range\" data-knob=\"",
+                i, "\" min=\"", low, "\" max=\"", high, "\" step=\"", step, "\" value=\"", value,
                 "\"><span class=\"at\">", number(value), "</span></label>\n");
 }
 

@@ -11,7 +11,7 @@
 namespace weft::train {
 namespace {
 
-constexpr double kLeft = 52, kTop = 30, kRight = 14, kBottom = 40;
+constexpr double kLeft = 56, kTop = 30, kRight = 14, kBottom = 40;
 constexpr double kAcross = kChartWidth - kLeft - kRight, kUp = kChartHeight - kTop - kBottom;
 constexpr size_t kMostPoints = 600;
 
@@ -27,7 +27,13 @@ struct Span {
 
 std::string short_number(double v) {
   const double size = std::abs(v);
-  return with_minus(size >= 1e4 ? count_text(v) : number_text("%.4g", v));
+  constexpr size_t kRoom = 6;  // letters beside the box
+  std::string s = size >= 1e4 ? count_text(v) : number_text("%.4g", v);
+  if (s.size() > kRoom && size < 1) {
+    const auto power = static_cast<int>(std::floor(std::log10(size)));
+    s = concat(number_text("%.3g", v / std::pow(10, power)), "e", power);
+  }
+  return with_minus(s);
 }
 
 bool is_point(const Curve& c, size_t i) { return std::isfinite(c.x[i]) && std::isfinite(c.y[i]); }

@@ -176,6 +176,9 @@ def check_lesson(browser, path, checks):
     moved = page.run("""(() => {
       const s = document.querySelector('#sliders [data-knob]');
       if (!s) return null;
+      const step = document.querySelector('.form .step');  // the number of steps may change
+      step.value = 0;
+      step.dispatchEvent(new Event('input'));
       const before = document.querySelector('.shown').textContent, was = s.value;
       s.value = s.value === s.max ? s.min : s.max;
       s.dispatchEvent(new Event('input'));

@@ -20,7 +20,7 @@ WAIT = 60  # seconds for which an answer is waited for
 
 def find_browser():
     """The path of a Chromium, or an empty text."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
+    for name in ("chromium", "chromium-browser"):
         if shutil.which(name):
             return shutil.which(name)
     return ""

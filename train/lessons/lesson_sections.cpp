@@ -136,8 +136,10 @@ std::string program_part(const Lesson& l, const Values& example) {
                 numbers_table(values, names, l.operation.empty() ? "index" : "token"));
   };
   if (!l.operation.empty())
-    table(concat("The naive form of <code>", l.operation,
-                 "</code>, in f64, on the example as it was. The three forms above give the same."),
+    table(concat(
+              "The naive form of <code>", l.operation,
+              "</code>, in f64 (numbers of 8 bytes, with 16 digits), on the example as it was. The "
+              "three forms above give the same."),
           operation_outputs(l, example, Form::naive));
   for (const LessonForm& f : l.forms)
     if (f.program) table(concat("“", f.title, "”:"), f.program(example));
@@ -365,7 +367,11 @@ std::string gradient_section(const Lesson& l) {
     if (example.count(gradient_name(f.name)) > 0) chosen.push_back(gradient_name(f.name));
   return concat(
       with_formulas(l.gradient.text),
-      "<p>On the example, what comes from the layers above is chosen:</p>\n",
+      with_formulas(
+          "<p>A name with d before it is a gradient: by how much the loss changes if this "
+          "number grows a little, for each unit that it grows. $dout$ is the gradient of "
+          "the result. It comes from the layers above; on the example it is "
+          "chosen:</p>\n"),
       numbers_table(example, chosen),
       stepper(l.forms.size(), {"Step by step", "", l.gradient.equations}),
       with_formulas("<h3>Checked as this page was made</h3>\n<p>The loss is the sum of $dout$ "

@@ -148,7 +148,8 @@ std::string legend_of(const Chart& chart) {
   std::string s;
   for (const Curve& c : chart.curves)
     if (!c.name.starts_with("head "))
-      s += concat(" <span class=\"key c", c.colour % 8, "\"></span>", escaped(c.name));
+      s += concat(" <small><span class=\"key c", c.colour % 8, "\"></span>", escaped(c.name),
+                  "</small>");
   return chart.curves.size() < 2 || s.empty() ? "" : concat("<p class=\"legend\">", s, "</p>\n");
 }
 

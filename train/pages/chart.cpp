@@ -11,7 +11,7 @@
 namespace weft::train {
 namespace {
 
-constexpr double kLeft = 56, kTop = 30, kRight = 14, kBottom = 40;
+constexpr double kLeft = 66, kTop = 30, kRight = 22, kBottom = 40;
 constexpr double kAcross = kChartWidth - kLeft - kRight, kUp = kChartHeight - kTop - kBottom;
 constexpr size_t kMostPoints = 600;
 
@@ -27,11 +27,11 @@ struct Span {
 
 std::string short_number(double v) {
   const double size = std::abs(v);
-  constexpr size_t kRoom = 6;  // letters beside the box
+  constexpr size_t kRoom = 7;  // letters beside the box
   std::string s = size >= 1e4 ? count_text(v) : number_text("%.4g", v);
   if (s.size() > kRoom && size < 1) {
     const auto power = static_cast<int>(std::floor(std::log10(size)));
-    s = concat(number_text("%.3g", v / std::pow(10, power)), "e", power);
+    s = concat(number_text("%.4g", v / std::pow(10, power)), "e", power);
   }
   return with_minus(s);
 }

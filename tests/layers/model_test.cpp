@@ -20,7 +20,7 @@ std::string table_of(const std::string& mixer) {
   if (mixer == "attention") return "heads = 2\nqk_norm = true\n";
   if (mixer == "block_sparse") return "heads = 2\nblock = 4\n";
   if (mixer == "gated_linear") return "heads = 2\ngate_rank = 3\n";
-  if (mixer == "side_by_side") return "";
+  if (mixer == "side_by_side" || mixer == "gated_conv") return "";
   if (mixer == "router") return "heads = 2\nnoise = 0\n";  // draws differ between rows
   return "heads = 2\n";
 }

@@ -17,6 +17,7 @@ TEST_CASE("text: an unknown name is told with the nearest and the list") {
 
 TEST_CASE("text: a name that is far from all is told with the list alone") {
   CHECK(nearest_name("nothing", {"state", "window", "linear"}).empty());
+  CHECK(nearest_name("rsm", {"layer", "rms"}) == "rms");  // two letters that changed places
   CHECK(nearest_name("b", {"a"}).empty());
   CHECK(nearest_name("", {"a", "ab"}).empty());
   CHECK(unknown_name("lesson", "nothing", {"state", "window"}) ==

@@ -373,6 +373,7 @@ TEST_CASE("borders: a constant that cuts work brings its sizes") {
       {"kSubChunk", "a benchmark"},
       {"kStepNumbers", "numbers of a step"},
       {"kRoutes", "choices of a router"},
+      {"kMostDensities", "patterns of a router, of which a setting has fewer or as many"},
       {"kStandardBlock", "what a setting is where it is not given"},
   };
   const auto read = [](const fs::path& path) {

@@ -1,6 +1,6 @@
 // Every kept result of an implementation that is not ours (tests/oracles) against every form,
 // through the reading that `weft op` does. Whole layers and models are compared in tests/layers,
-// the optimizer in tests/train.
+// the optimizers in tests/train and muon_test.cpp.
 #include <algorithm>
 #include <filesystem>
 #include <string>
@@ -18,7 +18,8 @@ namespace {
 bool is_operation(const std::string& path) {
   const std::string name = Hdf5Reader(path).text("", "operation");
   const auto begins = [&](const char* with) { return name.rfind(with, 0) == 0; };
-  return name == "layer_norm" || !(begins("layer_") || begins("model_") || name == "adamw");
+  return name == "layer_norm" ||
+         !(begins("layer_") || begins("model_") || name == "adamw" || name == "muon");
 }
 
 std::vector<std::string> oracle_files() {

@@ -48,7 +48,7 @@ tokens = 0
   layers::Model model(r.toml, 256, Dtype::f32, kCpu, 1);
   load_parameters(file, model.parameters());
   model.at_step(1);
-  Source source(read_data(r.toml.table("data")), r, 32);
+  Source source(read_data(r.toml), r, 32);
   const auto routes = layers::watch_routes([&] { evaluate(model, *source.held_out(), 1, kCpu); });
   REQUIRE(routes.size() == 2);
   const auto& s = routes[0].shares;

@@ -179,7 +179,7 @@ Lesson make() {
        "B: into which numbers of memory the input flows, [B, T, Hk, K]"},
       {"v[t]", "in.v", "layers/mamba.cpp", "the input times the length of the step, [B, T, H, V]"},
       {"g[t]", "in.g", "layers/mamba.cpp", "rate times length of the step, [B, T, H]"},
-      {"step", "dt = decay_.step", "layers/mamba.cpp", "the length of the step, positive"},
+      {"step", "dt = bounds_(decay_.step", "layers/mamba.cpp", "the length of the step, positive"},
       {"S[t]", "final_state", header, "the state; after the last token an output"},
       {"o[t]", "o", header, "the result, [B, T, H, V]"}};
   l.example = {{"q", {{1, 0}, {0.5, 1}, {-1, 1}, {2, 0.5}, {1, 1}}},

@@ -52,7 +52,7 @@ int64_t kept_bytes(const std::string& recipe, int64_t vocabulary) {
 Recalled trained(const Pattern& pattern, int64_t steps, const std::function<void(int64_t)>& tell) {
   const std::string text = recipe_of(pattern, steps);
   Recipe recipe = recipe_from_text(text, "the lesson's recipe");
-  const DataSettings data = read_data(recipe.toml.table("data"));
+  const DataSettings data = read_data(recipe.toml);
   const int64_t vocabulary = vocabulary_of(data);
   layers::Model model(recipe.toml, vocabulary, Dtype::f32, kCpu, recipe.train.seed);
   recipe.finish();

@@ -50,7 +50,7 @@ void features(const Problem<Real>& p, Real* y) {
         const Real* const x = p.row(token, h);
         Real* const to = y + (token * p.H + h) * 2 * K;
         for (int64_t d = 0; d < K; ++d) {
-          const Real u = x[d] > 0 ? x[d] : Real(0);
+          const Real u = x[d] <= 0 ? Real(0) : x[d];  // NaN stays
           to[d] = u * c;
           to[K + d] = u * s;
         }

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) features(Problem<Real> p, Real* y) {
     const Real* const x = p.at(token, h);
     Real* const to = y + (token * p.H + h) * 2 * p.K;
     for (int d = lane; d < p.K; d += 32) {
-      const float v = to_float(x[d * p.by_column]), u = v > 0 ? v : 0.0f;
+      const float v = to_float(x[d * p.by_column]), u = v <= 0 ? 0.0f : v;
       to[d] = from_float<Real>(u * cosine);
       to[p.K + d] = from_float<Real>(u * sine);
     }

@@ -21,7 +21,7 @@ struct Reference<CosineFeatures> {
         for (int64_t h = 0; h < H; ++h) {
           const S theta = x.frequency(h) * S(p);
           for (int64_t d = 0; d < K; ++d) {
-            const S u = x.x(b, t, h, d), positive = u > S(0) ? u : S(0);
+            const S u = x.x(b, t, h, d), positive = u <= S(0) ? S(0) : u;
             y.y(b, t, h, d) = positive * cos(theta);
             y.y(b, t, h, K + d) = positive * sin(theta);
           }

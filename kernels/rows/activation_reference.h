@@ -26,7 +26,7 @@ S softplus(S x) {
 template <class S>
 S activation(const std::string& kind, S x) {
   using std::exp, std::erf, std::tanh, std::sqrt;
-  const S positive = x > S(0) ? x : S(0);
+  const S positive = x <= S(0) ? S(0) : x;
   if (kind == "silu") return x * sigmoid(x);
   if (kind == "gelu") return S(0.5) * x * (S(1) + erf(x / sqrt(S(2))));
   if (kind == "gelu_tanh")

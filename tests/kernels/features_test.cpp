@@ -229,6 +229,18 @@ TEST_CASE("cosine_features: products are those of relu, weighed by the cosine of
   }
 }
 
+TEST_CASE("cosine_features: what is not a number stays none, in every form") {
+  const Operation& op = operation("cosine_features");
+  const NamedCase c = op.cases()[0];
+  for (const Form form : op.forms()) {
+    Tensors in = c.inputs;
+    in.at("x") = full(in.at("x").shape(), NAN, Dtype::f64);
+    INFO(name_of(form));
+    for (const double value : to_doubles(op.forward(form, in, c.settings).at("y")))
+      CHECK(std::isnan(value));
+  }
+}
+
 TEST_CASE("cosine_features: a position that is read as the work runs counts on top of the offset") {
   for (const Device device : {kCpu, kCuda}) {
     if (device.is_cuda() && cuda_device_count() == 0) continue;
@@ -276,4 +288,19 @@ TEST_CASE("forget_gate: what is kept and what is written add up to one, far out 
     }
   }
   CHECK_THROWS_WITH(forward<ForgetGate>({x}, {1.0}), ContainsSubstring("expected 0 to below 1"));
+}
+
+TEST_CASE("forget_gate: a gate near one forgets what it writes, to the last digits") {
+  for (const Dtype dtype : {Dtype::f32, Dtype::f64})
+    for (const double bound : {1e-7, 0.5, 0.999}) {
+      const double exact = dtype == Dtype::f32 ? 1e-6 : 1e-14;
+      const auto y =
+          forward<ForgetGate>({tensor_of<double>({9, 20, 60}).reshape({1, 3}).to(dtype)}, {bound});
+      const std::vector<double> k = to_doubles(y.k), g = to_doubles(y.g);
+      for (size_t i = 0; i < k.size(); ++i) {
+        INFO(dtype << ", bound " << bound << ", writes " << k[i]);
+        CHECK(k[i] > 0);
+        CHECK(g[i] == Approx(std::log1p(-k[i])).epsilon(exact));
+      }
+    }
 }

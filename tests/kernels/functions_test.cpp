@@ -46,7 +46,29 @@ void check_zeros(Device device, const std::vector<Dtype>& dtypes) {
         }
 }
 
+// A number that is none must reach the check that names its source.
+void check_not_a_number(Device device, const std::vector<Dtype>& dtypes) {
+  for (const std::string op : {"activation", "gated_activation"})
+    for (const std::string& kind : Activations::names())
+      for (const Dtype dtype : dtypes)
+        for (const Form form : operation(op).forms()) {
+          if (device.is_cuda() && form != Form::chunkwise) continue;
+          INFO(op << " " << kind << ", " << name_of(form) << " in " << dtype << " on " << device);
+          const Curve curve = curve_of(op, kind, form, device, dtype, std::vector<double>(37, NAN));
+          for (const double value : curve.values) CHECK(std::isnan(value));
+        }
+}
+
 }  // namespace
+
+TEST_CASE("functions: what is not a number stays none, whatever the function") {
+  check_not_a_number(kCpu, {Dtype::f64, Dtype::f32, Dtype::bf16});
+}
+
+TEST_CASE("cuda functions: what is not a number stays none, whatever the function", "[cuda]") {
+  if (cuda_device_count() == 0) SKIP(why_no_cuda());
+  check_not_a_number(kCuda, {Dtype::f32, Dtype::bf16});
+}
 
 TEST_CASE("functions: at zero, of either sign, a slope is that of the left side") {
   check_zeros(kCpu, {Dtype::f64, Dtype::f32, Dtype::bf16});

@@ -41,3 +41,14 @@ TEST_CASE("gradcheck: each direction is another one, and so is each seed") {
   CHECK(checked(1e-3, 40).max_abs > one * 1.001);
   CHECK(checked(1e-3, 1, 2).max_abs != one);
 }
+
+TEST_CASE("gradcheck: the step grows with the input, so that large ones keep their digits") {
+  const Tensor x = tensor_of<double>({3e8, 0.5});  // the squares have no digits for a step of 1e-3
+  const auto loss = [&] {
+    return x.data<double>()[0] * x.data<double>()[0] / 2 + x.data<double>()[1];
+  };
+  const InputReport r = check_input("x", loss, x, tensor_of<double>({3e8, 1}));
+  INFO("relative error " << r.max_rel);
+  CHECK(r.passed);
+  CHECK(x.data<double>()[0] == 3e8);
+}

@@ -132,3 +132,18 @@ TEST_CASE("byte pairs: a setting that is not known is refused by its name") {
   for (const char* text : {"{", "[]", "", "{\"model\": 3}"})
     CHECK(message([&] { byte_pair_tokenizer(text); }).starts_with("this is no tokenizer.json"));
 }
+
+TEST_CASE("byte pairs: a token looked for in the composed text may be written decomposed") {
+  json j = json::parse(text_of("qwen2"));
+  const int64_t id = byte_pair_tokenizer(j.dump())->vocabulary();
+  json token = j["added_tokens"][0];
+  token["id"] = id;
+  token["content"] = "<cafe\u0301>";
+  token["normalized"] = true;
+  j["added_tokens"].push_back(token);
+  const TokenizerPtr t = byte_pair_tokenizer(j.dump());
+  const std::vector<int32_t> alone{static_cast<int32_t>(id)};
+  CHECK(t->encode("<cafe\u0301>") == alone);
+  CHECK(t->encode("<caf\u00e9>") == alone);
+  CHECK(t->encode("<cafe>") != alone);
+}

@@ -243,6 +243,22 @@ TEST_CASE("attention: decode steps on a part of a cache give the rows of the who
   }
 }
 
+TEST_CASE("attention: a window meets the same tiles of keys in any part of a text, to the bit") {
+  const auto x = sample({.T = 210, .H = 2, .K = 16, .V = 16}, Dtype::f32);
+  for (const int64_t window : {50, 100}) {
+    const auto whole = forward<Attention>(x, windowed(window));
+    // From the first query of a strip on, so that strips too are those of the whole text.
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{80, 144}, {96, 160}, {112, 210}}) {
+      const auto part = forward<Attention>(
+          {x.q.slice(1, begin, end), x.k.slice(1, 0, end), x.v.slice(1, 0, end), {}},
+          windowed(window));
+      INFO("window " << window << ", tokens " << begin << " to " << end);
+      CHECK(same_bits(part.o, whole.o.slice(1, begin, end)));
+      CHECK(same_bits(part.lse, whole.lse.slice(2, begin, end)));
+    }
+  }
+}
+
 TEST_CASE("attention: a window beyond all keys is none, up to the largest number, to the bit") {
   for (const bool causal : {true, false})
     for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {

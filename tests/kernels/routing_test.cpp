@@ -68,6 +68,20 @@ TEST_CASE("router: where the chosen are far below the rest, renormalised weights
   for (const double v : to_doubles(r.dx.logits)) CHECK(std::isfinite(v));
 }
 
+TEST_CASE("router: forced choices may come in any order, however far their logits are apart") {
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+    const Tensor logits = tensor_of<double>({-1000, 0, -3, 1}).reshape({1, 4}).to(dtype);
+    const auto rising = run<Router>({logits}, {3, true, true, ints({0, 2, 1}).reshape({1, 3})});
+    const auto falling = run<Router>({logits}, {3, true, true, ints({1, 2, 0}).reshape({1, 3})});
+    const std::vector<double> up = to_doubles(rising.y.weight), down = to_doubles(falling.y.weight);
+    CHECK(up[0] == 0);
+    CHECK(up[1] == Approx(1 / (1 + std::exp(3.0))).epsilon(1e-6));
+    CHECK(up[2] == Approx(1 / (1 + std::exp(-3.0))).epsilon(1e-6));
+    CHECK(down == std::vector<double>{up[2], up[1], up[0]});
+    for (const double v : to_doubles(rising.dx.logits)) CHECK(std::isfinite(v));
+  }
+}
+
 TEST_CASE("router: mistakes are named") {
   const Tensor logits = normal({2, 3}, 1, "logits");
   CHECK_THROWS_WITH(forward<Router>({logits}, {4, true, false, {}}), Contains("top_k = 4"));
@@ -96,6 +110,9 @@ TEST_CASE("grouped_matmul: offsets that fall or miss the end are refused") {
                     Contains("R = 4"));
   CHECK_THROWS_WITH(forward<GroupedMatmul>({x, w}, {tensor_of<int64_t>({0, 5, 4})}),
                     Contains("offsets[1] = 5"));
+  // Between the first and the second, which run from 0 to R as they should.
+  CHECK_THROWS_WITH(forward<GroupedMatmul>({x, w}, {tensor_of<int64_t>({0, -1, 4})}),
+                    Contains("offsets[0] = 0, offsets[1] = -1"));
 }
 
 TEST_CASE("moves of rows: combining what was permuted gives every row back, times its weights") {

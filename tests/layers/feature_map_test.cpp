@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "autograd/watch.h"
 #include "core/random.h"
 #include "layers/model.h"
 #include "tests/catch.h"
@@ -180,6 +181,30 @@ TEST_CASE("cosine: a learned horizon is never shorter than the recipe's") {
     for (const Parameter& q : m.parameters)
       if (p.name == q.name) p.var.value().copy_from(q.var.value());
   CHECK(distance(run(*m.layer, Var(x)).value(), run(*fixed.layer, Var(x)).value()) < 1e-12);
+}
+
+TEST_CASE("t2r: each head of queries and of keys has the bias of its own rows") {
+  const Made m = linear_of("t2r");
+  for (const Parameter& p : m.parameters) {
+    if (p.name.starts_with("feature_map.") && p.name.ends_with("weight")) p.var.value().zero();
+    if (p.name.starts_with("feature_map.") && p.name.ends_with("bias"))
+      for (int64_t i = 0; i < p.var.value().numel(); ++i)
+        p.var.value().data<double>()[i] = static_cast<double>(1 + i);
+  }
+  int seen = 0;
+  const autograd::Watch watch([&](const autograd::Watched& w) {
+    if (w.name != "linear") return;
+    ++seen;
+    for (const char* field : {"q", "k"}) {
+      const Tensor features = w.inputs.at(field).contiguous();  // [1, T, 2, F]
+      REQUIRE(features.shape() == Shape{1, 3, 2, 5});
+      const auto at = view<const double>(features);
+      for (int64_t h = 0; h < 2; ++h)
+        for (int64_t f = 0; f < 5; ++f) CHECK(at(0, 1, h, f) == static_cast<double>(1 + h * 5 + f));
+    }
+  });
+  run(*m.layer, Var(sample({1, 3, 12}, "x")));
+  CHECK(seen == 1);
 }
 
 TEST_CASE("fast_weights: with alpha of one it is linear attention without a divisor") {

@@ -180,6 +180,27 @@ TEST_CASE("mixing: gates are there where the mechanism has them, one number a he
   }
 }
 
+TEST_CASE("mixing: the step of a scan is the mean of its channels, each with its own bias") {
+  const MixerCase c{"mamba", "mamba", "state = 3"};
+  const Tensor told = mixings_of(c)[0].gates.at("step");
+  std::vector<double> steps(kTokens);
+  const autograd::Watch watch([&](const autograd::Watched& w) {
+    if (w.name != "selective_scan") return;
+    const auto dt = view<const double>(w.inputs.at("dt"));
+    const std::vector<double> bias = to_doubles(w.inputs.at("dt_bias"));
+    REQUIRE(bias[0] != bias[1]);
+    for (int64_t t = 0; t < kTokens; ++t)
+      for (size_t e = 0; e < bias.size(); ++e)
+        steps[static_cast<size_t>(t)] +=
+            std::log1p(std::exp(dt(0, t, static_cast<int64_t>(e)) + bias[e])) /
+            static_cast<double>(bias.size());
+  });
+  const Made layer = made(c);
+  run(*layer.layer, Var(sample({1, kTokens, c.width}, "x")));
+  for (int64_t t = 0; t < kTokens; ++t)
+    CHECK(told.data<double>()[t] == Approx(steps[static_cast<size_t>(t)]).epsilon(1e-12));
+}
+
 TEST_CASE("mixing: a model in f32 has the matrix of f64 up to rounding") {
   for (const char* name : {"attention", "gated_delta", "mamba"}) {
     INFO(name);

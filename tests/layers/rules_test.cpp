@@ -250,3 +250,38 @@ TEST_CASE("kda: the rank of a gate is that of the decay and of the output") {
     CHECK(value(m, "layers.0.mixer." + gate + ".1.weight").size(1) == 3);
   }
 }
+
+TEST_CASE("model: what a mixer read and gave is its own, without the factors of its path") {
+  const Tensor tokens = tokens_of(2, 13, "tokens");
+  const Batch batch{tokens, tokens, {}};
+  for (const std::string position : {"pre", "post", "both", "residual"}) {
+    const Model m =
+        model_of(recipe("layers = 2\nbranch_scale = 0.4\nskip_scale = 1.3\n"
+                        "norm_position = \"" +
+                            position + "\"\n",
+                        ""));
+    const std::vector<Mixed> seen = m.mixed(batch);
+    REQUIRE(seen.size() == 2);
+    for (size_t layer = 0; layer < 2; ++layer) {
+      INFO("norm_position = " << position << ", layer " << layer);
+      std::vector<Var> losses;
+      const autograd::NoGrad no_grad;
+      CHECK(same_bits(m.mix(layer, Var(seen[layer].x), batch, losses).value(), seen[layer].y));
+    }
+  }
+}
+
+TEST_CASE("attention: YaRN's magnitude multiplies queries and keys, also where it is one or less") {
+  const auto given = [](double magnitude, double scale) {
+    const Made m = made({"", "attention",
+                         concat("heads = 2\nhead_dim = 8\nrotary_base = 20\nrotary_factor = 4\n"
+                                "rotary_scaling = \"yarn\"\nrotary_context = 16\nscale = ",
+                                scale, "\nrotary_magnitude = ", magnitude, "\n")});
+    return run(*m.layer, Var(sample({1, 19, 12}, "x"))).value();
+  };
+  const Tensor twice = given(2, 0.3);
+  for (const double magnitude : {1.0, 0.5, 0.125}) {
+    INFO(magnitude);
+    CHECK(distance(given(magnitude, 0.3 * 4 / (magnitude * magnitude)), twice) < 1e-12);
+  }
+}

@@ -153,6 +153,23 @@ TEST_CASE("standards: the density of a layer's blocks grows with its depth") {
   CHECK(pairs("{first = 0.001, last = 0.001}") == windows({1, 1, 1, 1, 1}));
 }
 
+TEST_CASE("standards: the blocks of a density are global and random ones and those of a window") {
+  // Half of 16 blocks, in every layer.
+  const auto of = [](const std::string& pattern, const std::string& width) {
+    return mixer_flops("block_sparse",
+                       "heads = 2\nblock = 4\npattern = " + pattern + "\n" + width + "\n", 64);
+  };
+  const std::string half = "density = {first = 0.5, last = 0.5}";
+  for (const auto& [pattern, blocks] :
+       std::map<std::string, int>{{"\"longformer\"\nglobal_blocks = 3", 5},
+                                  {"\"random\"\nrandom_blocks = 2", 6},
+                                  {"\"bigbird\"\nglobal_blocks = 1\nrandom_blocks = 2", 5}}) {
+    INFO(pattern);
+    CHECK(of(pattern, half) == of(pattern, concat("window_blocks = ", blocks)));
+    CHECK(of(pattern, half) != of(pattern, concat("window_blocks = ", 8)));
+  }
+}
+
 TEST_CASE("standards: what follows from another key follows from that") {
   CHECK(standards("attention", "heads = 6\n").at("head_dim") == "8");
   CHECK(standards("attention", "heads = 6\n").at("key_heads") == "6");

@@ -175,3 +175,11 @@ TEST_CASE("compare: a file of settings that does not fit is told with its name")
        {"another file of settings is called wrong"});
   CHECK_FALSE(std::filesystem::exists(f / "all"));
 }
+
+TEST_CASE("compare: what --set says counts more than a file of settings") {
+  const Folder f;
+  write_recipes(f);
+  f.write("par.toml", "[data]\ntask = \"parity\"\n[train]\nsteps = 1\n[model]\ncontext = 8\n");
+  says(compare(f, {"--with", "par.toml", "--set", "data.task=parrot"}), 2, {"\"parrot\""});
+  says(compare(f, {"--set", "data.task=parrot", "--with", "par.toml"}), 2, {"\"parrot\""});
+}

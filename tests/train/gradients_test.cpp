@@ -63,22 +63,27 @@ TEST_CASE("gradients: a rank holds as many sums as the tree is deep, and no more
 }
 
 TEST_CASE("gradients: a slice of more numbers than travel at a time arrives whole") {
-  for (const int64_t n : {kArriving - 1, kArriving, kArriving + 1, 2 * kArriving + 77}) {
+  // Of three shards the third is added to the other two as it arrives.
+  for (const auto& [n, shards] : std::vector<std::pair<int64_t, int>>{
+           {kArriving - 1, 1}, {kArriving, 1}, {kArriving + 1, 3}, {2 * kArriving + 77, 1}}) {
+    const auto number = [](int64_t i) { return static_cast<float>((i + 7 * (i >> 24)) & 0xffff); };
     Ranks ranks;
     ranks.use_itself();
     const std::vector<layers::Parameter> one{
         {"w", autograd::Var::leaf(empty({n}, Dtype::f32, kCpu))}};
     const Slices slices(one, 1);
-    Gradients gradients(one, slices, ranks, 1);
+    Gradients gradients(one, slices, ranks, shards);
     gradients.begin_step();
-    gradients.begin_shard();
-    float* const g = one[0].var.grad().data<float>();
-    for (int64_t i = 0; i < n; ++i) g[i] = static_cast<float>(i % 65537);
-    gradients.end_shard();
+    for (int shard = 0; shard < shards; ++shard) {
+      gradients.begin_shard();
+      float* const g = one[0].var.grad().data<float>();
+      for (int64_t i = 0; i < n; ++i) g[i] = number(i);
+      gradients.end_shard();
+    }
     gradients.end_step();
     int64_t wrong = 0;
     const float* const sum = one[0].var.grad().data<float>();
-    for (int64_t i = 0; i < n; ++i) wrong += sum[i] != static_cast<float>(i % 65537);
+    for (int64_t i = 0; i < n; ++i) wrong += sum[i] != static_cast<float>(shards) * number(i);
     CHECK(wrong == 0);
   }
 }
@@ -103,4 +108,21 @@ TEST_CASE("slices: they cover every number once, in order, cut where the norm's 
       }
     CHECK(parameter == parameters.size());
   }
+}
+
+TEST_CASE("slices: a border within a parameter moves no border in a block that leaves it out") {
+  constexpr int64_t kCut = kernels::kAdamwCut;
+  std::vector<layers::Parameter> parameters;
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f32})
+    parameters.push_back({"w", autograd::Var::leaf(empty({2 * kCut}, dtype, kMeta))});
+  const Slices slices(parameters, 4);  // in the middle of the last two
+  const Layout wide(parameters, 64, {true, false, true}),
+      narrow(parameters, 128, {false, true, false});
+  const auto borders = [&](const Layout& layout) {
+    std::vector<int64_t> all;
+    for (int r = 0; r <= 4; ++r) all.push_back(layout.at(slices.border(r)));
+    return all;
+  };
+  CHECK(borders(wide) == std::vector<int64_t>{0, 2 * kCut, 2 * kCut, 3 * kCut, 4 * kCut});
+  CHECK(borders(narrow) == std::vector<int64_t>{0, 0, kCut, 2 * kCut, 2 * kCut});
 }

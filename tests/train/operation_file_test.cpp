@@ -6,6 +6,7 @@
 
 #include "core/hdf5.h"
 #include "tests/catch.h"
+#include "tests/folder.h"
 #include "tests/message.h"
 #include "tests/paths.h"
 
@@ -88,4 +89,19 @@ TEST_CASE("operation file: a shape that no memory holds is refused by name") {
   CHECK_THAT(refusal("shape_2e64"), ContainsSubstring("\"g\""));
   for (const std::string name : {"shape_2e62", "shape_bytes", "shape_2e64"})
     CHECK_THROWS_WITH(Hdf5Reader(path_of(name)).tensors(), ContainsSubstring("\"g\""));
+}
+
+TEST_CASE("operation file: an option has all the digits that the file has") {
+  const tests::Folder f;
+  const double scale = 0.35355339059327379;
+  {
+    Hdf5Writer out(f / "op.h5");
+    for (const char* name : {"q", "k", "v"})
+      out.tensor(concat("inputs/", name), zeros({1, 2, 1, 2}, Dtype::f64));
+    out.tensor("inputs/beta", zeros({1, 2, 1}, Dtype::f64));
+    out.attribute("options", "scale", scale);
+    out.commit();
+  }
+  const OperationFile read = read_operation_file(f / "op.h5", kernels::operation("delta"));
+  CHECK(std::stod(read.settings.at("scale")) == scale);
 }

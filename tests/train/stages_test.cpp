@@ -188,3 +188,23 @@ TEST_CASE("stages: a teacher is asked as it was at its own step") {
   CHECK(divergence_of(model_of(teacher, 0).logits(batch.tokens), student.logits(batch.tokens), 2) !=
         Approx(expected).epsilon(1e-6));
 }
+
+TEST_CASE("stages: a mixer is aligned for its own table, not for one whose name begins with its") {
+  const Folder f;
+  const std::string pattern = "\"soft\", \"soft\", \"soft_wide\", \"soft\"",
+                    soft = "[soft]\ntype = \"attention\"\nheads = 2\n",
+                    wide = "[soft_wide]\ntype = \"attention\"\nheads = 2\n";
+  save_teacher(f, recipe(pattern, "", soft + wide));
+  const Recipe r = recipe_from_text(
+      recipe(pattern, "", stages(f, kAlign, kMatch) + soft + wide + "window = 3\n"), "r");
+  const layers::Model student = model_of(r),
+                      teacher = model_of(read_state(open_checkpoint(f / "teacher.h5")).recipe);
+  const Batch whole = batch_of(2, 16),
+              cut = {whole.tokens.reshape({8, 4}), whole.targets.reshape({8, 4}), {}};
+  const auto seen = teacher.mixed(cut);
+  std::vector<Var> none;
+  const double alone = away(student.mix(2, seen[2].x, cut, none).value(), seen[2].y);
+  REQUIRE(alone > 0);
+  CHECK(Distillation(r, student).loss(whole, stage_at(r, 0)).cross_entropy.item() ==
+        Approx(alone).epsilon(1e-9));
+}

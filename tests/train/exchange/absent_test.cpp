@@ -6,6 +6,7 @@
 #include "tests/catch.h"
 #include "tests/paths.h"
 #include "train/exchange/architecture.h"
+#include "train/exchange/draft.h"
 
 using namespace weft;
 using namespace weft::tests;
@@ -209,4 +210,20 @@ TEST_CASE("import: without layer_types the kinds of layers follow from the older
     else
       CHECK(with(Json()) == given);
   }
+}
+
+TEST_CASE("export: numbers differ unless it is in their last bits, however small they are") {
+  const auto apart = [](double a, double b) {
+    Draft one, other;
+    one.model["norm_eps"] = a;
+    other.model["norm_eps"] = b;
+    return differences(one, other).size();
+  };
+  for (const double size : {1e-12, 1e-6, 1.0, 1e6}) {
+    CHECK(apart(size, size) == 0);
+    CHECK(apart(size / 3, size * (1 / 3.0)) == 0);
+    CHECK(apart(size, size * 10) == 1);
+    CHECK(apart(size, size * (1 + 1e-9)) == 1);
+  }
+  CHECK(apart(0, 1e-12) == 1);
 }

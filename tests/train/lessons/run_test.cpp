@@ -143,3 +143,22 @@ TEST_CASE("lessons: every experiment has numbers to draw, wherever its knobs are
             for (const auto& [index, v] : n.at(c.name)) CHECK(std::isfinite(v.at.at(0)));
         }
 }
+
+TEST_CASE(
+    "lessons: through L layers of windows W a token gets all it has from L (W - 1) before it") {
+  const Experiment& e = lesson("window").experiments[0];
+  for (const double W : {1.0, 2.0, 6.0, 12.0}) {
+    const Values n = solved_experiment(e, {W});
+    for (const auto& [layers, name] : {std::pair{1, "get1"}, {2, "get2"}, {4, "get4"}}) {
+      INFO(layers << " layers, W = " << W);
+      const int64_t reach = layers * (static_cast<int64_t>(W) - 1);
+      double sum = 0;
+      for (int64_t j = 1; j <= 40; ++j) {
+        const double part = n.at(name).at({j}).at[0];
+        CHECK((part > 0) == (40 - j <= reach));
+        sum += part;
+      }
+      if (reach < 40) CHECK(sum == Approx(1));
+    }
+  }
+}

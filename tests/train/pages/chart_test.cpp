@@ -68,6 +68,23 @@ TEST_CASE("chart: a long curve keeps its extremes within a bounded number of poi
   CHECK(top == Approx(30));  // y = 100 is the upper end of the box
 }
 
+TEST_CASE("chart: a curve of any length ends at its last point") {
+  for (const int n : {2, 899, 901, 5000, 100003}) {
+    Curve c{"c", {}, {}};  // the last point is no extreme
+    for (int i = 0; i < n; ++i) {
+      c.x.push_back(i);
+      c.y.push_back(i + 1 == n ? 0.25 : i % 2);
+    }
+    const auto p = points_of(chart_inside({"t", "x", {c}}));
+    INFO(n << " points");
+    const double low = p.front().second;  // y = 0
+    double top = low;
+    for (const auto& [x, y] : p) top = std::min(top, y);
+    for (const auto& [x, y] : p) CHECK(x <= p.back().first);
+    if (n > 2) CHECK((low - p.back().second) / (low - top) == Approx(0.25).margin(2e-3));
+  }
+}
+
 TEST_CASE("chart: a smoothed constant is that constant from its first point on") {
   for (const double v : smoothed({2, 2, 2, 2}, 10)) CHECK(v == Approx(2));
   CHECK(smoothed({1, 3}, 1) == std::vector<double>{1, 3});

@@ -354,6 +354,9 @@ TEST_CASE("linear: wrong inputs are named") {
   CHECK(with_documents({0, 3, 6, 6}) ==
         "linear: cu_seqlens[2] = 6, cu_seqlens[3] = 6; expected strictly rising (an empty document "
         "has no state to give or return)");
+  CHECK(with_documents({0, -1, 6}) ==
+        "linear: cu_seqlens[0] = 0, cu_seqlens[1] = -1; expected strictly rising (no empty "
+        "documents)");
   CHECK(with_documents({0, 5}) == "linear: cu_seqlens runs from 0 to 5, expected from 0 to T = 6");
   CHECK(with_documents({0, 4, 2, 6}).find("strictly rising") != std::string::npos);
   c = good;

@@ -164,6 +164,20 @@ TEST_CASE("import: without positions in the file they are those of the format") 
         }));
 }
 
+TEST_CASE("import: what YaRN's table does not say is what its paper and transformers take for it") {
+  const auto with = [](const char* key, const Json& value) {
+    return meaning("llama_yarn", [&](Json& c) { c["rope_parameters"][key] = value; });
+  };
+  const std::string bare = meaning("llama_yarn", [](Json&) {});
+  const std::vector<std::tuple<const char*, Json, Json>> standards = {
+      {"beta_slow", 1, 2}, {"beta_fast", 32, 16}, {"truncate", true, false}};
+  for (const auto& [key, standard, other] : standards) {
+    INFO(key);
+    CHECK(with(key, standard) == bare);
+    CHECK(with(key, other) != bare);
+  }
+}
+
 TEST_CASE("import: without layer_types the kinds of layers follow from the older keys") {
   const auto types = [](const std::string& pattern) {
     Json all = Json::array();

@@ -427,7 +427,7 @@ TEST_CASE("resume: another value of any key of the model, the data or the optimi
       if (key.type == TomlType::boolean) others = {"true", "false"};
       if (key.type == TomlType::integer) others = {"1", "2", "3", "4", "8", "16", "24", "64"};
       if (key.type == TomlType::number) others = {"0.25", "0.5", "500"};
-      if (key.list) others = {"[3]", "[1, 1]"};
+      if (key.list) others = {"[3]", "[1, 1]", "[1, 3]"};
       bool told = false;
       for (const std::string& other : others) {
         std::string here;

@@ -21,9 +21,10 @@ from check import faults_of
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WIDTHS = (400, 800, 1600)
 TEXT = "In the beginning God created the heaven and the earth."
-SMALL = ["data.source=text.txt", "model.context=64", "train.batch=2", "train.steps=4",
-         "train.eval_batches=1", "train.eval_every=2", "train.log_every=1", "schedule.warmup=1",
-         "sample.tokens=0", "train.device=cpu"]
+SMALL = ["data.source=text.txt", "data.held_out=0.05", "model.context=64", "train.batch=2",
+         "train.steps=4", "train.eval_batches=1", "train.eval_every=2", "train.log_every=1",
+         "schedule.warmup=1", "sample.tokens=0", "train.device=cpu"]
+ROWS = SMALL + ["data.packed=false"]  # what replays and comparisons have in common
 TASK = ["train.batch=2", "train.steps=4", "train.eval_batches=1", "train.eval_every=2",
         "train.log_every=1", "schedule.warmup=1", "train.device=cpu"]
 
@@ -62,7 +63,7 @@ def write_tokens(folder):
 def try_pair(tried, one, other):
     """The comparison of two recipes of text. Returns its page."""
     out = f"compared/{one.stem}-{other.stem}"
-    tried.weft("compare", str(one), str(other), *settings(SMALL), "--tokens", "384", "--out", out)
+    tried.weft("compare", str(one), str(other), *settings(ROWS), "--tokens", "384", "--out", out)
     return f"{out}/compare.html"
 
 
@@ -77,7 +78,8 @@ def try_recipe(tried, recipe):
     tried.weft("train", str(recipe), *sets, "--set", f"train.out={run}", "--page")
     tried.weft("train", str(recipe), *sets, "--set", f"train.out={run}", "--set", "train.steps=5",
                "--resume", "--page")
-    tried.weft("replay", str(recipe), *sets, "--out", f"{name}.replay.h5")
+    rows = settings(TASK if task else ROWS)
+    tried.weft("replay", str(recipe), *rows, "--out", f"{name}.replay.h5")
     tried.weft("eval", run)
     tried.weft("plot", run, "--out", f"{name}.plot.html")
     for more in ("--svg", "--csv", "--json"):

@@ -10,8 +10,6 @@
 namespace weft::train {
 namespace {
 
-double itself(double x) { return x; }
-
 constexpr const char *kBoth = "side_by_side", *kAttentionPart = "attention.",
                      *kMambaPart = "mamba2.";
 

@@ -5,9 +5,6 @@
 namespace weft::train {
 namespace {
 
-double itself(double x) { return x; }
-double inverse(double x) { return 1 / x; }
-
 void keys(const Keys& k) {
   k.layers("num_hidden_layers", "attention");
   usual_model(k, /*tied=*/false);
@@ -17,10 +14,7 @@ void keys(const Keys& k) {
   usual_heads(k);
   k.truth("attention_bias", "attention.bias", false);
   k.truth("mlp_bias", "mlp.bias", false);
-  k.number("embedding_multiplier", "model.embedding_scale", 1, itself);
-  k.number("residual_multiplier", "model.branch_scale", 1, itself);
-  k.number("attention_multiplier", "attention.scale", 1, itself);
-  k.number("logits_scaling", "model.logit_scale", 1, inverse);
+  granite_factors(k);
   rope(k, {.base = 10000});
   k.dropouts({"attention_dropout"});
 }

@@ -164,10 +164,7 @@ void jamba_tensors(const Draft& d, TensorMap& m) {
   for (size_t i = 0; i < d.layers.size(); ++i) {
     const std::string theirs = concat("model.layers.", i, "."), ours = concat("layers.", i, ".");
     m.linear(theirs + "input_layernorm", ours + "mixer_norm");
-    if (d.layers[i].mixer == "attention")
-      attention_tensors(m, theirs + "self_attn.", ours + "mixer.");
-    else
-      mamba_tensors(m, theirs + "mamba.", ours + "mixer.");
+    mixer_tensors(m, d.layers[i], theirs, ours);
     m.linear(theirs + "pre_ff_layernorm", ours + "mlp_norm");
     const std::string mlp = theirs + "feed_forward.";
     if (d.layers[i].mlp != "moe") {

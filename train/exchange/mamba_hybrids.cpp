@@ -58,14 +58,6 @@ void bamba_keys(const Keys& k) {
                  bamba_own_keys);
 }
 
-void mixer_tensors(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
-                   const std::string& ours) {
-  if (layer.mixer == "attention")
-    attention_tensors(m, theirs + "self_attn.", ours + "mixer.");
-  else
-    mamba_tensors(m, theirs + "mamba.", ours + "mixer.");
-}
-
 void bamba_tensors(const Draft& d, TensorMap& m) {
   outer_tensors(m, "model.final_layernorm");
   for (size_t i = 0; i < d.layers.size(); ++i) {
@@ -76,9 +68,6 @@ void bamba_tensors(const Draft& d, TensorMap& m) {
 }
 
 // --- Granite 4 -----------------------------------------------------------------------------------
-
-double itself(double x) { return x; }
-double inverse(double x) { return 1 / x; }
 
 void granite_layers(const Keys& k) {
   if (!k.reads()) {
@@ -138,10 +127,7 @@ void granite_own_keys(const Keys& k) {
   k.fixed("hidden_act", "silu", "our MLP is SwiGLU, and the gate of our scan is silu");
   usual_heads(k, /*head_dim=*/false);
   k.truth("attention_bias", "attention.bias", false);
-  k.number("embedding_multiplier", "model.embedding_scale", 1, itself);
-  k.number("residual_multiplier", "model.branch_scale", 1, itself);
-  k.number("attention_multiplier", "attention.scale", 1, itself);
-  k.number("logits_scaling", "model.logit_scale", 1, inverse);
+  granite_factors(k);
   granite_positions(k);
   mamba2_norm(k);
   mamba2_sizes(k, {});

@@ -124,6 +124,14 @@ void mamba_tensors(TensorMap& m, const std::string& theirs, const std::string& o
     if (m.has(ours + part)) m.same(theirs + part, ours + part);
 }
 
+void mixer_tensors(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
+                   const std::string& ours) {
+  if (layer.mixer == "attention")
+    attention_tensors(m, theirs + "self_attn.", ours + "mixer.");
+  else
+    mamba_tensors(m, theirs + "mamba.", ours + "mixer.");
+}
+
 void attending_layers(const Keys& k, const std::vector<std::string>& types, const char* mixer) {
   for (size_t i = 0; i < types.size(); ++i) {
     if (types[i] != kFull && types[i] != kLinear)

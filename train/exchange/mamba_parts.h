@@ -33,6 +33,9 @@ void passed_over(const Keys& k);
 
 // The tensors of Mamba or Mamba-2; norms inside it where ours has them.
 void mamba_tensors(TensorMap& m, const std::string& theirs, const std::string& ours);
+// Those of a layer's mixer, which is attention or Mamba, under a layer's own prefixes.
+void mixer_tensors(TensorMap& m, const DraftLayer& layer, const std::string& theirs,
+                   const std::string& ours);
 
 // The two norms of a layer and its MLP, as Bamba names them.
 void prenorm_tensors(TensorMap& m, const std::string& theirs, const std::string& ours);

@@ -19,6 +19,13 @@ void usual_model(const Keys& k, bool tied) {
   k.truth("tie_word_embeddings", "model.tied_embeddings", tied);
 }
 
+void granite_factors(const Keys& k) {
+  k.number("embedding_multiplier", "model.embedding_scale", 1, itself);
+  k.number("residual_multiplier", "model.branch_scale", 1, itself);
+  k.number("attention_multiplier", "attention.scale", 1, itself);
+  k.number("logits_scaling", "model.logit_scale", 1, [](double x) { return 1 / x; });
+}
+
 void usual_heads(const Keys& k, bool head_dim) {
   k.integer("num_attention_heads", "attention.heads");
   if (k.reads()) {

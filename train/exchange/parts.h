@@ -23,6 +23,10 @@ struct Rope {
   bool interleaved = false;
 };
 void rope(const Keys& k, const Rope& standard);
+// A factor that both formats write alike, for Keys::number.
+inline double itself(double x) { return x; }
+// Granite's factors on embeddings, branches and scores, and what divides its logits.
+void granite_factors(const Keys& k);
 // Two kinds of layers of attention with rotary positions of their own (Gemma 3).
 void ropes_by_kind(const Keys& k, double local_base, double global_base);
 // Mixtures of experts: how many, how many a token meets, their width, and the weight of the loss

@@ -26,37 +26,41 @@ Curve curve_of(const std::string& op, const std::string& kind, Form form, Device
   return {to_doubles(y.at("y")), to_doubles(dx.at(gate ? "da" : "dx"))};
 }
 
-// Zeros are common, as of a channel that is not used, or of a product of two of them.
-void check_zeros(Device device, const std::vector<Dtype>& dtypes) {
+// f(op, kind, form, dtype) for every function, form and dtype that the device has.
+template <class F>
+void each_function(Device device, const std::vector<Dtype>& dtypes, F&& f) {
   for (const std::string op : {"activation", "gated_activation"})
     for (const std::string& kind : Activations::names())
       for (const Dtype dtype : dtypes)
         for (const Form form : operation(op).forms()) {
           if (device.is_cuda() && form != Form::chunkwise) continue;
           INFO(op << " " << kind << ", " << name_of(form) << " in " << dtype << " on " << device);
-          // As many as fill vectors of any width, and some more.
-          std::vector<double> left(37, -1e-6), zero(37, 0);
-          for (size_t i = 0; i < zero.size(); i += 2) zero[i] = -0.0;
-          const Curve expected = curve_of(op, kind, form, device, dtype, left),
-                      got = curve_of(op, kind, form, device, dtype, zero);
-          for (size_t i = 0; i < zero.size(); ++i) {
-            CHECK(got.values[i] == Approx(expected.values[i]).margin(1e-5));
-            CHECK(got.slopes[i] == Approx(expected.slopes[i]).margin(1e-5));
-          }
+          f(op, kind, form, dtype);
         }
+}
+
+// Zeros are common, as of a channel that is not used, or of a product of two of them.
+void check_zeros(Device device, const std::vector<Dtype>& dtypes) {
+  // As many as fill vectors of any width, and some more.
+  std::vector<double> left(37, -1e-6), zero(37, 0);
+  for (size_t i = 0; i < zero.size(); i += 2) zero[i] = -0.0;
+  each_function(device, dtypes, [&](const auto& op, const auto& kind, Form form, Dtype dtype) {
+    const Curve expected = curve_of(op, kind, form, device, dtype, left),
+                got = curve_of(op, kind, form, device, dtype, zero);
+    for (size_t i = 0; i < zero.size(); ++i) {
+      CHECK(got.values[i] == Approx(expected.values[i]).margin(1e-5));
+      CHECK(got.slopes[i] == Approx(expected.slopes[i]).margin(1e-5));
+    }
+  });
 }
 
 // A number that is none must reach the check that names its source.
 void check_not_a_number(Device device, const std::vector<Dtype>& dtypes) {
-  for (const std::string op : {"activation", "gated_activation"})
-    for (const std::string& kind : Activations::names())
-      for (const Dtype dtype : dtypes)
-        for (const Form form : operation(op).forms()) {
-          if (device.is_cuda() && form != Form::chunkwise) continue;
-          INFO(op << " " << kind << ", " << name_of(form) << " in " << dtype << " on " << device);
-          const Curve curve = curve_of(op, kind, form, device, dtype, std::vector<double>(37, NAN));
-          for (const double value : curve.values) CHECK(std::isnan(value));
-        }
+  const std::vector<double> none(37, NAN);
+  each_function(device, dtypes, [&](const auto& op, const auto& kind, Form form, Dtype dtype) {
+    const Curve curve = curve_of(op, kind, form, device, dtype, none);
+    for (const double value : curve.values) CHECK(std::isnan(value));
+  });
 }
 
 }  // namespace

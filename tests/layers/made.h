@@ -291,27 +291,35 @@ inline double distance(const Tensor& a, const Tensor& b) {
   return tests::gap(a, b).relative();
 }
 
-// A prompt of x [1, T, D] at once, then a token at a time whose position the work reads where it
-// lies, as in a graph that is recorded once. The largest distance of a step from the whole text's.
-inline double distance_of_placed_steps(const Layer& layer, const Tensor& x, int64_t prompt,
-                                       State& state) {
+// A prompt of x [1, T, D] at once, then a token at a time. `placed`: the work reads a step's
+// position where it lies, as in a graph that is recorded once. The largest distance of the prompt
+// or a step from the whole text's.
+inline double distance_of_steps(const Layer& layer, const Tensor& x, int64_t prompt, State& state,
+                                bool placed) {
   const autograd::NoGrad no_grad;
   const Tensor whole = run(layer, x).value();
   const int64_t T = x.size(1);
   Context c;
   c.state = &state;
   c.capacity = T;
-  layer.forward(x.slice(1, 0, prompt).contiguous(), c);
-  c.place = tensor_of<int32_t>({static_cast<int32_t>(prompt)});
+  const Tensor first = layer.forward(x.slice(1, 0, prompt).contiguous(), c).value();
+  double most = distance(first, whole.slice(1, 0, prompt));
+  if (placed) c.place = tensor_of<int32_t>({static_cast<int32_t>(prompt)});
   c.position = prompt;
-  double most = 0;
   for (int64_t t = prompt; t < T; ++t) {
-    c.place.data<int32_t>()[0] = static_cast<int32_t>(t);
+    if (placed)
+      c.place.data<int32_t>()[0] = static_cast<int32_t>(t);
+    else
+      c.position = t;
     const Tensor y = layer.forward(x.slice(1, t, t + 1).contiguous(), c).value();
     const double apart = distance(y, whole.slice(1, t, t + 1));
     most = std::isnan(most) || apart <= most ? most : apart;
   }
   return most;
+}
+inline double distance_of_placed_steps(const Layer& layer, const Tensor& x, int64_t prompt,
+                                       State& state) {
+  return distance_of_steps(layer, x, prompt, state, /*placed=*/true);
 }
 
 inline bool same_bits(const Tensor& a, const Tensor& b) {
